@@ -634,3 +634,23 @@ def test_a_long_system_text_without_tools_is_read_quickly(part: str) -> None:
     begun = time.process_time()
     read_row({"messages": [{"role": "system", "content": f"in the format of [func {part * 2_000}"}, USER, ANSWER]})
     assert time.process_time() - begun < 2  # seconds; a few tenths
+
+
+def test_a_finish_without_a_tool_of_that_name_is_the_answer() -> None:
+    turns = [
+        {"from": "user", "value": "几点闭馆？"},
+        {"from": "assistant", "value": "Thought: 要查。\nAction: f\nAction Input: {}"},
+        {"from": "function", "value": "21:00"},
+        {"from": "assistant", "value": 'Thought: \nAction: Finish\nAction Input: {"final_answer": "九点。"}'},
+    ]
+    assert read_chat({"conversations": turns}).messages[-1] == Message("assistant", "九点。")
+
+
+def test_a_call_may_be_an_object_in_place_of_the_text() -> None:
+    call = {"name": "f", "arguments": {"x": 1}}
+    for content in (call, [call]):
+        turns = [{"role": "user", "content": "问"}, {"role": "tool_call", "content": content}]
+        assert read_chat({"messages": [*turns, {"role": "tool_response", "content": {"r": 1}}]}).messages[1:] == (
+            Message("assistant", "", (ToolCall("f", {"x": 1}),)),
+            Message("tool", '{"r": 1}'),
+        )

@@ -234,3 +234,23 @@ def test_rows_in_other_forms_than_the_first_are_read_as_what_they_are(put: Put) 
     _, pairs = read(put("a.jsonl", rows))
     answers = [(pair.chosen.text, pair.rejected.text) for pair in pairs if isinstance(pair, ParsedPreference)]
     assert answers == [("你好呀", "Hello")] * 3
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"history": [{"human": "几点？", "assistant": "八点。"}]},
+        {"context": [{"role": "user", "content": "几点？"}, {"role": "assistant", "content": "八点。"}]},
+        {"chat_history": '[["几点？", "八点。"]]'},
+    ],
+)
+def test_every_form_of_history_is_read_and_none_of_its_fields_called_unread(put: Put, before: dict[str, Any]) -> None:
+    _, (item,) = read(put("a.jsonl", [{**before, "question": "你好", "chosen": "你好呀", "rejected": "Hello"}]))
+    assert isinstance(item, ParsedPreference) and item.unread == () and item.meta == {}
+    assert [turn.text for turn in item.prompt] == ["几点？", "八点。", "你好"]
+
+
+def test_a_second_system_text_of_a_pair_is_named(put: Put) -> None:
+    row = {"prompt": [{"role": "system", "content": "你是馆员。"}, USER], "chosen": [GOOD], "rejected": [BAD]}
+    _, (item,) = read(put("a.jsonl", [{**row, "system": "你是助手。"}]))
+    assert isinstance(item, ParsedPreference) and item.meta == {"system": "你是助手。"}

@@ -52,6 +52,18 @@ ROWS: dict[str, Any] = {
         f"<|begin_of_solution|>\n\n{TELL}\n\n<|end_of_solution|>"
     ),
     "field and tags, the same": answer(reasoning_content=THOUGHT, content=TAGGED),
+    "details, as OpenRouter gives them": answer(
+        reasoning_details=[{"type": "reasoning.text", "text": THOUGHT}], content=TELL
+    ),
+    "the channels of gpt-oss": answer(
+        content=f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{TELL}"
+    ),
+    "beside the turns": {**answer(content=TELL), "reasoning": THOUGHT},
+    "beside a prompt of turns": {
+        "input": [{"role": "user", "content": ASK}],
+        "output": TELL,
+        "reasoning_content": THOUGHT,
+    },
     "a typed reasoning part": answer(
         content=[{"type": "reasoning", "value": THOUGHT}, {"type": "text", "value": TELL}]
     ),
@@ -138,3 +150,20 @@ def test_reasoning_before_a_call_stays_with_it() -> None:
 def test_an_answer_of_an_exam_keeps_its_analysis_beside_it() -> None:
     item = read_row({"question": ASK, "answer": TELL, "analysis": "个位相加。"})
     assert isinstance(item, ParsedChat) and item.messages == PLAIN and item.meta == {"analysis": "个位相加。"}
+
+
+def test_reasoning_beside_several_answers_is_not_given_to_one_of_them() -> None:
+    turns = [
+        *answer(content=TELL)["messages"],
+        {"role": "user", "content": "再加一？"},
+        {"role": "assistant", "content": "八。"},
+    ]
+    item = read_row({"messages": turns, "reasoning": THOUGHT})
+    assert isinstance(item, ParsedChat) and item.meta == {"reasoning": THOUGHT}
+    assert not any(message.reasoning for message in item.messages)
+
+
+def test_a_channel_that_is_no_answer_is_dropped_by_name() -> None:
+    call = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
+    item = read_row(answer(content=f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant{call}"))
+    assert isinstance(item, Drop) and item.reason == "broken_tool_call"

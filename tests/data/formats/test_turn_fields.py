@@ -276,3 +276,92 @@ def test_rows_of_other_shapes_are_read_one_by_one(put: Put) -> None:
     assert [chat.messages for chat in chats if isinstance(chat, ParsedChat)] == [(ASK, TELL)] * 4
     assert isinstance(other, Drop)
     assert sum(isinstance(item, ParsedChat) for item in read_file(path, format="alpaca")) == 1
+
+
+def test_a_second_system_text_is_named_and_an_empty_turn_of_the_system_gives_way() -> None:
+    turns = [{"role": "system", "content": "你是馆员。"}, USER, ANSWER]
+    assert read_chat({"messages": turns, "system": "你是助手。"}).meta == {"system": "你是助手。"}
+    assert read_chat({"messages": turns, "system": "你是助" * 200}).unread == ("system",)
+    assert read_chat({"messages": turns, "system": "你是馆员。"}).meta == {}
+    pairs = [{"system": "你是馆员。", "input": "几点闭馆？", "output": "九点。"}]
+    assert read_chat({"conversation": pairs, "system": "你是助手。"}).meta == {"system": "你是助手。"}
+    empty = read_chat({"messages": [{"role": "system", "content": ""}, USER, ANSWER], "system": "你是助手。"})
+    assert empty.messages == (Message("system", "你是助手。"), ASK, TELL) and empty.unread == ()
+
+
+def test_of_two_contents_the_one_with_text_is_read_and_another_text_is_named() -> None:
+    assert read_chat({"messages": [{**USER, "text": "别的"}, {**ANSWER, "value": "九点。"}]}).unread == ("turn.text",)
+    blank = [
+        {"role": "user", "content": "", "value": ASK.text},
+        {"role": "assistant", "content": None, "text": TELL.text},
+    ]
+    assert read_chat({"messages": blank}).messages == (ASK, TELL)
+    assert read_chat({"messages": [USER, {**ANSWER, "from": "human"}]}).unread == ("turn.from",)
+    assert read_chat({"messages": [USER, {**ANSWER, "from": "gpt"}]}).unread == ()
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "thinking", "thinking": "想"}, {"type": "tool_use", "name": "f", "input": {}}]
+)
+def test_a_user_with_an_assistants_parts_is_not_read_without_them(part: dict[str, Any]) -> None:
+    turn = {"role": "user", "content": [{"type": "text", "text": ASK.text}, part]}
+    item = read_row({"messages": [turn, ANSWER]})
+    assert isinstance(item, Drop) and item.reason == "not_text"
+
+
+@pytest.mark.parametrize("field", ["history", "chat_history", "conversation_history", "对话历史"])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [["几点开馆？", "八点。"]],
+        [{"question": "几点开馆？", "answer": "八点。"}],
+        [{"human": "几点开馆？", "gpt": "八点。"}],
+        [{"role": "user", "content": "几点开馆？"}, {"role": "assistant", "content": "八点。"}],
+        '[["几点开馆？", "八点。"]]',
+    ],
+)
+@pytest.mark.parametrize("row", [{"prompt": ASK.text, "response": TELL.text}, {"messages": [USER, ANSWER]}])
+def test_history_comes_first_whatever_its_form(row: dict[str, Any], turns: Any, field: str) -> None:
+    chat = read_chat({**row, field: turns})
+    assert chat.messages == (Message("user", "几点开馆？"), Message("assistant", "八点。"), ASK, TELL)
+    assert chat.unread == () and chat.meta == {}
+
+
+def test_history_goes_after_the_system_text_and_is_not_doubled() -> None:
+    before = [{"role": "user", "content": "几点开馆？"}, {"role": "assistant", "content": "八点。"}]
+    system = {"role": "system", "content": "你是馆员。"}
+    chat = read_chat({"messages": [system, USER, ANSWER], "history": before})
+    assert [message.role for message in chat.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert read_chat({"messages": [system, *before, USER, ANSWER], "history": before}).messages == chat.messages
+    assert read_chat({"messages": [USER, ANSWER], "context": ["一篇", "又一篇"]}).messages == (ASK, TELL)
+
+
+@pytest.mark.parametrize("nothing", ["None", "nan", "null", "[]", " "])
+def test_tables_write_no_history_in_words(nothing: str) -> None:
+    assert read_chat({"instruction": ASK.text, "output": TELL.text, "history": nothing}).messages == (ASK, TELL)
+
+
+def test_a_question_is_asked_with_its_context() -> None:
+    for row in ({"question": "几点？", "answer": "九点。"}, {"prompt": "几点？", "response": "九点。"}):
+        assert read_chat({**row, "context": "九点闭馆。"}).messages[0].text == "几点？\n九点闭馆。"
+    assert read_chat({"instruction": "几点？", "input": {"馆": "九点"}, "output": "九点。"}).unread == ("input",)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [{"train_on_turn": False}, {"compute_loss": 0}, {"loss_mask": 0}, {"is_train": "false"}, {"is_masked": True}],
+)
+def test_more_names_of_flags_are_obeyed(flag: dict[str, Any]) -> None:
+    assert [message.train for message in read_chat({"messages": [USER, {**ANSWER, **flag}]}).messages] == [None, False]
+
+
+def test_a_turn_of_which_some_characters_are_learned_is_dropped() -> None:
+    detail = [{"begin_offset": 0, "end_offset": 1, "train": False}]
+    item = read_row({"messages": [USER, {**ANSWER, "train_detail": detail}]})
+    assert isinstance(item, Drop) and item.reason == "loss_weight"
+
+
+def test_pictures_beside_the_text_of_a_turn_drop_the_row() -> None:
+    item = read_row({"messages": [{**USER, "images": ["a.jpg"]}, ANSWER]})
+    assert isinstance(item, Drop) and item.reason == "media"
+    assert read_chat({"messages": [{**USER, "images": []}, ANSWER]}).messages == (ASK, TELL)

@@ -15,6 +15,7 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Preference, UnpairedPreference, read_jsonl, write_jsonl
 from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS, ParsedUnpaired
@@ -198,3 +199,15 @@ def test_tools_and_unread_fields_come_with_the_answer(put: Put, run: Callable[..
     assert made.ledger["unread_fields"] == {"boxes": 2} and all("meta" not in kept for kept in made.kept)
     again = run(UnpairedPreferences, made.out)
     assert again.kept[0]["tools"] == [tool] and again.ledger["unread_fields"] == {}
+
+
+def test_chats_of_questions_with_their_answers_may_have_a_label(put: Put) -> None:
+    row = {"conversation": [{"human": "你好", "assistant": "你好呀"}]}
+    for label in ({"label": 0}, {"thumbs_up": False}, {"是否采纳": "否"}):
+        name, (item,) = read(put("a.jsonl", [{**row, **label}]))
+        assert name == "unpaired_firefly" and isinstance(item, ParsedUnpaired) and item.good is False
+
+
+def test_a_label_that_is_the_answer_itself_judges_nothing() -> None:
+    assert not is_labeled_answer({"instruction": "好评还是差评？", "output": "差评", "label": "差评"})
+    assert is_labeled_answer({"instruction": "好评还是差评？", "output": "好评", "label": "差评"})

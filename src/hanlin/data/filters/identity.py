@@ -22,7 +22,11 @@ _AUTHOR_WORDS = (
 _WORDS = f"({_NAME_WORDS}|{_AUTHOR_WORDS})"
 _IS_NAME = re.compile(_NAME_WORDS, re.I)
 _DOUBLE = re.compile(rf"\{{\{{\s*{_WORDS}\s*\}}\}}", re.I)
-_SINGLE = re.compile(rf"\$?\{{\s*{_WORDS}\s*\}}|<\s*{_WORDS}\s*>|[\[【]\s*{_WORDS}\s*[\]】]", re.I)
+_SINGLE = re.compile(
+    rf"\$?\{{\s*{_WORDS}\s*\}}|<\s*{_WORDS}\s*>|[\[【]\s*{_WORDS}\s*[\]】]"
+    rf"|<\|\s*{_WORDS}\s*\|>|(?-i:%(NAME|AUTHOR)%|__(NAME|AUTHOR)__)",
+    re.I,
+)
 """Other brackets, which mean something else in code, markup and letters: they count in short texts and in sentences
 about the assistant alone, and square ones if their word is not written as in a letter ([Name], [姓名])."""
 _LONGEST_INTRODUCTION = 600
@@ -68,7 +72,7 @@ def find_placeholder(text: str, role: str) -> str | None:
 
 def _fill(text: str, role: str, fill: Callable[[re.Match[str], str], str]) -> str:
     """Replace every placeholder of a text by what `fill` makes of it and of its kind, `name` or `author`."""
-    if not any(mark in text for mark in "{<[【"):
+    if not any(mark in text for mark in ("{", "<", "[", "【", "%", "__")):
         return text
     is_double, is_single = _DOUBLE.search(text) is not None, len(text) <= _LONGEST_INTRODUCTION and _SINGLE.search(text)
     if not (is_double or is_single) or _TEMPLATE_LANGUAGE.search(text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hanlin.core.records import Message
@@ -11,10 +12,17 @@ from hanlin.data.formats.agents.moss import is_moss, read_moss
 from hanlin.data.formats.agents.xlam import is_xlam, read_xlam
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
 from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag
-from hanlin.data.formats.content.reasoning import TURN_REASONING_FIELDS, read_reasoning
+from hanlin.data.formats.content.reasoning import (
+    TURN_REASONING_FIELDS,
+    join_reasoning,
+    read_reasoning,
+    split_reasoning,
+)
 from hanlin.data.formats.content.tool_lists import find_row_tools
+from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import (
     SYSTEM_FIELDS,
+    find_row_reasoning,
     find_system,
     is_alpaca,
     is_math,
@@ -96,10 +104,51 @@ def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
             yield part
             return
     assert not isinstance(messages, Drop) and not isinstance(tools, Drop)
+    history = () if find_history(row) in fields else read_history(row)
+    if isinstance(history, Drop):
+        history = ()
+    messages = _join_history(history, messages)
+    reasoning_field, messages = _add_row_reasoning(row, messages, is_last=len(fields) > 1)
     messages, system_field = place_system(row, messages)
-    used = (*fields, system_field, find_row_tools(row)[0], *_own_fields(row, turns))
-    unread = (*find_unread_fields(row, used), *find_unread_turn_fields(turns))
+    used = (*fields, system_field, reasoning_field, find_row_tools(row)[0], *_own_fields(row, turns))
+    used = (*used, find_history(row)) if history else used
+    unread = (
+        *find_unread_fields(row, used),
+        *find_unread_turn_fields(turns),
+        *(find_unread_history_fields(row) if history else ()),
+    )
     yield ParsedChat(messages, tools, collect_meta(row, used), unread)
+
+
+def _join_history(history: tuple[Message, ...], messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Put the turns of a row's history before its others, after their system text, unless they begin with them."""
+    start = 1 if messages and messages[0].role == "system" else 0
+    if not history or messages[start : start + len(history)] == history:
+        return messages
+    return (*messages[:start], *history, *messages[start:])
+
+
+def _add_row_reasoning(
+    row: Mapping[str, Any], messages: tuple[Message, ...], is_last: bool
+) -> tuple[str, tuple[Message, ...]]:
+    """Give the reasoning that a row has beside its turns to the only answer, or to the last if `is_last`.
+
+    Returns:
+        The field of the reasoning, empty if it is not read, and the turns.
+    """
+    if not messages or messages[-1].role != "assistant":
+        return "", messages
+    if not is_last and sum(message.role == "assistant" for message in messages) != 1:
+        return "", messages
+    field, reasoning = find_row_reasoning(row)
+    if not reasoning:
+        return "", messages
+    answer = messages[-1]
+    split = split_reasoning(answer.text)
+    if isinstance(split, Drop):
+        return "", messages
+    reasoning = join_reasoning(join_reasoning(reasoning, answer.reasoning), split[0])
+    return field, (*messages[:-1], replace(answer, text=strip_turn(split[1]), reasoning=reasoning))
 
 
 def _own_fields(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, ...]:

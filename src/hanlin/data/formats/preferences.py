@@ -14,7 +14,8 @@ from hanlin.core.records import Message
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
 from hanlin.data.formats.content.roles import CALL_ROLES, ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import Tools, find_row_tools
-from hanlin.data.formats.questions import find_field, find_system, join_question, read_history
+from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
+from hanlin.data.formats.questions import find_field, find_system, join_question
 from hanlin.data.formats.turns import (
     ParsedChat,
     find_unread_turn_fields,
@@ -200,12 +201,12 @@ def _read_prompt(row: Mapping[str, Any], fields: _Fields) -> _Prompt | Drop:
         return turns if isinstance(turns, Drop) else _Prompt(turns, (fields.turns,))
     if not fields.question:
         return _Prompt(())
-    more_fields = {"prompt": ("input",), "instruction": ("input", "context")}.get(fields.question, ())
+    more_fields = ("input", "context") if fields.question in ("prompt", "instruction") else ("context",)
     used = tuple(name for name in (fields.question, *more_fields) if isinstance(row.get(name), str))
     history = read_history(row)
     if isinstance(history, Drop):
         return history
-    used += ("history",) if "history" in row else ()
+    used += (find_history(row),) if history else ()
     question = join_question(row, fields.question, more_fields)
     tagged = _parse_tagged(question) if fields.question != "instruction" else None
     if tagged is not None:
@@ -314,10 +315,16 @@ def _read_pair(
     before = first.messages[:-1]
     if not before or before[-1].role not in ("user", "tool") or not before[-1].text.strip():
         return Drop("no_question")
-    lists = [row.get(name) for name in dict.fromkeys(used) if isinstance(row.get(name), list | Mapping)]
+    history = find_history(row)
+    names = [name for name in dict.fromkeys(used) if name != history]
+    lists = [row[name] for name in names if isinstance(row.get(name), list | Mapping)]
     turns_unread = find_unread_turn_fields(_flatten(lists)) if lists else ()
+    if history in used:
+        turns_unread += find_unread_history_fields(row)
     used = (*used, *(name for name in _TURN_FIELDS if name in row and row[name] == row.get("chosen")))
-    used = (*used, find_system(row)[0], find_row_tools(row)[0], *_own_fields(row))
+    system_field, system = find_system(row)
+    is_carried = before[0].role == "system" and before[0].text.startswith(system)
+    used = (*used, system_field if is_carried else "", find_row_tools(row)[0], *_own_fields(row))
     return ParsedPreference(
         before,
         replace(first.messages[-1], train=None),

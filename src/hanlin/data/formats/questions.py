@@ -9,11 +9,11 @@ from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
-from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.formats.content.reasoning import ROW_REASONING_FIELDS, join_reasoning, read_reasoning, split_reasoning
 from hanlin.data.formats.content.roles import ROLE_NAMES
 from hanlin.data.formats.content.tool_lists import find_row_tools
-from hanlin.data.formats.turns import ParsedChat, alternate_roles, find_unread_turn_fields, join_turns, prepend_system
+from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
+from hanlin.data.formats.turns import ParsedChat, alternate_roles, prepend_system
 from hanlin.data.ledger import Drop
 
 QUESTION_FIELDS = ("prompt", "question", "query", "input", "ask", "q", "问题", "问")
@@ -46,7 +46,7 @@ def place_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple
         row's is carried as other fields are, or named.
     """
     field, system = find_system(row)
-    if messages and messages[0].role == "system" and system and messages[0].text != system:
+    if messages and messages[0].role == "system" and system and messages[0].text not in ("", system):
         return messages, ""
     return prepend_system(system, messages), field
 
@@ -70,7 +70,16 @@ def find_row_reasoning(row: Mapping[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
-def join_question(row: Mapping[str, Any], field: str, more_fields: Sequence[str] = ("input", "context")) -> str:
+MATERIAL_FIELDS = ("input", "context")
+"""Fields of a text that a question is about."""
+
+
+def _find_texts(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The fields of these that a row has as text."""
+    return tuple(name for name in names if isinstance(row.get(name), str))
+
+
+def join_question(row: Mapping[str, Any], field: str, more_fields: Sequence[str] = MATERIAL_FIELDS) -> str:
     """Join the question and the material it is about, with line ends between.
 
     Args:
@@ -80,46 +89,6 @@ def join_question(row: Mapping[str, Any], field: str, more_fields: Sequence[str]
     """
     parts = [str(row[name]) for name in (field, *more_fields) if isinstance(row.get(name), str) and row[name].strip()]
     return "\n".join(strip_turn(part) for part in dict.fromkeys(parts))
-
-
-def read_history(row: Mapping[str, Any]) -> tuple[Message, ...] | Drop:
-    """Read the turns before a question: a list of [question, answer], of turns, or of texts said in turn; or its text.
-
-    A table holds it as JSON or as Python writes lists.
-    """
-    history = row.get("history")
-    if isinstance(history, str):
-        history = parse_data(history.strip()) if history.strip() else []
-        if history is None:
-            return Drop("broken_history", str(row["history"])[:80])
-    if not history:
-        return ()
-    if isinstance(history, list):
-        if all(isinstance(turn, Mapping) for turn in history):
-            return _read_history_turns(history)
-        if all(isinstance(text, str) for text in history) and len(history) % 2 == 0:
-            return alternate_roles(history)
-        if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
-            texts = [text for pair in history for text in pair]
-            if all(isinstance(text, str) for text in texts):
-                return alternate_roles(texts)
-    return Drop("broken_history", str(history)[:80])
-
-
-def _read_history_turns(history: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Drop:
-    if any("role" in turn or "from" in turn for turn in history):
-        return join_turns(history)
-    pairs = [(find_field(turn, (*QUESTION_FIELDS, "user", "human")), _find_history_answer(turn)) for turn in history]
-    texts = []
-    for turn, (question, answer) in zip(history, pairs, strict=True):
-        if question is None or answer is None or question == answer:
-            return Drop("broken_history", str(turn)[:80])
-        texts += [turn[question], turn[answer]]
-    return alternate_roles(texts)
-
-
-def _find_history_answer(turn: Mapping[str, Any]) -> str | None:
-    return find_field(turn, (*ANSWER_FIELDS, "assistant", "bot", "gpt"))
 
 
 def _read_question_answer(
@@ -157,10 +126,8 @@ def _read_question_answer(
                 return
             messages = (*messages[:-1], added)
         messages, system_field = place_system(row, messages)
-        used = (*used, "history", system_field, reasoning_field, find_row_tools(row)[0], "id")
-        unread = find_unread_fields(row, used)
-        if isinstance(row.get("history"), list):
-            unread += tuple(name.replace("turn.", "history.") for name in find_unread_turn_fields(row["history"]))
+        used = (*used, find_history(row), system_field, reasoning_field, find_row_tools(row)[0], "id")
+        unread = (*find_unread_fields(row, used), *find_unread_history_fields(row))
         yield ParsedChat(messages, (), collect_meta(row, used), unread)
 
 
@@ -190,7 +157,7 @@ def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
         return
     field = next((name for name in ALPACA_ANSWER_FIELDS if value.get(name)), "output")
     answer = value.get(field)
-    more_fields = ("input", "question", "context")
+    more_fields = _find_texts(value, ("input", "question", "context"))
     used = ("instruction", *more_fields, field)
     turns = _parse_human_assistant_text(value, answer)
     if turns is None:
@@ -245,7 +212,8 @@ def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
         yield Drop("no_question" if find_field(value, QUESTION_FIELDS) is None else "no_answer")
         return
     field, answer = fields
-    more_fields = ("input",) if field == "prompt" and answer != "input" else ()
+    material = MATERIAL_FIELDS if field == "prompt" and answer != "input" else MATERIAL_FIELDS[1:]
+    more_fields = _find_texts(value, material)
     yield from _read_question_answer(
         value, join_question(value, field, more_fields), value[answer], (field, answer, *more_fields)
     )

@@ -19,7 +19,7 @@ from hanlin.data.formats.content.call_texts import (
 )
 from hanlin.data.formats.content.calls import ARGUMENT_FIELDS, CALL_PARTS, read_arguments, read_calls
 from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag
-from hanlin.data.formats.content.media import MEDIA_PARTS, check_media
+from hanlin.data.formats.content.media import MEDIA_FIELDS, MEDIA_PARTS, check_media, find_media_field
 from hanlin.data.formats.content.reasoning import (
     REASONING_PARTS,
     TURN_REASONING_FIELDS,
@@ -136,7 +136,9 @@ def _read_parts(turn: Any) -> list[Message] | Drop:
         return Drop("unknown_role", name)
     if role == "tool":
         return _read_tool_turn(turn)
-    content = next((turn[key] for key in _CONTENT_FIELDS if turn.get(key) is not None), "")
+    content = turn.get("content") or _find_content(turn)
+    if len(turn) > 2 and not turn.keys().isdisjoint(MEDIA_FIELDS) and (field := find_media_field(turn)):
+        return Drop("media", field)
     if role == "assistant":
         message = _read_assistant(turn, name, content)
         return message if isinstance(message, Drop) else [message]
@@ -145,10 +147,18 @@ def _read_parts(turn: Any) -> list[Message] | Drop:
     parts = _split_content(content)
     if isinstance(parts, Drop):
         return parts
+    if parts.calls or parts.reasoning:
+        return Drop("not_text", f"{role}: {'tool_use' if parts.calls else 'reasoning'}")
     messages = list(parts.results)
     if parts.text or not messages:
         messages.append(Message(role, strip_turn(parts.text)))
     return messages
+
+
+def _find_content(turn: Mapping[str, Any], more_fields: Sequence[str] = ()) -> Any:
+    """The content of a turn: of several fields the first that is not empty."""
+    names = [name for name in (*_CONTENT_FIELDS, *more_fields) if turn.get(name) is not None]
+    return next((turn[name] for name in names if turn[name]), turn[names[0]] if names else "")
 
 
 def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
@@ -161,7 +171,7 @@ def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
             return calls
         result = Message("tool", strip_turn(to_text(turn["observation"])), (), name)
         return [Message("assistant", "", calls), result]
-    content = next((turn[key] for key in (*_CONTENT_FIELDS, "observation") if turn.get(key) is not None), "")
+    content = _find_content(turn, ("observation",))
     if isinstance(content, list) and content and all(isinstance(part, Mapping) and "type" in part for part in content):
         parts = _split_content(content)
         if isinstance(parts, Drop):
@@ -174,7 +184,8 @@ def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
 
 def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message | Drop:
     train = read_loss_flag(turn)
-    parts = _split_content(content)
+    is_call = name in CALL_ROLES and _is_call_object(content)
+    parts = _Content(calls=_as_list(content)) if is_call else _split_content(content)
     if isinstance(train, Drop) or isinstance(parts, Drop):
         return train if isinstance(train, Drop) else parts  # type: ignore[return-value]
     if parts.results:
@@ -207,6 +218,12 @@ def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message
             return read
         calls = (*read, *(call for call in raw if isinstance(call, ToolCall)))
     return Message("assistant", strip_turn(text), calls, "", reasoning, "", train)
+
+
+def _is_call_object(content: Any) -> bool:
+    """Whether the content of a turn is a call as an object, or a list of them."""
+    calls = content if isinstance(content, list) else [content]
+    return bool(calls) and all(isinstance(call, Mapping) and ("name" in call or "function" in call) for call in calls)
 
 
 def _read_call_turn(turn: Mapping[str, Any], text: str) -> tuple[str, list[Any]] | Drop:
@@ -390,6 +407,7 @@ def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
 _ALWAYS_READ = frozenset((*ROLE_FIELDS, *_CONTENT_FIELDS))
 _TOOL_READ = frozenset((*_NAME_FIELDS, *_RESULT_ID_FIELDS, "observation", "parameters"))
 _FLAGS = frozenset((*LOSS_FIELDS, *MASK_FIELDS))
+_PART_FIELDS = (*_CONTENT_FIELDS, *_CALL_FIELDS)
 
 
 def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:
@@ -398,8 +416,10 @@ def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:
     for turn in turns:
         if not isinstance(turn, Mapping):
             continue
+        if len(turn) > 2 and (others := _find_other_texts(turn)):
+            unread |= dict.fromkeys(others)
         rest = turn.keys() - _ALWAYS_READ
-        for key in (*_CONTENT_FIELDS, *_CALL_FIELDS):
+        for key in _PART_FIELDS:
             if isinstance(turn.get(key), list):
                 unread |= dict.fromkeys(f"turn.{key}.{name}" for name in _find_unread_part_fields(turn[key]))
         if rest:
@@ -424,6 +444,17 @@ def _find_unread_part_fields(parts: Sequence[Any]) -> Iterator[str]:
     for part in parts:
         if isinstance(part, Mapping):
             yield from (str(name) for name in part if name not in _PART_READ and part[name] not in (None, "", [], {}))
+
+
+def _find_other_texts(turn: Mapping[str, Any]) -> list[str]:
+    """Find the second content or role of a turn that has several which differ, as `turn.field`."""
+    contents = [key for key in _CONTENT_FIELDS if turn.get(key)]
+    unread = [f"turn.{key}" for key in contents[1:] if turn[key] != turn[contents[0]]]
+    roles = [key for key in ROLE_FIELDS if turn.get(key)]
+    if len(roles) > 1:
+        role = ROLE_NAMES.get(str(turn[roles[0]]).strip().lower())
+        unread += [f"turn.{key}" for key in roles[1:] if ROLE_NAMES.get(str(turn[key]).strip().lower()) != role]
+    return unread
 
 
 def _is_read(turn: Mapping[str, Any], key: str, name: str, role: Role | None) -> bool:
@@ -456,10 +487,13 @@ def read_turn_tools(turns: Sequence[Any]) -> Tools | Drop:
 
 
 def prepend_system(system: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Put a system turn before the turns, unless they begin with one or `system` is no text."""
-    if isinstance(system, str) and system.strip() and not (messages and messages[0].role == "system"):
-        return (Message("system", strip_turn(system)), *messages)
-    return messages
+    """Put a system turn before the turns, unless they begin with one that has a text or `system` is no text."""
+    if not isinstance(system, str) or not system.strip():
+        return messages
+    has_system = bool(messages) and messages[0].role == "system"
+    if has_system and messages[0].text:
+        return messages
+    return (Message("system", strip_turn(system)), *(messages[1:] if has_system else messages))
 
 
 def alternate_roles(texts: Sequence[str]) -> tuple[Message, ...]:

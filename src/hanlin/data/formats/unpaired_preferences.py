@@ -98,7 +98,7 @@ def read_record(value: Any) -> Iterator[ParsedUnpaired | Drop]:
         yield Drop("no_label" if isinstance(value, Mapping) else "other_format")
 
 
-_CHAT_FORMATS_WITH_LABEL = ("sharegpt", "messages", "alpaca", "prompt_response")
+_CHAT_FORMATS_WITH_LABEL = ("sharegpt", "messages", "firefly", "alpaca", "prompt_response")
 """Formats of conversations that labeled answers are written in."""
 
 UNPAIRED_FORMATS: tuple[Format[ParsedUnpaired], ...] = (

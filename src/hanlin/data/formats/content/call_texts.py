@@ -298,9 +298,20 @@ def split_react(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText 
 
 
 def split_final_answer(text: str) -> CallText | None:
-    """Split the last turn of a ReAct trace into its thought and the final answer; None for other text."""
+    """Split the last turn of a ReAct trace into its thought and the final answer; None for other text.
+
+    The answer may be the argument of an action that ends the trace, as in ToolBench.
+    """
     match = _FINAL.search(text)
-    if match is None or (match.start() and not _THOUGHT.match(text)):
+    if match is None:
+        finish = _REACT.match(text)
+        if finish is None or finish[2].strip() != "Finish":
+            return None
+        answer = (read_arguments(finish[3]) or {}).get("final_answer")
+        if not isinstance(answer, str) or not answer.strip():
+            return None
+        return CallText(strip_turn(answer), (), strip_turn(_THOUGHT.sub("", finish[1])))
+    if match.start() and not _THOUGHT.match(text):
         return None
     return CallText(strip_turn(text[match.end() :]), (), strip_turn(_THOUGHT.sub("", text[: match.start()])))
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-LABEL_FIELDS = ("label", "kto_tag", "good", "is_good", "desirable", "liked", "accepted", "标签", "评价")
+LABEL_FIELDS = (
+    *("label", "kto_tag", "good", "is_good", "desirable", "is_desirable", "liked", "accepted", "is_accepted"),
+    *("thumbs_up", "标签", "评价", "是否采纳", "是否喜欢"),
+)
 _LABEL_NAMES = frozenset(LABEL_FIELDS)
 _GOOD = (
     "true 1 1.0 yes y good chosen accept accepted like liked desirable up thumbs_up correct 好 是 对 赞 喜欢 采纳 好评"
@@ -32,14 +35,22 @@ def read_label(value: Any) -> bool | None:
 
 
 def find_label(row: Any) -> tuple[str, bool] | None:
-    """Find the field of a row that holds a label, and whether it says good."""
+    """Find the field of a row that holds a label, and whether it says good.
+
+    A label that is the answer itself, as in sets for classification, says nothing about it.
+    """
     if isinstance(row, Mapping):
         for name in LABEL_FIELDS:
             if name in row:
                 good = read_label(row[name])
-                if good is not None:
+                if good is not None and not _is_answer(row, row[name]):
                     return name, good
     return None
+
+
+def _is_answer(row: Mapping[str, Any], label: Any) -> bool:
+    text = str(label).strip()
+    return any(isinstance(row.get(name), str) and row[name].strip() == text for name in _ANSWER_FIELDS)
 
 
 def is_labeled_answer(row: Any) -> bool:

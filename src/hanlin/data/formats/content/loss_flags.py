@@ -9,13 +9,17 @@ from hanlin.data.ledger import Drop
 
 LOSS_FIELDS = (
     *("loss_weight", "weight", "loss", "train", "training", "trainable", "train_on", "learn", "loss_scale"),
-    *("output_with_loss", "with_loss", "supervised"),
+    *("output_with_loss", "with_loss", "supervised", "train_on_turn", "compute_loss", "calculate_loss", "loss_mask"),
+    *("is_train", "is_trainable", "has_loss", "need_loss"),
 )
 """Fields that are true or 1 for a turn that is learned."""
-MASK_FIELDS = ("masked", "mask", "loss_mask_out", "ignore_loss")
+MASK_FIELDS = ("masked", "mask", "loss_mask_out", "ignore_loss", "is_masked", "no_loss")
 """Fields that are true for a turn that is not learned."""
 
-_FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS))
+_DETAIL_FIELDS = ("train_detail", "training_detail", "train_details")
+"""Fields of a turn that list which of its characters are learned, as for Axolotl."""
+
+_FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS, *_DETAIL_FIELDS))
 _TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -23,10 +27,14 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
     """Read whether a turn is learned; None if it does not say.
 
     A weight other than 0 and 1 is a Drop: training has no weights for turns, and to learn such a turn whole, or not at
-    all, would be something else. If fields contradict each other, the turn is not learned.
+    all, would be something else; so is a list of the characters that are learned. If fields contradict each other, the
+    turn is not learned.
     """
     if not turn.keys() & _FIELDS:
         return None
+    for name in _DETAIL_FIELDS:
+        if turn.get(name):
+            return Drop("loss_weight", f"{name}: {turn[name]!s}"[:80])
     flags = set()
     for names, learned in ((LOSS_FIELDS, True), (MASK_FIELDS, False)):
         for name in names:

@@ -56,7 +56,7 @@ def read_reasoning(value: Any) -> str | None:
     """Read the value of a field that may hold reasoning; None if it holds something else.
 
     Args:
-        value: A text, a list of texts, or null.
+        value: A text, a list of one text, a list of typed parts of one reasoning, or null.
     """
     if value is None:
         return ""
@@ -91,6 +91,8 @@ def split_reasoning(text: str) -> tuple[str, str] | Drop:
         return strip_turn(channels[1]), channels[2]
     if head[:1] not in ("<", "[", "◁") and "</think>" not in text:
         return "", text
+    if head.startswith("<|channel|>commentary"):
+        return Drop("broken_tool_call", head[:40])
     parts: list[str] = []
     while split := _split_block(head):
         if isinstance(split, Drop):

@@ -30,7 +30,7 @@ _NAMES: dict[Role, str] = {
     ),
     "tool": (
         "tool observation function ipython tool_response tool_result tool_output tool-response tool_responses "
-        "function_response function_result function-response 工具 观察"
+        "function_response function_result function-response environment 工具 观察"
     ),
 }
 ROLE_NAMES: dict[str, Role] = {
