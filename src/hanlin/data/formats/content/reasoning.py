@@ -91,7 +91,7 @@ def split_reasoning(text: str) -> tuple[str, str] | Drop:
         return strip_turn(channels[1]), channels[2]
     if head[:1] not in ("<", "[", "◁") and "</think>" not in text:
         return "", text
-    if head.startswith("<|channel|>commentary"):
+    if head.startswith("<|channel|>") and "<|channel|>commentary" in head:
         return Drop("broken_tool_call", head[:40])
     parts: list[str] = []
     while split := _split_block(head):
