@@ -307,7 +307,7 @@ def split_final_answer(text: str) -> CallText | None:
         finish = _REACT.match(text)
         if finish is None or finish[2].strip() != "Finish":
             return None
-        answer = (read_arguments(finish[3]) or {}).get("final_answer")
+        answer = (read_arguments(_OBSERVATION.sub("", text[finish.end() :].rstrip()).strip()) or {}).get("final_answer")
         if not isinstance(answer, str) or not answer.strip():
             return None
         return CallText(strip_turn(answer), (), strip_turn(_THOUGHT.sub("", finish[1])))
