@@ -264,6 +264,7 @@ def test_tags_that_are_tokens_are_written_by_the_template_and_never_typed(
     again.backend.add_special_tokens(["<think>", "</think>"])
     template = ChatTemplate.from_packaged("llama3", Tokenizer(again.backend, again.config, tmp_path))
     begin = template.tokenizer.token_id("<think>")
+    assert begin is not None
     (example,) = template.render_examples(SUMS[:2])
     assert example.ids.count(begin) == 1 and example.loss_mask[example.ids.index(begin)]
     (spelled,) = template.render_examples([SUMS[0], Message("assistant", "<think>\n好\n</think>\n\n四十二。")])

@@ -35,7 +35,7 @@ def save_model(folder: Path, scores: float | None) -> Path:
         remove_extra_whitespaces=False,
         minloglevel=2,
     )
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(written.getvalue())
     if scores is not None:
         for piece in model.pieces:

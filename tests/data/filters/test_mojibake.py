@@ -218,3 +218,12 @@ def test_the_choice_changes_no_key_of_an_older_recipe() -> None:
 
     assert "lost_characters" not in key_settings(Corpus(sources="./a"))
     assert key_settings(Corpus(sources="./a", lost_characters="guess"))["lost_characters"] == "guess"
+
+
+def test_degrees_and_squares_in_english_are_no_characters() -> None:
+    """Their UTF-8 bytes, and their GBK bytes too, look like those of characters."""
+    text = (
+        "The angle is 60°, since cos 60° = 1/2 and a² + b² – c² = ab; at 39° 50′ N it is 30° less, and a² – b² = 9. "
+        * 4
+    )
+    assert mojibake(text, 0.0) == text

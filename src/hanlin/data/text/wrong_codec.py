@@ -77,6 +77,8 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
         if read_as not in WESTERN:
             if any(len(letters.findall(above_ascii)) > share * len(above_ascii) for letters, share in _FOREIGN):
                 continue
+            if 2 * sum(map(str.isalpha, above_ascii)) < len(above_ascii):
+                continue  # degrees, squares and dashes of a text in English, not characters
             if _looks_like_utf8(codes):
                 return WrongCodec("utf-8", read_as)
         if read_as != "gb18030" and _score_pairs(codes, "gb18030") >= per_char * len(codes) / 2 + _EXTRA_FOR_FEW:
