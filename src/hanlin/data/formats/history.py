@@ -22,10 +22,13 @@ _ANSWERS = (
 )
 _NOTHING = frozenset({"", "none", "null", "nan", "n/a", "[]"})
 """Texts that tables hold in place of an empty list."""
+_FIELDS = frozenset((*HISTORY_FIELDS, "context"))
 
 
 def find_history(row: Mapping[str, Any]) -> str:
     """Find the field of the turns before a question: a `context` only if it is a list of turns; empty without any."""
+    if _FIELDS.isdisjoint(row):
+        return ""
     for name in HISTORY_FIELDS:
         if row.get(name):
             return name
