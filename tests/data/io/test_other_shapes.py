@@ -137,6 +137,7 @@ def make_tar(mode: str) -> bytes:
         ("a.7z", b"7z\xbc\xaf\x27\x1c\0\4", "archive"),
         ("a.pdf", b"%PDF-1.7\n", "PDF"),
     ],
+    ids=lambda value: None if isinstance(value, str) else "",  # archives hold the time at which they are made
 )
 def test_workbooks_and_archives_are_named_with_the_way_out(put: Put, name: str, data: bytes, what: str) -> None:
     error = refusal(put(name, data))
