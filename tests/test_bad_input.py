@@ -104,7 +104,7 @@ def test_a_tokenizer_without_a_chat_template(tmp_path: Path, tiny_model: Path) -
     (tmp_path / "chats").mkdir()
     turns = [{"role": "user", "text": "你是谁？"}, {"role": "assistant", "text": "小翰。"}]
     put(tmp_path, "chats/conversations.jsonl", json.dumps({"id": "1", "messages": turns}) + "\n")
-    said = refused(tmp_path, "sft", "--model", str(folder), "--data", "chats")
+    said = refused(tmp_path, "sft", "--model", str(folder), "--data", "chats", "--max-seq-length", "256")
     assert "chat template" in said and "hint:" in said
 
 
