@@ -16,9 +16,9 @@ else:
     turns = (hanlin.Message("user", "你叫什么名字？"), hanlin.Message("assistant", "我叫小翰。"))
     conversation = hanlin.Conversation(turns, id="example")
 
-rendered = template.render_conversation(conversation)
-for token_id, learned in zip(rendered.ids, rendered.loss_mask, strict=True):
-    text = tokenizer.decode([token_id], skip_special=False)
-    print(f"{token_id:>7}  {'learned' if learned else 'read':<7}  {text!r}")
-print(f"{sum(rendered.loss_mask)} of {len(rendered.ids)} tokens are learned")
+for example in template.render_conversation(conversation):  # several if the template strips past reasoning
+    for token_id, learned in zip(example.ids, example.loss_mask, strict=True):
+        text = tokenizer.decode([token_id], skip_special=False)
+        print(f"{token_id:>7}  {'learned' if learned else 'read':<7}  {text!r}")
+    print(f"{sum(example.loss_mask)} of {len(example.ids)} tokens are learned")
 print(f"an answer ends with one of {template.stop_ids}")

@@ -227,3 +227,8 @@ def test_degrees_and_squares_in_english_are_no_characters() -> None:
         * 4
     )
     assert mojibake(text, 0.0) == text
+
+
+@pytest.mark.parametrize("char", ["呵", "嗯", "█"])
+def test_one_character_again_and_again_is_another_rule_s(char: str) -> None:
+    assert mojibake(char * 80, 0.0) == char * 80

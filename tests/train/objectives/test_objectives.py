@@ -85,7 +85,7 @@ def test_an_answer_too_long_for_a_row_is_dropped_and_counted(template: ChatTempl
     record = Conversation((Message("user", "甲"), Message("assistant", "乙" * 300)), "long")
     for policy in ("truncate_turns", "drop"):
         (encoded,) = encoder(template, 64, policy).conversations([record])
-        assert encoded == ((), "too_long")
+        assert (encoded.examples, encoded.reason) == ((), "too_long")
 
 
 def test_a_call_of_a_tool_is_no_end_to_cut_at(template: ChatTemplate) -> None:
@@ -125,7 +125,7 @@ def test_an_answer_without_targets_stops_the_run(template: ChatTemplate, monkeyp
 def test_identical_and_empty_pairs_are_refused(template: ChatTemplate, chosen: str, rejected: str, reason: str) -> None:
     record = Preference((Message("user", "甲"),), Message("assistant", chosen), Message("assistant", rejected), "p")
     (encoded,) = encoder(template).preferences([record])
-    assert encoded == ((), reason)
+    assert (encoded.examples, encoded.reason) == ((), reason)
 
 
 # ---------------------------------------------------------------------------------------------- what is optimized

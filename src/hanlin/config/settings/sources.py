@@ -36,6 +36,7 @@ UNPAIRED_FORMAT_NAMES = (
     "unpaired_records",
     "unpaired_sharegpt",
     "unpaired_messages",
+    "unpaired_firefly",
     "unpaired_alpaca",
     "unpaired_prompt_response",
 )

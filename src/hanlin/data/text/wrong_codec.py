@@ -40,6 +40,7 @@ _FOREIGN = (
     (re.compile("[\uac00-\ud7a3]"), 0.95),  # Hangul
 )
 """Letters that East Asian encodings have too, and the share of them from which on a text is in that script."""
+_MIN_DISTINCT_CHARS = 6
 _MIN_UTF8_BYTES, _MIN_LEADS, _MAX_LEADS = 0.95, 0.2, 0.7
 
 
@@ -66,6 +67,8 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
     """
     text = text.replace("\ufffd", "")
     above_ascii = "".join(char for char in text if char > "\x7f")
+    if len(set(above_ascii)) < _MIN_DISTINCT_CHARS:
+        return None  # one character, again and again
     frequent = sum(char in FREQUENT_CHARS for char in above_ascii)
     for read_as, (per_char, max_frequent) in _READ_AS.items():
         if frequent > max_frequent * len(above_ascii):
