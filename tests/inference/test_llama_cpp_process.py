@@ -142,6 +142,52 @@ def test_a_process_that_cannot_be_started_is_told_and_tried_again(
     assert len(tries) == 3 and any("does not start again: no memory" in text for text in told)
 
 
+SHORT = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
+
+
+def test_a_request_that_is_being_written_when_the_process_ends_is_told(
+    apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = apart._connection  # type: ignore[attr-defined]
+    send = connection._send_bytes
+
+    def send_slowly(message: object) -> None:
+        kill(apart)
+        time.sleep(0.3)
+        send(message)
+
+    monkeypatch.setattr(connection, "_send_bytes", send_slowly)
+    with pytest.raises(EngineUnavailableError):
+        apart.generate([SHORT])
+    assert apart.generate([SHORT]) == cpp.generate([SHORT])
+
+
+def test_a_request_to_a_process_that_ended_reaches_none_that_is_started_after_it(
+    apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, open_model = apart._write, apart._handshake  # type: ignore[attr-defined]
+    started, written = threading.Event(), threading.Event()
+
+    def write_late(*message: object) -> None:
+        kill(apart)
+        assert started.wait(20)
+        monkeypatch.setattr(apart, "_write", write)
+        write(*message)
+        written.set()
+
+    def open_model_late() -> object:
+        started.set()
+        assert written.wait(20)
+        return open_model()
+
+    monkeypatch.setattr(apart, "_write", write_late)
+    monkeypatch.setattr(apart, "_handshake", open_model_late)
+    with pytest.raises(EngineUnavailableError):
+        apart.generate([SHORT])
+    assert apart.generate([SHORT]) == cpp.generate([SHORT])
+    assert apart.restarts == 1  # type: ignore[attr-defined]
+
+
 class Wire:
     """What a sender writes to, and a clock that tests set."""
 

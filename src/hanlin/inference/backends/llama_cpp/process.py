@@ -143,18 +143,25 @@ class LlamaCppProcess:
                 raise EngineUnavailableError(f"llama.cpp does not start again: {self._start_error}")
             for task in tasks:
                 self._pending[task.call_id] = task
-        self._write((kind, [(task.call_id, task.argument) for task in tasks]))
+            connection = self._connection
+        self._write(connection, (kind, [(task.call_id, task.argument) for task in tasks]))
 
-    def _write(self, message: object) -> None:
+    def _write(self, connection: Connection, message: object) -> None:
+        """Write to the process that the caller saw alive: one that was started since has no model open yet, and
+        knows none of the caller's requests.
+        """
         try:
             with self._sending:
-                self._connection.send(message)
+                connection.send(message)
         except OSError:  # the process is gone: the listener hears it too, and tells whoever waits
             pass
 
     def cancel(self, call_id: int) -> None:
-        if call_id in self._pending:
-            self._write(("cancel", call_id))
+        with self._state:
+            if call_id not in self._pending:
+                return
+            connection = self._connection
+        self._write(connection, ("cancel", call_id))
 
     # ------------------------------------------------------------------------------------------------- listening
 
@@ -211,7 +218,8 @@ class LlamaCppProcess:
             self._alive = False
             lost, self._pending = list(self._pending.values()), {}
             closed = self._closed
-        self._connection.close()
+        with self._sending:  # `send` looks whether the connection is open only before it writes
+            self._connection.close()
         self._processes[0].kill()
         code = self._processes[0].wait()
         if not closed:
