@@ -1,29 +1,24 @@
-"""What an error of a library means to a person."""
+"""A hint for a path that leads nowhere names what is there."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from hanlin.core.errors import explain_memory_error
+from hanlin.core.errors import UserError, suggest_path
+from hanlin.pipeline.inputs import expand_glob
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
-            "the memory is",
-        ),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "of the GPU"),
-        (MemoryError(), "the memory is"),
-    ],
-)
-def test_used_up_memory_is_told_in_a_sentence_with_a_way_out(error: BaseException, words: str) -> None:
-    explained = explain_memory_error(error, "sft")
-    assert explained is not None and words in explained.what and explained.where == "sft"
-    assert "Allocator" not in str(explained) and "micro_batch_tokens" in str(explained.hint)
+def test_a_near_name_is_suggested_and_a_far_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").touch()
+    (tmp_path / "clone").mkdir()
+    assert f"did you mean {tmp_path}/chats.jsonl?" in suggest_path(tmp_path / "chat.jsonl")
+    assert "check the name" in suggest_path(tmp_path / "none")
 
 
-def test_other_errors_stay_as_they_are() -> None:
-    assert explain_memory_error(RuntimeError("shapes differ"), "sft") is None
-    assert explain_memory_error(ValueError("out of memory"), "sft") is None
+@pytest.mark.parametrize("pattern", ["*.none", "x/*/y.jsonl", "x/**"])
+def test_a_pattern_without_matches_names_the_folder_it_was_looked_for_in(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(UserError, match="no file matches") as caught:
+        expand_glob(tmp_path / pattern, "sources")
+    assert str(tmp_path / pattern.partition("/*")[0] if "/" in pattern else tmp_path) in str(caught.value.hint)

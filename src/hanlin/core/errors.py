@@ -77,7 +77,9 @@ def suggest_path(path: str | Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return tr("the folder {folder} does not exist either", folder=folder)
-    near = difflib.get_close_matches(path.name, os.listdir(folder) if os.access(folder, os.R_OK) else [], n=1)
+    names = os.listdir(folder) if os.access(folder, os.R_OK) else []
+    # of two letters in five that differ, `none` would be `clone`
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     if near:
         return tr("did you mean {near}?", near=folder / near[0])
     return tr("the folder {folder} exists: check the name", folder=folder)

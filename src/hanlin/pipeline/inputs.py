@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -157,13 +158,18 @@ def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
     if path.exists():
         matches: tuple[Path, ...] = (path,)
     elif glob.has_magic(str(path)):
-        matches = _without_linked_duplicates(Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
+        names = sorted(glob.glob(str(path), recursive=True))
+        # `x/**` also gives `x/` itself, whether it exists or not
+        matches = _without_linked_duplicates(Path(name) for name in names if os.path.lexists(name))
     else:
         matches = ()
+    if not matches and glob.has_magic(str(path)):
+        folder = next(parent for parent in path.absolute().parents if not glob.has_magic(str(parent)))
+        raise UserError(
+            tr("no file matches {path}", path=path), where, tr("it was looked for in {folder}", folder=folder)
+        )
     if not matches:
-        is_plain = path.is_absolute() and not glob.has_magic(str(path))
-        hint = suggest_path(path) if is_plain else tr("relative paths start at the recipe's `root`")
-        raise UserError(tr("{path} does not exist", path=path), where, hint)
+        raise UserError(tr("{path} does not exist", path=path), where, suggest_path(path))
     return matches
 
 
