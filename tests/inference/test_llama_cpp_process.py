@@ -142,7 +142,7 @@ def test_a_process_that_cannot_be_started_is_told_and_tried_again(
     assert len(tries) == 3 and any("does not start again: no memory" in text for text in told)
 
 
-SHORT = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
+THREE_TOKENS = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
 
 
 def test_a_request_that_is_being_written_when_the_process_ends_is_told(
@@ -158,8 +158,8 @@ def test_a_request_that_is_being_written_when_the_process_ends_is_told(
 
     monkeypatch.setattr(connection, "_send_bytes", send_slowly)
     with pytest.raises(EngineUnavailableError):
-        apart.generate([SHORT])
-    assert apart.generate([SHORT]) == cpp.generate([SHORT])
+        apart.generate([THREE_TOKENS])
+    assert apart.generate([THREE_TOKENS]) == cpp.generate([THREE_TOKENS])
 
 
 def test_a_request_to_a_process_that_ended_reaches_none_that_is_started_after_it(
@@ -183,8 +183,8 @@ def test_a_request_to_a_process_that_ended_reaches_none_that_is_started_after_it
     monkeypatch.setattr(apart, "_write", write_late)
     monkeypatch.setattr(apart, "_handshake", open_model_late)
     with pytest.raises(EngineUnavailableError):
-        apart.generate([SHORT])
-    assert apart.generate([SHORT]) == cpp.generate([SHORT])
+        apart.generate([THREE_TOKENS])
+    assert apart.generate([THREE_TOKENS]) == cpp.generate([THREE_TOKENS])
     assert apart.restarts == 1  # type: ignore[attr-defined]
 
 
