@@ -165,7 +165,7 @@ def test_a_request_that_is_being_written_when_the_process_ends_is_told(
 def test_a_request_to_a_process_that_ended_reaches_none_that_is_started_after_it(
     apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, open_model = apart._write, apart._handshake  # type: ignore[attr-defined]
+    write, handshake = apart._write, apart._handshake  # type: ignore[attr-defined]
     started, written = threading.Event(), threading.Event()
 
     def write_late(*message: object) -> None:
@@ -175,13 +175,13 @@ def test_a_request_to_a_process_that_ended_reaches_none_that_is_started_after_it
         write(*message)
         written.set()
 
-    def open_model_late() -> object:
+    def handshake_late() -> object:
         started.set()
         assert written.wait(20)
-        return open_model()
+        return handshake()
 
     monkeypatch.setattr(apart, "_write", write_late)
-    monkeypatch.setattr(apart, "_handshake", open_model_late)
+    monkeypatch.setattr(apart, "_handshake", handshake_late)
     with pytest.raises(EngineUnavailableError):
         apart.generate([THREE_TOKENS])
     assert apart.generate([THREE_TOKENS]) == cpp.generate([THREE_TOKENS])
