@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "data")]
+sys.path[:0] = [str(ROOT / "tests" / "support")]
 
 BATCH = 400
 SECONDS_PER_CASE = 20

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made, run_stage
 
 from hanlin.config.settings.data import Reading
+from stage_runs import Made, run_stage
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage_runs import Made
 from typer.testing import CliRunner
 
 from hanlin.cli.main import app
@@ -15,6 +14,7 @@ from hanlin.config.settings.data import Corpus
 from hanlin.data.formats.documents import ParsedText, read_document, read_titled_document
 from hanlin.data.ledger import count_unread_fields, describe_unread_fields
 from hanlin.data.report.inspect import inspect
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 TEXT = "江南的春天来得很早，河边的柳树在二月里就已经发了芽，孩子们放了学都爱到桥上去看船。"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from random_requests import CONTEXT
 
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Inputs, StageContext
@@ -15,6 +14,7 @@ from hanlin.export.gguf.export import run
 from hanlin.inference.protocol import Engine
 from hanlin.inference.registry import create_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
+from random_requests import CONTEXT
 from tiny_llama import tiny_llama
 
 

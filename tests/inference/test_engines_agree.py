@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from random_requests import requests_of
 
 from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
+from random_requests import requests_of
 
 PAIRS = [((20, 30, 40), (50, 60, 70)), ((20, 30, 40), (50,)), ((20, 30, 40), (51,)), ((99,), (98, 97, 96, 95)),
          (tuple(range(20, 120)), (120, 121)), ((20, 30), (40, 50, 61))]  # fmt: skip

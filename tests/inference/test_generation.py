@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
-from random_requests import CONTEXT, requests_of
 
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.inference.protocol import Completion, Engine, GenerationRequest, SamplingParams
+from random_requests import CONTEXT, requests_of
 
 PROMPT = (20, 30, 40)
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from random_requests import requests_of
 
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
@@ -15,6 +14,7 @@ from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
+from random_requests import requests_of
 
 PROMPT = (20, 30, 40)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_requests import CONTEXT, requests_of
 
 from hanlin.config.settings.model import LoraSettings, Projection
 from hanlin.core.errors import UserError
@@ -22,6 +21,7 @@ from hanlin.inference.decoder import BatchItem
 from hanlin.inference.protocol import Completion, Engine, GenerationRequest, SamplingParams
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
+from random_requests import CONTEXT, requests_of
 
 SAMPLINGS: Sequence[dict[str, object]] = (
     {},

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_requests import requests_of
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.inference.backends.transformers.engine import TransformersEngine
@@ -15,6 +14,7 @@ from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
+from random_requests import requests_of
 
 
 def test_answers_are_those_of_transformers_generate(hf: Engine, spoken_model: Path) -> None:

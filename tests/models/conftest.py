@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from random_models import MakeAdapter, perturb_trainable
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.models.adapters import attach_lora, save_adapter
@@ -14,6 +13,7 @@ from hanlin.models.folder.adapter import resolve_base
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
+from random_models import MakeAdapter, perturb_trainable
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
-from random_models import MakeAdapter, logits, perturb_trainable
 from safetensors.torch import load_file, save_file
 
 from hanlin.config.settings.model import PROJECTIONS, LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach_lora, count_parameters, save_adapter
 from hanlin.models.load import load_model
+from random_models import MakeAdapter, logits, perturb_trainable
 
 
 def adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:

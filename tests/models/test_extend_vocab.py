@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from random_models import PROMPT
 from safetensors.torch import load_file
 
 from hanlin.chat.template import ChatTemplate
@@ -24,6 +23,7 @@ from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.extend import Extension
 from hanlin.tokenizer.tokenizer import Tokenizer
+from random_models import PROMPT
 
 CHINESE = [
     "翰林院的学士在春天读书，学士们都爱读书。",

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from random_models import logits
 from safetensors.torch import load_file
 
 from hanlin.chat.template import ChatTemplate
@@ -22,6 +21,7 @@ from hanlin.models import init_model
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
+from random_models import logits
 
 SMALL = {"tokenizer": "./t", "hidden_size": 32, "layers": 2, "heads": 4, "key_value_heads": 2, "context_length": 64}
 

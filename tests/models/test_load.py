@@ -10,12 +10,12 @@ from typing import cast
 import pytest
 import torch
 from peft import PeftModel
-from random_models import MakeAdapter, logits
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hanlin.core.errors import UserError
 from hanlin.models.load import load_model
+from random_models import MakeAdapter, logits
 
 
 def test_the_weights_are_those_of_the_file(tiny_model: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import PeftModel
-from random_models import MakeAdapter, logits, perturb_trainable
 from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
@@ -23,6 +22,7 @@ from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
+from random_models import MakeAdapter, logits, perturb_trainable
 
 KINDS = [
     ("untied", {}),

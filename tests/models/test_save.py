@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_models import logits
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,6 +14,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
+from random_models import logits
 
 
 def read(path: Path) -> dict[str, object]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_gguf import Exported, tiny_gguf
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.tokenizer.tokenizer import Tokenizer
+from tiny_gguf import Exported, tiny_gguf
 
 OTHER_FAMILIES = (
     *("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import gguf
 import pytest
-from tiny_gguf import FOLDERS, Exported, tiny_gguf
 
 from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
@@ -27,6 +26,7 @@ from hanlin.parity.cases import PER_KIND, Case, make_cases
 from hanlin.parity.check import backends_for, check, summarize, verify
 from hanlin.parity.modelfile import read_modelfile
 from hanlin.tokenizer.tokenizer import Tokenizer
+from tiny_gguf import FOLDERS, Exported, tiny_gguf
 
 
 @dataclass

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from conversations import conversations
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from tiny_gguf import FOLDERS, Exported
 
+from conversations import conversations
 from hanlin.chat.template import ChatTemplate
 from hanlin.parity.backends.llama_cpp import LlamaCppBackend
 from hanlin.parity.backends.transformers import TransformersBackend
 from hanlin.parity.cases import Case
 from hanlin.parity.check import compare, compute_expected
+from tiny_gguf import FOLDERS, Exported
 
 COUNT = int(os.environ.get("HANLIN_CONVERSATIONS", "25"))
 SEED = int(os.environ.get("HANLIN_SEED", str(random.SystemRandom().randrange(2**32))))

@@ -12,9 +12,8 @@ import httpx
 import openai
 import pytest
 import tokenizers
-from awkward_prompts import TEXTS, prompts, real_texts, tool_prompts
-from live_vllm import live_vllm, vllm_program
 
+from awkward_prompts import TEXTS, prompts, real_texts, tool_prompts
 from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.template_data import to_template_tools
@@ -26,6 +25,7 @@ from hanlin.models import init_model
 from hanlin.parity.backends.base import ChatPrompt, openai_messages
 from hanlin.parity.backends.vllm import VllmBackend
 from hanlin.tokenizer.tokenizer import Tokenizer
+from live_vllm import live_vllm, vllm_program
 from taught_model import LESSONS, taught_model
 
 pytestmark = pytest.mark.vllm

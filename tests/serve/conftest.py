@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import LiveServer, run_server
 
 import taught_model as taught
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run as export_gguf
 from hanlin.inference.loading import LoadedEngine, load_engine
+from live_server import LiveServer, run_server
 
 
 @pytest.fixture(scope="session")

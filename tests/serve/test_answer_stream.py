@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import LiveServer, run_server
 
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.serve.admission import Limits
+from live_server import LiveServer, run_server
 
 CHAT = "/v1/chat/completions"
 ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "logit_bias": {}}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import run_server
 
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.auth import AccessPolicy, make_access_policy, read_keys
+from live_server import run_server
 
 
 @pytest.mark.parametrize(

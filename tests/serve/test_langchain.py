@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import LiveServer
 
+from live_server import LiveServer
 from taught_model import LESSONS
 
 langchain_openai = pytest.importorskip("langchain_openai")

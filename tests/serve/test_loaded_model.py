@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from live_server import LiveServer, run_server
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
@@ -29,6 +28,7 @@ from hanlin.serve.admission import Limits
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel, reload_changed
 from hanlin.serve.registry import ModelRegistry
 from hanlin.tokenizer.tokenizer import Tokenizer
+from live_server import LiveServer, run_server
 from taught_model import LESSONS
 
 CHAT = "/v1/chat/completions"

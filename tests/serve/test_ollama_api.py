@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import ollama
 import pytest
-from live_server import LiveServer, run_server
 
 from hanlin.inference.loading import LoadedEngine
+from live_server import LiveServer, run_server
 from taught_model import LESSONS
 
 NAME, COUNT, ENGLISH = LESSONS[0], LESSONS[4], LESSONS[3]

@@ -17,13 +17,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from live_server import LiveServer, run_server
 
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.inference.protocol import FinishReason, GenerationRequest, Stream, TokenLogprobs
 from hanlin.serve.auth import AccessPolicy
 from hanlin.serve.server import serve
+from live_server import LiveServer, run_server
 from taught_model import LESSONS, RARE
 
 NAME, RARE_ASKED, COUNT = LESSONS[0], LESSONS[2][0], LESSONS[4]

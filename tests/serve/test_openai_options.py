@@ -16,11 +16,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from live_server import LiveServer, run_server
 from openai.types.shared_params import ResponseFormatJSONSchema
 
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine, load_engine
+from live_server import LiveServer, run_server
 from taught_model import LESSONS
 
 NAME, COUNT = LESSONS[0], LESSONS[4]

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from live_server import LiveServer, run_server
 
 from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.openapi import build_openapi
 from hanlin.serve.registry import ServedModel
+from live_server import LiveServer, run_server
 
 schemathesis = pytest.importorskip("schemathesis")
 SCHEMA = schemathesis.openapi.from_dict(build_openapi())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_server import LiveServer
 
 from hanlin.cli.chat.backends import LocalModel, RemoteServer
 from hanlin.cli.chat.repl import ChatSession, run_chat
@@ -18,6 +17,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.data.formats.chats import ParsedChat, read_messages
 from hanlin.inference.loading import LoadedEngine
+from live_server import LiveServer
 from taught_model import LESSONS, RARE
 
 GREEDY = {"max_new_tokens": 40}

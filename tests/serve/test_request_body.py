@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import LiveServer
 
 from hanlin.core.errors import UserError
 from hanlin.serve.server import serve
+from live_server import LiveServer
 from taught_model import LESSONS
 
 CHAT = "/v1/chat/completions"

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from live_server import LiveServer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "en" / "serving.md"

@@ -14,12 +14,12 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live_server import LiveServer, run_server
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.inference.loading import load_engine
 from hanlin.serve.api.tool_calls import ToolCallParser, build_call_schema, get_tool_names
 from hanlin.tokenizer.tokenizer import Tokenizer
+from live_server import LiveServer, run_server
 
 WEATHER: Any = {
     "type": "function",

@@ -11,7 +11,6 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
-from training_data import conversation, many, preference
 from transformers import AutoModelForCausalLM
 
 from hanlin.chat.template import ChatTemplate
@@ -30,6 +29,7 @@ from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.optim.schedule import parameter_groups
+from training_data import conversation, many, preference
 
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79]])
 SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}

@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from training_data import CPU, conversation, many
 from transformers import AutoModelForCausalLM
 
 from hanlin.chat.template import ChatTemplate
@@ -21,6 +20,7 @@ from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.load import load_train_model
 from hanlin.train.optim.build import build_optimizer
+from training_data import CPU, conversation, many
 
 FORMS: dict[str, dict[str, Any]] = {
     "LoRA": {},

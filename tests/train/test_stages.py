@@ -13,7 +13,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from training_data import conversation, document, many, preference, unpaired_preference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hanlin.chat.template import ChatTemplate
@@ -26,6 +25,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Message, write_jsonl
 from hanlin.models.load import load_model
 from hanlin.train import stages
+from training_data import conversation, document, many, preference, unpaired_preference
 
 PRETRAIN = Pretrain(
     model="m", data=("d",), max_seq_length=32, batch_tokens=128, learning_rate=1e-3, precision="float32"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import launch
-from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
@@ -24,6 +22,8 @@ from hanlin.train.dataset.sampler import Sampler
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.ddp import DDP
 from hanlin.train.objectives.next_token import NextToken
+from launching import launch
+from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
 SFT = Sft(
     model="m",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import STAGES, Made
 
 from hanlin.config.settings.data import Conversations, Corpus, Decontaminate
 from hanlin.core.context import Inputs, StageContext
@@ -18,6 +17,7 @@ from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
 from hanlin.evaluate.contamination import load_contamination
 from hanlin.evaluate.tasks.prompts import EXAMS, ExamFolder
+from stage_runs import STAGES, Made
 
 Put = Callable[[str, Any], Path]
 ACADEMY = "唐代翰林院最初设立的时候，主要负责起草什么样的文书？"

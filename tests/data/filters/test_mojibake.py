@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.data.filters.mojibake import GuessedText, guess_lost_bytes, mojibake, repair
 from hanlin.data.ledger import Drop
 from hanlin.data.text.script import load_converter
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

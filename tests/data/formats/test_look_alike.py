@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.core.errors import UserError
 from hanlin.data.report.inspect import inspect
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 QUESTION = "下列哪一种是水果？"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made
 
 from hanlin.config.settings.data import Preferences
 from hanlin.config.settings.sources import Source
@@ -20,6 +19,7 @@ from hanlin.data.formats.preferences import PREFERENCE_FORMATS, ParsedPreference
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 USER = {"role": "user", "content": "你好"}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made, run_stage
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
 from hanlin.config.settings.sources import Source
@@ -22,6 +21,7 @@ from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
+from stage_runs import Made, run_stage
 
 TEXTS = {
     "badwords_zh.txt": ("text", 1),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, UnpairedPreferences
 from hanlin.config.settings.sources import Source
@@ -22,6 +21,7 @@ from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS, ParsedUnp
 from hanlin.data.io.encodings import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 USER, ANSWER = {"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import format_samples
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import format_samples
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall

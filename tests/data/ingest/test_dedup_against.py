@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import STAGES, Made, run_stage
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.data.dedup import cluster
 from hanlin.data.ingest import splits
+from stage_runs import STAGES, Made, run_stage
 
 CHANCE = random.Random(5)
 TEXTS = ["".join(CHANCE.choice("春夏秋冬花鸟鱼虫山水云雨风雪东西南北诗书礼乐") for _ in range(80)) for _ in range(20)]

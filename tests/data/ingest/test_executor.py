@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.core.errors import UserError
 from hanlin.data.ingest import process_split, splits
 from hanlin.data.io.input_file import ByteRange, InputFile
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

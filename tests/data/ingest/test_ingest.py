@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stage_runs import Made, run_stage
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.data.ingest import process_split, shards
+from stage_runs import Made, run_stage
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made, run_stage
 
 from hanlin.config.settings.data import Corpus
 from hanlin.core.context import Inputs, StageContext
@@ -18,6 +17,7 @@ from hanlin.data.dedup.containment import contained_fraction
 from hanlin.data.dedup.lines import cut_lines, find_frequent_lines, unique_line_hashes
 from hanlin.data.ingest import process_split, splits
 from hanlin.data.stages import corpus
+from stage_runs import Made, run_stage
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

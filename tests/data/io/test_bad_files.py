@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.config.settings.sources import Source
@@ -24,6 +23,7 @@ from hanlin.data.io.lines import Row
 from hanlin.data.io.sources import SourceFile, list_files
 from hanlin.data.ledger import Drop
 from hanlin.data.report.inspect import inspect
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

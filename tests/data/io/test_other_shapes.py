@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.config.settings.sources import Source
@@ -21,6 +20,7 @@ from hanlin.data.io.layout import detect_layout, is_splittable, read_rows
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 from hanlin.data.report.inspect import inspect
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 ROWS = [{"question": "几点开门？", "answer": "九点。"}, {"question": "周一开吗？", "answer": "不开。"}]

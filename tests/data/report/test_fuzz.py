@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import format_samples
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import format_samples
 from hanlin.data.report.inspect import inspect
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "bench"))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import format_samples
 import pytest
 from typer.testing import CliRunner
 
+import format_samples
 from hanlin.cli.main import app
 from hanlin.data.report.inspect import inspect
 

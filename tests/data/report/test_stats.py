@@ -9,17 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import format_samples
 import pytest
-from stage_runs import Made
 from typer.testing import CliRunner
 
+import format_samples
 from hanlin.cli.main import app
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
 from hanlin.core.errors import UserError
 from hanlin.data.report.evidence import find_evidence
 from hanlin.data.report.excerpts import diff_texts, make_excerpt, split_parts
 from hanlin.data.report.stats import SampleSizes, compute_stage_stats
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

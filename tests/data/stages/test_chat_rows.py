@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Preferences
 from hanlin.core.records import Conversation, Message, Preference, read_jsonl
+from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

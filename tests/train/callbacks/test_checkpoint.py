@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_data import conversation, many
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
@@ -28,6 +27,7 @@ from hanlin.train import stages, trainer
 from hanlin.train.callbacks import checkpoint
 from hanlin.train.callbacks.checkpoint import LIST_FILE, Checkpointer
 from hanlin.train.distributed.ddp import DDP
+from training_data import conversation, many
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"

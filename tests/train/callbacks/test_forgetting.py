@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_data import conversation, many
 from transformers import AutoModelForCausalLM
 
 from hanlin.config.settings.train import Sft
@@ -18,6 +17,7 @@ from hanlin.core.progress import Progress
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
 from hanlin.train.callbacks.forgetting import DEFAULT_PROBES, read_probes
+from training_data import conversation, many
 
 SFT = Sft(
     model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=6, learning_rate=1e-3, precision="float32",

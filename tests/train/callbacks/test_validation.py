@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
@@ -26,6 +25,7 @@ from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.next_token import NextToken
+from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
 BASE = {"model": "m", "data": ("d",), "max_seq_length": 128, "precision": "float32", "eval_steps": 2}
 SFT = {**BASE, "batch_tokens": 256, "learning_rate": 3e-2, "lr_scheduler": "constant", "warmup_ratio": 0.0}

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_data import CPU
 
 from hanlin.core.errors import UserError
 from hanlin.train.compute.attention import grouped_attention
 from hanlin.train.compute.kernels import choose_kernel, flex_document_attention, varlen_attention
 from hanlin.train.compute.model import Attention
 from hanlin.train.dataset.document_layout import DocumentLayout
+from training_data import CPU
 
 
 def attended(

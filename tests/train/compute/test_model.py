@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from training_data import CPU
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hanlin.config.settings.model import LoraSettings
@@ -20,6 +19,7 @@ from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_precision
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import PackedDataset
+from training_data import CPU
 
 VOCAB_SIZE = 90
 LENGTHS = (21, 7, 40)

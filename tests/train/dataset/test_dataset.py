@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from training_data import CPU, conversation, document, many, preference
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
@@ -26,6 +25,7 @@ from hanlin.train.dataset.encode import ChatEncoder, encode_documents
 from hanlin.train.dataset.encoded import EncodedRecord, encode_records
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.dataset.sampler import Sampler
+from training_data import CPU, conversation, document, many, preference
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from training_data import SENTENCES, conversation, document, many, preference
 
 from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
@@ -18,6 +17,7 @@ from hanlin.train.dataset import mask_checks
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
 from hanlin.train.dataset.encoded import EncodedRecord, EncodedRecords, Example
 from hanlin.train.dataset.mask_checks import MaskRules
+from training_data import SENTENCES, conversation, document, many, preference
 
 Ids = list[int]
 GOOD = many(conversation, 6)

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from launching import launch
 from peft import PeftModel
 from safetensors.torch import load_file
-from training_data import conversation, many
 from transformers import AutoModelForCausalLM
 
 from hanlin.config.settings.model import LoraSettings
@@ -22,6 +20,8 @@ from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.train import stages
+from launching import launch
+from training_data import conversation, many
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="DeepSpeed is not installed (pip install 'hanlin[deepspeed]')"
@@ -150,10 +150,9 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
     """KTO's reference, its reference point, held-out loss and probes go through the model without learning, and a step
     of two answers leaves nothing to one of three processes.
     """
-    from training_data import unpaired_preference
-
     from hanlin.config.settings.preference import Kto
     from hanlin.core.records import write_jsonl
+    from training_data import unpaired_preference
 
     settings = Kto(
         model="m", data=("d",), max_seq_length=128, batch_answers=2, steps=6, learning_rate=1e-4, precision="float32",

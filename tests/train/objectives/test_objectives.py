@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from training_data import conversation, many, preference
 from transformers import AutoModelForCausalLM
 
 from hanlin.chat.template import ChatTemplate, TokenizedExample
@@ -25,6 +24,7 @@ from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.objectives.answer_logprobs import compute_pair_logprobs
 from hanlin.train.objectives.next_token import NextToken
 from hanlin.train.objectives.pairwise import Dpo
+from training_data import conversation, many, preference
 
 SFT = Sft(model="m", data=("d",), max_seq_length=256)
 DPO = DpoSettings(model="m", data=("d",), max_seq_length=256)

@@ -10,7 +10,6 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from training_data import CPU, many, preference, unpaired_preference
 from transformers import AutoModelForCausalLM
 
 from hanlin.chat.template import ChatTemplate
@@ -34,6 +33,7 @@ from hanlin.train.objectives.answer_logprobs import (
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.pairwise import DPO_LOSSES, Dpo, Hinge, Ipo, Orpo, PairObjective, SimPo
+from training_data import CPU, many, preference, unpaired_preference
 
 SETTINGS = preference_settings.Simpo(model="m", data=("d",), max_seq_length=256)
 REFERENCE = np.asarray([[-9.0, -11.0], [-60.0, -38.0], [-15.0, -95.5], [-40.0, -41.0]], np.float32)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_data import SENTENCES, many, preference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hanlin.chat.template import ChatTemplate
@@ -25,6 +24,7 @@ from hanlin.train.objectives.answer_logprobs import compute_answer_logprobs
 from hanlin.train.objectives.base import LossSum
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.pairwise import DPO_LOSSES, Dpo, Orpo, SimPo
+from training_data import SENTENCES, many, preference
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl==1.16.*")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from training_data import CPU, conversation, many
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
@@ -18,6 +17,7 @@ from hanlin.train import stages
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.optim.build import build_optimizer
 from hanlin.train.optim.low_rank import MAX_NORM_GROWTH, LowRankAdamW
+from training_data import CPU, conversation, many
 
 SFT = Sft(
     model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=3, learning_rate=3e-3, precision="float32"

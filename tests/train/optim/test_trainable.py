@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from training_data import CPU, conversation, document, many, preference, unpaired_preference
 from transformers import AutoModelForCausalLM
 
 from hanlin.chat.template import ChatTemplate
@@ -29,6 +28,7 @@ from hanlin.train import stages
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
+from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
 SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}
 PAIRED = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_pairs": 4, "precision": "float32", "steps": 1}
