@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import hanlin
+from hanlin.api import _message_of
+from hanlin.core.records import ToolCall
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "hanlin" / "__init__.py"
@@ -116,6 +118,22 @@ def test_an_engine_answers_streams_and_completes(tiny_model: Path) -> None:
             engine.chat(messages, temprature=1.0)
         with pytest.raises(hanlin.UserError, match="not a message"):
             engine.chat([{"role": "robot", "content": "x"}])
+
+
+def test_a_message_as_openai_has_it_keeps_its_calls_ids_and_reasoning() -> None:
+    call = {"id": "a1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "北京"}'}}
+    assert _message_of({"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "先查。"}) == (
+        hanlin.Message("assistant", "", (ToolCall("weather", {"city": "北京"}, "a1"),), reasoning="先查。")
+    )
+    assert _message_of({"role": "tool", "content": "晴", "tool_call_id": "a1"}) == (
+        hanlin.Message("tool", "晴", tool_call_id="a1")
+    )
+    assert _message_of({"role": "assistant", "content": "<think>\n想\n</think>\n\n晴。"}).reasoning == "想"
+    for calls in (7, [7], [{"function": {}}], "weather"):
+        with pytest.raises(hanlin.UserError, match="not a message"):
+            _message_of({"role": "assistant", "content": None, "tool_calls": calls})
+    with pytest.raises(hanlin.UserError, match="not a message"):
+        _message_of({"role": "assistant", "content": None, "tool_calls": []})
 
 
 def test_a_path_is_taken_where_a_recipe_has_a_text(tmp_path: Path, chats: Path) -> None:

@@ -12,7 +12,7 @@ from hanlin.config import recipe as _recipes
 from hanlin.config.recipe_file import read_recipe
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
 from hanlin.core.i18n import tr
-from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
+from hanlin.core.records import ROLES, Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.step import Step
 
@@ -270,7 +270,8 @@ class Engine:
         """Answer a conversation.
 
         Args:
-            messages: Turns that end with the user's: `Message`s, or dictionaries with `role` and `content`.
+            messages: Turns that end with the user's or a tool's: `Message`s, or dictionaries as OpenAI's API has them,
+                with `role` and `content`.
             sampling: `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`, `presence_penalty`,
                 `frequency_penalty`, `seed` or `max_new_tokens`; by default those of the model's generation settings,
                 and 512 new tokens.
@@ -378,15 +379,21 @@ def _message_hint() -> str:
 
 
 def _message_of(message: Message | Mapping[str, Any]) -> Message:
-    """A message from a dictionary as OpenAI's API has it."""
+    """A message from a dictionary as OpenAI's API has it, with its reasoning, its calls of tools and their ids."""
     if isinstance(message, Message):
         return message
-    from hanlin.chat.reasoning import assistant_message
+    from hanlin.chat.reasoning import REASONING_FIELDS, assistant_message
+    from hanlin.data.formats.content.calls import read_calls
+    from hanlin.data.ledger import Drop
 
     row = message if isinstance(message, Mapping) else {}
     role, text = row.get("role"), row.get("content", row.get("text"))
-    if role not in ("system", "user", "assistant", "tool") or not isinstance(text, str):
+    calls = read_calls([row["tool_calls"]]) if role == "assistant" and row.get("tool_calls") else ()
+    if calls and text is None:
+        text = ""
+    if role not in ROLES or not isinstance(text, str) or isinstance(calls, Drop):
         raise UserError(tr("not a message: {value!r}", value=message), None, _message_hint())
     if role == "assistant":
-        return assistant_message(text, reasoning=str(row.get("reasoning_content") or ""))
-    return Message(role, text, name=str(row.get("name", "")))
+        reasoning = next((row[name] for name in REASONING_FIELDS if row.get(name) and isinstance(row[name], str)), "")
+        return assistant_message(text, calls, reasoning)
+    return Message(role, text, name=str(row.get("name") or ""), tool_call_id=str(row.get("tool_call_id") or ""))
