@@ -1,4 +1,4 @@
-"""Fixtures that every room shares: where the real data lies, a tiny real tokenizer and Llama model made on the spot."""
+"""Fixtures of all tests: the folder of real data, a tiny real tokenizer and a tiny Llama model made on the spot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the data room: write files, run a stage on them."""
+"""Fixtures of the tests of data: write files, run a stage on them."""
 
 from __future__ import annotations
 

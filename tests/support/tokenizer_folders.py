@@ -1,4 +1,4 @@
-"""Fixtures of the tokens room: a tiny SentencePiece-like tokenizer made on the spot, and the real Llama tokenizers."""
+"""Fixtures of the tests of tokenizers: a tiny one like SentencePiece's, made on the spot, and Llama's real ones."""
 
 from __future__ import annotations
 

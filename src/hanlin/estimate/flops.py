@@ -46,9 +46,8 @@ def step_operations(setup: TrainingSetup) -> float:
     skipped = shape.block_parameters - sum(
         math.prod(shape.projections[name]) for name in ("q_proj", "k_proj", "v_proj")
     )
-    body_weights = (
-        shape.layers * shape.block_parameters - (1 - learned) * skipped
-    )  # behind its attention the last block sees what is learned
+    # behind its attention the last block computes target positions alone
+    body_weights = shape.layers * shape.block_parameters - (1 - learned) * skipped
     span = min(settings.max_seq_length, 1024)
     attention = 2.0 * shape.layers * shape.heads * shape.head_dim * span  # causal: half of all pairs
     lora = settings.lora

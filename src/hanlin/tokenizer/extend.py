@@ -242,7 +242,7 @@ def _remove_pieces(
     unreachable: Iterable[str], pieces: Sequence[str], merges: Sequence[MergePair]
 ) -> tuple[list[str], list[MergePair]]:
     """Remove unreachable pieces and their merges, and the pieces that only those merges lead to."""
-    producible = {remaining + right for remaining, right in merges}
+    producible = {left + right for left, right in merges}
     removed = set(unreachable)
     while True:
         merges = [pair for pair in merges if not removed.intersection((*pair, "".join(pair)))]

@@ -62,8 +62,8 @@ class ChatSettings(Settings):
     )
     on_refused: Literal["drop", "error"] = setting(
         "drop",
-        "records that the chat template has no form for (tools, say): drop them, which is counted by reason and told, "
-        "or stop with an error",
+        "records that the chat template has no form for (tools, say): drop them, counted and reported by reason, or "
+        "stop with an error",
         unless_default=True,
     )
 
