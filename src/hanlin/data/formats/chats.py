@@ -19,6 +19,7 @@ from hanlin.data.formats.content.reasoning import (
     split_reasoning,
 )
 from hanlin.data.formats.content.tool_lists import find_row_tools
+from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import (
     SYSTEM_FIELDS,
@@ -37,7 +38,6 @@ from hanlin.data.formats.questions import (
 from hanlin.data.formats.tagged import is_dialogue, is_tagged, read_dialogue, read_tagged
 from hanlin.data.formats.turns import (
     ParsedChat,
-    find_unread_turn_fields,
     finish_chat,
     join_turns,
     read_turn_tools,

@@ -7,7 +7,8 @@ from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.content.calls import parse_data
-from hanlin.data.formats.turns import alternate_roles, find_unread_turn_fields, join_turns
+from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
+from hanlin.data.formats.turns import alternate_roles, join_turns
 from hanlin.data.ledger import Drop
 
 HISTORY_FIELDS = (

@@ -14,11 +14,11 @@ from hanlin.core.records import Message
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
 from hanlin.data.formats.content.roles import CALL_ROLES, ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import Tools, find_row_tools
+from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import find_field, find_system, join_question
 from hanlin.data.formats.turns import (
     ParsedChat,
-    find_unread_turn_fields,
     finish_chat,
     join_turns,
     prepend_system,

@@ -5,7 +5,7 @@ What is inside a text (reasoning, calls, results) is read alike in every format,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,24 +17,23 @@ from hanlin.data.formats.content.call_texts import (
     split_tagged_calls,
     split_untagged_calls,
 )
-from hanlin.data.formats.content.calls import ARGUMENT_FIELDS, CALL_PARTS, read_arguments, read_calls
-from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag
-from hanlin.data.formats.content.media import MEDIA_FIELDS, MEDIA_PARTS, check_media, find_media_field
+from hanlin.data.formats.content.calls import ARGUMENT_FIELDS, read_arguments, read_calls
+from hanlin.data.formats.content.loss_flags import read_loss_flag
+from hanlin.data.formats.content.media import MEDIA_FIELDS, check_media, find_media_field
+from hanlin.data.formats.content.parts import CONTENT_FIELDS, RESULT_ID_FIELDS, TurnContent, as_list, split_content
 from hanlin.data.formats.content.reasoning import (
-    REASONING_PARTS,
     TURN_REASONING_FIELDS,
     join_reasoning,
     read_reasoning,
     split_reasoning,
 )
 from hanlin.data.formats.content.results import (
-    RESULT_PARTS,
     has_result_tags,
     order_results,
     split_result_tags,
     to_text,
 )
-from hanlin.data.formats.content.roles import CALL_ROLES, REASONING_ROLES, ROLE_FIELDS, ROLE_NAMES, find_role_name
+from hanlin.data.formats.content.roles import CALL_ROLES, REASONING_ROLES, ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import (
     Tools,
     find_row_tools,
@@ -43,6 +42,7 @@ from hanlin.data.formats.content.tool_lists import (
     says_how_to_call,
     split_system_tools,
 )
+from hanlin.data.formats.content.turn_fields import CALL_FIELDS, RESULT_NAME_FIELDS
 from hanlin.data.ledger import Drop
 
 
@@ -63,12 +63,8 @@ class ParsedChat:
     unread: tuple[str, ...] = field(default=(), compare=False)
 
 
-_CONTENT_FIELDS = ("content", "value", "text")
 _REASONING_FIELDS = frozenset(TURN_REASONING_FIELDS)
-_CALL_FIELDS = ("tool_calls", "function_call", "tool_call")
-_ALL_CALL_FIELDS = frozenset(_CALL_FIELDS)
-_NAME_FIELDS = ("name", "tool_name")
-_RESULT_ID_FIELDS = ("tool_call_id", "call_id", "tool_use_id")
+_ALL_CALL_FIELDS = frozenset(CALL_FIELDS)
 
 
 def read_turns(turns: Sequence[Any], tools: Tools = ()) -> tuple[Message, ...] | Drop:
@@ -144,7 +140,7 @@ def _read_parts(turn: Any) -> list[Message] | Drop:
         return message if isinstance(message, Drop) else [message]
     if isinstance(content, str):
         return [Message(role, strip_turn(content))]
-    parts = _split_content(content)
+    parts = split_content(content)
     if isinstance(parts, Drop):
         return parts
     if parts.calls or parts.reasoning:
@@ -157,14 +153,14 @@ def _read_parts(turn: Any) -> list[Message] | Drop:
 
 def _find_content(turn: Mapping[str, Any], more_fields: Sequence[str] = ()) -> Any:
     """The content of a turn: of several fields the first that is not empty."""
-    names = [name for name in (*_CONTENT_FIELDS, *more_fields) if turn.get(name) is not None]
+    names = [name for name in (*CONTENT_FIELDS, *more_fields) if turn.get(name) is not None]
     return next((turn[name] for name in names if turn[name]), turn[names[0]] if names else "")
 
 
 def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
     """Read a tool's turn; in ChatGLM3's form the same turn also holds the call, before its `observation`."""
-    name = next((str(turn[key]) for key in _NAME_FIELDS if isinstance(turn.get(key), str)), "")
-    call_id = next((str(turn[key]) for key in _RESULT_ID_FIELDS if isinstance(turn.get(key), str | int)), "")
+    name = next((str(turn[key]) for key in RESULT_NAME_FIELDS if isinstance(turn.get(key), str)), "")
+    call_id = next((str(turn[key]) for key in RESULT_ID_FIELDS if isinstance(turn.get(key), str | int)), "")
     if "observation" in turn and "parameters" in turn:
         calls = read_calls([{"name": name, "arguments": turn["parameters"]}])
         if isinstance(calls, Drop):
@@ -173,7 +169,7 @@ def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
         return [Message("assistant", "", calls), result]
     content = _find_content(turn, ("observation",))
     if isinstance(content, list) and content and all(isinstance(part, Mapping) and "type" in part for part in content):
-        parts = _split_content(content)
+        parts = split_content(content)
         if isinstance(parts, Drop):
             return parts
         if parts.results:
@@ -185,7 +181,7 @@ def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
 def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message | Drop:
     train = read_loss_flag(turn)
     is_call = name in CALL_ROLES and _is_call_object(content)
-    parts = _Content(calls=_as_list(content)) if is_call else _split_content(content)
+    parts = TurnContent(calls=as_list(content)) if is_call else split_content(content)
     if isinstance(train, Drop) or isinstance(parts, Drop):
         return train if isinstance(train, Drop) else parts  # type: ignore[return-value]
     if parts.results:
@@ -201,7 +197,7 @@ def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message
             reasoning = join_reasoning(found, reasoning)
     raw = parts.calls
     if turn.keys() & _ALL_CALL_FIELDS:
-        raw = [*raw, *(call for key in _CALL_FIELDS for call in _as_list(turn.get(key)))]
+        raw = [*raw, *(call for key in CALL_FIELDS for call in as_list(turn.get(key)))]
     if name in REASONING_ROLES:
         reasoning, text = join_reasoning(reasoning, strip_turn(text)), ""
     elif name in CALL_ROLES:
@@ -240,64 +236,6 @@ def _read_call_turn(turn: Mapping[str, Any], text: str) -> tuple[str, list[Any]]
     if isinstance(found, Drop) or found is None:
         return Drop("broken_tool_call", text[:80])
     return found.text, list(found.calls)
-
-
-@dataclass(slots=True)
-class _Content:
-    """The parts of a turn's content; a turn that is text alone has no lists of its own."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: Sequence[Any] = ()
-    results: Sequence[Message] = ()
-
-
-def _split_content(content: Any) -> _Content | Drop:
-    """Split the content of a turn, which may be a list of typed parts."""
-    if isinstance(content, str):
-        return _Content(content)
-    if not isinstance(content, list):
-        return Drop("not_text", type(content).__name__)
-    split = _Content()
-    for part in content:
-        kind = str(part.get("type") or "text") if isinstance(part, Mapping) else type(part).__name__
-        value = _part_value(part, kind) if isinstance(part, Mapping) else part
-        if kind in ("text", "str", "input_text", "output_text") and isinstance(value, str):
-            split.text += value
-        elif kind in REASONING_PARTS and (reasoning := read_reasoning(value)) is not None:
-            split.reasoning = join_reasoning(split.reasoning, reasoning)
-        elif kind in CALL_PARTS:
-            split.calls = [*split.calls, *_as_list(value)]
-        elif kind in RESULT_PARTS:
-            split.results = [*split.results, _read_result_part(part, value)]
-        elif kind in MEDIA_PARTS:
-            return Drop("media", kind)
-        else:
-            return Drop("not_text", kind[:80])
-    return split
-
-
-def _part_value(part: Mapping[str, Any], kind: str) -> Any:
-    """The value of a typed part: in `value`, in a field named like its type, in `text`; of a call, the part itself."""
-    for name in ("value", kind, "text", "content", *TURN_REASONING_FIELDS):
-        if part.get(name) is not None:
-            return part[name]
-    return part if kind in CALL_PARTS else None
-
-
-def _read_result_part(part: Mapping[str, Any], value: Any) -> Message:
-    if isinstance(value, list) and all(
-        isinstance(item, Mapping) and isinstance(item.get("text"), str) for item in value
-    ):
-        value = "".join(item["text"] for item in value)
-    call_id = next((str(part[key]) for key in _RESULT_ID_FIELDS if part.get(key)), "")
-    return Message("tool", strip_turn(to_text(value)), (), str(part.get("name") or ""), "", call_id)
-
-
-def _as_list(value: Any) -> list[Any]:
-    """A value as a list: empty for one of nothing but nulls, with which tables fill an object that is not there."""
-    items = value if isinstance(value, list) else [value] if value else []
-    return [item for item in items if not (isinstance(item, Mapping) and all(field is None for field in item.values()))]
 
 
 # --- what is inside the texts -----------------------------------------------------------------------------------------
@@ -400,84 +338,6 @@ def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
     if isinstance(finished, Drop):
         return finished
     return replace(chat, messages=mark_greeting(finished), tools=tools, unread=unread)
-
-
-# --- fields that are not carried --------------------------------------------------------------------------------------
-
-_ALWAYS_READ = frozenset((*ROLE_FIELDS, *_CONTENT_FIELDS))
-_TOOL_READ = frozenset((*_NAME_FIELDS, *_RESULT_ID_FIELDS, "observation", "parameters"))
-_FLAGS = frozenset((*LOSS_FIELDS, *MASK_FIELDS))
-_PART_FIELDS = (*_CONTENT_FIELDS, *_CALL_FIELDS)
-
-
-def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:
-    """Find the fields of turns that no message carries, as `turn.field`; empty ones do not count."""
-    unread: dict[str, None] = {}
-    for turn in turns:
-        if not isinstance(turn, Mapping):
-            continue
-        if len(turn) > 2 and (others := _find_other_texts(turn)):
-            unread |= dict.fromkeys(others)
-        rest = turn.keys() - _ALWAYS_READ
-        for key in _PART_FIELDS:
-            if isinstance(turn.get(key), list):
-                unread |= dict.fromkeys(f"turn.{key}.{name}" for name in _find_unread_part_fields(turn[key]))
-        if rest:
-            name = find_role_name(turn)
-            role = ROLE_NAMES.get(name)
-            for key in turn:
-                if key in rest and not _is_read(turn, key, name, role):
-                    unread[f"turn.{key}"] = None
-    return tuple(unread)
-
-
-_PART_READ = frozenset(
-    (
-        *("type", "id", "call_id", "tool_call_id", "tool_use_id", "name", "function", "api_name", "tool_name", "tool"),
-        *(*_CONTENT_FIELDS, *ARGUMENT_FIELDS, *REASONING_PARTS, *CALL_PARTS, *RESULT_PARTS, *TURN_REASONING_FIELDS),
-    )
-)
-
-
-def _find_unread_part_fields(parts: Sequence[Any]) -> Iterator[str]:
-    """Yield the fields of typed parts and of calls that no message carries."""
-    for part in parts:
-        if isinstance(part, Mapping):
-            yield from (str(name) for name in part if name not in _PART_READ and part[name] not in (None, "", [], {}))
-
-
-def _find_other_texts(turn: Mapping[str, Any]) -> list[str]:
-    """Find the second content or role of a turn that has several which differ, as `turn.field`."""
-    contents = [key for key in _CONTENT_FIELDS if turn.get(key)]
-    unread = [f"turn.{key}" for key in contents[1:] if turn[key] != turn[contents[0]]]
-    roles = [key for key in ROLE_FIELDS if turn.get(key)]
-    if len(roles) > 1:
-        role = ROLE_NAMES.get(str(turn[roles[0]]).strip().lower())
-        unread += [f"turn.{key}" for key in roles[1:] if ROLE_NAMES.get(str(turn[key]).strip().lower()) != role]
-    return unread
-
-
-def _is_read(turn: Mapping[str, Any], key: str, name: str, role: Role | None) -> bool:
-    value = turn[key]
-    if value in (None, "", [], {}):
-        return True
-    if key in _FLAGS:
-        return _is_read_flag(key, value, role)
-    if role == "assistant":
-        if name in CALL_ROLES and (key in ("id", "name") or key in ARGUMENT_FIELDS):
-            return True
-        if key in TURN_REASONING_FIELDS:
-            return read_reasoning(value) is not None
-        return key in _CALL_FIELDS or key == "metadata"
-    if role == "tool":
-        return key in _TOOL_READ
-    return role == "system" and key in ("tools", "functions")
-
-
-def _is_read_flag(key: str, value: Any, role: Role | None) -> bool:
-    """Whether a flag is obeyed: any of an answer; of other turns, which are never learned, one that says so."""
-    flag = read_loss_flag({key: value})
-    return flag is not None and (role == "assistant" or flag is False)
 
 
 def read_turn_tools(turns: Sequence[Any]) -> Tools | Drop:

@@ -11,7 +11,8 @@ from hanlin.data.formats.base import Format, find_unread_fields
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.content.labels import LABEL_FIELDS, find_label
 from hanlin.data.formats.content.tool_lists import Tools
-from hanlin.data.formats.turns import ParsedChat, find_unread_turn_fields, finish_chat, join_turns
+from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
+from hanlin.data.formats.turns import ParsedChat, finish_chat, join_turns
 from hanlin.data.ledger import Drop
 
 

@@ -14,7 +14,8 @@ from hanlin.data.formats.base import collect_meta, find_unread_fields
 from hanlin.data.formats.content.call_texts import parse_calls
 from hanlin.data.formats.content.calls import read_calls
 from hanlin.data.formats.content.tool_lists import read_tools
-from hanlin.data.formats.turns import ParsedChat, find_unread_turn_fields, join_turns
+from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
+from hanlin.data.formats.turns import ParsedChat, join_turns
 from hanlin.data.ledger import Drop
 
 _QUERY_FIELDS = ("query", "question", "instruction", "prompt", "input")

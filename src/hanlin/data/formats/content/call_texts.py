@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.base import strip_turn
-from hanlin.data.formats.content.calls import parse_data, read_arguments, read_calls
+from hanlin.data.formats.content.calls import parse_data, read_arguments, read_calls, scan_brackets
 from hanlin.data.ledger import Drop
 
 
@@ -140,7 +140,6 @@ def _parse_line_call(text: str) -> tuple[ToolCall, ...] | None:
 _NAME = re.compile(r"\s*([^\s()\[\]{}\"'`，。！？：；:;,=<>][^()\[\]{}\"'`，。！？：；:;=<>\n]{0,120}?)\s*\(")
 _KEYWORD = re.compile(r"\s*([^\s()\[\]{}\"',=]{1,80})\s*=(?!=)\s*")
 _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
-_OPEN, _CLOSE = "([{", ")]}"
 
 
 def parse_python_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[ToolCall, ...] | None:
@@ -175,7 +174,7 @@ def parse_python_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> tu
 
 def _parse_python_arguments(text: str, name: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     arguments: dict[str, Any] = {}
-    for number, part in enumerate(split_top_level(text)):
+    for number, part in enumerate(_split_top_level(text)):
         match = _KEYWORD.match(part)
         key = match[1] if match else _find_parameter(name, number, tools)
         raw = (part[match.end() :] if match else part).strip()
@@ -205,33 +204,14 @@ def _find_parameter(name: str, number: int, tools: Sequence[Mapping[str, Any]]) 
     return None
 
 
-def _scan(text: str, start: int) -> Iterator[tuple[int, str, int]]:
-    """Yield index, character and depth of brackets for every character outside of quotes."""
-    depth, quote, index = 0, "", start
-    while index < len(text):
-        char = text[index]
-        if quote:
-            if char == "\\":
-                index += 1
-            elif char == quote:
-                quote = ""
-        elif char in "\"'":
-            quote = char
-        else:
-            depth += char in _OPEN
-            depth -= char in _CLOSE
-            yield index, char, depth
-        index += 1
-
-
 def _find_close(text: str, start: int) -> int | None:
     """Index of the bracket that closes one before `start`."""
-    return next((index for index, _, depth in _scan(text, start) if depth < 0), None)
+    return next((index for index, _, depth in scan_brackets(text, start) if depth < 0), None)
 
 
-def split_top_level(text: str) -> list[str]:
+def _split_top_level(text: str) -> list[str]:
     """Split at the commas outside of brackets and quotes; blank parts are left out."""
-    ends = [index for index, char, depth in _scan(text, 0) if char == "," and depth == 0]
+    ends = [index for index, char, depth in scan_brackets(text, 0) if char == "," and depth == 0]
     parts = [text[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(text)], strict=True)]
     return [part for part in parts if part.strip()]
 

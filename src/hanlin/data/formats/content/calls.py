@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hanlin.core.records import ToolCall
@@ -38,6 +38,35 @@ def parse_data(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return None
     return json.loads(json.dumps(value)) if is_json(value) else None
+
+
+_OPEN, _CLOSE = "([{", ")]}"
+
+
+def scan_brackets(text: str, start: int) -> Iterator[tuple[int, str, int]]:
+    """Yield index, character and depth of brackets for every character outside of quotes.
+
+    A single quote after a letter or digit is an apostrophe and begins no quotes.
+
+    Args:
+        text: Calls, a list or an object.
+        start: Index of the first character; the depth is that after the character, 0 before the first.
+    """
+    depth, quote, index = 0, "", start
+    while index < len(text):
+        char = text[index]
+        if quote:
+            if char == "\\":
+                index += 1
+            elif char == quote:
+                quote = ""
+        elif char == '"' or (char == "'" and not (index > start and text[index - 1].isalnum())):
+            quote = char
+        else:
+            depth += char in _OPEN
+            depth -= char in _CLOSE
+            yield index, char, depth
+        index += 1
 
 
 def is_json(value: Any, depth: int = 50) -> bool:

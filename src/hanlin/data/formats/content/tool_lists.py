@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from hanlin.data.formats.content.calls import is_json, parse_data
+from hanlin.data.formats.content.calls import is_json, parse_data, scan_brackets
 from hanlin.data.ledger import Drop
 
 Tools = tuple[Mapping[str, Any], ...]
@@ -197,7 +197,7 @@ def _read_list_at(system: str, start: int) -> tuple[int, Tools]:
     tools: list[Mapping[str, Any]] = []
     position = start
     while position < len(system):
-        end = find_end(system, position)
+        end = _find_end(system, position)
         value = parse_data(system[position:end]) if end else None
         found = read_tools(value) if value is not None else ()
         if isinstance(found, Drop) or not found or not all(is_json(tool) and len(tool) > 1 for tool in found):
@@ -211,7 +211,7 @@ def _read_list_at(system: str, start: int) -> tuple[int, Tools]:
     return start, tuple(tools)
 
 
-def find_end(text: str, start: int) -> int:
+def _find_end(text: str, start: int) -> int:
     """Index after the bracket that closes the one at `start`, quotes respected; 0 if none does."""
     try:
         _, end = json.JSONDecoder().raw_decode(text, start)
@@ -219,24 +219,7 @@ def find_end(text: str, start: int) -> int:
         pass
     else:
         return end
-    depth, quote, index = 0, "", start
-    while index < len(text):
-        char = text[index]
-        if quote:
-            if char == "\\":
-                index += 1
-            elif char == quote:
-                quote = ""
-        elif char == '"' or (char == "'" and text[index - 1] in " {[(,:"):
-            quote = char
-        elif char in "[{":
-            depth += 1
-        elif char in "]}":
-            depth -= 1
-            if depth == 0:
-                return index + 1
-        index += 1
-    return 0
+    return next((index + 1 for index, char, depth in scan_brackets(text, start) if depth == 0 and char in "]}"), 0)
 
 
 def _drop_how_to_call(before: str, after: str) -> str:
