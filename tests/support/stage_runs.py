@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
 from hanlin.core.context import Inputs, StageContext
@@ -72,3 +77,21 @@ def run_stage(
     out.mkdir(parents=True, exist_ok=True)
     metrics = STAGES[kind][0].run(kind(sources=sources, **settings), inputs, out, job or StageContext())
     return Made(out, metrics)
+
+
+@contextmanager
+def stopped_at_write(monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[None]:
+    """Stop what runs inside with KeyboardInterrupt at its `moment`-th write of a file, from 1; it must get that far."""
+    replace, count = os.replace, 0
+
+    def stopping(source: Any, target: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -51,6 +51,11 @@ def tagged(*calls: Any) -> str:
     return "\n".join(f"<tool_call>\n{text_of(call)}\n</tool_call>" for call in calls)
 
 
+def call_trace(answer: dict[str, Any], role: str = "tool", count: int = 2) -> list[dict[str, Any]]:
+    """The question, an answer that calls, `count` results in turns of `role`, and the answer after them."""
+    return [USER, answer, *({"role": role, "content": result.text} for result in RESULTS[:count]), ANSWER]
+
+
 SHAPES: dict[str, list[dict[str, Any]]] = {
     "function_call turns": [
         HUMAN,
@@ -82,13 +87,9 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
         {"role": "tool", "content": "雨"},
         ANSWER,
     ],
-    "tool_calls as JSON text": [
-        USER,
-        {"role": "assistant", "content": "", "tool_calls": json.dumps([BEIJING, SHANGHAI])},
-        {"role": "tool", "content": "晴"},
-        {"role": "tool", "content": "雨"},
-        ANSWER,
-    ],
+    "tool_calls as JSON text": call_trace(
+        {"role": "assistant", "content": "", "tool_calls": json.dumps([BEIJING, SHANGHAI])}
+    ),
     "OpenAI with arguments as text": [
         USER,
         {
@@ -118,32 +119,24 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
         {"from": "human", "value": "<tool_response>\n晴\n</tool_response>\n<tool_response>\n雨\n</tool_response>"},
         GPT,
     ],
-    "Qwen3-Coder's markup": [
-        USER,
+    "Qwen3-Coder's markup": call_trace(
         {
             "role": "assistant",
             "content": "".join(
                 f"<tool_call>\n<function=get_weather>\n<parameter=city>\n{city}\n</parameter>\n</function>\n</tool_call>\n"
                 for city in ("北京", "上海")
             ),
-        },
-        {"role": "tool", "content": "晴"},
-        {"role": "tool", "content": "雨"},
-        ANSWER,
-    ],
-    "GLM's keys and values": [
-        USER,
+        }
+    ),
+    "GLM's keys and values": call_trace(
         {
             "role": "assistant",
             "content": "".join(
                 f"<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>{city}</arg_value>\n</tool_call>"
                 for city in ("北京", "上海")
             ),
-        },
-        {"role": "tool", "content": "晴"},
-        {"role": "tool", "content": "雨"},
-        ANSWER,
-    ],
+        }
+    ),
     "ToolACE": [
         {"from": "user", "value": ASK.text},
         {"from": "assistant", "value": "[get_weather(city=\"北京\"), get_weather(city='上海')]"},
@@ -151,20 +144,13 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
         {"from": "tool", "value": "雨"},
         {"from": "assistant", "value": TELL.text},
     ],
-    "JSON in the text before its results": [
-        USER,
+    "JSON in the text before its results": call_trace(
         {"role": "assistant", "content": f"```json\n{json.dumps([BEIJING, SHANGHAI], ensure_ascii=False)}\n```"},
-        {"role": "observation", "content": "晴"},
-        {"role": "observation", "content": "雨"},
-        ANSWER,
-    ],
-    "Mistral": [
-        USER,
-        {"role": "assistant", "content": f"[TOOL_CALLS] {json.dumps([BEIJING, SHANGHAI], ensure_ascii=False)}</s>"},
-        {"role": "tool", "content": "晴"},
-        {"role": "tool", "content": "雨"},
-        ANSWER,
-    ],
+        role="observation",
+    ),
+    "Mistral": call_trace(
+        {"role": "assistant", "content": f"[TOOL_CALLS] {json.dumps([BEIJING, SHANGHAI], ensure_ascii=False)}</s>"}
+    ),
     "typed parts of LLaMA-Factory": [
         {"role": "user", "content": [{"type": "text", "value": ASK.text}]},
         {
@@ -200,45 +186,31 @@ ONE_CALL: dict[str, list[dict[str, Any]]] = {
         {"role": "tool", "name": "get_weather", "parameters": {"city": "北京"}, "observation": "晴"},
         ANSWER,
     ],
-    "GLM-4: name and arguments on two lines": [
-        USER,
-        {"role": "assistant", "content": 'get_weather\n{"city": "北京"}'},
-        {"role": "observation", "content": "晴"},
-        ANSWER,
-    ],
-    "GLM-4: the name as metadata": [
-        USER,
-        {"role": "assistant", "metadata": "get_weather", "content": '{"city": "北京"}'},
-        {"role": "observation", "content": "晴"},
-        ANSWER,
-    ],
-    "Llama 3.1's JSON": [
-        USER,
+    "GLM-4: name and arguments on two lines": call_trace(
+        {"role": "assistant", "content": 'get_weather\n{"city": "北京"}'}, role="observation", count=1
+    ),
+    "GLM-4: the name as metadata": call_trace(
+        {"role": "assistant", "metadata": "get_weather", "content": '{"city": "北京"}'}, role="observation", count=1
+    ),
+    "Llama 3.1's JSON": call_trace(
         {
             "role": "assistant",
             "content": '<|python_tag|>{"name": "get_weather", "parameters": {"city": "北京"}}<|eom_id|>',
         },
-        {"role": "ipython", "content": "晴"},
-        ANSWER,
-    ],
-    "Llama 3.1's function tag": [
-        USER,
-        {"role": "assistant", "content": '<function=get_weather>{"city": "北京"}</function>'},
-        {"role": "ipython", "content": "晴"},
-        ANSWER,
-    ],
-    "OpenAI's function_call": [
-        USER,
+        role="ipython",
+        count=1,
+    ),
+    "Llama 3.1's function tag": call_trace(
+        {"role": "assistant", "content": '<function=get_weather>{"city": "北京"}</function>'}, role="ipython", count=1
+    ),
+    "OpenAI's function_call": call_trace(
         {"role": "assistant", "content": "", "function_call": {"name": "get_weather", "arguments": '{"city": "北京"}'}},
-        {"role": "function", "content": "晴"},
-        ANSWER,
-    ],
-    "api_name and parameters": [
-        USER,
-        {"role": "assistant", "content": '{"api_name": "get_weather", "parameters": {"city": "北京"}}'},
-        {"role": "tool", "content": "晴"},
-        ANSWER,
-    ],
+        role="function",
+        count=1,
+    ),
+    "api_name and parameters": call_trace(
+        {"role": "assistant", "content": '{"api_name": "get_weather", "parameters": {"city": "北京"}}'}, count=1
+    ),
 }
 
 

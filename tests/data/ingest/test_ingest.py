@@ -21,7 +21,7 @@ from hanlin.config.settings.data import Conversations, Corpus, Preferences
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.data.ingest import process_split, shards
-from stage_runs import Made, run_stage
+from stage_runs import Made, run_stage, stopped_at_write
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -190,19 +190,8 @@ def test_a_run_stopped_at_any_write_resumes_to_the_same_bytes(
     monkeypatch.setattr(process_split, "SHARD_ROWS", 12)
     paths = sources(put)
     whole = run(Corpus, *paths, validation_fraction=0.1).files()
-    replace, count = os.replace, 0
-
-    def stopping(source: Any, target: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == moment:
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run_stage(Corpus, paths, tmp_path / "again", validation_fraction=0.1)
+    with stopped_at_write(monkeypatch, moment):
+        run_stage(Corpus, paths, tmp_path / "again", validation_fraction=0.1)
     again = run_stage(Corpus, paths, tmp_path / "again", validation_fraction=0.1)
     assert {name: data for name, data in again.files().items() if not name.endswith(".writing")} == whole
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from hanlin.data.dedup.containment import contained_fraction
 from hanlin.data.dedup.lines import cut_lines, find_frequent_lines, unique_line_hashes
 from hanlin.data.ingest import process_split, splits
 from hanlin.data.stages import corpus
-from stage_runs import Made, run_stage
+from stage_runs import Made, run_stage, stopped_at_write
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -83,19 +82,8 @@ def test_a_run_stopped_at_any_write_resumes_to_the_same_bytes(
     monkeypatch.setattr(process_split, "SHARD_ROWS", 4)
     path = put("a.jsonl", pages())
     whole = run(Corpus, path, dedup=ON, validation_fraction=0.2).files()
-    replace, count = os.replace, 0
-
-    def stopping(source: Any, target: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == moment:
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run_stage(Corpus, [path], tmp_path / "again", dedup=ON, validation_fraction=0.2)
+    with stopped_at_write(monkeypatch, moment):
+        run_stage(Corpus, [path], tmp_path / "again", dedup=ON, validation_fraction=0.2)
     again = run_stage(Corpus, [path], tmp_path / "again", dedup=ON, validation_fraction=0.2).files()
     assert {name: data for name, data in again.items() if not name.endswith(".writing")} == whole
 
