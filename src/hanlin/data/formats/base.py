@@ -70,7 +70,7 @@ def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, 
             meta[str(name)] = value
         elif _is_text_list(value):
             meta[str(name)] = value[:_MAX_META_ITEMS]
-    if isinstance(row.get("meta"), Mapping):
+    if isinstance(row.get("meta"), dict):
         meta = collect_meta(row["meta"]) | _collect_nested_texts(row["meta"]) | meta
     return meta
 
@@ -89,7 +89,7 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
     for name, value in row.items():
         if name in used or value in ("", None, [], {}):
             continue
-        if name == "meta" and isinstance(value, Mapping):
+        if name == "meta" and isinstance(value, dict):
             nested = _collect_nested_texts(value)
             unread += [f"meta.{field}" for field in find_unread_fields(value) if field not in nested]
         elif not _is_short(value) and not (_is_text_list(value) and len(value) <= _MAX_META_ITEMS):
@@ -101,7 +101,7 @@ def _is_short(value: Any) -> bool:
     """Whether a value is short enough to go to `meta` as it is."""
     if isinstance(value, str):
         return len(value) <= _MAX_META_CHARS
-    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_text_list(value: Any) -> bool:
@@ -116,11 +116,14 @@ def _collect_nested_texts(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {
         str(name): dict(value)
         for name, value in meta.items()
-        if isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values())
+        if isinstance(value, dict) and value and all(isinstance(text, str) for text in value.values())
     }
 
 
 def strip_turn(text: str) -> str:
     """Strip the white space around a turn; the indent of a first line of code stays."""
-    text = text.rstrip().lstrip("\r\n")
+    text = text.rstrip()
+    if not text[:1].isspace():
+        return text
+    text = text.lstrip("\r\n")
     return text if text.startswith(("  ", "\t")) else text.lstrip()

@@ -57,17 +57,17 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
     """
     if isinstance(value, list):
         return value, ()
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
     for name in _TURN_LIST_FIELDS:
         if isinstance(value.get(name), list):
             return value[name], (name,)
     prompt = next((name for name in _PROMPT_LISTS if isinstance(value.get(name), list)), None)
-    if prompt is None or not value[prompt] or not isinstance(value[prompt][0], Mapping):
+    if prompt is None or not value[prompt] or not isinstance(value[prompt][0], dict):
         return None
     for name in _COMPLETIONS:
         answer = value.get(name)
-        if name != prompt and answer and isinstance(answer, list | str | Mapping):
+        if name != prompt and answer and isinstance(answer, list | str | dict):
             turns = answer if isinstance(answer, list) else [answer]
             roles = [{"role": "assistant", "content": turn} if isinstance(turn, str) else turn for turn in turns]
             return [*value[prompt], *roles], (prompt, name)
@@ -78,11 +78,11 @@ def _has_turn_keys(*keys: str) -> Callable[[Any], bool]:
     """Make a function that recognizes rows with turns that have one of these keys."""
 
     def recognize(value: Any) -> bool:
-        if isinstance(value, Mapping) and "chosen" in value:
+        if isinstance(value, dict) and "chosen" in value:
             return False
         found = _find_turn_list(value)
         first = found[0][0] if found and found[0] else None
-        return isinstance(first, Mapping) and any(key in first for key in keys)
+        return isinstance(first, dict) and any(key in first for key in keys)
 
     return recognize
 
@@ -97,7 +97,7 @@ def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
     if not turns:
         yield Drop("no_question")
         return
-    row = value if isinstance(value, Mapping) else {}
+    row = value if isinstance(value, dict) else {}
     messages, tools = join_turns(turns), read_turn_tools(turns)
     for part in (messages, tools):
         if isinstance(part, Drop):
@@ -153,7 +153,7 @@ def _add_row_reasoning(
 
 def _own_fields(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, ...]:
     """Fields that say where a row comes from, which the record says anew: its id, and a record's own source."""
-    is_record = isinstance(turns[0], Mapping) and "text" in turns[0] and "role" in turns[0]
+    is_record = isinstance(turns[0], dict) and "text" in turns[0] and "role" in turns[0]
     return ("id", "source") if is_record and isinstance(row.get("source"), str) else ("id",)
 
 
@@ -178,14 +178,14 @@ _PAIR_FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS, *TURN_REASONING_FIELDS, *S
 
 
 def _find_pair(turn: Any) -> tuple[str, str] | None:
-    if not isinstance(turn, Mapping) or "role" in turn or "from" in turn:
+    if not isinstance(turn, dict) or "role" in turn or "from" in turn:
         return None
     return next((pair for pair in _PAIRS if all(name in turn for name in pair)), None)
 
 
 def is_firefly(value: Any) -> bool:
     """Whether a row is a list of turns that hold a question and its answer each."""
-    if isinstance(value, Mapping) and "chosen" in value:
+    if isinstance(value, dict) and "chosen" in value:
         return False
     found = _find_turn_list(value)
     return bool(found and found[1] and found[0]) and _find_pair(found[0][0]) is not None  # type: ignore[index]
@@ -195,7 +195,7 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
     """Read Firefly's {system, conversation: [{human, assistant}]} and XTuner's {input, output, output_with_loss}."""
     found = _find_turn_list(value)
     pair = _find_pair(found[0][0]) if found and found[0] else None
-    if found is None or pair is None or not all(isinstance(turn, Mapping) for turn in found[0]):
+    if found is None or pair is None or not all(isinstance(turn, dict) for turn in found[0]):
         yield Drop("other_format")
         return
     messages: list[Message] = []
@@ -219,7 +219,7 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
         for key, content in turn.items():
             if key not in pair and key not in _PAIR_FIELDS and content not in (None, "", [], {}):
                 unread[f"turn.{key}"] = None
-    row = value if isinstance(value, Mapping) else {}
+    row = value if isinstance(value, dict) else {}
     placed, system_field = place_system(row, tuple(messages))
     used = (*found[1], system_field, find_row_tools(row)[0], "id")
     yield ParsedChat(

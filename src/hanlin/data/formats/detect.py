@@ -206,7 +206,7 @@ def _choose_format(
 
 def _describe_row(value: Any) -> str:
     """Describe a row's value for a message: its fields, or its type."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         names = join_list(list(map(str, value))[:12])
         return tr("the fields {names}", names=names)
     if isinstance(value, str):
@@ -242,7 +242,7 @@ def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
     value = _rename_keys(
         row.value, {field: source_field for field, source_field in fields.items() if field not in turns}
     )
-    if turns and isinstance(value, Mapping):
+    if turns and isinstance(value, dict):
         value = {name: _rename_turn_fields(content, turns) for name, content in value.items()}
     return Row(row.line, _rename_turn_fields(value, turns) if turns else value, row.raw)
 
@@ -253,7 +253,7 @@ def _rename_turn_fields(value: Any, fields: Mapping[str, str]) -> Any:
 
 def _rename_keys(value: Any, fields: Mapping[str, str]) -> Any:
     """Rename an object's fields to our names; another field that has one of our names already is left out."""
-    if not fields or not isinstance(value, Mapping):
+    if not fields or not isinstance(value, dict):
         return value
     renamed = set(fields.values()) | set(fields)
     unchanged = {name: content for name, content in value.items() if name not in renamed}

@@ -46,7 +46,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_document(value: Any) -> bool:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         name = _find_text_field(value)
         return name is not None and _join_body(value[name]) is not None
     return isinstance(value, str)
@@ -77,7 +77,7 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
     if isinstance(value, str):
         yield ParsedText(value, {})
         return
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield Drop("other_format", type(value).__name__)
         return
     name = _find_text_field(value)
@@ -99,7 +99,7 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
 def read_titled_document(value: Any) -> Iterator[ParsedText | Drop]:
     """Read as `read_document`, with the title above the text unless the text begins with it."""
     for parsed in read_document(value):
-        title = value.get("title") if isinstance(value, Mapping) else None
+        title = value.get("title") if isinstance(value, dict) else None
         if isinstance(parsed, ParsedText) and isinstance(title, str) and not parsed.text.lstrip().startswith(title):
             unread = tuple(name for name in parsed.unread if name != "title")
             parsed = replace(parsed, text=f"{title}\n{parsed.text}", unread=unread)
@@ -117,7 +117,7 @@ def _join_body(value: Any) -> str | None:
     """Join text, lines of text, or chapters with titles and texts into one text; None for anything else."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         name = _find_text_field(value)
         inner = None if name is None else _join_body(value[name])
         return None if inner is None else "\n".join([*_collect_heading(value), inner])

@@ -34,7 +34,7 @@ def find_history(row: Mapping[str, Any]) -> str:
         if row.get(name):
             return name
     context = row.get("context")
-    if not isinstance(context, list) or not context or not all(isinstance(turn, Mapping) for turn in context):
+    if not isinstance(context, list) or not context or not all(isinstance(turn, dict) for turn in context):
         return ""
     return "context" if _has_roles(context) else ""
 
@@ -45,13 +45,15 @@ def read_history(row: Mapping[str, Any]) -> tuple[Message, ...] | Drop:
     A table holds it as JSON or as Python writes lists.
     """
     name = find_history(row)
-    history = _parse_history(row.get(name))
+    if not name:
+        return ()
+    history = _parse_history(row[name])
     if history is None:
         return Drop("broken_history", str(row[name])[:80])
     if not history:
         return ()
     if isinstance(history, list):
-        if all(isinstance(turn, Mapping) for turn in history):
+        if all(isinstance(turn, dict) for turn in history):
             return _read_history_turns(history)
         if all(isinstance(text, str) for text in history) and len(history) % 2 == 0:
             return alternate_roles(history)
@@ -66,7 +68,7 @@ def find_unread_history_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Find the fields of the turns before a question that no message carries, as `history.field`."""
     name = find_history(row)
     history = _parse_history(row.get(name)) if name else None
-    if not isinstance(history, list) or not all(isinstance(turn, Mapping) for turn in history):
+    if not isinstance(history, list) or not all(isinstance(turn, dict) for turn in history):
         return ()
     if _has_roles(history):
         return tuple(field.replace("turn.", "history.", 1) for field in find_unread_turn_fields(history))

@@ -68,7 +68,7 @@ READING = mark("these are passages with questions about them, as in SQuAD")
 
 def describe_look_alike(row: Any) -> tuple[str, str] | None:
     """Describe a row that is no record: (what it is, the way out) in the user's language; None for any other row."""
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         return None
     if is_exam(row):
         hint = tr(
@@ -96,7 +96,7 @@ def _is_turns_to_ask(row: Mapping[str, Any]) -> bool:
 
 def is_exam(row: Any) -> bool:
     """Whether a row is a question with its choices: in fields, in a list, or in the columns of MMLU's tables."""
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         return False
     if is_numbered(row) and len(row) == 6:
         return row["6"] in ("A", "B", "C", "D")
@@ -105,7 +105,7 @@ def is_exam(row: Any) -> bool:
         return False
     if any(all(isinstance(names.get(name), str | int | float) for name in group) for group in _CHOICE_NAMES):
         return True
-    if isinstance(names.get("target_scores"), Mapping):
+    if isinstance(names.get("target_scores"), dict):
         return True
     lists = [_read_choices(names.get(name)) for name in _CHOICE_LISTS]
     choices = next((found for found in lists if found), None)
@@ -119,7 +119,7 @@ def _read_choices(value: Any) -> Any:
     """The choices of a question as a list or an object; a text has one on each line."""
     if isinstance(value, str):
         return [line.strip() for line in value.splitlines() if line.strip()]
-    return value if isinstance(value, list | Mapping) else None
+    return value if isinstance(value, list | dict) else None
 
 
 def _names_choice(answer: Any, choices: Any) -> bool:
@@ -134,17 +134,17 @@ def _names_choice(answer: Any, choices: Any) -> bool:
 def _is_reading(names: Mapping[str, Any]) -> bool:
     if isinstance(names.get("context"), str) and isinstance(names.get("question"), str):
         answers = names.get("answers")
-        return (isinstance(answers, Mapping) and "text" in answers) or _is_answer_spans(answers)
+        return (isinstance(answers, dict) and "text" in answers) or _is_answer_spans(answers)
     paragraphs = names.get("paragraphs", [names])
     first = paragraphs[0] if isinstance(paragraphs, list) and paragraphs else None
-    return isinstance(first, Mapping) and any(
-        isinstance(first.get(name), list) and first[name] and isinstance(first[name][0], Mapping)
+    return isinstance(first, dict) and any(
+        isinstance(first.get(name), list) and first[name] and isinstance(first[name][0], dict)
         for name in _QAS_FIELDS
     )  # fmt: skip
 
 
 def _is_answer_spans(answers: Any) -> bool:
-    return isinstance(answers, list) and bool(answers) and isinstance(answers[0], Mapping) and "text" in answers[0]
+    return isinstance(answers, list) and bool(answers) and isinstance(answers[0], dict) and "text" in answers[0]
 
 
 _CHAT_NAMES = frozenset((*QUESTION_FIELDS, *ANSWER_FIELDS, *_CHAT_FIELDS, "dialogue", "dialog", "turns", "history"))
@@ -152,7 +152,7 @@ _CHAT_NAMES = frozenset((*QUESTION_FIELDS, *ANSWER_FIELDS, *_CHAT_FIELDS, "dialo
 
 def guess_stage(rows: list[Any]) -> str:
     """Guess the stage that rows in no known format are for, by the names of their fields."""
-    names = {str(name).lower() for row in rows if isinstance(row, Mapping) for name in row}
+    names = {str(name).lower() for row in rows if isinstance(row, dict) for name in row}
     if names & PAIRED_FIELDS:
         return "preferences"
     if any(map(is_labeled_answer, rows)):
@@ -164,5 +164,5 @@ def guess_stage(rows: list[Any]) -> str:
 
 
 def _holds_objects(row: Any) -> bool:
-    values = row.values() if isinstance(row, Mapping) else [row]
-    return any(isinstance(value, list) and value and isinstance(value[0], Mapping) for value in values)
+    values = row.values() if isinstance(row, dict) else [row]
+    return any(isinstance(value, list) and value and isinstance(value[0], dict) for value in values)

@@ -95,13 +95,13 @@ class _Fields:
 
 def _first_answer(row: Mapping[str, Any], names: Sequence[str]) -> str:
     return next(
-        (name for name in names if isinstance(row.get(name), str | list | Mapping) and row[name] not in ([], {})), ""
+        (name for name in names if isinstance(row.get(name), str | list | dict) and row[name] not in ([], {})), ""
     )
 
 
 def _find_fields(row: Any) -> _Fields | None:
     """Find where prompt and answers are; None if the row is no pair."""
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         return None
     rejected = _first_answer(row, _REJECTED_FIELDS)
     if not rejected:
@@ -123,7 +123,7 @@ def _find_fields(row: Any) -> _Fields | None:
 
 
 def _is_turn_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
 
 
 def _has_own_prompt(answer: Any) -> bool:
@@ -137,7 +137,7 @@ def _has_own_prompt(answer: Any) -> bool:
 
 def _find_shape(row: Any) -> str:
     """The name of the format of a row; empty if it is no pair."""
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         return ""
     if isinstance(row.get("instruction"), str) and _find_ranked_output(row) is not None:
         return "paired_alpaca"
@@ -234,7 +234,7 @@ def _read_answer(value: Any, prompt: _Prompt) -> tuple[Message, ...] | Drop:
     if isinstance(value, str):
         tagged = _parse_tagged(value) if prompt.is_tagged or not prompt.turns else None
         return tagged or (Message("assistant", strip_turn(value)),)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         if not find_role_name(value):
             value = {"role": "assistant", **value}
         elif ROLE_NAMES.get(find_role_name(value)) != "assistant":
@@ -258,7 +258,7 @@ def read_pairs(value: Any) -> Iterator[ParsedPreference | Drop]:
     The prompt is a list of turns, a question with the turns before it in `history`, or the beginning of both answers.
     Without a chosen answer, the last turn of the list or the answer of the question is it.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield Drop("other_format")
         return
     ranked = _find_ranked_output(value) if isinstance(value.get("instruction"), str) else None
@@ -317,7 +317,7 @@ def _read_pair(
         return Drop("no_question")
     history = find_history(row)
     names = [name for name in dict.fromkeys(used) if name != history]
-    lists = [row[name] for name in names if isinstance(row.get(name), list | Mapping)]
+    lists = [row[name] for name in names if isinstance(row.get(name), list | dict)]
     turns_unread = find_unread_turn_fields(_flatten(lists)) if lists else ()
     if history in used:
         turns_unread += find_unread_history_fields(row)
@@ -353,12 +353,12 @@ def _flatten(values: Sequence[Any]) -> list[Any]:
     turns: list[Any] = []
     for value in values:
         turns += _flatten(value) if isinstance(value, list) else [value]
-    return [turn for turn in turns if isinstance(turn, Mapping)]
+    return [turn for turn in turns if isinstance(turn, dict)]
 
 
 def _own_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields that say where a row comes from, which the record says anew: its id, and a record's own source."""
-    is_record = isinstance(row.get("chosen"), Mapping) and "text" in row["chosen"]
+    is_record = isinstance(row.get("chosen"), dict) and "text" in row["chosen"]
     return ("id", "source") if is_record else ("id",)
 
 
@@ -373,14 +373,14 @@ def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _is_language_pair(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
+    return isinstance(value, dict) and all(
         find_field(value, names) for names in (_QUESTION_FIELDS, _ZH_ANSWER_FIELDS, _EN_ANSWER_FIELDS)
     )
 
 
 def read_language_pair(value: Any) -> Iterator[ParsedPreference | Drop]:
     """Read a question with a Chinese answer, which is chosen, and an English one, which is rejected."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield Drop("other_format")
         return
     question, chosen, rejected = (

@@ -25,10 +25,13 @@ _REASONED_ANSWER_FIELDS = (
 )
 SYSTEM_FIELDS = ("system", "system_prompt", "systemPrompt", "sys", "meta_instruction", "meta_prompt")
 """Fields of a row that hold its system text."""
+_SYSTEM_FIELDS = frozenset(SYSTEM_FIELDS)
 
 
 def find_system(row: Mapping[str, Any]) -> tuple[str, str]:
     """Find the system text of a row: the field and the text; ("", "") without any."""
+    if _SYSTEM_FIELDS.isdisjoint(row):
+        return "", ""
     for name in SYSTEM_FIELDS:
         value = row.get(name)
         if isinstance(value, list) and len(value) == 1:
@@ -46,7 +49,9 @@ def place_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple
         row's is carried as other fields are, or named.
     """
     field, system = find_system(row)
-    if messages and messages[0].role == "system" and system and messages[0].text not in ("", system):
+    if not system:
+        return messages, ""
+    if messages and messages[0].role == "system" and messages[0].text not in ("", system):
         return messages, ""
     return prepend_system(system, messages), field
 
@@ -93,7 +98,7 @@ def join_question(row: Mapping[str, Any], field: str, more_fields: Sequence[str]
 
 def _read_question_answer(
     row: Mapping[str, Any], question: str, answer: Any, used: Sequence[str], more_parts: Sequence[Message] = ()
-) -> Iterator[ParsedChat | Drop]:
+) -> ParsedChat | Drop:
     """Read a conversation of a question and its answer.
 
     Args:
@@ -105,30 +110,27 @@ def _read_question_answer(
     """
     history = read_history(row)
     if isinstance(history, Drop):
-        yield history
-        return
+        return history
     content = answer if isinstance(answer, list) else [answer]
+    if not question.strip():
+        return Drop("no_question")
+    if not content or not isinstance(content[0], str) or not content[0].strip():
+        return Drop("no_answer")
+    if not all(isinstance(text, str) for text in content):
+        return Drop("not_text")
+    messages = (*history, *more_parts, *alternate_roles([question, *content]))
     reasoning_field, reasoning = find_row_reasoning(row)
     if reasoning_field in used:
         reasoning_field, reasoning = "", ""
-    if not question.strip():
-        yield Drop("no_question")
-    elif not content or not isinstance(content[0], str) or not content[0].strip():
-        yield Drop("no_answer")
-    elif not all(isinstance(text, str) for text in content):
-        yield Drop("not_text")
-    else:
-        messages = (*history, *more_parts, *alternate_roles([question, *content]))
-        if reasoning and messages[-1].role == "assistant":
-            added = _add_reasoning(messages[-1], reasoning)
-            if isinstance(added, Drop):
-                yield added
-                return
-            messages = (*messages[:-1], added)
-        messages, system_field = place_system(row, messages)
-        used = (*used, find_history(row), system_field, reasoning_field, find_row_tools(row)[0], "id")
-        unread = (*find_unread_fields(row, used), *find_unread_history_fields(row))
-        yield ParsedChat(messages, (), collect_meta(row, used), unread)
+    if reasoning and messages[-1].role == "assistant":
+        added = _add_reasoning(messages[-1], reasoning)
+        if isinstance(added, Drop):
+            return added
+        messages = (*messages[:-1], added)
+    messages, system_field = place_system(row, messages)
+    used = (*used, find_history(row), system_field, reasoning_field, find_row_tools(row)[0], "id")
+    unread = (*find_unread_fields(row, used), *find_unread_history_fields(row))
+    return ParsedChat(messages, (), collect_meta(row, used), unread)
 
 
 def _add_reasoning(answer: Message, reasoning: str) -> Message | Drop:
@@ -144,7 +146,7 @@ ALPACA_ANSWER_FIELDS = ("output", "response", "answer", "completion")
 def is_alpaca(value: Any) -> bool:
     """Whether a row has an instruction and an answer to it."""
     return (
-        isinstance(value, Mapping)
+        isinstance(value, dict)
         and isinstance(value.get("instruction"), str)
         and any(isinstance(value.get(name), str | list) for name in ALPACA_ANSWER_FIELDS)
     )
@@ -152,7 +154,7 @@ def is_alpaca(value: Any) -> bool:
 
 def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
     """Read {instruction, input, output, history, system}; a list as output holds all turns after the question."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield Drop("other_format")
         return
     field = next((name for name in ALPACA_ANSWER_FIELDS if value.get(name)), "output")
@@ -162,10 +164,10 @@ def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
     turns = _parse_human_assistant_text(value, answer)
     if turns is None:
         question_text = join_question(value, "instruction", more_fields)
-        yield from _read_question_answer(value, question_text, answer, used)
+        yield _read_question_answer(value, question_text, answer, used)
     else:
         *before, question, answer_turn = turns
-        yield from _read_question_answer(value, question.text, answer_turn.text, used, before)
+        yield _read_question_answer(value, question.text, answer_turn.text, used, before)
 
 
 _BELLE_TURN = re.compile(r"(?:\A|\n)\s*(Human|Assistant)\s*[:：]")
@@ -190,7 +192,7 @@ def _parse_human_assistant_text(row: Mapping[str, Any], answer: Any) -> tuple[Me
 
 def is_prompt_response(value: Any) -> bool:
     """Whether a row has a question and an answer, or a question, reasoning and what follows from it."""
-    return isinstance(value, Mapping) and _find_question_answer(value) is not None
+    return isinstance(value, dict) and _find_question_answer(value) is not None
 
 
 def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -204,7 +206,7 @@ def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
     """Read a question and an answer under any of their usual names: prompt/response, input/target, ..."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield Drop("other_format")
         return
     fields = _find_question_answer(value)
@@ -214,26 +216,26 @@ def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
     field, answer = fields
     material = MATERIAL_FIELDS if field == "prompt" and answer != "input" else MATERIAL_FIELDS[1:]
     more_fields = _find_texts(value, material)
-    yield from _read_question_answer(
+    yield _read_question_answer(
         value, join_question(value, field, more_fields), value[answer], (field, answer, *more_fields)
     )
 
 
 def is_self_instruct(value: Any) -> bool:
     """Whether a row has an instruction and a list of instances."""
-    return isinstance(value, Mapping) and "instruction" in value and isinstance(value.get("instances"), list)
+    return isinstance(value, dict) and "instruction" in value and isinstance(value.get("instances"), list)
 
 
 def read_self_instruct(value: Any) -> Iterator[ParsedChat | Drop]:
     """Read {instruction, instances: [{input, output}]}: each instance is a conversation."""
-    instances = value.get("instances") if isinstance(value, Mapping) else None
+    instances = value.get("instances") if isinstance(value, dict) else None
     if not isinstance(instances, list):
         yield Drop("other_format")
         return
     if not instances:
         yield Drop("no_answer")
     for instance in instances:
-        if isinstance(instance, Mapping):
+        if isinstance(instance, dict):
             yield from read_alpaca({**value, "instances": "", **instance})
         else:
             yield Drop("other_format")
@@ -241,7 +243,7 @@ def read_self_instruct(value: Any) -> Iterator[ParsedChat | Drop]:
 
 def is_math(value: Any) -> bool:
     """Whether a row is a problem of Math23K."""
-    return isinstance(value, Mapping) and all(name in value for name in ("original_text", "equation", "ans"))
+    return isinstance(value, dict) and all(name in value for name in ("original_text", "equation", "ans"))
 
 
 def read_math(value: Any) -> Iterator[ParsedChat | Drop]:
@@ -250,6 +252,6 @@ def read_math(value: Any) -> Iterator[ParsedChat | Drop]:
         yield Drop("other_format")
         return
     answer = f"{value['equation']}\n答案：{value['ans']}" if str(value["ans"]).strip() else ""
-    yield from _read_question_answer(
+    yield _read_question_answer(
         value, str(value["original_text"]), answer, ("original_text", "segmented_text", "equation", "ans")
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from hanlin.core.records import Message
@@ -21,12 +21,12 @@ _OPEN_TAG = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant)\s*[:：]")
 
 def is_tagged(value: Any) -> bool:
     """Whether a row's `text` begins with the tag of a turn."""
-    return isinstance(value, Mapping) and isinstance(value.get("text"), str) and bool(_TAGGED.match(value["text"]))
+    return isinstance(value, dict) and isinstance(value.get("text"), str) and bool(_TAGGED.match(value["text"]))
 
 
 def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
     """Read one text of `<s>Human: ...</s><s>Assistant: ...</s>`, or of paragraphs that begin with `Human:` etc."""
-    text = value.get("text") if isinstance(value, Mapping) else None
+    text = value.get("text") if isinstance(value, dict) else None
     if not isinstance(text, str):
         yield Drop("no_text")
         return
@@ -71,7 +71,7 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
     """Find the list of texts: the row itself, a field of it, or its questions and answers in turn; and the fields."""
     texts: Any = value
     fields: tuple[str, ...] = ()
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         fields = tuple(name for name in _TEXT_LIST_FIELDS if isinstance(value.get(name), list))[:1]
         texts = value[fields[0]] if fields else None
         questions, answers = value.get("input"), value.get("output")
@@ -105,7 +105,7 @@ def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
     blanks = sum(text.count(" ") for text in texts)
     if blanks * 6 > sum(map(len, texts)):
         texts = [_BLANK_BESIDE_HAN.sub("", text) for text in texts]
-    row = value if isinstance(value, Mapping) else {}
+    row = value if isinstance(value, dict) else {}
     messages, system_field = place_system(row, alternate_roles(texts))
     used = ("id", *fields, system_field, find_row_tools(row)[0])
     yield ParsedChat(messages, (), collect_meta(row, used), find_unread_fields(row, used))

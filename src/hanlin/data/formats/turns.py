@@ -19,7 +19,7 @@ from hanlin.data.formats.content.call_texts import (
 )
 from hanlin.data.formats.content.calls import ARGUMENT_FIELDS, read_arguments, read_calls
 from hanlin.data.formats.content.loss_flags import read_loss_flag
-from hanlin.data.formats.content.media import MEDIA_FIELDS, check_media, find_media_field
+from hanlin.data.formats.content.media import check_media, find_media_field
 from hanlin.data.formats.content.parts import CONTENT_FIELDS, RESULT_ID_FIELDS, TurnContent, as_list, split_content
 from hanlin.data.formats.content.reasoning import (
     TURN_REASONING_FIELDS,
@@ -86,18 +86,18 @@ def join_turns(turns: Sequence[Any]) -> tuple[Message, ...] | Drop:
         if isinstance(parts, Drop):
             return parts
         for message in parts:
-            joined = _join(messages[-1], message) if messages else None
-            if joined is not None:
-                messages[-1] = joined
-            else:
+            joined = None
+            if message.role == "assistant" and messages and messages[-1].role == "assistant":
+                joined = _join(messages[-1], message)
+            if joined is None:
                 messages.append(message)
+            else:
+                messages[-1] = joined
     return tuple(messages)
 
 
 def _join(previous: Message, message: Message) -> Message | None:
     """The turn that two turns of the assistant in a row make; None if they are two turns."""
-    if not previous.role == message.role == "assistant":
-        return None
     is_only_reasoning = bool(previous.reasoning) and not previous.text.strip() and not previous.tool_calls
     if not message.tool_calls and not is_only_reasoning:
         return None
@@ -124,7 +124,7 @@ def read_turn(turn: Any) -> Message | Drop:
 
 def _read_parts(turn: Any) -> list[Message] | Drop:
     """Read the turns that one turn of the data holds: mostly one."""
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, dict):
         return Drop("other_format", f"a turn is a {type(turn).__name__}")
     name = find_role_name(turn)
     role = ROLE_NAMES.get(name)
@@ -132,8 +132,8 @@ def _read_parts(turn: Any) -> list[Message] | Drop:
         return Drop("unknown_role", name)
     if role == "tool":
         return _read_tool_turn(turn)
-    content = turn.get("content") or _find_content(turn)
-    if len(turn) > 2 and not turn.keys().isdisjoint(MEDIA_FIELDS) and (field := find_media_field(turn)):
+    content = turn.get("content") or turn.get("value") or _find_content(turn)
+    if len(turn) > 2 and (field := find_media_field(turn)):
         return Drop("media", field)
     if role == "assistant":
         message = _read_assistant(turn, name, content)
@@ -168,7 +168,7 @@ def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
         result = Message("tool", strip_turn(to_text(turn["observation"])), (), name)
         return [Message("assistant", "", calls), result]
     content = _find_content(turn, ("observation",))
-    if isinstance(content, list) and content and all(isinstance(part, Mapping) and "type" in part for part in content):
+    if isinstance(content, list) and content and all(isinstance(part, dict) and "type" in part for part in content):
         parts = split_content(content)
         if isinstance(parts, Drop):
             return parts
@@ -191,12 +191,12 @@ def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message
         return split
     reasoning, text = split
     reasoning = join_reasoning(parts.reasoning, reasoning) if parts.reasoning else reasoning
-    if turn.keys() & _REASONING_FIELDS:
+    if not _REASONING_FIELDS.isdisjoint(turn):
         in_fields = [found for key in TURN_REASONING_FIELDS if (found := read_reasoning(turn.get(key)))]
         for found in reversed(in_fields):
             reasoning = join_reasoning(found, reasoning)
     raw = parts.calls
-    if turn.keys() & _ALL_CALL_FIELDS:
+    if not _ALL_CALL_FIELDS.isdisjoint(turn):
         raw = [*raw, *(call for key in CALL_FIELDS for call in as_list(turn.get(key)))]
     if name in REASONING_ROLES:
         reasoning, text = join_reasoning(reasoning, strip_turn(text)), ""
@@ -219,7 +219,7 @@ def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message
 def _is_call_object(content: Any) -> bool:
     """Whether the content of a turn is a call as an object, or a list of them."""
     calls = content if isinstance(content, list) else [content]
-    return bool(calls) and all(isinstance(call, Mapping) and ("name" in call or "function" in call) for call in calls)
+    return bool(calls) and all(isinstance(call, dict) and ("name" in call or "function" in call) for call in calls)
 
 
 def _read_call_turn(turn: Mapping[str, Any], text: str) -> tuple[str, list[Any]] | Drop:
@@ -248,15 +248,16 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
         messages: The turns.
         tools: The tools that they may call.
     """
-    is_trace = any(message.role == "tool" for message in messages)
+    is_trace = "tool" in [message.role for message in messages]
     finished: list[Message] = []
     for index, message in enumerate(messages):
-        inline = split_inline_trace(message) if message.role == "assistant" else None
-        if isinstance(inline, Drop):
-            return inline
-        if inline is not None:
-            finished += inline
-        elif message.role == "assistant":
+        if message.role == "assistant":
+            inline = split_inline_trace(message)
+            if isinstance(inline, Drop):
+                return inline
+            if inline is not None:
+                finished += inline
+                continue
             following = messages[index + 1] if index + 1 < len(messages) else None
             has_result = following is not None and (following.role == "tool" or has_result_tags(following.text))
             answer = _read_answer(message, tools, has_result, is_trace)
@@ -319,7 +320,7 @@ def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
     """
     tools, unread = chat.tools, chat.unread
     messages = chat.messages
-    if isinstance(row, Mapping):
+    if isinstance(row, dict):
         name, value = find_row_tools(row)
         listed = read_tools(value) if name and not tools else ()
         if isinstance(listed, Drop):
@@ -337,12 +338,12 @@ def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
     finished = finish_turns(messages, tools)
     if isinstance(finished, Drop):
         return finished
-    return replace(chat, messages=mark_greeting(finished), tools=tools, unread=unread)
+    return ParsedChat(mark_greeting(finished), tools, chat.meta, unread)
 
 
 def read_turn_tools(turns: Sequence[Any]) -> Tools | Drop:
     """Read the tools beside the text of the first turn, where ChatGLM, GLM-4 and minimind write them."""
-    first = turns[0] if turns and isinstance(turns[0], Mapping) else {}
+    first = turns[0] if turns and isinstance(turns[0], dict) else {}
     return read_tools(first.get("tools") or first.get("functions") or "")
 
 
@@ -359,4 +360,4 @@ def prepend_system(system: Any, messages: tuple[Message, ...]) -> tuple[Message,
 def alternate_roles(texts: Sequence[str]) -> tuple[Message, ...]:
     """Make messages of alternating texts, the user first."""
     roles: tuple[Role, Role] = ("user", "assistant")
-    return tuple(Message(roles[index % 2], strip_turn(text)) for index, text in enumerate(texts))
+    return tuple([Message(roles[index % 2], strip_turn(text)) for index, text in enumerate(texts)])

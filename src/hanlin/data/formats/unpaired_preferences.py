@@ -43,8 +43,8 @@ def _read_labeled(
     """Read the conversation of a row without its label, and split it into prompt and labeled answer."""
     label = find_label(value)
     if label is None:
-        labels = [str(value[name])[:40] for name in LABEL_FIELDS if name in value] if isinstance(value, Mapping) else []
-        yield Drop("no_label", ", ".join(labels)) if isinstance(value, Mapping) else Drop("other_format")
+        labels = [str(value[name])[:40] for name in LABEL_FIELDS if name in value] if isinstance(value, dict) else []
+        yield Drop("no_label", ", ".join(labels)) if isinstance(value, dict) else Drop("other_format")
         return
     label_field, good = label
     for chat in read({name: content for name, content in value.items() if name != label_field}):
@@ -73,9 +73,9 @@ def _add_label(chat_format: Format[ParsedChat]) -> Format[ParsedUnpaired]:
 
 def _is_record(value: Any) -> bool:
     return (
-        isinstance(value, Mapping)
+        isinstance(value, dict)
         and isinstance(value.get("prompt"), list)
-        and isinstance(value.get("answer"), Mapping)
+        and isinstance(value.get("answer"), dict)
         and isinstance(value.get("good"), bool)
     )
 
@@ -91,12 +91,12 @@ def read_record(value: Any) -> Iterator[ParsedUnpaired | Drop]:
             return
         meta = row.get("meta")
         unread = (*find_unread_fields(row, used), *find_unread_turn_fields(turns))
-        yield finish_chat(row, ParsedChat(messages, (), meta if isinstance(meta, Mapping) else {}, unread))
+        yield finish_chat(row, ParsedChat(messages, (), meta if isinstance(meta, dict) else {}, unread))
 
     if _is_record(value):
         yield from _read_labeled(value, read_turn_fields)
     else:
-        yield Drop("no_label" if isinstance(value, Mapping) else "other_format")
+        yield Drop("no_label" if isinstance(value, dict) else "other_format")
 
 
 _CHAT_FORMATS_WITH_LABEL = ("sharegpt", "messages", "firefly", "alpaca", "prompt_response")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from hanlin.core.records import Message, Role
@@ -28,7 +28,7 @@ _FUNCTIONS = re.compile(r"\{\s*\"")
 
 def _find_text(value: Any) -> tuple[str, str, str] | None:
     """The field, the system text and the turns of a row."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
     for field in ("chat", "sample"):
         text = value.get(field)

@@ -26,8 +26,8 @@ _TOOL_LINE = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
 
 def is_moss(value: Any) -> bool:
     """Whether a row is in the format of MOSS: `chat` is an object, or `plain_text` holds the tag of a turn."""
-    return isinstance(value, Mapping) and (
-        isinstance(value.get("chat"), Mapping) or bool(_TAG.search(str(value.get("plain_text", ""))))
+    return isinstance(value, dict) and (
+        isinstance(value.get("chat"), dict) or bool(_TAG.search(str(value.get("plain_text", ""))))
     )
 
 
@@ -88,9 +88,9 @@ def _split_results(results: str, calls: tuple[ToolCall, ...]) -> list[Message]:
 
 def _split_turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
     """Yield the parts of each turn by name; None for a turn in another form."""
-    if isinstance(row.get("chat"), Mapping):
+    if isinstance(row.get("chat"), dict):
         for _, parts in sorted(row["chat"].items(), key=lambda item: _turn_index(item[0])):
-            if isinstance(parts, Mapping) and all(isinstance(text, str | None) for text in parts.values()):
+            if isinstance(parts, dict) and all(isinstance(text, str | None) for text in parts.values()):
                 yield {name: _strip_part(_TAG.sub("", text, count=1)) for name, text in parts.items() if text}
             else:
                 yield None

@@ -25,7 +25,7 @@ _TOOL_FIELDS = ("tools", "functions")
 
 def _find(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
     query = next((name for name in _QUERY_FIELDS if isinstance(row.get(name), str | list) and row[name]), None)
-    tools = next((name for name in _TOOL_FIELDS if isinstance(row.get(name), str | list | Mapping)), None)
+    tools = next((name for name in _TOOL_FIELDS if isinstance(row.get(name), str | list | dict)), None)
     calls = next((name for name in _CALL_FIELDS if _is_call_list(row.get(name))), None)
     return (query, calls, tools) if query and calls and tools else None
 
@@ -49,7 +49,7 @@ def _read_list(value: list[Any]) -> tuple[ToolCall, ...] | Drop:
 
 def is_xlam(value: Any) -> bool:
     """Whether a row has a query, tools and a list of calls."""
-    return isinstance(value, Mapping) and _find(value) is not None
+    return isinstance(value, dict) and _find(value) is not None
 
 
 def read_xlam(value: Any) -> Iterator[ParsedChat | Drop]:
@@ -57,9 +57,9 @@ def read_xlam(value: Any) -> Iterator[ParsedChat | Drop]:
 
     The query may be a list of turns, the last of which may begin the answer.
     """
-    fields = _find(value) if isinstance(value, Mapping) else None
+    fields = _find(value) if isinstance(value, dict) else None
     if fields is None:
-        yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
+        yield Drop("no_answer" if isinstance(value, dict) else "other_format")
         return
     query, calls_field, tools_field = fields
     raw = value[calls_field]

@@ -197,9 +197,9 @@ def _fix_literal(text: str) -> str:
 def _find_parameter(name: str, number: int, tools: Sequence[Mapping[str, Any]]) -> str | None:
     for tool in tools:
         parameters = tool.get("parameters")
-        if tool.get("name") == name and isinstance(parameters, Mapping):
+        if tool.get("name") == name and isinstance(parameters, dict):
             properties = parameters.get("properties")
-            names = list(properties) if isinstance(properties, Mapping) else []
+            names = list(properties) if isinstance(properties, dict) else []
             return str(names[number]) if number < len(names) else None
     return None
 

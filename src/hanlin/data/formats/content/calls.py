@@ -71,7 +71,7 @@ def scan_brackets(text: str, start: int) -> Iterator[tuple[int, str, int]]:
 
 def is_json(value: Any, depth: int = 50) -> bool:
     """Whether JSON can hold a value as it is."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return depth > 0 and all(isinstance(name, str) and is_json(item, depth - 1) for name, item in value.items())
     if isinstance(value, list | tuple):
         return depth > 0 and all(is_json(item, depth - 1) for item in value)
@@ -99,10 +99,10 @@ def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
 def _read_call(value: Any) -> ToolCall | None:
     if isinstance(value, str):
         value = parse_data(value)
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
     call_id = _read_id(value)
-    inner = next((value[name] for name in _WRAPPERS if isinstance(value.get(name), Mapping)), value)
+    inner = next((value[name] for name in _WRAPPERS if isinstance(value.get(name), dict)), value)
     name_field = next((name for name in _NAME_FIELDS if isinstance(inner.get(name), str) and inner[name].strip()), None)
     if name_field is None:
         return None
@@ -125,4 +125,4 @@ def read_arguments(value: Any) -> Mapping[str, Any] | None:
         value = parse_data(value.strip()) if value.strip() else {}
     if isinstance(value, list) and not value:
         return {}
-    return value if isinstance(value, Mapping) and is_json(value) else None
+    return value if isinstance(value, dict) and is_json(value) else None

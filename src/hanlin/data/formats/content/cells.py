@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from hanlin.data.formats.content.calls import parse_data
@@ -28,7 +27,7 @@ def decode_cells(value: Any) -> Any:
         {"messages": '[{"role": "user", "content": "你好"}]'} and {"messages": {"role": ["user"], "content": ["你好"]}}
         become {"messages": [{"role": "user", "content": "你好"}]}.
     """
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _LIST_FIELDS.isdisjoint(value):
         return value
     decoded = {}
     for name in value.keys() & _LIST_FIELDS:
@@ -44,10 +43,10 @@ def _decode(cell: Any) -> list[Any] | None:
         if not text.startswith("[") or not text.endswith("]"):
             return None
         cell = parse_data(text)
-        if isinstance(cell, list) and cell and all(isinstance(turn, Mapping) for turn in cell):
+        if isinstance(cell, list) and cell and all(isinstance(turn, dict) for turn in cell):
             return cell if any(key in cell[0] for key in _ROLE_KEYS) else None
         return None
-    if isinstance(cell, Mapping) and any(isinstance(cell.get(key), list) for key in ("role", "from")):
+    if isinstance(cell, dict) and any(isinstance(cell.get(key), list) for key in ("role", "from")):
         columns = [column for column in cell.values() if isinstance(column, list)]
         if len(columns) == len(cell) and len({len(column) for column in columns}) == 1:
             return [dict(zip(cell, turn, strict=True)) for turn in zip(*columns, strict=True)]

@@ -39,7 +39,7 @@ def find_label(row: Any) -> tuple[str, bool] | None:
 
     A label that is the answer itself, as in sets for classification, says nothing about it.
     """
-    if isinstance(row, Mapping):
+    if isinstance(row, dict):
         for name in LABEL_FIELDS:
             if name in row:
                 good = read_label(row[name])
@@ -55,7 +55,7 @@ def _is_answer(row: Mapping[str, Any], label: Any) -> bool:
 
 def is_labeled_answer(row: Any) -> bool:
     """Whether a row is one answer with a label, as for KTO."""
-    if not isinstance(row, Mapping) or _LABEL_NAMES.isdisjoint(row):
+    if not isinstance(row, dict) or _LABEL_NAMES.isdisjoint(row):
         return False
     if "chosen" in row or "rejected" in row:
         return False

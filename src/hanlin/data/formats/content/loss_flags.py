@@ -30,7 +30,7 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
     all, would be something else; so is a list of the characters that are learned. If fields contradict each other, the
     turn is not learned.
     """
-    if not turn.keys() & _FIELDS:
+    if _FIELDS.isdisjoint(turn):
         return None
     for name in _DETAIL_FIELDS:
         if turn.get(name):

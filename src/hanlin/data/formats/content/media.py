@@ -46,9 +46,11 @@ _ABOUT_MARKUP = re.compile(
 
 def find_media_field(row: Mapping[str, Any]) -> str | None:
     """Find a field of a row that holds a file other than text."""
+    if MEDIA_FIELDS.isdisjoint(row):
+        return None
     for name in row.keys() & MEDIA_FIELDS:
         value = row[name]
-        if value and isinstance(value, str | list | Mapping | bytes):
+        if value and isinstance(value, str | list | dict | bytes):
             return name
     return None
 
@@ -79,7 +81,7 @@ def check_media(row: Any, messages: Iterable[Message]) -> Drop | None:
     Returns:
         A Drop if the row has pictures, sound or video, or a turn a placeholder for one.
     """
-    field = find_media_field(row) if isinstance(row, Mapping) else None
+    field = find_media_field(row) if isinstance(row, dict) else None
     if field is not None:
         return Drop("media", field)
     for message in messages:

@@ -43,8 +43,8 @@ def split_content(content: Any) -> TurnContent | Drop:
         return Drop("not_text", type(content).__name__)
     split = TurnContent()
     for part in content:
-        kind = str(part.get("type") or "text") if isinstance(part, Mapping) else type(part).__name__
-        value = _part_value(part, kind) if isinstance(part, Mapping) else part
+        kind = str(part.get("type") or "text") if isinstance(part, dict) else type(part).__name__
+        value = _part_value(part, kind) if isinstance(part, dict) else part
         if kind in ("text", "str", "input_text", "output_text") and isinstance(value, str):
             split.text += value
         elif kind in REASONING_PARTS and (reasoning := read_reasoning(value)) is not None:
@@ -69,9 +69,7 @@ def _part_value(part: Mapping[str, Any], kind: str) -> Any:
 
 
 def _read_result_part(part: Mapping[str, Any], value: Any) -> Message:
-    if isinstance(value, list) and all(
-        isinstance(item, Mapping) and isinstance(item.get("text"), str) for item in value
-    ):
+    if isinstance(value, list) and all(isinstance(item, dict) and isinstance(item.get("text"), str) for item in value):
         value = "".join(item["text"] for item in value)
     call_id = next((str(part[key]) for key in RESULT_ID_FIELDS if part.get(key)), "")
     return Message("tool", strip_turn(to_text(value)), (), str(part.get("name") or ""), "", call_id)
@@ -80,7 +78,7 @@ def _read_result_part(part: Mapping[str, Any], value: Any) -> Message:
 def as_list(value: Any) -> list[Any]:
     """A value as a list: empty for one of nothing but nulls, with which tables fill an object that is not there."""
     items = value if isinstance(value, list) else [value] if value else []
-    return [item for item in items if not (isinstance(item, Mapping) and all(field is None for field in item.values()))]
+    return [item for item in items if not (isinstance(item, dict) and all(field is None for field in item.values()))]
 
 
 _PART_READ = frozenset(
@@ -94,5 +92,5 @@ _PART_READ = frozenset(
 def find_unread_part_fields(parts: Sequence[Any]) -> Iterator[str]:
     """Yield the fields of typed parts and of calls that no message carries."""
     for part in parts:
-        if isinstance(part, Mapping):
+        if isinstance(part, dict):
             yield from (str(name) for name in part if name not in _PART_READ and part[name] not in (None, "", [], {}))

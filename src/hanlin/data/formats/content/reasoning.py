@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from hanlin.data.formats.base import strip_turn
@@ -60,7 +59,7 @@ def read_reasoning(value: Any) -> str | None:
     """
     if value is None:
         return ""
-    if isinstance(value, list | Mapping):
+    if isinstance(value, list | dict):
         texts = [_find_text(item) for item in (value if isinstance(value, list) else [value])]
         value = _join_parts([text for text in texts if text]) if None not in texts else None
     if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
@@ -74,7 +73,7 @@ def read_reasoning(value: Any) -> str | None:
 
 def _find_text(item: Any) -> str | None:
     """The text of an item in a list of reasoning; empty for one without text, such as a signature."""
-    if isinstance(item, Mapping):
+    if isinstance(item, dict):
         fields = [name for name in ("text", "content", "value", "summary", "thinking") if item.get(name) is not None]
         return item[fields[0]] if fields and isinstance(item[fields[0]], str) else ""
     return item if isinstance(item, str) else None

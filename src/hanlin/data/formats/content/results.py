@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ def split_result_tags(message: Message) -> list[Message]:
 def _read_result(text: str, message: Message) -> Message:
     """The turn of one result, with name and id of its call if the result repeats them."""
     data = parse_data(text)
-    fields = data if isinstance(data, Mapping) else {}
+    fields = data if isinstance(data, dict) else {}
     name, call_id = fields.get("name"), fields.get("tool_call_id")
     return replace(
         message,
@@ -47,6 +47,8 @@ def order_results(messages: Sequence[Message]) -> tuple[Message, ...]:
     Results that cannot be told apart stay as they are. One result that lists those of all calls by name becomes one for
     each call.
     """
+    if not any(message.tool_calls for message in messages):
+        return tuple(messages)
     ordered: list[Message] = []
     index = 0
     while index < len(messages):
@@ -79,7 +81,7 @@ def _split_list(calls: Sequence[ToolCall], result: Message) -> Sequence[Message]
     data = parse_data(result.text.strip()) if result.text.lstrip()[:1] == "[" else None
     if not isinstance(data, list) or len(data) != len(calls):
         return [result]
-    names = [item.get("name") if isinstance(item, Mapping) else None for item in data]
+    names = [item.get("name") if isinstance(item, dict) else None for item in data]
     if names != [call.name for call in calls]:
         return [result]
     return [

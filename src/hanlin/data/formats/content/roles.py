@@ -62,7 +62,7 @@ def rename_roles(value: Any, roles: Mapping[str, str]) -> Any:
     """
     if not roles:
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         renamed = {name: _rename_turns(content, roles) for name, content in value.items()}
         return _rename_turn(renamed, roles)
     return _rename_turns(value, roles)
@@ -75,7 +75,7 @@ def _rename_turns(value: Any, roles: Mapping[str, str]) -> Any:
 
 
 def _rename_turn(turn: Any, roles: Mapping[str, str]) -> Any:
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, dict):
         return turn
     names = {
         field: roles[name] for field in ROLE_FIELDS if field in turn and (name := str(turn[field]).strip()) in roles

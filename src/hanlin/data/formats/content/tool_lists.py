@@ -31,7 +31,7 @@ def read_tools(raw: Any) -> Tools | Drop:
         raw = parse_data(raw.strip())
     if raw is None or raw == []:
         return () if raw == [] else Drop("broken_tools")
-    if isinstance(raw, Mapping) and not _NAME_FIELDS & raw.keys() and all(isinstance(v, Mapping) for v in raw.values()):
+    if isinstance(raw, dict) and not _NAME_FIELDS & raw.keys() and all(isinstance(v, dict) for v in raw.values()):
         raw = [{"name": name, **tool} for name, tool in raw.items()]
     tools = [_read_tool(tool) for tool in (raw if isinstance(raw, list) else [raw])]
     if not all(tool is not None for tool in tools):
@@ -41,11 +41,11 @@ def read_tools(raw: Any) -> Tools | Drop:
 
 def find_row_tools(row: Mapping[str, Any]) -> tuple[str, Any]:
     """Find the field of a row that lists tools, and its value; ("", "") without any."""
-    if not row.keys() & _TOOL_FIELDS:
+    if _TOOL_FIELDS.isdisjoint(row):
         return "", ""
     for name in TOOL_FIELDS:
         value = row.get(name)
-        if not value or not isinstance(value, str | list | Mapping):
+        if not value or not isinstance(value, str | list | dict):
             continue
         if name in ("tools", "functions") or not isinstance(read_tools(value), Drop):
             return name, value
@@ -55,9 +55,9 @@ def find_row_tools(row: Mapping[str, Any]) -> tuple[str, Any]:
 def _read_tool(tool: Any) -> Mapping[str, Any] | None:
     if isinstance(tool, str):
         tool = parse_data(tool.strip()) if tool.strip()[:1] == "{" else _read_described_tool(tool)
-    if not isinstance(tool, Mapping):
+    if not isinstance(tool, dict):
         return None
-    tool = tool["function"] if isinstance(tool.get("function"), Mapping) else tool
+    tool = tool["function"] if isinstance(tool.get("function"), dict) else tool
     name = next((tool[field] for field in ("name", "api_name", "tool_name") if isinstance(tool.get(field), str)), None)
     if name is None:
         return None
@@ -66,7 +66,7 @@ def _read_tool(tool: Any) -> Mapping[str, Any] | None:
     parameters = next((tool[field] for field in ("parameters", "arguments") if field in tool), None)
     if isinstance(parameters, str):
         parameters = parse_data(parameters.strip())
-    schema = (_build_schema(parameters) or _fix_types(parameters)) if isinstance(parameters, Mapping) else None
+    schema = (_build_schema(parameters) or _fix_types(parameters)) if isinstance(parameters, dict) else None
     return (
         tool
         if schema is None or schema == tool.get("parameters")
@@ -81,7 +81,7 @@ def _read_described_tool(text: str) -> dict[str, Any] | None:
     """Read ToolAlpaca's `name: description`, `Parameters: {...}` and `Output: ...`."""
     match = _DESCRIBED.match(text)
     parameters = parse_data(match[3]) if match else None
-    if match is None or not isinstance(parameters, Mapping):
+    if match is None or not isinstance(parameters, dict):
         return None
     description = "\n".join(part.strip() for part in (match[2], match[4] or "") if part.strip())
     return {"name": match[1], "description": description, "parameters": parameters}
@@ -95,9 +95,9 @@ _TYPES |= {"dict": "object", "object": "object", "tuple": "array", "set": "array
 
 def _build_schema(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     """The JSON schema of parameters listed as {name: description or {type, default, ...}}; None for a schema."""
-    if not parameters or (_SCHEMA_WORDS & set(parameters) and not isinstance(parameters.get("type"), Mapping)):
+    if not parameters or (_SCHEMA_WORDS & set(parameters) and not isinstance(parameters.get("type"), dict)):
         return None
-    if not all(isinstance(value, Mapping | str) for value in parameters.values()):
+    if not all(isinstance(value, dict | str) for value in parameters.values()):
         return None
     properties, required = {}, []
     for name, value in parameters.items():
@@ -116,7 +116,7 @@ def _fix_types(schema: Any, depth: int = 20) -> Any:
     """A schema with the types of JSON schema instead of Python's (`dict`, `str`), at every level."""
     if isinstance(schema, list):
         return [_fix_types(item, depth - 1) for item in schema] if depth else schema
-    if not isinstance(schema, Mapping) or not depth:
+    if not isinstance(schema, dict) or not depth:
         return schema
     kind = schema.get("type")
     fixed = {name: _fix_types(value, depth - 1) for name, value in schema.items()}

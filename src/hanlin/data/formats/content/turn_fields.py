@@ -20,27 +20,22 @@ RESULT_NAME_FIELDS = ("name", "tool_name")
 _ALWAYS_READ = frozenset((*ROLE_FIELDS, *CONTENT_FIELDS))
 _TOOL_READ = frozenset((*RESULT_NAME_FIELDS, *RESULT_ID_FIELDS, "observation", "parameters"))
 _FLAGS = frozenset((*LOSS_FIELDS, *MASK_FIELDS))
-_PART_FIELDS = (*CONTENT_FIELDS, *CALL_FIELDS)
+_PART_FIELDS = frozenset((*CONTENT_FIELDS, *CALL_FIELDS))
 
 
 def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:
     """Find the fields of turns that no message carries, as `turn.field`; empty ones do not count."""
     unread: dict[str, None] = {}
     for turn in turns:
-        if not isinstance(turn, Mapping):
+        if not isinstance(turn, dict):
             continue
         if len(turn) > 2 and (others := _find_other_texts(turn)):
             unread |= dict.fromkeys(others)
-        rest = turn.keys() - _ALWAYS_READ
-        for key in _PART_FIELDS:
-            if isinstance(turn.get(key), list):
-                unread |= dict.fromkeys(f"turn.{key}.{name}" for name in find_unread_part_fields(turn[key]))
-        if rest:
-            name = find_role_name(turn)
-            role = ROLE_NAMES.get(name)
-            for key in turn:
-                if key in rest and not _is_read(turn, key, name, role):
-                    unread[f"turn.{key}"] = None
+        for key, value in turn.items():
+            if isinstance(value, list) and key in _PART_FIELDS:
+                unread |= dict.fromkeys(f"turn.{key}.{name}" for name in find_unread_part_fields(value))
+            if key not in _ALWAYS_READ and not _is_read(turn, key):
+                unread[f"turn.{key}"] = None
     return tuple(unread)
 
 
@@ -55,10 +50,13 @@ def _find_other_texts(turn: Mapping[str, Any]) -> list[str]:
     return unread
 
 
-def _is_read(turn: Mapping[str, Any], key: str, name: str, role: Role | None) -> bool:
+def _is_read(turn: Mapping[str, Any], key: str) -> bool:
+    """Whether a message carries a field of a turn besides its role and content; an empty one has nothing to carry."""
     value = turn[key]
     if value in (None, "", [], {}):
         return True
+    name = find_role_name(turn)
+    role = ROLE_NAMES.get(name)
     if key in _FLAGS:
         return _is_read_flag(key, value, role)
     if role == "assistant":
