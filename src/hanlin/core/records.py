@@ -88,15 +88,18 @@ class Message:
         )
 
     def to_json(self) -> dict[str, Any]:
-        row = {
-            "role": self.role,
-            "text": self.text,
-            "reasoning": self.reasoning,
-            "tool_calls": [call.to_json() for call in self.tool_calls],
-            "name": self.name,
-            "tool_call_id": self.tool_call_id,
-        }
-        return {**_compact(row, keep=("text",)), **({} if self.train is None else {"train": self.train})}
+        row: dict[str, Any] = {"role": self.role, "text": self.text}
+        if self.reasoning:
+            row["reasoning"] = self.reasoning
+        if self.tool_calls:
+            row["tool_calls"] = [call.to_json() for call in self.tool_calls]
+        if self.name:
+            row["name"] = self.name
+        if self.tool_call_id:
+            row["tool_call_id"] = self.tool_call_id
+        if self.train is not None:
+            row["train"] = self.train
+        return row
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,16 +70,19 @@ def clean_turns(
     changed: list[str] = []
     for message in messages:
         texts = []
-        for text in (message.text, message.reasoning):
+        for text in (message.text, message.reasoning) if message.reasoning else (message.text,):
             cleaned = clean_text(text, rules) if text else ("", ())
             if isinstance(cleaned, Drop):
                 return cleaned
             cleaned_text, rule_names = cleaned
             converted = convert(cleaned_text) if message.role != "tool" else cleaned_text
-            changed += [*rule_names, "convert"] if converted != cleaned_text else rule_names
+            changed += rule_names
+            if converted != cleaned_text:
+                changed.append("convert")
             texts.append(converted)
-        is_same = texts == [message.text, message.reasoning]
-        cleaned_turns.append(message if is_same else replace(message, text=texts[0], reasoning=texts[1]))
+        reasoning = texts[1] if message.reasoning else ""
+        is_same = texts[0] == message.text and reasoning == message.reasoning
+        cleaned_turns.append(message if is_same else replace(message, text=texts[0], reasoning=reasoning))
     drop = judge_answers(cleaned_turns, answer_rules)
     return drop or (tuple(cleaned_turns), tuple(dict.fromkeys(changed)))
 

@@ -108,7 +108,8 @@ def _read_question_answer(
         used: Fields that do not go to `meta`.
         more_parts: Turns between the history and the question.
     """
-    history = read_history(row)
+    history_field = find_history(row)
+    history = read_history(row) if history_field else ()
     if isinstance(history, Drop):
         return history
     content = answer if isinstance(answer, list) else [answer]
@@ -128,8 +129,10 @@ def _read_question_answer(
             return added
         messages = (*messages[:-1], added)
     messages, system_field = place_system(row, messages)
-    used = (*used, find_history(row), system_field, reasoning_field, find_row_tools(row)[0], "id")
-    unread = (*find_unread_fields(row, used), *find_unread_history_fields(row))
+    used = (*used, history_field, system_field, reasoning_field, find_row_tools(row)[0], "id")
+    unread = find_unread_fields(row, used)
+    if history_field:
+        unread = (*unread, *find_unread_history_fields(row))
     return ParsedChat(messages, (), collect_meta(row, used), unread)
 
 

@@ -248,6 +248,8 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
         messages: The turns.
         tools: The tools that they may call.
     """
+    if not tools and not any(map(_may_hold_marks, messages)):
+        return tuple(messages)
     is_trace = "tool" in [message.role for message in messages]
     finished: list[Message] = []
     for index, message in enumerate(messages):
@@ -271,6 +273,12 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
         else:
             finished.append(message)
     return order_results(finished)
+
+
+def _may_hold_marks(message: Message) -> bool:
+    """Whether a turn may hold more than its text says: calls, a result, or marks around reasoning, calls or results."""
+    text = message.text
+    return message.role == "tool" or "<" in text or "[" in text or "◁" in text or bool(message.tool_calls)
 
 
 def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_trace: bool = False) -> Message | Drop:
