@@ -24,7 +24,7 @@ from hanlin.chat.packaged import (
 from hanlin.chat.reasoning import BEGIN_TAG, ReasoningForm
 from hanlin.chat.rendering.answer_spans import MarkedText
 from hanlin.chat.rendering.jinja import Markers, make_portable
-from hanlin.chat.rendering.loss_rules import LossRules, learned_answers, mask_answers
+from hanlin.chat.rendering.loss_rules import LossRules, learned_answers, learns_all_answers, mask_answers
 from hanlin.chat.rendering.refusal import TemplateRefusal
 from hanlin.chat.rendering.renderer import TemplateRenderer
 from hanlin.chat.rendering.special_tokens import MASK_BYTE, Span
@@ -258,10 +258,14 @@ class ChatTemplate:
             UserError: If the turns are out of order, or an answer would not learn to stop.
         """
         check_order(messages, False, where)
+        cacheable = not (tools or self.thinking_switches)
+        cached = self._renderer.cache.render_ids(messages) if cacheable else None
+        if cached is not None and learns_all_answers(messages, rules):
+            return [TokenizedExample(*cached)]
         learned = learned_answers(messages, rules)
         if not learned:
             return []
-        if not (tools or self.thinking_switches) and (cached := self._renderer.cache.render_ids(messages)) is not None:
+        if cached is not None:
             ids, loss_mask = cached
             answers = assistant_indices(messages)
             if len(learned) < len(answers):

@@ -33,6 +33,14 @@ def learned_answers(messages: Sequence[Message], rules: LossRules) -> list[int]:
     return [index for index, train in flags if (index in wanted if train is None else train)]
 
 
+def learns_all_answers(messages: Sequence[Message], rules: LossRules) -> bool:
+    """Whether every assistant's turn surely carries loss: nothing is marked, and no greeting comes first."""
+    first = messages[0] if messages[0].role != "system" else messages[1]
+    if rules.train_on != "all" or first.role != "user":
+        return False
+    return not any(message.train is not None for message in messages)
+
+
 def mask_answers(loss_mask: bytes, learned: Sequence[bool]) -> bytes:
     """Take the loss off some answers of an example, their end tokens included.
 

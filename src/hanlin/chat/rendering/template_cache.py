@@ -96,9 +96,15 @@ class TemplateCache:
         texts = []
         for message in messages:
             text = message.text
-            if _has_more_than_text(message) or not has_no_marker_chars(text) or self._special_tokens.may_occur_in(text):
-                return None
-            if text[:1].isspace() and message.role == "assistant":  # the prompt's last line end could join it
+            if (
+                message.tool_calls
+                or message.name
+                or message.reasoning
+                or message.tool_call_id
+                or not has_no_marker_chars(text)
+                or self._special_tokens.may_occur_in(text)
+                or (message.role == "assistant" and text[:1].isspace())  # the prompt's last line end could join it
+            ):
                 return None
             texts.append(text)
         if sum(map(len, texts)) * MAX_SEGMENTS > MAX_CHARACTERS:
