@@ -68,7 +68,12 @@ class LlamaCppBackend:
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | str:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
         assert self._connection is not None
-        self._connection.request("POST", path, json.dumps(body).encode("ascii"), headers)
+        data = json.dumps(body).encode("ascii")
+        try:
+            self._connection.request("POST", path, data, headers)
+        except ConnectionError:  # the server closes a connection that nothing came through for seconds
+            self._connection.close()
+            self._connection.request("POST", path, data, headers)
         answer = self._connection.getresponse()
         text = answer.read().decode("utf-8")
         if answer.status == 200:
