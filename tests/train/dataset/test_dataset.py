@@ -22,7 +22,7 @@ from hanlin.core.records import Document
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset import encoded as encoded_module
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
-from hanlin.train.dataset.encoded import EncodedRecord, encode_records
+from hanlin.train.dataset.encoded import EncodedRecord, EncodedRecords, encode_records
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.dataset.sampler import Sampler
 from training_data import CPU, conversation, document, many, preference
@@ -125,36 +125,41 @@ def test_a_pair_s_prompt_is_read_once_and_answered_twice(encoded: Callable, temp
     assert one.position_ids[0][one.target_positions].tolist() == two.position_ids[0][two.target_positions].tolist()
 
 
-def killed_once(
-    tokenizer: Tokenizer, after: int
-) -> tuple[Callable[[Sequence[Document]], list[EncodedRecord]], list[str]]:
-    """An encoder that is interrupted once, when it has seen so many documents; and the ids of those that it encoded."""
-    seen: list[str] = []
-    due = [KeyboardInterrupt]
+class KilledEncoding:
+    """An encoding of documents that is interrupted once, when so many of them were encoded.
 
-    def encode(batch: Sequence[Document]) -> list[EncodedRecord]:
-        if len(seen) == after and due:
-            raise due.pop()
-        seen.extend(row.id for row in batch)
-        return list(encode_documents(batch, tokenizer))
+    Attributes:
+        seen: The ids of the documents that were encoded, before and after.
+    """
 
-    return encode, seen
+    def __init__(self, tokenizer: Tokenizer, total: int, after: int, folder: Path) -> None:
+        self.documents = many(document, total)
+        self.arguments: dict[str, Any] = {"width": 1, "progress": Progress(quiet=True), "total": total}
+        self.seen: list[str] = []
+        due = [KeyboardInterrupt]
+
+        def encode(batch: Sequence[Document]) -> list[EncodedRecord]:
+            if len(self.seen) == after and due:
+                raise due.pop()
+            self.seen.extend(row.id for row in batch)
+            return list(encode_documents(batch, tokenizer))
+
+        self._encode = encode
+        with pytest.raises(KeyboardInterrupt):
+            self.encode_into(folder)
+
+    def encode_into(self, folder: Path, processes: int = 1) -> EncodedRecords:
+        return encode_records(self.documents, self._encode, folder=folder, processes=processes, **self.arguments)
 
 
 def test_a_killed_encoding_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 4)
-    documents = many(document, 10)
-    encode, seen = killed_once(tokenizer, 8)
-    arguments: dict[str, Any] = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
-    with pytest.raises(KeyboardInterrupt):
-        encode_records(documents, encode, **arguments)
-    store = encode_records(documents, encode, **arguments)
-    assert seen == [row.id for row in documents]
-    whole = encode_records(
-        documents, lambda batch: encode_documents(batch, tokenizer), **{**arguments, "folder": tmp_path / "again"}
-    )
+    killed = KilledEncoding(tokenizer, 10, 8, tmp_path / "rows")
+    store = killed.encode_into(tmp_path / "rows")
+    assert killed.seen == [row.id for row in killed.documents]
+    whole = killed.encode_into(tmp_path / "again")
     assert store.ids.tolist() == whole.ids.tolist() and store.starts.tolist() == whole.starts.tolist()
 
 
@@ -162,14 +167,9 @@ def test_what_a_killed_encoding_left_in_shards_of_another_size_is_not_mistaken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 2)
-    documents = many(document, 26)
-    killed, _ = killed_once(tokenizer, 12)
-    arguments: dict[str, Any] = {"width": 1, "progress": Progress(quiet=True), "total": 26}
-    with pytest.raises(KeyboardInterrupt):
-        encode_records(documents, killed, folder=tmp_path / "killed", **arguments)
+    killed = KilledEncoding(tokenizer, 26, 12, tmp_path / "killed")
     for folder in ("killed", "whole"):
-        encode = lambda batch: encode_documents(batch, tokenizer)  # noqa: E731
-        encode_records(documents, encode, folder=tmp_path / folder, processes=3, **arguments)
+        killed.encode_into(tmp_path / folder, processes=3)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hanlin.chat.rendering.answer_spans import (
@@ -90,6 +90,10 @@ def assistant_indices(messages: Sequence[Message]) -> list[int]:
     return [index for index, message in enumerate(messages) if message.role == "assistant"]
 
 
+RenderStart = Callable[[int, bool], str]
+"""Renders the first so many turns of a conversation; the second argument is whether as a prompt."""
+
+
 def _one_text(
     renderer: TemplateRenderer,
     messages: Sequence[Message],
@@ -99,17 +103,20 @@ def _one_text(
 ) -> MarkedText:
     """One text of all turns with markers around every answer. Raises _RewritesTurns if the template rewrites turns."""
     marked = renderer.render_text(messages, tools, False, where)
-    if not renderer.template.has_generation_blocks:
-        return _derive_markers(renderer, marked, messages, tools, where)
-    return marked if is_trusted else _check_markers(renderer, marked, messages, tools, where)
+    if is_trusted and renderer.template.has_generation_blocks:
+        return marked
+
+    def render_start(count: int, prompt: bool) -> str:
+        return renderer.render_text(messages[:count], tools, prompt, where, marked.markers).text
+
+    answers = assistant_indices(messages)
+    if renderer.template.has_generation_blocks:
+        return _check_markers(renderer, marked, answers, render_start, where)
+    return _derive_markers(renderer, marked, answers, render_start)
 
 
 def _derive_markers(
-    renderer: TemplateRenderer,
-    full: MarkedText,
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]],
-    where: str | None,
+    renderer: TemplateRenderer, full: MarkedText, answers: Sequence[int], render_start: RenderStart
 ) -> MarkedText:
     """Derive the markers that a template without `{% generation %}` lacks, and check them on this conversation.
 
@@ -118,10 +125,10 @@ def _derive_markers(
     """
     text, markers = full
     spans: list[tuple[int, int]] = []
-    for index in assistant_indices(messages):
-        before = renderer.render_text(messages[:index], tools, True, where, markers).text
-        last = index == len(messages) - 1  # then what stands up to its end is the whole
-        after = text if last else renderer.render_text(messages[: index + 1], tools, False, where, markers).text
+    for index in answers:
+        before = render_start(index, True)
+        last = index == answers[-1]  # then what stands up to its end is the whole
+        after = text if last else render_start(index + 1, False)
         if not (text.startswith(after) and after.startswith(before) and len(before) < len(after)):
             raise _RewritesTurns
         if not last and begins_with_line_end(after, len(before)):
@@ -135,8 +142,8 @@ def _derive_markers(
 def _check_markers(
     renderer: TemplateRenderer,
     full: MarkedText,
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]],
+    answers: Sequence[int],
+    render_start: RenderStart,
     where: str | None,
 ) -> MarkedText:
     """Check a template's own markers: one stretch for each answer, which begins where the prompt for it ends.
@@ -144,7 +151,6 @@ def _check_markers(
     Returns the text with stretches that end with their stop token: what some templates mark behind it is no answer.
     """
     text, markers = full
-    answers = assistant_indices(messages)
     starts = [found.end() for found in re.finditer(markers.start, text)]
     if len(starts) != len(answers):
         raise UserError(
@@ -158,8 +164,9 @@ def _check_markers(
             tr("put {% generation %} around what every assistant turn writes"),
         )
     for index, start in zip(answers, starts, strict=True):
-        before = renderer.render_text(messages[:index], tools, True, where, markers).text
-        if before != text[: start - 1] or (index < answers[-1] and begins_with_line_end(text, start)):
+        if render_start(index, True) != text[: start - 1] or (
+            index < answers[-1] and begins_with_line_end(text, start)
+        ):
             raise _RewritesTurns
     for start in reversed(starts):
         end = max(renderer.special_token_ends(text[: text.index(markers.end, start)], start), default=-1)
