@@ -34,11 +34,16 @@ def learned_answers(messages: Sequence[Message], rules: LossRules) -> list[int]:
 
 
 def learns_all_answers(messages: Sequence[Message], rules: LossRules) -> bool:
-    """Whether every assistant's turn surely carries loss: nothing is marked, and no greeting comes first."""
-    first = messages[0] if messages[0].role != "system" else messages[1]
-    if rules.train_on != "all" or first.role != "user":
+    """Whether every assistant's turn surely carries loss: no turn is marked, and no greeting comes first.
+
+    False says nothing: `learned_answers` does.
+    """
+    if rules.train_on != "all":
         return False
-    return not any(message.train is not None for message in messages)
+    for message in messages:
+        if message.train is not None:
+            return False
+    return messages[messages[0].role == "system"].role == "user"
 
 
 def mask_answers(loss_mask: bytes, learned: Sequence[bool]) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
+from hanlin.chat.rendering.answer_spans import begins_with_line_end
 from hanlin.chat.rendering.jinja import DEFAULT_MARKERS, MAX_CHARACTERS, JinjaTemplate, has_no_marker_chars
 from hanlin.chat.rendering.special_tokens import MASK_BYTE, Span, SpecialTokens
 from hanlin.chat.rendering.symbolic import (
@@ -103,7 +104,6 @@ class TemplateCache:
                 or message.tool_call_id
                 or not has_no_marker_chars(text)
                 or self._special_tokens.may_occur_in(text)
-                or (message.role == "assistant" and text[:1].isspace())  # the prompt's last line end could join it
             ):
                 return None
             texts.append(text)
@@ -121,6 +121,8 @@ class TemplateCache:
                 continue
             text = fill(span.segments, texts)
             if not text:  # then what stands around it is cut otherwise
+                return None
+            if span.loss_mask == MASK_BYTE[True] and begins_with_line_end(text, 0):
                 return None
             encoded = self._tokenizer.encode(text, continuation=span.continuation)
             ids += encoded
