@@ -10,7 +10,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,13 +68,7 @@ class LlamaCppBackend:
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | str:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
         assert self._connection is not None
-        data = json.dumps(body).encode("ascii")
-        try:
-            self._connection.request("POST", path, data, headers)
-        except ConnectionError:  # the server closes a connection that nothing came through for seconds
-            self._connection.close()
-            self._connection.request("POST", path, data, headers)
-        answer = self._connection.getresponse()
+        answer = post(self._connection, path, json.dumps(body).encode("ascii"), headers)
         text = answer.read().decode("utf-8")
         if answer.status == 200:
             return dict(json.loads(text))
@@ -88,3 +82,21 @@ class LlamaCppBackend:
             self._connection.close()
         self._process.kill()
         self._process.communicate()
+
+
+def post(
+    connection: http.client.HTTPConnection, path: str, data: bytes, headers: Mapping[str, str]
+) -> http.client.HTTPResponse:
+    """Send a request on an open connection, once more on a new one if the server had closed it: servers close one that
+    nothing came through for seconds. Only for requests that change nothing.
+
+    Raises:
+        ConnectionError: The server does not answer on a new connection either.
+    """
+    try:
+        connection.request("POST", path, data, dict(headers))
+        return connection.getresponse()
+    except ConnectionError:  # seen when the body is sent, or only when the answer is read
+        connection.close()
+        connection.request("POST", path, data, dict(headers))
+        return connection.getresponse()
