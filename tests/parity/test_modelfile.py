@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,13 @@ def calling(result: str, **arguments: Any) -> list[Message]:
     return [Message("user", "天气？"), call, Message("tool", result, name="weather")]
 
 
+WITH_TOOLS = ["llama3.1", "llama3.2", "hermes", "qwen3"]
+
+
 @needs_go
+@pytest.mark.parametrize("name", WITH_TOOLS)
 def test_tools_calls_and_results_are_written_as_in_training(
-    find_template: Callable[[str], ChatTemplate], tmp_path: Path
+    name: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
     calls: list[dict[str, Any]] = [
         {},
@@ -190,8 +195,67 @@ def test_tools_calls_and_results_are_written_as_in_training(
     rows += [(calling(result, city="x"), [WEATHER]) for result in RESULTS]
     rows += [(calling("ok", **arguments), [CLOCK]) for arguments in calls]
     rows += [([*calling("1"), Message("tool", "2"), Message("assistant", "好"), Message("user", "?")], [CLOCK])]
+    rows += [(several_calls(text), [WEATHER, CLOCK]) for text in ("", "我查一下。", " \n", "\n 两步 \n\n")]
+    rows += [(turns("hi"), [{"name": "bare"}])]
     prompts = [ChatPrompt(tuple(messages), tuple(tools)) for messages, tools in rows]
-    assert_same_ids(find_template("llama3.1"), tmp_path, prompts)
+    assert_same_ids(find_template(name), tmp_path, prompts)
+
+
+def several_calls(text: str, reasoning: str = "") -> list[Message]:
+    """A question with two calls at once beside a text, and their results."""
+    calls = (ToolCall("weather", {"city": "上海", "sure": False}, "a"), ToolCall("clock", {}, "b"))
+    asked = [Message("user", "现在几点？天气如何？"), Message("assistant", text, calls, reasoning=reasoning)]
+    results = [Message("tool", "晴", name="weather", tool_call_id="a"), Message("tool", "8:00", name="clock")]
+    return [*asked, *results]
+
+
+# ------------------------------------------------------------------------------------------- reasoning
+
+THOUGHTS = ["先看天气。", "\n 想\n\n再想 \n", "\u3000"]
+
+
+@needs_go
+@pytest.mark.parametrize("past_reasoning", ["template", "keep"])
+@pytest.mark.parametrize("name", [*WITH_TOOLS, "deepseek_r1"])
+def test_reasoning_is_written_as_in_training(
+    name: str, past_reasoning: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
+) -> None:
+    template = find_template(name).with_past_reasoning(past_reasoning)
+    question, answer = turns("一", "二")
+    answered = [question, replace(answer, reasoning="旧的想法")]
+    rows = [[*answered, *turns("三", "四", "五")]]
+    if name in WITH_TOOLS:
+        rows += [[*answered, *several_calls(text, thought)] for text in ("", "\n我查一下。") for thought in THOUGHTS]
+    tools = (WEATHER, CLOCK) if name in WITH_TOOLS else ()
+    prompts = [ChatPrompt(tuple(messages), tools) for messages in rows]
+    texts = [template.tokenizer.decode(template.render(one.messages, tools, prompt=True).ids, False) for one in prompts]
+    assert all(("旧的想法" in text) == (past_reasoning == "keep") for text in texts)
+    assert_same_ids(template, tmp_path, prompts)
+
+
+@needs_go
+@pytest.mark.parametrize("name", ["qwen3", "deepseek_r1"])
+def test_thinking_is_switched_as_in_training(
+    name: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
+) -> None:
+    template, messages = find_template(name), tuple(turns("你好", "好", "再见"))
+    switches = (None, True, False)
+    ids = backend_of(template, tmp_path).render_prompts([ChatPrompt(messages, thinking=on) for on in switches])
+    assert ids == [template.render(messages, prompt=True, thinking=on).ids for on in switches]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_earlier_reasoning_that_a_go_form_cannot_keep_is_refused(
+    find_template: Callable[[str], ChatTemplate], tmp_path: Path
+) -> None:
+    template = find_template("chatml").with_past_reasoning("keep")
+    with pytest.raises(UserError, match="has no place for the reasoning of earlier answers"):
+        write_modelfile(tmp_path / "Modelfile", "model.gguf", template)
+    assert not (tmp_path / "Modelfile").exists()
+
+
+def test_every_packaged_template_has_a_go_form() -> None:
+    assert go_template_names() == tuple(packaged_names())
 
 
 def reordered(tool: Mapping[str, Any], **properties: Any) -> dict[str, Any]:

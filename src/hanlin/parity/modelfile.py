@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from hanlin.chat.packaged import packaged_names, read_packaged_template
+from hanlin.chat.packaged import packaged_names, read_packaged_template, without_keep_setting
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import write_text
@@ -139,9 +139,11 @@ def write_modelfile(
 def go_template(template: ChatTemplate) -> str:
     """The Go form of a packaged chat template, with the begin and end tokens of its tokenizer.
 
-    Raises UserError if the template is not a packaged one that has a Go form: Jinja in general has none.
+    Raises UserError if the template is not a packaged one that has a Go form (Jinja in general has none), or if it keeps
+    the reasoning of earlier answers and its Go form cannot.
     """
-    name = find_packaged_name(template.source)
+    source = without_keep_setting(template.source)
+    name = find_packaged_name(source)
     if name is None or name not in go_template_names():
         raise UserError(
             tr("no Go template is known for this chat template"),
@@ -152,8 +154,18 @@ def go_template(template: ChatTemplate) -> str:
             ),
         )
     body = _go_source(name)
-    helpers = [_go_source(helper) for helper, mark in _HELPERS.items() if mark in body]
-    return "\n".join([_opening(template.tokenizer), *helpers, body])
+    keeps_past = source != template.source and template.reasoning_form.keeps_past
+    if keeps_past and "$keep" not in body:
+        raise UserError(
+            tr("the Go form of the chat template {name} has no place for the reasoning of earlier answers", name=name),
+            template.origin,
+            tr("train without `past_reasoning: keep`, or serve it with Hanlin, vLLM or llama.cpp"),
+        )
+    helpers: list[str] = []
+    for helper, mark in _HELPERS.items():
+        if any(mark in text for text in (body, *helpers)):
+            helpers.append(_go_source(helper))
+    return "\n".join([_opening(template.tokenizer, keeps_past), *helpers, body])
 
 
 def go_template_names() -> tuple[str, ...]:
@@ -169,7 +181,14 @@ def find_packaged_name(source: str) -> str | None:
     return next((name for name in packaged_names() if read_packaged_template(name) == source), None)
 
 
-_HELPERS = {"_json": 'template "quoted"', "_trim": 'template "trim"'}
+_HELPERS = {
+    "_tool": 'template "tool"',
+    "_tool_in_lines": 'template "tool in lines"',
+    "_json": 'template "quoted"',
+    "_trim_lines": 'template "trim lines"',
+    "_trim": 'template "trim"',
+}
+"""Go templates that others call, each before those that it calls itself, and what tells that it is called."""
 
 
 def _go_source(name: str) -> str:
@@ -177,14 +196,16 @@ def _go_source(name: str) -> str:
     return (resources.files("hanlin.parity") / "go_templates" / f"{name}.gotmpl").read_text(encoding="utf-8").rstrip()
 
 
-def _opening(tokenizer: Tokenizer) -> str:
-    """What the Go templates ask of the tokenizer. `$begin` opens the prompt: Ollama sets the begin token itself where
-    GGUF says so (and then a written one would be the second); `$again` opens later turns.
+def _opening(tokenizer: Tokenizer, keeps_past: bool) -> str:
+    """What the Go templates ask of the model. `$begin` opens the prompt: Ollama sets the begin token itself where GGUF
+    says so (and then a written one would be the second); `$again` opens later turns. `$keep`: the reasoning of earlier
+    answers stays.
     """
     begin, end = (str(tokenizer.config.get(name) or "") for name in ("bos_token", "eos_token"))
     first = "" if tokenizer.adds_bos else begin
     values = {"begin": first, "again": begin, "eos": end}
-    return "{{- " + " }}{{ ".join(f"${name} := {_go_text(value)}" for name, value in values.items()) + " }}"
+    texts = "".join(f"${name} := {_go_text(value)} }}}}{{{{ " for name, value in values.items())
+    return f"{{{{- {texts}$keep := {str(keeps_past).lower()} }}}}"
 
 
 def _go_text(text: str) -> str:

@@ -24,6 +24,7 @@ type request struct {
 type conversation struct {
 	Messages []message `json:"messages"`
 	Tools    tools     `json:"tools"`
+	Think    *bool     `json:"think"` // nil: the client does not say
 }
 
 type reply struct {
@@ -321,7 +322,8 @@ func (c *chat) prompt(input conversation) (string, error) {
 	var out bytes.Buffer
 	system, turns := joined(input.Messages)
 	values := func(more map[string]any) map[string]any {
-		more["Think"], more["ThinkLevel"], more["IsThinkSet"] = false, "", false
+		more["Think"] = input.Think != nil && *input.Think
+		more["ThinkLevel"], more["IsThinkSet"] = "", input.Think != nil
 		return more
 	}
 	if c.messages {

@@ -69,7 +69,12 @@ class OllamaBackend:
 
     def _rendered(self, batch: Sequence[ChatPrompt]) -> list[dict[str, Any]]:
         rows = [
-            {"messages": self._messages(prompt.messages), "tools": to_template_tools(prompt.tools)} for prompt in batch
+            {
+                "messages": self._messages(prompt.messages),
+                "tools": to_template_tools(prompt.tools),
+                "think": prompt.thinking,
+            }
+            for prompt in batch
         ]
         reply = _render({"template": self._template, "inputs": rows})
         if reply.get("refused"):
