@@ -7,10 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from hanlin.chat.rendering.loss_rules import LossRules
+from hanlin.chat.rendering.refusal import TemplateRefusal
 from hanlin.chat.rendering.special_tokens import MASK_BYTE
 from hanlin.chat.template import ChatTemplate, TokenizedExample
-from hanlin.core.records import Message
+from hanlin.core.records import Conversation, Message, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
+
+ChatRecord = Conversation | Preference | UnpairedPreference
+"""The records that a chat template renders."""
+CHAT_RECORDS: dict[str, type[ChatRecord]] = {kind.kind: kind for kind in (Conversation, Preference, UnpairedPreference)}
+"""Their classes by the names of their kinds."""
 
 
 def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[TokenizedExample]:
@@ -51,6 +57,43 @@ def render_answer(
         TemplateRefusal: The template has no form for the turns.
         UserError: As `ChatTemplate.render` does, with the record's id.
     """
-    messages = (*(replace(turn, train=False) for turn in turns), replace(answer, train=True))
-    (rendered,) = template.render_examples(messages, tools, record_id, rules)
+    (rendered,) = template.render_examples(_with_one_answer(turns, answer), tools, record_id, rules)
     return rendered
+
+
+def training_turns(record: ChatRecord) -> list[tuple[str, Sequence[Message]]]:
+    """The turns that each part of a record is learned from, by its name: `chosen` and `rejected` of a preference pair,
+    `good` or `bad` of a labeled answer, and the whole conversation (an empty name) otherwise.
+    """
+    if isinstance(record, Conversation):
+        return [("", drop_reasoning(record.messages) if turns_thinking_off(record) else record.messages)]
+    if isinstance(record, Preference):
+        answers = {"chosen": record.chosen, "rejected": record.rejected}
+    else:
+        answers = {"good" if record.good else "bad": record.answer}
+    return [(part, _with_one_answer(record.prompt, answer)) for part, answer in answers.items()]
+
+
+def turns_thinking_off(record: Conversation) -> bool:
+    """Whether the row itself says that its answers are learned without their reasoning (`enable_thinking` false)."""
+    return record.meta.get("enable_thinking", True) is False
+
+
+def drop_reasoning(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The same turns without their reasoning."""
+    return tuple(replace(message, reasoning="") if message.reasoning else message for message in messages)
+
+
+def find_refusal(record: ChatRecord, template: ChatTemplate) -> TemplateRefusal | None:
+    """Why a chat template has no form for a record; None if it has one. Nothing is encoded."""
+    try:
+        for _, turns in training_turns(record):
+            template.check(turns, record.tools, record.source or record.id)
+    except TemplateRefusal as refusal:
+        return refusal
+    return None
+
+
+def _with_one_answer(turns: Sequence[Message], answer: Message) -> tuple[Message, ...]:
+    """A prompt and its answer, which alone carries loss."""
+    return (*(replace(turn, train=False) for turn in turns), replace(answer, train=True))

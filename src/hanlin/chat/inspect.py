@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.chat.examples import render_answer, render_documents
+from hanlin.chat.examples import render_documents, training_turns
 from hanlin.chat.reasoning import spells_tags
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
@@ -103,19 +103,13 @@ def view_record(
         parts = [("", rendered)]
     else:
         assert template is not None
-        if isinstance(record, Conversation):
-            examples = template.render_examples(record.messages, record.tools, record.id)
-            if not examples:
-                raise UserError(tr("no answer of it is learned"), record.id)
-            parts = [("", example) for example in examples]
-        else:
-            answers = {"chosen": record.chosen, "rejected": record.rejected} if isinstance(record, Preference) else {}
-            if isinstance(record, UnpairedPreference):
-                answers = {"good" if record.good else "bad": record.answer}
-            parts = [
-                (part, render_answer(record.prompt, answer, template, record.id, record.tools))
-                for part, answer in answers.items()
-            ]
+        parts = [
+            (part, example)
+            for part, turns in training_turns(record)
+            for example in template.render_examples(turns, record.tools, record.id)
+        ]
+        if not parts:
+            raise UserError(tr("no answer of it is learned"), record.id)
     for part, rendered in parts:
         yield ExampleView(record.id, part, view_tokens(tokenizer, rendered.ids, rendered.loss_mask))
 

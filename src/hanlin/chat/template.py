@@ -271,8 +271,25 @@ class ChatTemplate:
             if len(learned) < len(answers):
                 loss_mask = mask_answers(loss_mask, [index in learned for index in answers])
             return [TokenizedExample(ids, loss_mask)]
-        marked = training_texts(self._renderer, messages, tools, where, learned, rules, self._is_packaged)
+        marked = self._training_texts(messages, tools, where, learned, rules)
         return [self._encode(text, True, where) for text in marked]
+
+    def check(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        where: str | None = None,
+        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+    ) -> None:
+        """Raise what `render_examples` raises for the turns, without encoding their text.
+
+        Raises:
+            TemplateRefusal: If the template has no form for the turns.
+            UserError: If the turns are out of order.
+        """
+        check_order(messages, False, where)
+        if learned := learned_answers(messages, rules):
+            self._training_texts(messages, tools, where, learned, rules)
 
     def render_batch(
         self,
@@ -308,13 +325,21 @@ class ChatTemplate:
             while waiting:
                 yield from self._join_batch(*waiting.popleft())
 
+    def _training_texts(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        where: str | None,
+        learned: Sequence[int],
+        rules: LossRules,
+    ) -> list[MarkedText]:
+        return training_texts(self._renderer, messages, tools, where, learned, rules, self._is_packaged)
+
     def _draft(self, messages: Sequence[Message], name: str, rules: LossRules) -> _Draft:
         check_order(messages, False, name)
         learned = learned_answers(messages, rules)
         try:
-            texts = (
-                training_texts(self._renderer, messages, (), name, learned, rules, self._is_packaged) if learned else []
-            )
+            texts = self._training_texts(messages, (), name, learned, rules) if learned else []
         except TemplateRefusal as refusal:
             return refusal, name
         return [list(self._renderer.special_tokens.split(*text)) for text in texts], name

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.examples import render_answer
+from hanlin.chat.examples import CHAT_RECORDS, training_turns
 from hanlin.chat.template import ChatTemplate
-from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
+from hanlin.core.records import Document
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 TokenCounter = Callable[[Sequence[Mapping[str, Any]]], list[int]]
@@ -35,16 +35,14 @@ def make_token_counter(records: str, folder: Path, template_name: str = "") -> T
         ChatTemplate.from_packaged(template_name, tokenizer) if template_name else ChatTemplate.load(folder, tokenizer)
     )
 
-    def answered(record: Preference | UnpairedPreference, answer: Message) -> int:
-        return len(render_answer(record.prompt, answer, template, record.id, record.tools).ids)
+    record_type = CHAT_RECORDS[records]
 
     def count(row: Mapping[str, Any]) -> int:
-        if records == "conversations":
-            return sum(len(example.ids) for example in template.render_conversation(Conversation.from_json(row)))
-        if records == "preferences":
-            pair = Preference.from_json(row)
-            return sum(answered(pair, answer) for answer in (pair.chosen, pair.rejected))
-        judged = UnpairedPreference.from_json(row)
-        return answered(judged, judged.answer)
+        record = record_type.from_json(row)
+        return sum(
+            len(example.ids)
+            for _, turns in training_turns(record)
+            for example in template.render_examples(turns, record.tools, record.id)
+        )
 
     return lambda rows: [count(row) for row in rows]

@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hanlin.chat.packaged import packaged_special_tokens
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.tokenizer.file_names import GENERATION_FILE, TEMPLATE_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.tokenizer.train import train_byte_level_bpe
 
 
 def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: Path) -> None:
@@ -29,6 +31,17 @@ def find_template(tokenizer: Tokenizer) -> ChatTemplate | None:
     if (tokenizer.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template"):
         return ChatTemplate.load(tokenizer.folder, tokenizer).to_portable()
     return None
+
+
+def template_without_model(name: str) -> ChatTemplate:
+    """A packaged template, or a Jinja file, over bytes and the special tokens that it writes: for what it makes of
+    turns, not for the ids of a model.
+
+    Raises:
+        UserError: There is no such template or file, or it is not Jinja.
+    """
+    special = packaged_special_tokens(name)
+    return ChatTemplate.from_packaged(name, train_byte_level_bpe([], 512 + len(special), special, Path()))
 
 
 def special_token_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, Any]:

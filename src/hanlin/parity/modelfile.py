@@ -139,8 +139,8 @@ def write_modelfile(
 def go_template(template: ChatTemplate) -> str:
     """The Go form of a packaged chat template, with the begin and end tokens of its tokenizer.
 
-    Raises UserError if the template is not a packaged one that has a Go form (Jinja in general has none), or if it keeps
-    the reasoning of earlier answers and its Go form cannot.
+    Raises UserError if the template is not a packaged one that has a Go form (Jinja in general has none), or if it
+    keeps the reasoning of earlier answers and its Go form cannot.
     """
     source = without_keep_setting(template.source)
     name = find_packaged_name(source)

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import format_samples
+from hanlin.chat.tokenizer_files import template_without_model
 from hanlin.cli.main import app
+from hanlin.core.errors import UserError
 from hanlin.data.report.inspect import inspect
 
 Put = Callable[[str, Any], Path]
@@ -88,3 +90,71 @@ def test_fields_are_named_on_the_command_line(put: Put, tmp_path: Path) -> None:
         *("--field", "prompt=问题", "--field", "response=回复", "--json"),
     )
     assert code == 0 and json.loads(said)[0]["kept"] == 1
+
+
+# ------------------------------------------------------------------------------------------- with a chat template
+
+TOOLS = [{"type": "function", "function": {"name": "now", "description": "", "parameters": {}}}]
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "now", "arguments": {}}}]}
+
+
+def asked(*answers: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "几点？"}, *answers], **more}
+
+
+@pytest.fixture
+def chats(put: Put) -> str:
+    """A plain chat, one with reasoning, and two that call a tool."""
+    answer, thought = {"role": "assistant", "content": "八点。"}, {"reasoning_content": "看表。"}
+    calling = [asked(CALL, {"role": "tool", "content": f"{hour}:00"}, answer, tools=TOOLS) for hour in (8, 9)]
+    return str(put("chats.jsonl", [asked(answer), asked({**answer, **thought}), *calling]))
+
+
+def test_inspect_counts_the_records_that_a_chat_template_has_no_form_for(chats: str) -> None:
+    (row,) = inspect([chats], template=template_without_model("chatml"))
+    assert list(row["refused"]) == ["template_lacks_tools"] and row["refused"]["template_lacks_tools"]["count"] == 2
+    assert "chats.jsonl:3" in row["refused"]["template_lacks_tools"]["first"]
+    (row,) = inspect([chats], template=template_without_model("qwen3"))
+    assert row["refused"] == {} and row["kept"] == 4
+    assert "refused" not in next(iter(inspect([chats])))
+
+
+def test_a_template_that_reads_no_reasoning_refuses_it_unless_the_row_turns_thinking_off(
+    chats: str, put: Put, tmp_path: Path
+) -> None:
+    file = tmp_path / "bare.jinja"
+    text = "{% if '<think>' in m.content %}{{ '' }}{% else %}{{ m.content }}{% endif %}"
+    file.write_text("{% for m in messages %}<|im_start|>{{ m.role }}\n" + text + "<|im_end|>\n{% endfor %}", "utf-8")
+    (row,) = inspect([chats], {"limit": 2}, template_without_model(str(file)))
+    assert {reason: refused["count"] for reason, refused in row["refused"].items()} == {"template_lacks_reasoning": 1}
+    thinking = {"role": "assistant", "content": "八点。", "reasoning_content": "看表。"}
+    off = str(put("off.jsonl", [asked(thinking, enable_thinking=False)]))
+    (row,) = inspect([off], template=template_without_model(str(file)))
+    assert row["refused"] == {} and row["kept"] == 1
+
+
+def test_both_answers_of_a_pair_are_tried(put: Put) -> None:
+    pair = {
+        "chosen": asked({"role": "assistant", "content": "八点。"})["messages"],
+        "rejected": asked(CALL)["messages"],
+    }
+    (row,) = inspect([str(put("pairs.jsonl", [{**pair, "tools": TOOLS}]))], template=template_without_model("chatml"))
+    assert row["stage"] == "preferences" and row["refused"]["template_lacks_tools"]["count"] == row["kept"] == 1
+
+
+def test_the_command_says_what_a_template_refuses(chats: str, tiny_tokenizer: Path, tmp_path: Path) -> None:
+    code, said = run("inspect", chats, "--template", "chatml")
+    assert code == 0 and "refused 2  template_lacks_tools: the chat template has no form for tools" in said
+    assert "the first: " in said
+    code, said = run("inspect", chats, "--template", "qwen3")
+    assert code == 0 and "the chat template has a form for every record" in said
+    code, said = run("inspect", chats, "--model", str(tiny_tokenizer), "--json")
+    assert code == 0 and "refused" in json.loads(said)[0]
+    code, with_both = run("inspect", chats, "--model", str(tiny_tokenizer), "--template", "llama3.1", "--json")
+    assert code == 0 and json.loads(with_both)[0]["refused"] == {}
+
+
+@pytest.mark.parametrize("option", [("--template", "chatlm"), ("--model", "no/such/folder")])
+def test_a_template_that_is_not_there_is_said(chats: str, option: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match=option[1]):
+        run("inspect", chats, *option)

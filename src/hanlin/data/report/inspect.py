@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
 from hanlin.config.settings.sources import CHAT_FIELDS, DOCUMENT_FIELDS, PREFERENCE_FIELDS, UNPAIRED_FIELDS
@@ -18,6 +18,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
+from hanlin.core.records import read_jsonl
 from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_row
 from hanlin.data.formats.look_alike import guess_stage
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
@@ -26,6 +27,9 @@ from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile, find_files
 from hanlin.data.ledger import Drop
 from hanlin.data.stages import conversations, corpus, preferences, unpaired_preferences
+
+if TYPE_CHECKING:
+    from hanlin.chat.template import ChatTemplate
 
 SAMPLES = 3
 _STAGES: dict[str, tuple[type[Reading], Any, str]] = {
@@ -42,17 +46,21 @@ _FIELDS = {
 }
 
 
-def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+def inspect(
+    paths: Sequence[str], settings: Mapping[str, Any] | None = None, template: ChatTemplate | None = None
+) -> Iterator[dict[str, Any]]:
     """Inspect data files.
 
     Args:
         paths: Files, folders and globs.
         settings: Settings of a source for all files: format, encoding, fields, limit.
+        template: The chat template that kept conversations and preferences are rendered with.
 
     Yields:
         For each file path, stage, format, encoding, records, rows_in, kept, dropped {reason: count}, changed
         {rule: count}, unread_fields {name: count}, characters and up to three samples of kept records; or path and
-        `error` for a file that cannot be read, and `skipped` for one that has no reader.
+        `error` for a file that cannot be read, and `skipped` for one that has no reader. With a template also
+        `refused`: for each reason how many kept records it has no form for, and the sentence on the first of them.
 
     Raises:
         UserError: There is no file.
@@ -61,7 +69,7 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
     for file in listing.files:
         row: dict[str, Any] = {"path": str(file.path)}
         try:
-            row |= _inspect_file(file)
+            row |= _inspect_file(file, template)
         except UserError as error:
             row["error"] = str(error)
         except OSError as error:
@@ -104,7 +112,7 @@ def detect_stage(file: SourceFile) -> str:
     return guess_stage([row.value for row in first_rows if not isinstance(row.value, Drop)])
 
 
-def _inspect_file(file: SourceFile) -> dict[str, Any]:
+def _inspect_file(file: SourceFile, template: ChatTemplate | None) -> dict[str, Any]:
     stage = detect_stage(file)
     with tempfile.TemporaryDirectory(prefix="hanlin-inspect-") as folder:
         out = Path(folder)
@@ -114,7 +122,9 @@ def _inspect_file(file: SourceFile) -> dict[str, Any]:
             if not (out / "ledger.json").is_file():
                 raise
         ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
-        samples = _read_samples(out / _STAGES[stage][2], ledger["rows_kept"])
+        records = out / _STAGES[stage][2]
+        samples = _read_samples(records, ledger["rows_kept"])
+        refused = None if template is None or stage == "corpus" else _count_refused(records, stage, template)
     (file_stats,) = ledger["files"]
     return {
         "stage": stage,
@@ -128,6 +138,7 @@ def _inspect_file(file: SourceFile) -> dict[str, Any]:
         "unread_fields": file_stats["unread_fields"],
         "characters": file_stats["characters"],
         "samples": samples,
+        **({} if refused is None else {"refused": refused}),
     }
 
 
@@ -145,6 +156,17 @@ def run_stage(stage: str, files: Sequence[SourceFile], out: Path, **overrides: A
     options: dict[str, Any] = {"on_error": "drop", "max_dropped": 1.0, "validation_fraction": 0.0, **overrides}
     inputs = Inputs({f"sources.{index}.path": (file.path,) for index, file in enumerate(files)})
     module.run(settings_type(sources=sources, **options), inputs, out, StageContext(progress=Progress(quiet=True)))
+
+
+def _count_refused(path: Path, stage: str, template: ChatTemplate) -> dict[str, dict[str, Any]]:
+    """The records of a file that a template has no form for: {reason: {count, first}}, the most frequent first."""
+    from hanlin.chat.examples import CHAT_RECORDS, find_refusal  # only where a template is given: it loads tokenizers
+
+    refused: dict[str, dict[str, Any]] = {}
+    for record in read_jsonl(path, CHAT_RECORDS[stage]):
+        if (refusal := find_refusal(record, template)) is not None:
+            refused.setdefault(refusal.reason, {"count": 0, "first": str(refusal)})["count"] += 1
+    return dict(sorted(refused.items(), key=lambda item: -item[1]["count"]))
 
 
 def _read_samples(path: Path, count: int) -> list[Any]:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hanlin.chat.rendering.refusal import REFUSAL_REASONS
 from hanlin.core.i18n import join_list, mark, tr
 from hanlin.train.dataset.encoded import EncodedRecords
 
 _REASONS = {
+    **REFUSAL_REASONS,
     "too_long": mark("longer than max_seq_length"),
     "empty": mark("without a token"),
     "empty_answer": mark("the answer is empty"),
     "identical_answers": mark("both answers are the same"),
     "one_answer_thinks": mark("only one of two answers has reasoning, and the template writes another prompt for it"),
     "nothing_to_learn": mark("no answer is learned"),
-    "template_lacks_tools": mark("the chat template has no form for tools and their calls"),
-    "template_lacks_reasoning": mark("the chat template has no form for reasoning"),
-    "template_loses_text": mark("the chat template leaves out the text beside a tool call"),
-    "template_refuses": mark("the chat template refuses the turns"),
-    "template_rewrites_turns": mark("the chat template renders the turns otherwise in a prompt"),
     "truncate_turns": mark("last turns dropped, for max_seq_length"),
 }
 _NOTES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hanlin.chat.examples import render_answer, render_documents
+from hanlin.chat.examples import drop_reasoning, render_answer, render_documents, turns_thinking_off
 from hanlin.chat.reasoning import spells_tags
 from hanlin.chat.rendering.loss_rules import LossRules, learned_answers
 from hanlin.chat.rendering.refusal import TemplateRefusal
@@ -136,12 +136,9 @@ class ChatEncoder:
         notes = _notes(record.messages)
         if not any(message.reasoning for message in record.messages):
             return record, notes
-        if not self.drop_reasoning and record.meta.get("enable_thinking", True) is not False:
+        if not (self.drop_reasoning or turns_thinking_off(record)):
             return record, notes
-        messages = tuple(
-            replace(message, reasoning="") if message.reasoning else message for message in record.messages
-        )
-        return replace(record, messages=messages), (*notes, "reasoning_dropped")
+        return replace(record, messages=drop_reasoning(record.messages)), (*notes, "reasoning_dropped")
 
     def _refuse(self, refusal: TemplateRefusal) -> EncodedRecord:
         if self.on_refused == "error":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import ROLES
+
+if TYPE_CHECKING:
+    from hanlin.chat.template import ChatTemplate
 
 Paths = Annotated[list[str], typer.Argument(help=tr("files, folders or globs"), show_default=False)]
 Format = Annotated[str, typer.Option("--format", help=tr("format of the records; auto: detected"))]
@@ -76,13 +79,20 @@ def inspect(
     field: Fields = [],
     role: Roles = [],
     limit: Limit = NO_LIMIT,
+    template: Annotated[
+        str, typer.Option(help=tr("packaged chat template or Jinja file: say which records it has no form for"))
+    ] = "",
+    model: Annotated[
+        Path | None, typer.Option(help=tr("model folder: say which records its chat template has no form for"))
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     from hanlin.data.report.inspect import inspect as inspect_files
 
     failed = False
     rows = []
-    for row in inspect_files(paths, _source(format_, encoding, field, role, limit)):
+    chat_template = _load_template(template, model)
+    for row in inspect_files(paths, _source(format_, encoding, field, role, limit), chat_template):
         failed = failed or ("error" in row and not row.get("skipped"))
         if as_json:
             rows.append(row)
@@ -94,7 +104,23 @@ def inspect(
         sys.exit(2)
 
 
+def _load_template(name: str, model: Path | None) -> ChatTemplate | None:
+    """The chat template that is named, or that of a model; None if neither is given."""
+    if not name and model is None:
+        return None
+    from hanlin.chat.template import ChatTemplate
+    from hanlin.chat.tokenizer_files import template_without_model
+    from hanlin.tokenizer.tokenizer import Tokenizer
+
+    if model is None:
+        return template_without_model(name)
+    if name:
+        return ChatTemplate.from_packaged(name, Tokenizer.load(model))
+    return ChatTemplate.load(model)
+
+
 def _print_file(row: dict[str, Any]) -> None:
+    from hanlin.chat.rendering.refusal import REFUSAL_REASONS
     from hanlin.data.ledger import describe_reason, describe_unread_fields
     from hanlin.data.report.excerpts import shorten_row
 
@@ -116,6 +142,12 @@ def _print_file(row: dict[str, Any]) -> None:
         typer.echo(tr("    dropped {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
     if row["unread_fields"]:
         typer.echo("    " + describe_unread_fields(row["unread_fields"]))
+    for reason, refused in row.get("refused", {}).items():
+        why = tr(REFUSAL_REASONS[reason])
+        typer.echo(tr("    refused {count:,}  {reason}: {why}", count=refused["count"], reason=reason, why=why))
+        typer.echo("      " + tr("the first: {detail}", detail=refused["first"]))
+    if row.get("refused") == {}:
+        typer.echo("    " + tr("the chat template has a form for every record"))
     for sample in row["samples"]:
         typer.echo(f"  · {shorten_row(sample)}")
 
