@@ -163,7 +163,8 @@ def _count_refused(path: Path, stage: str, template: ChatTemplate) -> dict[str, 
     from hanlin.chat.examples import CHAT_RECORDS, find_refusal  # only where a template is given: it loads tokenizers
 
     refused: dict[str, dict[str, Any]] = {}
-    for record in read_jsonl(path, CHAT_RECORDS[stage]):
+    record_type: type[Any] = CHAT_RECORDS[stage]
+    for record in read_jsonl(path, record_type):
         if (refusal := find_refusal(record, template)) is not None:
             refused.setdefault(refusal.reason, {"count": 0, "first": str(refusal)})["count"] += 1
     return dict(sorted(refused.items(), key=lambda item: -item[1]["count"]))
