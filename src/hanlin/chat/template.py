@@ -24,7 +24,13 @@ from hanlin.chat.packaged import (
 from hanlin.chat.reasoning import BEGIN_TAG, ReasoningForm
 from hanlin.chat.rendering.answer_spans import MarkedText
 from hanlin.chat.rendering.jinja import Markers, make_portable
-from hanlin.chat.rendering.loss_rules import LossRules, learned_answers, learns_all_answers, mask_answers
+from hanlin.chat.rendering.loss_rules import (
+    DEFAULT_LOSS_RULES,
+    LossRules,
+    learned_answers,
+    learns_all_answers,
+    mask_answers,
+)
 from hanlin.chat.rendering.refusal import TemplateRefusal
 from hanlin.chat.rendering.renderer import TemplateRenderer
 from hanlin.chat.rendering.special_tokens import MASK_BYTE, Span
@@ -230,7 +236,11 @@ class ChatTemplate:
             messages = order_tool_results(messages)
             self._renderer.check_support(messages, tools, (), where)
             return self._encode_prompt(self._renderer.render_text(messages, tools, True, where, thinking=thinking))
-        examples = self.render_examples(messages, tools, where)
+        check_order(messages, False, where)
+        cached = self._cached_ids(messages, tools)
+        if cached is not None and learns_all_answers(messages, DEFAULT_LOSS_RULES):
+            return TokenizedExample(*cached)
+        examples = self._training_examples(messages, tools, where, DEFAULT_LOSS_RULES, cached)
         if len(examples) != 1:
             raise self._renderer.rewrites_turns(assistant_indices(messages)[-1], where)
         return examples[0]
@@ -240,7 +250,7 @@ class ChatTemplate:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] = (),
         where: str | None = None,
-        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+        rules: LossRules = DEFAULT_LOSS_RULES,
     ) -> list[TokenizedExample]:
         """The training examples of a conversation: before each answer exactly the prompt that it is served with.
 
@@ -258,10 +268,26 @@ class ChatTemplate:
             UserError: If the turns are out of order, or an answer would not learn to stop.
         """
         check_order(messages, False, where)
-        cacheable = not (tools or self.thinking_switches)
-        cached = self._renderer.cache.render_ids(messages) if cacheable else None
+        cached = self._cached_ids(messages, tools)
         if cached is not None and learns_all_answers(messages, rules):
             return [TokenizedExample(*cached)]
+        return self._training_examples(messages, tools, where, rules, cached)
+
+    def _cached_ids(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[int], bytes] | None:
+        """Ids and the mask of all answers if the roles alone tell how the turns are rendered, else None."""
+        return None if tools or self._renderer.thinking_switches else self._renderer.cache.render_ids(messages)
+
+    def _training_examples(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        where: str | None,
+        rules: LossRules,
+        cached: tuple[list[int], bytes] | None,
+    ) -> list[TokenizedExample]:
+        """The training examples of turns of which not every answer surely carries loss, or that no cache has."""
         learned = learned_answers(messages, rules)
         if not learned:
             return []
@@ -279,7 +305,7 @@ class ChatTemplate:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] = (),
         where: str | None = None,
-        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+        rules: LossRules = DEFAULT_LOSS_RULES,
     ) -> None:
         """Raise what `render_examples` raises for the turns, without encoding their text.
 
@@ -295,7 +321,7 @@ class ChatTemplate:
         self,
         turns: Sequence[Sequence[Message]],
         names: Sequence[str],
-        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+        rules: LossRules = DEFAULT_LOSS_RULES,
     ) -> Iterator[list[TokenizedExample] | TemplateRefusal]:
         """`render_examples` of many conversations without tools; `names` are their names in messages.
 
@@ -391,7 +417,7 @@ class ChatTemplate:
     def render_conversation(
         self,
         conversation: Conversation,
-        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+        rules: LossRules = DEFAULT_LOSS_RULES,
     ) -> list[TokenizedExample]:
         """`render_examples` of a record, which is named in messages."""
         where = f"{conversation.source}#{conversation.id}" if conversation.source else conversation.id

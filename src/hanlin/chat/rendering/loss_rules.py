@@ -24,8 +24,14 @@ class LossRules(NamedTuple):
     reasoning: Literal["learn", "read"] = "learn"
 
 
+DEFAULT_LOSS_RULES = LossRules()
+"""Every answer and its reasoning carry loss."""
+
+
 def learned_answers(messages: Sequence[Message], rules: LossRules) -> list[int]:
     """The indices of the assistant's turns that carry loss. A greeting before the first question answers nothing."""
+    if messages and messages[-1].role == "assistant" and learns_all_answers(messages, rules):
+        return [index for index, message in enumerate(messages) if message.role == "assistant"]
     first = next((index for index, message in enumerate(messages) if message.role == "user"), len(messages))
     answers = [index for index, message in enumerate(messages) if message.role == "assistant" and index > first]
     wanted = answers if rules.train_on == "all" else answers[-1:]
@@ -36,7 +42,7 @@ def learned_answers(messages: Sequence[Message], rules: LossRules) -> list[int]:
 def learns_all_answers(messages: Sequence[Message], rules: LossRules) -> bool:
     """Whether every assistant's turn surely carries loss: no turn is marked, and no greeting comes first.
 
-    False says nothing: `learned_answers` does.
+    The turns end with the assistant. False says nothing: `learned_answers` does.
     """
     if rules.train_on != "all":
         return False

@@ -47,6 +47,7 @@ class _TextSlot(NamedTuple):
     loss_mask: bytes
     """Whether it is learned, of one id."""
     continuation: bool
+    in_loss: bool
 
 
 _TokenPlan = tuple[_FixedTokens | _TextSlot, ...]
@@ -83,8 +84,10 @@ class TemplateCache:
         None if that is not known from the roles alone, or if these markers occur in a text.
         """
         texts = []
+        if not hold_text_alone(messages):
+            return None
         for message in messages:
-            if _has_more_than_text(message) or not has_no_marker_chars(message.text):
+            if not has_no_marker_chars(message.text):
                 return None
             texts.append(self._special_tokens.shield(message.text, DEFAULT_MARKERS))
         if sum(map(len, texts)) * MAX_SEGMENTS > MAX_CHARACTERS:
@@ -97,7 +100,7 @@ class TemplateCache:
         texts = []
         for message in messages:
             text = message.text
-            if (
+            if (  # as `hold_text_alone`, in one pass: this is done for all training data
                 message.tool_calls
                 or message.name
                 or message.reasoning
@@ -122,7 +125,7 @@ class TemplateCache:
             text = fill(span.segments, texts)
             if not text:  # then what stands around it is cut otherwise
                 return None
-            if span.loss_mask == MASK_BYTE[True] and begins_with_line_end(text, 0):
+            if span.in_loss and text[0].isspace() and begins_with_line_end(text, 0):
                 return None
             encoded = self._tokenizer.encode(text, continuation=span.continuation)
             ids += encoded
@@ -181,7 +184,12 @@ class TemplateCache:
                     return None
                 segments += [placeholders.pop(0), literal]
             plan.append(
-                _TextSlot(tuple(segment for segment in segments if segment), MASK_BYTE[span.in_loss], span.continuation)
+                _TextSlot(
+                    tuple(segment for segment in segments if segment),
+                    MASK_BYTE[span.in_loss],
+                    span.continuation,
+                    span.in_loss,
+                )
             )
         return None if placeholders else tuple(plan)
 
@@ -196,6 +204,9 @@ class TemplateCache:
         return True
 
 
-def _has_more_than_text(message: Message) -> bool:
-    """Whether a template may read more of a message than its role and its text."""
-    return bool(message.tool_calls or message.name or message.reasoning or message.tool_call_id)
+def hold_text_alone(messages: Sequence[Message]) -> bool:
+    """Whether a template can read no more of the messages than their roles and texts."""
+    for message in messages:
+        if message.tool_calls or message.name or message.reasoning or message.tool_call_id:
+            return False
+    return True

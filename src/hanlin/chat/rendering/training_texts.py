@@ -15,6 +15,7 @@ from hanlin.chat.rendering.answer_spans import (
 )
 from hanlin.chat.rendering.loss_rules import LossRules
 from hanlin.chat.rendering.renderer import TemplateRenderer
+from hanlin.chat.rendering.template_cache import hold_text_alone
 from hanlin.chat.turn_order import order_tool_results
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -48,10 +49,12 @@ def training_texts(
     Raises:
         TemplateRefusal: The template has no form for the turns, or renders them otherwise in a prompt.
     """
-    messages = order_tool_results(messages)
-    renderer.check_support(messages, tools, learned, where)
+    has_reasoning = False
+    if tools or not hold_text_alone(messages):
+        messages = order_tool_results(messages)
+        renderer.check_support(messages, tools, learned, where)
+        has_reasoning = any(message.reasoning for message in messages)
     answers = assistant_indices(messages)
-    has_reasoning = any(message.reasoning for message in messages)
     if list(learned) == answers and answers[0] > 0 and not (has_reasoning or renderer.thinking_switches):
         try:
             marked = _one_text(renderer, messages, tools, where, is_trusted)
