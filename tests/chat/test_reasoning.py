@@ -16,7 +16,8 @@ from hanlin.chat.packaged import packaged_names
 from hanlin.chat.reasoning import split_reasoning
 from hanlin.chat.rendering.loss_rules import LossRules, mask_answers
 from hanlin.chat.rendering.refusal import TemplateRefusal
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.chat.turn_order import order_tool_results
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall

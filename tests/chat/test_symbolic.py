@@ -16,8 +16,9 @@ from hanlin.chat.rendering.jinja import DEFAULT_MARKERS, JinjaTemplate
 from hanlin.chat.rendering.loss_rules import LossRules
 from hanlin.chat.rendering.symbolic import Placeholder, Segment, SymbolicText, fill, is_prefix
 from hanlin.chat.rendering.template_cache import TemplateCache
+from hanlin.chat.rendering.tokenized import TokenizedExample
 from hanlin.chat.rendering.training_texts import assistant_indices, training_texts
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Role

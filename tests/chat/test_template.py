@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hanlin.chat import template as chat_template
 from hanlin.chat.packaged import packaged_names, packaged_special_tokens
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Message, Role, ToolCall
 from hanlin.models.train_tokenizer import train_tokenizer

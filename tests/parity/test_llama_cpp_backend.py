@@ -30,7 +30,7 @@ def test_a_connection_that_the_server_closed_is_opened_again(answers: list[bool]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=serve, args=(listener, answers))
         server.start()
-        connection = http.client.HTTPConnection(*listener.getsockname(), timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=10)
         for _ in range(posts):
             assert post(connection, "/tokenize", b"[1]", {}).read() == b"{}"
         connection.close()
@@ -42,5 +42,7 @@ def test_a_server_that_is_gone_is_said() -> None:
         server = threading.Thread(target=serve, args=(listener, [False, False]))
         server.start()
         with pytest.raises(ConnectionError):
-            post(http.client.HTTPConnection(*listener.getsockname(), timeout=10), "/tokenize", b"[1]", {})
+            post(
+                http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=10), "/tokenize", b"[1]", {}
+            )
         server.join()

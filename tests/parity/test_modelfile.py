@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hanlin.chat.packaged import packaged_names, read_packaged_template
+from hanlin.chat.packaged import keep_setting, packaged_names, read_packaged_template
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
@@ -305,13 +305,11 @@ def test_a_default_system_text_stands_in_the_template_alone(
     assert read_modelfile(tmp_path / "Modelfile").system == ""
 
 
-def test_a_packaged_template_is_known_by_its_source_with_or_without_a_begin_token_before_it() -> None:
+def test_a_packaged_template_is_known_by_its_source_with_or_without_what_hanlin_puts_before_it() -> None:
+    begin = "{{- bos_token -}}\n"
     for name in packaged_names():
-        assert (
-            find_packaged_name(read_packaged_template(name))
-            == find_packaged_name("{{- bos_token -}}\n" + read_packaged_template(name))
-            == name
-        )
+        for before in ("", begin, keep_setting(True), begin + keep_setting(True), keep_setting(False) + begin):
+            assert find_packaged_name(before + read_packaged_template(name)) == name
 
 
 def test_a_foreign_template_has_no_go_form(tiny_tokenizer: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from hanlin.chat.rendering.loss_rules import LossRules
 from hanlin.chat.rendering.refusal import TemplateRefusal
 from hanlin.chat.rendering.special_tokens import MASK_BYTE
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.core.records import Conversation, Message, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 

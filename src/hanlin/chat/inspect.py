@@ -12,7 +12,8 @@ from typing import Any
 
 from hanlin.chat.examples import render_documents, training_turns
 from hanlin.chat.reasoning import spells_tags
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference

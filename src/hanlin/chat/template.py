@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ from hanlin.chat.rendering.loss_rules import (
 )
 from hanlin.chat.rendering.refusal import TemplateRefusal
 from hanlin.chat.rendering.renderer import TemplateRenderer
-from hanlin.chat.rendering.special_tokens import MASK_BYTE, Span
+from hanlin.chat.rendering.special_tokens import Span
+from hanlin.chat.rendering.tokenized import TokenizedExample, join_spans
 from hanlin.chat.rendering.training_texts import assistant_indices, training_texts
 from hanlin.chat.turn_order import check_order, order_tool_results
 from hanlin.core.errors import UserError
@@ -46,20 +46,6 @@ from hanlin.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, Tokenizer
 
 ENCODE_BATCH_SIZE = 256
 """Conversations whose texts `render_batch` encodes together."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedExample:
-    """Token ids of a conversation and their loss mask.
-
-        tokens       <user> hi </user> <assistant> hello <eot>
-        loss_mask      0    0     0         0        1     1
-
-    `loss_mask` has one byte for each of `ids`, 1 if it is a target.
-    """
-
-    ids: list[int]
-    loss_mask: bytes
 
 
 _Draft = tuple[list[list[Span]] | TemplateRefusal, str]
@@ -483,37 +469,7 @@ class ChatTemplate:
     def _join_spans(
         self, spans: Iterable[Span], with_loss: bool, where: str | None, ids_of: Callable[[str, bool], list[int]]
     ) -> TokenizedExample:
-        ids: list[int] = []
-        loss_mask = bytearray()
-        last: Span | None = None
-        for span in spans:
-            if with_loss and last is not None and last.in_loss and not span.in_loss:
-                self._check_ends_with_token(last, where)
-            span_ids = ids_of(span.text, span.continuation) if span.token_id is None else [span.token_id]
-            ids += span_ids
-            loss_mask += MASK_BYTE[span.in_loss and with_loss] * len(span_ids)
-            last = span
-        if with_loss and last is not None and last.in_loss:
-            self._check_ends_with_token(last, where)
-        bos = self.tokenizer.bos_id
-        if bos is not None and ids[:2] == [bos, bos]:
-            raise UserError(
-                tr("the chat template {origin} begins with two begin tokens", origin=self.origin),
-                where,
-                tr("take one of them out of the template"),
-            )
-        return TokenizedExample(ids, bytes(loss_mask))
-
-    def _check_ends_with_token(self, last: Span, where: str | None) -> None:
-        if last.token_id is None:
-            raise UserError(
-                tr(
-                    "an answer of the chat template {origin} ends with text: a model never learns to stop",
-                    origin=self.origin,
-                ),
-                where,
-                tr("let the template write an end token after every answer"),
-            )
+        return join_spans(spans, ids_of, with_loss, self.tokenizer.bos_id, self.origin, where)
 
     def _compile(self, source: str) -> TemplateRenderer:
         def spans(messages: Sequence[Message]) -> list[Span]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.examples import render_answer
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Perplexity
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import validation_file

@@ -15,7 +15,8 @@ from typing import Any
 
 from hanlin.chat.reasoning import REASONING_FIELDS, ReasoningForm, with_tags
 from hanlin.chat.rendering.answer_spans import begins_with_line_end
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.files import partial_path
 from hanlin.core.i18n import tr

@@ -142,8 +142,7 @@ def go_template(template: ChatTemplate) -> str:
     Raises UserError if the template is not a packaged one that has a Go form (Jinja in general has none), or if it
     keeps the reasoning of earlier answers and its Go form cannot.
     """
-    source = without_keep_setting(template.source)
-    name = find_packaged_name(source)
+    name = find_packaged_name(template.source)
     if name is None or name not in go_template_names():
         raise UserError(
             tr("no Go template is known for this chat template"),
@@ -154,7 +153,7 @@ def go_template(template: ChatTemplate) -> str:
             ),
         )
     body = _go_source(name)
-    keeps_past = source != template.source and template.reasoning_form.keeps_past
+    keeps_past = template.reasoning_form.keeps_past
     if keeps_past and "$keep" not in body:
         raise UserError(
             tr("the Go form of the chat template {name} has no place for the reasoning of earlier answers", name=name),
@@ -176,8 +175,10 @@ def go_template_names() -> tuple[str, ...]:
 
 
 def find_packaged_name(source: str) -> str | None:
-    """The name of the packaged template with this Jinja source, or None."""
-    source = source.removeprefix(_BEGIN_BEFORE)
+    """The name of the packaged template with this Jinja source, or None. A begin token before it, and what it was told
+    to do with earlier reasoning, change nothing.
+    """
+    source = without_keep_setting(source.removeprefix(_BEGIN_BEFORE)).removeprefix(_BEGIN_BEFORE)
     return next((name for name in packaged_names() if read_packaged_template(name) == source), None)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo as DpoSettings
 from hanlin.config.settings.train import Sft

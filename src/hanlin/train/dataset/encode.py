@@ -9,7 +9,8 @@ from hanlin.chat.examples import drop_reasoning, render_answer, render_documents
 from hanlin.chat.reasoning import spells_tags
 from hanlin.chat.rendering.loss_rules import LossRules, learned_answers
 from hanlin.chat.rendering.refusal import TemplateRefusal
-from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.rendering.tokenized import TokenizedExample
+from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
