@@ -11,7 +11,8 @@ from hanlin.data.formats.agents.glaive import is_glaive, read_glaive
 from hanlin.data.formats.agents.moss import is_moss, read_moss
 from hanlin.data.formats.agents.xlam import is_xlam, read_xlam
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
-from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag
+from hanlin.data.formats.content.labels import find_wrong_verdict
+from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag, says_not_to_learn
 from hanlin.data.formats.content.reasoning import (
     TURN_REASONING_FIELDS,
     join_reasoning,
@@ -22,6 +23,7 @@ from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import (
+    ROLE_PAIRS,
     SYSTEM_FIELDS,
     find_row_reasoning,
     find_system,
@@ -40,11 +42,14 @@ from hanlin.data.formats.turns import (
     ParsedChat,
     finish_chat,
     join_turns,
+    mark_unlearned,
     read_turn_tools,
 )
 from hanlin.data.ledger import Drop
 
-_TURN_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data")
+_TURN_LIST_FIELDS = (
+    *("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data", "items", "contents"),
+)
 _PROMPT_LISTS = ("prompt", "input", "question", "context")
 _COMPLETIONS = ("completion", "response", "output", "answer")
 
@@ -162,9 +167,7 @@ def _own_fields(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, ...]
 _PAIRS = (
     ("human", "assistant"),
     ("input", "output"),
-    ("user", "assistant"),
-    ("human", "gpt"),
-    ("user", "bot"),
+    *ROLE_PAIRS[1:],
     ("question", "answer"),
     ("prompt", "response"),
     ("query", "response"),
@@ -188,7 +191,10 @@ def is_firefly(value: Any) -> bool:
     if isinstance(value, dict) and "chosen" in value:
         return False
     found = _find_turn_list(value)
-    return bool(found and found[1] and found[0]) and _find_pair(found[0][0]) is not None  # type: ignore[index]
+    if not found or not found[0]:
+        return False
+    pair = _find_pair(found[0][0])
+    return pair is not None and (bool(found[1]) or pair in ROLE_PAIRS)  # a bare list of questions may be many chats
 
 
 def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
@@ -236,18 +242,26 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
 def _chat_format(
     name: str, recognize: Callable[[Any], bool], read: Callable[[Any], Iterator[ParsedChat | Drop]]
 ) -> Format[ParsedChat]:
-    """Make a format whose texts are read alike: reasoning, calls and results in them, pictures, tools beside them."""
+    """Make a format whose rows are read alike: reasoning, calls and results in their texts, pictures, tools, flags."""
 
     def read_finished(value: Any) -> Iterator[ParsedChat | Drop]:
+        row = value if isinstance(value, dict) else {}
+        wrong, is_learned = find_wrong_verdict(row), not says_not_to_learn(row)
         for chat in read(value):
-            yield chat if isinstance(chat, Drop) else finish_chat(value, chat)
+            finished = chat if isinstance(chat, Drop) else finish_chat(value, chat)
+            if isinstance(finished, Drop):
+                yield finished
+            elif wrong is not None:
+                yield Drop("marked_wrong", wrong)
+            else:
+                yield finished if is_learned else mark_unlearned(finished)
 
     return Format(name, recognize, read_finished)
 
 
 CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (
     _chat_format("sharegpt", _has_turn_keys("from"), read_messages),
-    _chat_format("messages", _has_turn_keys("role", "speaker"), read_messages),
+    _chat_format("messages", _has_turn_keys("role", "speaker", "sender", "author"), read_messages),
     _chat_format("moss", is_moss, read_moss),
     _chat_format("glaive", is_glaive, read_glaive),
     _chat_format("xlam", is_xlam, read_xlam),

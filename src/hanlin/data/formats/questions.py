@@ -18,12 +18,20 @@ from hanlin.data.ledger import Drop
 
 QUESTION_FIELDS = ("prompt", "question", "query", "input", "ask", "q", "问题", "问")
 ANSWER_FIELDS = ("response", "answer", "target", "output", "completion", "reply", "a", "回答", "答")
+ROLE_PAIRS = (
+    *(("human", "assistant"), ("user", "assistant"), ("human", "gpt"), ("user", "bot"), ("human", "bot")),
+    *(("user", "ai"), ("human", "ai"), ("user", "gpt"), ("user", "model"), ("用户", "助手")),
+)
+"""Fields named by the roles of a question and its answer: each alone may be something else, such as a user's name."""
 _REASONED_QUESTION_FIELDS = (*QUESTION_FIELDS, "problem", "user", "instruction", "题目")
 _REASONED_ANSWER_FIELDS = (
     *("content", "final", "deepseek_attempt", "deepseek_solution", "attempt", "solution", "answer_content"),
     *("final_answer", "答案"),
 )
-SYSTEM_FIELDS = ("system", "system_prompt", "systemPrompt", "sys", "meta_instruction", "meta_prompt")
+SYSTEM_FIELDS = (
+    *("system", "system_prompt", "systemPrompt", "sys", "meta_instruction", "meta_prompt"),
+    *("systemInstruction", "system_instruction"),
+)
 """Fields of a row that hold its system text."""
 _SYSTEM_FIELDS = frozenset(SYSTEM_FIELDS)
 
@@ -34,8 +42,10 @@ def find_system(row: Mapping[str, Any]) -> tuple[str, str]:
         return "", ""
     for name in SYSTEM_FIELDS:
         value = row.get(name)
+        if isinstance(value, dict):
+            value = value.get("content") or value.get("parts")
         if isinstance(value, list) and len(value) == 1:
-            value = value[0]
+            value = value[0].get("text") if isinstance(value[0], dict) else value[0]
         if isinstance(value, str) and value.strip():
             return name, strip_turn(value)
     return "", ""
@@ -204,6 +214,9 @@ def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
     if find_row_reasoning(row)[0]:
         question = question or find_field(row, _REASONED_QUESTION_FIELDS)
         answer = answer or find_field(row, _REASONED_ANSWER_FIELDS)
+    if question is None and answer is None:
+        pairs = ((find_field(row, pair[:1]), find_field(row, pair[1:])) for pair in ROLE_PAIRS)
+        question, answer = next((pair for pair in pairs if None not in pair), (None, None))
     return None if question is None or answer is None or question == answer else (question, answer)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hanlin.core.records import Message
@@ -65,14 +65,22 @@ _BLANK_BESIDE_HAN = re.compile(
     r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]) (?=\S)|(?<=\S) (?=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])"
 )
 _TEXT_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
+_ONLY_FIELDS = frozenset({"id", "data"})
+"""The fields of UltraChat: `data` beside others may be anything."""
+_ROLE_TAG = re.compile(r"\s*(?:\*\*)?([A-Za-z]{2,9}|[\u4e00-\u9fff]{2,4})\s*[:：](?:\*\*)?")
 
 
 def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
-    """Find the list of texts: the row itself, a field of it, or its questions and answers in turn; and the fields."""
+    """Find the list of texts, and the fields that it comes from.
+
+    It is the row itself or a field of it, may be a list of pairs of question and answer, or made of a list of questions
+    and one of their answers.
+    """
     texts: Any = value
     fields: tuple[str, ...] = ()
     if isinstance(value, dict):
-        fields = tuple(name for name in _TEXT_LIST_FIELDS if isinstance(value.get(name), list))[:1]
+        names = ("data",) if value.keys() <= _ONLY_FIELDS else _TEXT_LIST_FIELDS
+        fields = tuple(name for name in names if isinstance(value.get(name), list))[:1]
         texts = value[fields[0]] if fields else None
         questions, answers = value.get("input"), value.get("output")
         if isinstance(questions, list) and isinstance(answers, list) and len(questions) == len(answers):
@@ -80,8 +88,22 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
                 [text for pair in zip(questions, answers, strict=True) for text in pair],
                 ("input", "output"),
             )
+    if isinstance(texts, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in texts):
+        texts = [text for pair in texts for text in pair]
     is_list = isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
     return (texts, fields) if is_list else None
+
+
+def _read_said(texts: Sequence[str]) -> tuple[Message, ...]:
+    """Make messages of texts said in turn: by the role before the colon if all have one, else the user begins."""
+    messages = []
+    for text in texts:
+        tag = _ROLE_TAG.match(text)
+        role = ROLE_NAMES.get(tag[1].lower()) if tag else None
+        if tag is None or role is None:
+            return alternate_roles(texts)
+        messages.append(Message(role, strip_turn(text[tag.end() :])))
+    return tuple(messages)
 
 
 def is_dialogue(value: Any) -> bool:
@@ -106,6 +128,6 @@ def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
     if blanks * 6 > sum(map(len, texts)):
         texts = [_BLANK_BESIDE_HAN.sub("", text) for text in texts]
     row = value if isinstance(value, dict) else {}
-    messages, system_field = place_system(row, alternate_roles(texts))
+    messages, system_field = place_system(row, _read_said(texts))
     used = ("id", *fields, system_field, find_row_tools(row)[0])
     yield ParsedChat(messages, (), collect_meta(row, used), find_unread_fields(row, used))

@@ -319,6 +319,12 @@ def mark_greeting(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return messages
 
 
+def mark_unlearned(chat: ParsedChat) -> ParsedChat:
+    """Mark every answer of a conversation as not to be learned."""
+    turns = (replace(turn, train=False) if turn.role == "assistant" else turn for turn in chat.messages)
+    return replace(chat, messages=tuple(turns))
+
+
 def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
     """Read what is inside the texts of a conversation, and its tools wherever the row has them.
 

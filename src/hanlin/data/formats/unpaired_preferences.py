@@ -9,7 +9,7 @@ from typing import Any
 from hanlin.core.records import Message
 from hanlin.data.formats.base import Format, find_unread_fields
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.content.labels import LABEL_FIELDS, find_label
+from hanlin.data.formats.content.labels import LABEL_FIELDS, find_label, find_verdicts
 from hanlin.data.formats.content.tool_lists import Tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.turns import ParsedChat, finish_chat, join_turns
@@ -47,7 +47,9 @@ def _read_labeled(
         yield Drop("no_label", ", ".join(labels)) if isinstance(value, dict) else Drop("other_format")
         return
     label_field, good = label
-    for chat in read({name: content for name, content in value.items() if name != label_field}):
+    verdicts = {name: content for name, content in find_verdicts(value).items() if name != label_field}
+    without_label = {name: content for name, content in value.items() if name != label_field and name not in verdicts}
+    for chat in read(without_label):
         if isinstance(chat, Drop):
             yield chat
         elif not chat.messages or chat.messages[-1].role != "assistant":
@@ -56,7 +58,7 @@ def _read_labeled(
             yield Drop("no_question")
         else:
             answer = replace(chat.messages[-1], train=None)
-            yield ParsedUnpaired(chat.messages[:-1], answer, good, chat.meta, chat.tools, chat.unread)
+            yield ParsedUnpaired(chat.messages[:-1], answer, good, {**chat.meta, **verdicts}, chat.tools, chat.unread)
 
 
 def _add_label(chat_format: Format[ParsedChat]) -> Format[ParsedUnpaired]:

@@ -1,32 +1,38 @@
-"""Lists that are not written as lists: turns as JSON text in a cell, and turns as columns."""
+"""Lists of turns in other shapes: as JSON text in a cell, as columns, and of turns without a field for their role."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.formats.content.roles import ROLE_FIELDS
+from hanlin.data.formats.content.turn_shapes import name_roles
 
 _LIST_FIELDS = frozenset((
     *("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "prompt", "completion", "context"),
     *("chosen", "rejected", "chosen_messages", "rejected_messages", "prompt_messages", "paragraphs"),
+    *("data", "items", "contents", "chat"),
 ))  # fmt: skip
 """Fields that hold lists in some format."""
-_ROLE_KEYS = ("role", "from", "speaker", "human", "user", "input")
+_ROLE_KEYS = (*ROLE_FIELDS, "human", "user", "input")
+_HAS_ROLE = frozenset(ROLE_FIELDS)
 
 
 def decode_cells(value: Any) -> Any:
-    """Decode the lists of turns that a row holds as text (JSON, or as Python writes it) or as columns.
+    """Decode the lists of turns that a row holds as text (JSON, or as Python writes it), as columns, or without roles.
 
     A text that only looks like a list, such as a question in brackets, stays a text: what is decoded has to be a list
     of turns.
 
     Returns:
-        The row itself if it holds none.
+        The row itself if it holds none, or is no such list.
 
     Example:
         {"messages": '[{"role": "user", "content": "你好"}]'} and {"messages": {"role": ["user"], "content": ["你好"]}}
         become {"messages": [{"role": "user", "content": "你好"}]}.
     """
+    if isinstance(value, list):
+        return _decode(value) or value
     if not isinstance(value, dict) or _LIST_FIELDS.isdisjoint(value):
         return value
     decoded = {}
@@ -44,8 +50,11 @@ def _decode(cell: Any) -> list[Any] | None:
             return None
         cell = parse_data(text)
         if isinstance(cell, list) and cell and all(isinstance(turn, dict) for turn in cell):
-            return cell if any(key in cell[0] for key in _ROLE_KEYS) else None
+            return name_roles(cell) or (cell if any(key in cell[0] for key in _ROLE_KEYS) else None)
         return None
+    if isinstance(cell, list):
+        is_bare = bool(cell) and isinstance(cell[0], dict) and _HAS_ROLE.isdisjoint(cell[0])
+        return name_roles(cell) if is_bare else None
     if isinstance(cell, dict) and any(isinstance(cell.get(key), list) for key in ("role", "from")):
         columns = [column for column in cell.values() if isinstance(column, list)]
         if len(columns) == len(cell) and len({len(column) for column in columns}) == 1:

@@ -13,6 +13,9 @@ LABEL_FIELDS = (
     *("thumbs_up", "标签", "评价", "是否采纳", "是否喜欢"),
 )
 _LABEL_NAMES = frozenset(LABEL_FIELDS)
+_VERDICT_FIELDS = frozenset(("is_correct", "correct", "answer_correct", "is_answer_correct", "是否正确", "回答正确"))
+"""Fields of a row that say whether its answer is right."""
+_VERDICTS = dict.fromkeys(["true", "是", "对", "正确"], True) | dict.fromkeys(["false", "否", "错", "错误"], False)
 _GOOD = (
     "true 1 1.0 yes y good chosen accept accepted like liked desirable up thumbs_up correct 好 是 对 赞 喜欢 采纳 好评"
 )
@@ -35,17 +38,50 @@ def read_label(value: Any) -> bool | None:
 
 
 def find_label(row: Any) -> tuple[str, bool] | None:
-    """Find the field of a row that holds a label, and whether it says good.
+    """Find the field of a row that holds a label, or else a verdict, and whether it says good.
 
     A label that is the answer itself, as in sets for classification, says nothing about it.
     """
-    if isinstance(row, dict):
-        for name in LABEL_FIELDS:
-            if name in row:
-                good = read_label(row[name])
-                if good is not None and not _is_answer(row, row[name]):
-                    return name, good
+    if not isinstance(row, dict):
+        return None
+    verdicts = find_verdicts(row)
+    return _find_own_label(row) or ((next(iter(verdicts)), all(verdicts.values())) if verdicts else None)
+
+
+def _find_own_label(row: Mapping[str, Any]) -> tuple[str, bool] | None:
+    if _LABEL_NAMES.isdisjoint(row):
+        return None
+    for name in LABEL_FIELDS:
+        if name in row:
+            good = read_label(row[name])
+            if good is not None and not _is_answer(row, row[name]):
+                return name, good
     return None
+
+
+def find_verdicts(row: Mapping[str, Any]) -> dict[str, bool]:
+    """Find the fields that say whether a row's answer is right: with booleans, or their names in a table.
+
+    Other values are answers or the numbers of choices, and so are texts in a field `correct`.
+    """
+    if _VERDICT_FIELDS.isdisjoint(row):
+        return {}
+    verdicts = {}
+    for name in filter(_VERDICT_FIELDS.__contains__, row):
+        value = row[name]
+        if isinstance(value, str) and name != "correct":
+            value = _VERDICTS.get(value.strip().lower())
+        if isinstance(value, bool):
+            verdicts[name] = value
+    return verdicts
+
+
+def find_wrong_verdict(row: Mapping[str, Any]) -> str | None:
+    """Find the field of a row that says that its answer is wrong.
+
+    Sets of sampled answers keep the wrong ones beside the right ones, for a filter that is easily forgotten.
+    """
+    return next((name for name, is_right in find_verdicts(row).items() if not is_right), None)
 
 
 def _is_answer(row: Mapping[str, Any], label: Any) -> bool:
@@ -59,4 +95,4 @@ def is_labeled_answer(row: Any) -> bool:
         return False
     if "chosen" in row or "rejected" in row:
         return False
-    return any(name in row for name in _ANSWER_FIELDS) and find_label(row) is not None
+    return any(name in row for name in _ANSWER_FIELDS) and _find_own_label(row) is not None

@@ -20,6 +20,10 @@ _DETAIL_FIELDS = ("train_detail", "training_detail", "train_details")
 """Fields of a turn that list which of its characters are learned, as for Axolotl."""
 
 _FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS, *_DETAIL_FIELDS))
+_ROW_FIELDS = frozenset(
+    ("train", "trainable", "is_train", "is_trainable", "train_on", "compute_loss", "calculate_loss", "has_loss")
+)
+"""Fields of a row of which false means that nothing of it is learned; `loss` or `weight` of a row may be a figure."""
 _TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -45,6 +49,13 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
                 return Drop("loss_weight", f"{name}: {turn[name]!s}"[:80])
             flags.add(bool(value) is learned)
     return None if not flags else flags == {True}
+
+
+def says_not_to_learn(row: Mapping[str, Any]) -> bool:
+    """Whether a row says of itself that it is not learned: `train: false` and the like."""
+    if _ROW_FIELDS.isdisjoint(row):
+        return False
+    return any(row[name] is False or str(row[name]).strip().lower() == "false" for name in row.keys() & _ROW_FIELDS)
 
 
 def _read_number(value: Any) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hanlin.core.records import Role
 
-ROLE_FIELDS = ("role", "from", "speaker")
+ROLE_FIELDS = ("role", "from", "speaker", "sender", "author")
 CALL_ROLES = frozenset(
     (
         *("function_call", "tool_call", "tool-call", "toolcall", "function call", "tool call", "tool_calls"),
