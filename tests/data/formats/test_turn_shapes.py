@@ -27,10 +27,13 @@ SYSTEM, MORE = Message("system", "你是馆员。"), (Message("user", "周末呢
 KWARGS = {"additional_kwargs": {}, "response_metadata": {}, "name": None}
 
 
-def read_rows(put: Put, *rows: Any, formats: tuple[Format[Any], ...] = CHAT_FORMATS) -> list[ParsedRow[Any]]:
+def read_rows(
+    put: Put, *rows: Any, formats: tuple[Format[Any], ...] = CHAT_FORMATS, **source: Any
+) -> list[ParsedRow[Any]]:
     path = put("a.jsonl", list(rows))
+    file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     with InputFile(path) as input_file:
-        return list(open_records(SourceFile(path, path.name, 0, Source(path=str(path))), input_file, formats, {}).rows)
+        return list(open_records(file, input_file, formats, {}).rows)
 
 
 def read_chat(put: Put, row: Any) -> ParsedChat:
@@ -141,6 +144,10 @@ def test_lists_of_other_objects_are_no_turns(put: Put) -> None:
         {"user": "几点闭馆？", "assistant": "九点。"},
         {"human": "几点闭馆？", "bot": "九点。"},
         {"User": "几点闭馆？", "Assistant": "九点。"},
+        {"INSTRUCTION": "几点闭馆？", "RESPONSE": "九点。"},
+        {"instruction": "几点闭馆？", "generation": "九点。"},
+        {"instruction": "几点闭馆？", "target": "九点。"},
+        {"problem": "几点闭馆？", "solution": "九点。"},
         {"conversations": [{"user": "几点闭馆？", "assistant": "九点。"}]},
         [{"user": "几点闭馆？", "assistant": "九点。"}],
         [{"human": "几点闭馆？", "ai": "九点。"}],
@@ -154,9 +161,21 @@ def test_pairs_named_by_roles_and_texts_said_in_turn_are_chats(put: Put, row: An
     assert chat.messages == (ASK, TELL) and chat.unread == ()
 
 
+@pytest.mark.parametrize("names", [("INSTRUCTION", "INPUT", "OUTPUT"), ("instruction", "input", "target")])
+def test_what_an_instruction_is_about_joins_it_under_any_names(put: Put, names: tuple[str, str, str]) -> None:
+    chat = read_chat(put, dict(zip(names, ("几点闭馆？", "看告示。", "九点。"), strict=True)))
+    assert chat.messages == (Message("user", "几点闭馆？\n看告示。"), TELL) and chat.meta == {}
+
+
 def test_pairs_in_a_list_are_read_in_turn(put: Put) -> None:
     pairs = [["几点闭馆？", "九点。"], ["周末呢？", "也是。"]]
     assert read_chat(put, {"dialog": pairs}).messages == (ASK, TELL, *MORE)
+
+
+def test_a_tag_before_only_some_texts_is_a_part_of_them(put: Put) -> None:
+    texts = ["问：几点闭馆？", "九点。"]
+    assert read_chat(put, texts).messages == (Message("user", "问：几点闭馆？"), TELL)
+    assert read_chat(put, ["问：几点闭馆？", "答：九点。"]).messages == (ASK, TELL)
 
 
 def test_a_name_of_a_user_beside_a_question_is_no_question(put: Put) -> None:
@@ -211,10 +230,10 @@ def test_a_right_answer_under_that_name_is_no_verdict(put: Put, value: Any) -> N
     assert parsed.item.messages == (ASK, TELL)
 
 
-def test_a_verdict_is_a_label_for_unpaired_preferences_alone(put: Put) -> None:
-    rows = [{**CHATS[2], "is_correct": True}, {**CHATS[2], "is_correct": False, "label": True}, CHATS[2]]
-    right, labeled, bare = [parsed.item for parsed in read_rows(put, *rows, formats=UNPAIRED_FORMATS)]
-    assert isinstance(right, ParsedUnpaired) and isinstance(labeled, ParsedUnpaired)
-    assert (right.good, right.meta) == (True, {})
-    assert (labeled.good, labeled.meta) == (True, {"is_correct": False})
-    assert bare == Drop("no_label")
+def test_a_verdict_beside_a_label_is_carried_and_can_be_named_as_the_label(put: Put) -> None:
+    (parsed,) = read_rows(put, {**CHATS[2], "is_correct": False, "label": False}, formats=UNPAIRED_FORMATS)
+    assert isinstance(parsed.item, ParsedUnpaired)
+    assert (parsed.item.good, parsed.item.meta) == (False, {"is_correct": False})
+    rows = [{**CHATS[2], "is_correct": True}, {**CHATS[2], "is_correct": False}]
+    named = read_rows(put, *rows, formats=UNPAIRED_FORMATS, fields={"label": "is_correct"})
+    assert [parsed.item.good for parsed in named] == [True, False]

@@ -23,6 +23,8 @@ ROLE_PAIRS = (
     *(("user", "ai"), ("human", "ai"), ("user", "gpt"), ("user", "model"), ("用户", "助手")),
 )
 """Fields named by the roles of a question and its answer: each alone may be something else, such as a user's name."""
+_SURE_PAIRS = (*ROLE_PAIRS, ("instruction", "generation"), ("problem", "solution"), ("patient", "doctor"))
+"""Fields of a question and its answer that count together alone."""
 _REASONED_QUESTION_FIELDS = (*QUESTION_FIELDS, "problem", "user", "instruction", "题目")
 _REASONED_ANSWER_FIELDS = (
     *("content", "final", "deepseek_attempt", "deepseek_solution", "attempt", "solution", "answer_content"),
@@ -211,12 +213,14 @@ def is_prompt_response(value: Any) -> bool:
 def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
     """Find the fields of question and answer; beside reasoning they may have more names."""
     question, answer = find_field(row, QUESTION_FIELDS), find_field(row, ANSWER_FIELDS)
+    if question is None or question.lower() == "input":
+        question = find_field(row, ("instruction",)) or question
     if find_row_reasoning(row)[0]:
         question = question or find_field(row, _REASONED_QUESTION_FIELDS)
         answer = answer or find_field(row, _REASONED_ANSWER_FIELDS)
-    if question is None and answer is None:
-        pairs = ((find_field(row, pair[:1]), find_field(row, pair[1:])) for pair in ROLE_PAIRS)
-        question, answer = next((pair for pair in pairs if None not in pair), (None, None))
+    if question is None or answer is None:
+        pairs = ((find_field(row, pair[:1]), find_field(row, pair[1:])) for pair in _SURE_PAIRS)
+        question, answer = next((pair for pair in pairs if None not in pair), (question, answer))
     return None if question is None or answer is None or question == answer else (question, answer)
 
 
@@ -232,6 +236,9 @@ def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
     field, answer = fields
     material = MATERIAL_FIELDS if field == "prompt" and answer != "input" else MATERIAL_FIELDS[1:]
     more_fields = _find_texts(value, material)
+    if field.lower() == "instruction":
+        found = [find_field(value, (name,)) for name in ("input", "input_text", "context")]
+        more_fields = tuple(name for name in found if name is not None and name != answer)
     yield _read_question_answer(
         value, join_question(value, field, more_fields), value[answer], (field, answer, *more_fields)
     )

@@ -67,7 +67,7 @@ _BLANK_BESIDE_HAN = re.compile(
 _TEXT_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
 _ONLY_FIELDS = frozenset({"id", "data"})
 """The fields of UltraChat: `data` beside others may be anything."""
-_ROLE_TAG = re.compile(r"\s*(?:\*\*)?([A-Za-z]{2,9}|[\u4e00-\u9fff]{2,4})\s*[:：](?:\*\*)?")
+_ROLE_TAG = re.compile(r"\s*(?:\*\*)?([A-Za-z]{1,9}|[\u4e00-\u9fff]{1,4})\s*[:：](?:\*\*)?")
 
 
 def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
@@ -94,12 +94,15 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
     return (texts, fields) if is_list else None
 
 
+_TAG_ROLES = {**ROLE_NAMES, "q": "user", "a": "assistant", "问": "user", "答": "assistant"}
+
+
 def _read_said(texts: Sequence[str]) -> tuple[Message, ...]:
     """Make messages of texts said in turn: by the role before the colon if all have one, else the user begins."""
     messages = []
     for text in texts:
         tag = _ROLE_TAG.match(text)
-        role = ROLE_NAMES.get(tag[1].lower()) if tag else None
+        role = _TAG_ROLES.get(tag[1].lower()) if tag else None
         if tag is None or role is None:
             return alternate_roles(texts)
         messages.append(Message(role, strip_turn(text[tag.end() :])))

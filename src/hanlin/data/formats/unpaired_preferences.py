@@ -47,9 +47,8 @@ def _read_labeled(
         yield Drop("no_label", ", ".join(labels)) if isinstance(value, dict) else Drop("other_format")
         return
     label_field, good = label
-    verdicts = {name: content for name, content in find_verdicts(value).items() if name != label_field}
-    without_label = {name: content for name, content in value.items() if name != label_field and name not in verdicts}
-    for chat in read(without_label):
+    verdicts = find_verdicts(value)  # they would drop a bad answer
+    for chat in read({name: item for name, item in value.items() if name != label_field and name not in verdicts}):
         if isinstance(chat, Drop):
             yield chat
         elif not chat.messages or chat.messages[-1].role != "assistant":

@@ -38,24 +38,16 @@ def read_label(value: Any) -> bool | None:
 
 
 def find_label(row: Any) -> tuple[str, bool] | None:
-    """Find the field of a row that holds a label, or else a verdict, and whether it says good.
+    """Find the field of a row that holds a label, and whether it says good.
 
     A label that is the answer itself, as in sets for classification, says nothing about it.
     """
-    if not isinstance(row, dict):
-        return None
-    verdicts = find_verdicts(row)
-    return _find_own_label(row) or ((next(iter(verdicts)), all(verdicts.values())) if verdicts else None)
-
-
-def _find_own_label(row: Mapping[str, Any]) -> tuple[str, bool] | None:
-    if _LABEL_NAMES.isdisjoint(row):
-        return None
-    for name in LABEL_FIELDS:
-        if name in row:
-            good = read_label(row[name])
-            if good is not None and not _is_answer(row, row[name]):
-                return name, good
+    if isinstance(row, dict):
+        for name in LABEL_FIELDS:
+            if name in row:
+                good = read_label(row[name])
+                if good is not None and not _is_answer(row, row[name]):
+                    return name, good
     return None
 
 
@@ -81,7 +73,7 @@ def find_wrong_verdict(row: Mapping[str, Any]) -> str | None:
 
     Sets of sampled answers keep the wrong ones beside the right ones, for a filter that is easily forgotten.
     """
-    return next((name for name, is_right in find_verdicts(row).items() if not is_right), None)
+    return next((name for name, is_true in find_verdicts(row).items() if not is_true), None)
 
 
 def _is_answer(row: Mapping[str, Any], label: Any) -> bool:
@@ -95,4 +87,4 @@ def is_labeled_answer(row: Any) -> bool:
         return False
     if "chosen" in row or "rejected" in row:
         return False
-    return any(name in row for name in _ANSWER_FIELDS) and _find_own_label(row) is not None
+    return any(name in row for name in _ANSWER_FIELDS) and find_label(row) is not None
