@@ -47,6 +47,12 @@ def test_settings_and_functions_name_the_same_rules_on_answers() -> None:
         "As an AI language model, I don't have personal opinions. Is there anything else I can help you with?",
         "I can't provide instructions for that. It is illegal and could harm others.",
         "Unfortunately, I am unable to browse the internet. I recommend checking a weather website.",
+        "作为人工智能，我不能替您作决定。",
+        "I'm sorry, but as an AI language model, I cannot browse the web.",
+        "I am sorry, but I don't have access to the files.",
+        "Sorry, but I can't do that.",
+        "As an AI language model, I'm not able to feel.",
+        "I apologize, but I am unable to open links.",
     ],
 )
 def test_an_answer_that_only_refuses_is_dropped(answer: str) -> None:
@@ -68,9 +74,14 @@ def test_an_answer_that_only_refuses_is_dropped(answer: str) -> None:
         " fragrant, and the skin turns golden when they are ready.",
         "I'm sorry to hear that you lost your keys. Look under the sofa first.",
         "I'm sorry, but you did not give the text to summarize. Please provide the text.",
+        "抱歉让你久等了，答案是四。",
+        "很多人说我不能成功，我偏要试试。",
+        "I'm sorry, but I'm unable to come to work today, for I have caught a cold.",
+        "I am sorry, but the numbers you gave add up to nine, not ten.",
+        "As an AI language model, I am able to sort words: apple, book, cat.",
     ],
 )
-def test_an_answer_after_a_disclaimer_stays(answer: str) -> None:
+def test_an_answer_after_an_apology_or_a_disclaimer_stays(answer: str) -> None:
     turns = chat("请写一段介绍。", answer)
     assert refusals(turns) == turns
 

@@ -9,7 +9,6 @@ import pytest
 
 from hanlin.config.settings.rules import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
 from hanlin.core.records import Message
-from hanlin.data.filters.conversation import refusals
 from hanlin.data.filters.pii import is_id_card_number, passes_luhn
 from hanlin.data.filters.responses import answer_language, truncated_answers
 from hanlin.data.filters.rules import RULE_FUNCTIONS
@@ -395,37 +394,3 @@ def test_no_text_takes_a_rule_long(text: str) -> None:
     for name in ("truncated_answers", "answer_language"):
         apply_turn_rule(name, *chat("讲讲春天", text * 10_000))
     assert time.process_time() - begun < 20
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "抱歉，我无法回答这个问题。",
-        "作为人工智能，我不能替您作决定。",
-        "I'm sorry, but as an AI language model, I cannot browse the web.",
-        "I am sorry, but I don't have access to the files.",
-        "Sorry, but I can't do that.",
-        "As an AI language model, I'm not able to feel.",
-        "I apologize, but I am unable to open links.",
-    ],
-)
-def test_an_answer_that_begins_with_a_refusal_is_dropped(answer: str) -> None:
-    dropped = refusals(chat("问", answer))
-    assert isinstance(dropped, Drop) and dropped.reason == "refusal"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "抱歉让你久等了，答案是四。",
-        "很多人说我不能成功，我偏要试试。",
-        "I'm sorry, but I'm unable to come to work today, for I have caught a cold.",
-        "I'm sorry, but you did not give the poem. Please send it.",
-        "I am sorry, but the numbers you gave add up to nine, not ten.",
-        "As an AI language model, I am able to sort words: apple, book, cat.",
-        "I am sorry to hear that. Here is what may help.",
-    ],
-)
-def test_an_answer_that_is_sorry_but_answers_stays(answer: str) -> None:
-    turns = chat("问", answer)
-    assert refusals(turns) == turns

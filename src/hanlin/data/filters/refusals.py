@@ -105,12 +105,16 @@ _LACKS_MATERIAL_ZH = re.compile(
     r"|如果[您你](?:能够?|可以)?(?:提供|给出|告诉)|(?:是|指|指的是|想要?)哪[个种些]|信息不足|(?:提供|给出|给定|已有|所给)的?(?:信息|材料|文本|文章|资料|数据|知识库)中|没有关于[^。\n]{0,30}的信息|(?:不理解|明白|理解)[您你]|[您你]的意思"
 )
 _LACKS_MATERIAL_EN = re.compile(
-    r"sorry (?:to hear|for (?:the|any|my)|about|you|that you|if|i'?m late|i missed)|(?:come|attend|join|make it) "
-    r"|you (?:did not|didn'?t|have not|haven'?t)|(?:not|n'?t) (?:provided|given|specified)|clarify"
-    r"|(?:provide|share|give)(?: me)?(?: with)? (?:the|more|your|some|additional|a) "
-    r"|without (?:more|further|any|additional|the)"
-    r"|(?:more|additional|enough|further|necessary) (?:information|context|details)"
-    r"|which \w+ (?:you|are)|(?:not|n'?t) (?:see|find) (?:any|the|a) ",
+    _any_of(
+        r"""
+        sorry_(?:to_hear|for_(?:the|any|my)|about|you|that_you|if|i'?m_late|i_missed) (?:come|attend|join|make_it)_
+        you_(?:did_not|didn'?t|have_not|haven'?t) (?:not|n'?t)_(?:provided|given|specified) clarify
+        (?:provide|share|give)(?:_me)?(?:_with)?_(?:the|more|your|some|additional|a)_
+        without_(?:more|further|any|additional|the)
+        (?:more|additional|enough|further|necessary)_(?:information|context|details)
+        which_\w+_(?:you|are) (?:not|n'?t)_(?:see|find)_(?:any|the|a)_
+        """
+    ),
     re.I,
 )
 _PIECES = re.compile(
