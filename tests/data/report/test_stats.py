@@ -296,6 +296,7 @@ def test_the_phrase_that_decided_is_found_in_a_document(
 def test_lines_that_rules_cut_and_fields_that_no_record_carries_are_shown(put: Put, run: Run, tmp_path: Path) -> None:
     line = "长按识别下方二维码，关注我们的公众号"
     rows = [{"text": f"{STREAM}{n}\n第{n}段接着讲村里的事。\n{line}", "score": {"a": n}} for n in range(3)]
+    rows.append({"text": f"{STREAM}第１０段只换了数字，没有一行被删去。\n\n"})
     made = run(Corpus, put("a.jsonl", rows), rules=["default", "advertisement_lines"], dedup="exact")
     stage = compute_stats(made.out)["stages"][0]
     assert stage["cut_lines"] == {line: 3} == made.ledger["cut_lines"]

@@ -24,6 +24,7 @@ from hanlin.data.text.ngrams import hash_ngrams
 from hanlin.data.text.script import build_conversion_table
 
 _BAND_RECALL = 0.99
+_TABLE_BLOCK = 256
 _BATCH_CHARACTERS = 1 << 14
 
 Signatures = npt.NDArray[np.uint32]
@@ -64,10 +65,15 @@ def _build_letter_tables(across_scripts: bool) -> tuple[CodePoints, npt.NDArray[
     """Build a table of the letter that each character counts as, and one of whether it counts at all."""
     letters = np.arange(FIRST_SUPPLEMENTARY, dtype=np.uint32)
     is_letter = np.zeros(FIRST_SUPPLEMENTARY + 1, dtype=np.bool_)
-    for code in range(FIRST_SUPPLEMENTARY):
-        folded = unicodedata.normalize("NFKC", chr(code)).casefold()
-        is_letter[code] = folded[:1].isalnum()
-        letters[code] = ord(folded[0]) if folded else code
+    for start in range(0, FIRST_SUPPLEMENTARY, _TABLE_BLOCK):
+        chars = "".join(map(chr, range(start, start + _TABLE_BLOCK)))
+        if unicodedata.normalize("NFKC", chars).casefold() == chars:  # most blocks: folding changes none of them
+            is_letter[start : start + _TABLE_BLOCK] = chars.isalnum() or list(map(str.isalnum, chars))
+            continue
+        for code, char in enumerate(chars, start):
+            folded = unicodedata.normalize("NFKC", char).casefold()
+            is_letter[code] = folded[:1].isalnum()
+            letters[code] = ord(folded[0]) if folded else code
     is_letter[FIRST_SUPPLEMENTARY] = True
     if across_scripts:
         letters = build_conversion_table("simplified").take(np.minimum(letters, len(letters) - 1))

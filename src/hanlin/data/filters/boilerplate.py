@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -56,12 +57,13 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
 
 def _find_candidates(lines: Sequence[str], longest: int) -> list[int]:
     """Find the indices of the lines that a pattern may match, in order: short ones with a pair, and disclaimers."""
-    short = [index for index, line in enumerate(lines) if 1 < len(line) <= longest]
-    found = [
-        index
-        for index, line in enumerate(lines)
-        if longest < len(line) <= _NOTICE_FACTOR * longest and LONG_NOTICE.match(line)
-    ]
+    short, found = [], []
+    for index, length in enumerate(map(len, lines)):
+        if length <= longest:
+            if length > 1:
+                short.append(index)
+        elif length <= _NOTICE_FACTOR * longest and LONG_NOTICE.match(lines[index]):
+            found.append(index)
     if short:
         joined = "\n".join([*(lines[index] for index in short), ""])
         positions = PAIRS.find(joined)
@@ -101,7 +103,7 @@ def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: in
 
 def _find_code(lines: Sequence[str]) -> set[int]:
     """Find the lines of fenced code; a fence without an end is none."""
-    fences = [index for index, line in enumerate(lines) if line.lstrip().startswith("```")]
+    fences = [index for index, line in enumerate(lines) if "```" in line and line.lstrip().startswith("```")]
     return {
         index
         for first, last in zip(fences[::2], [*fences[1::2], len(lines)], strict=False)
@@ -127,6 +129,7 @@ def _find_links(lines: Sequence[str], heading: int) -> Iterator[int]:
             yield index
 
 
+@lru_cache(maxsize=4096)  # the same lines are on many pages of a site
 def _is_furniture(line: str) -> bool:
     return bool(
         END_MARK.match(line)

@@ -121,10 +121,11 @@ def _repair_other_encodings(text: str) -> tuple[str, int]:
 
 def _find_unusual_blocks(text: str) -> list[tuple[int, int]]:
     """Find the parts of a text in which few of the characters above ASCII are frequent ones, as (start, end)."""
-    if text.isascii():
+    frequent = _FREQUENT_PREFILTER.count_candidates(text)
+    if frequent >= _MIN_FREQUENT * len(text) or text.isascii():
         return []
     above_ascii = code_points(text) > 0x7F
-    total, frequent = np.count_nonzero(above_ascii), _FREQUENT_PREFILTER.count_candidates(text)
+    total = np.count_nonzero(above_ascii)
     if total < _MIN_IN_BLOCK or frequent >= _MIN_FREQUENT * total:
         return []
     if len(text) < 2 * _BLOCK:

@@ -38,6 +38,9 @@ from hanlin.data.ledger import (
 )
 
 _REPORT_ROWS = 500
+_encode_json = json.JSONEncoder(ensure_ascii=False).encode
+_CUT_NO_LINES = frozenset({"mojibake", "unicode", "control_characters", "whitespace", "convert"})
+"""Rules, and the setting `convert`, that change the characters of a text and cut none of its lines."""
 
 
 def process_split(worker: WorkerContext, split: InputSplit, progress: ProgressCounter) -> list[Shard]:
@@ -130,7 +133,7 @@ class _SplitProcessor:
             else:
                 record, line, tail_bytes, changed = processed
                 stats.changed.update(changed)
-                if changed and isinstance(row.item, ParsedText) and "html" not in changed:
+                if isinstance(row.item, ParsedText) and not _CUT_NO_LINES.issuperset(changed) and "html" not in changed:
                     count_cut_lines(stats.cut_lines, row.item.text, record.text)
                 if row.unread:
                     count_unread_fields(stats.unread_fields, row.unread)
@@ -197,8 +200,8 @@ def dump_record(record: Any) -> tuple[bytes, int]:
         UnicodeEncodeError: It has a lone surrogate.
     """
     fields = record.to_json()
-    line = json.dumps(fields, ensure_ascii=False).encode("utf-8")
-    meta = json.dumps(fields["meta"], ensure_ascii=False) if "meta" in fields else None
+    line = _encode_json(fields).encode("utf-8")
+    meta = _encode_json(fields["meta"]) if "meta" in fields else None
     tail_bytes = len(b'"}') if meta is None else len(f'", "meta": {meta}}}'.encode())
     return line + b"\n", tail_bytes + 1
 

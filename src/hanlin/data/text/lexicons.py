@@ -8,11 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from hanlin.data.text.prefilter import Prefilter
 
 
 class Phrases:
-    """A pattern that matches any of some phrases, longest first, with a prefilter that says if it is worth running."""
+    """A pattern that matches any of some phrases, longest first, with a prefilter that says where it may match.
+
+    Args:
+        phrases: The phrases.
+        bits: Bits of the prefilter; more of them give fewer false candidates.
+        forms: Patterns by a text with which all that they match begins; None: the pattern of an earlier text is.
+    """
 
     def __init__(self, phrases: Sequence[str], bits: int, forms: Mapping[str, str | None] | None = None) -> None:
         ordered = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
@@ -22,13 +30,18 @@ class Phrases:
         patterns = [f"{re.escape(first)}(?:{'|'.join(endings)})" for first, endings in groups.items()]
         patterns += [pattern for pattern in (forms or {}).values() if pattern]
         self.pattern = re.compile("|".join(patterns))
-        self.prefilter = Prefilter([*ordered, *(forms or {})], bits)
+        self.prefilter = Prefilter([beginning[:3] for beginning in (*ordered, *(forms or {}))], bits)
 
     def find_all(self, text: str, minimum: int = 1) -> list[str]:
         """Find the phrases in a text, in order; an empty list if there are fewer than `minimum`."""
         if self.prefilter.count_candidates(text) < minimum:
             return []
-        hits = self.pattern.findall(text)
+        hits: list[str] = []
+        end = 0
+        for start in np.flatnonzero(self.prefilter.find_candidates(text)).tolist():
+            if start >= end and (match := self.pattern.match(text, start)):
+                hits.append(match[0])
+                end = match.end()
         return hits if len(hits) >= minimum else []
 
 
@@ -39,7 +52,7 @@ def compile_phrases(text: str, *phrases: str, bits: int = 4, forms: Mapping[str,
         text: Phrases separated by white space.
         phrases: More phrases.
         bits: Bits of the prefilter; more of them give fewer false candidates.
-        forms: Patterns by a text that is in all that they match.
+        forms: Patterns by a text with which all that they match begins; None: the pattern of an earlier text is.
     """
     return Phrases((*text.split(), *phrases), bits, forms)
 

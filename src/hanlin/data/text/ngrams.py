@@ -13,6 +13,8 @@ from hanlin.data.text.char_stats import code_points
 _WINDOW = 5_000
 _CACHE_BLOCK = 8_192
 _PRIME = 0x9E3779B97F4A7C15
+_INDEX_MASK = np.uint64((1 << 13) - 1)
+_WINDOW_INDEX = np.arange(_WINDOW, dtype=np.uint64)
 
 
 def hash_ngrams(codes: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.uint64]:
@@ -70,17 +72,17 @@ def repeated_ngram_fraction(text: str, n: int, threshold: float = 0.0) -> float:
     Args:
         text: Any text.
         n: Characters in an n-gram.
-        threshold: A result that cannot exceed it is returned as 0. Counting equal n-grams is faster than locating
-            them, and counting equal shorter n-grams, of which there are at least as many, is faster still.
+        threshold: A result that cannot exceed it is returned as 0. Counting equal shorter n-grams, of which there are
+            at least as many, is faster than locating equal n-grams.
     """
     codes = code_points(text)
     if len(codes) < 4 * n or _max_repeats(codes, n) * n <= threshold * len(codes):
         return 0.0
-    hashes = hash_ngrams(codes, n)
-    repeats = sum(_count_repeats(hashes[start : start + _WINDOW]) for start in range(0, len(hashes), _WINDOW))
-    if repeats * n <= threshold * len(codes):
+    starts = _find_repeats(hash_ngrams(codes, n))
+    if len(starts) * n <= threshold * len(codes):
         return 0.0
-    return float(np.count_nonzero(_find_covered(codes, n)) / len(codes))
+    covered = n + int(np.minimum(np.diff(starts), n).sum()) if len(starts) else 0
+    return covered / len(codes)
 
 
 def longest_copy(text: str, n: int) -> int:
@@ -101,15 +103,31 @@ def longest_copy(text: str, n: int) -> int:
 
 def _find_covered(codes: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.bool_]:
     """Whether each character is in an n-gram that occurred before in the same window, bool of shape (characters,)."""
-    hashes = hash_ngrams(codes, n)
-    covered = np.zeros(len(codes) + 1, dtype=np.int64)
-    for start in range(0, len(hashes), _WINDOW):
-        window = hashes[start : start + _WINDOW]
-        order = np.argsort(window, kind="stable")
-        repeat_starts = order[1:][window[order[1:]] == window[order[:-1]]] + start
-        np.add.at(covered, repeat_starts, 1)
-        np.add.at(covered, repeat_starts + n, -1)
-    return np.cumsum(covered[:-1]) > 0
+    starts = _find_repeats(hash_ngrams(codes, n))
+    edges = np.bincount(starts, minlength=len(codes) + 1) - np.bincount(starts + n, minlength=len(codes) + 1)
+    return np.cumsum(edges[:-1]) > 0
+
+
+def _find_repeats(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Positions of the hashes that occurred before in the same window of 5,000, in order.
+
+    The position in the window replaces the lowest 13 bits of each hash, so that sorting the hashes, which is several
+    times as fast as sorting positions by them, brings equal ones together in their order:
+
+        hashes      7 9 7 7
+        with index  7|0 9|1 7|2 7|3
+        sorted      7|0 7|2 7|3 9|1     repeats at 2 and 3
+    """
+    keys = hashes & ~_INDEX_MASK
+    found = []
+    for start in range(0, len(keys), _WINDOW):
+        window = keys[start : start + _WINDOW]
+        window |= _WINDOW_INDEX[: len(window)]
+        window.sort()
+        repeats = window[1:][window[1:] ^ window[:-1] <= _INDEX_MASK] & _INDEX_MASK
+        repeats.sort()
+        found.append(repeats.astype(np.int64) + start)
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
 def _max_repeats(codes: npt.NDArray[np.uint32], n: int) -> int:
