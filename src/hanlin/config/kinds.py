@@ -89,7 +89,7 @@ _TABLE = (
               "write the small data set of the quickstart",
               shows=("characters", "exchanges", "pairs", "validation_questions")),
     StageKind("corpus", "data:Corpus", "documents", "hanlin.data.stages.corpus:run",
-              "read, clean and deduplicate text", version=4,
+              "read, clean and deduplicate text", version=5,
               shows=("rows_in", "rows_kept", "rows_validation", "characters", "dropped", "unread_fields")),
     StageKind("conversations", "data:Conversations", "conversations", "hanlin.data.stages.conversations:run",
               "read and check conversations of any format", version=6,

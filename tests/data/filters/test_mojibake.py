@@ -220,6 +220,15 @@ def test_the_choice_changes_no_key_of_an_older_recipe() -> None:
     assert key_settings(Corpus(sources="./a", lost_characters="guess"))["lost_characters"] == "guess"
 
 
+def test_short_words_of_common_characters_are_right_whatever_their_bytes_happen_to_be() -> None:
+    amounts = (
+        *("辣椒 = 2g", "陈醋 = 10g", "胡椒 = 5g", "鸡精 = 2g", "料酒 = 15g", "豆瓣酱 = 2g", "芝麻油 = 5g"),
+        *("蚝油 = 15g", "花椒（酱色） = 10g", "老抽酱油 = 10g", "进阶配料 = 5g", "淀粉（用以勾芡） = 15g"),
+    )
+    text = "\n".join(f"  - {amount}" for amount in amounts)
+    assert repair(text) == (text, 0)
+
+
 def test_degrees_and_squares_in_english_are_no_characters() -> None:
     """Their UTF-8 bytes, and their GBK bytes too, look like those of characters."""
     text = (

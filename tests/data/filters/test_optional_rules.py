@@ -301,11 +301,25 @@ def test_a_truncated_answer_is_dropped(answer: str) -> None:
         "安装的方法见下面的网页。第一步是下载。第二步是解压。其余的请看 https://example.com/read/this/page/for/more",
         "写法：\n```\nprint(1)\n```\n```\n就这样。",
         "先算半径。把各项的数值代入之后逐步化简并四舍五入到小数点后两位可以得到这个圆球的体积约为 35.32 立方厘米",
+        "多喝热水。按时吃药。早点休息。平时要注意饮食清淡并且保持心情舒畅，同时还要多留意天气的变化和衣服的增减以及室内的通风",
+        "多喝热水。按时吃药。早点休息。这种病只要按照医生说的去做并且坚持上三个月左右的时间，一般来说都是可以完全治好而且不会再犯的",
+        "White clouds above me\nThe river below my feet\nA small boat drifts in",
+        "1. Ask what they need\n2. Offer help with a chore they are struggling with",
+        "Present: is, are\nPast: was, were\nFuture: will be",
+        "some tea to drink with",
+        "def swap(a, b):\n    return b, a",
+        "paper, pencil, ruler, at, to",
     ],
 )
 def test_an_answer_without_final_punctuation_is_not_always_truncated(answer: str) -> None:
     turns = chat("讲讲", answer)
     assert apply_turn_rule("truncated_answers", *turns) == turns
+
+
+def test_a_program_in_english_is_an_answer_in_chinese() -> None:
+    for code in ("name = input('What is your name? ')\nprint(name)", 'print("""\nThis is the first line\n""")'):
+        turns = chat("写一段程序，问出用户的名字并打印出来。", f"{code}\nprint('It is good to see you here today')")
+        assert apply_turn_rule("answer_language", *turns) == turns
 
 
 def test_an_answer_in_the_other_language_is_dropped() -> None:

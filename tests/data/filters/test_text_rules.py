@@ -321,3 +321,34 @@ def test_tables_with_styles_in_an_article_with_code_become_text() -> None:
     assert "编号" in result and "<td" not in result and "<p style='a'>x</p>" in result
     lesson = f"{SPRING * 3}\n```\n{table}\n```\n用 `<b>` 加粗。"
     assert apply("html", lesson) == lesson
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "以上就是选购水泵的几个要点，想了解更多型号的朋友可以联系我们。",
+        "本厂供应各种尺寸的木箱，欢迎新老朋友来电咨询。",
+        "课程九月开班，有意者请赶快联系我们报名吧！",
+        "更多详情请致电本店。",
+    ],
+)
+def test_an_article_that_ends_with_a_call_to_buy_is_an_advertisement(closing: str) -> None:
+    article = SPRING * 8
+    assert reason("advertisements", f"{article}\n{closing}") == "advertisement"
+    assert apply("advertisements", f"{closing}{article}") == f"{closing}{article}"
+    assert apply("advertisements", closing) == closing
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "本文图片如涉及版权，需要删除的请联系我们。",
+        "停水期间给市民带来不便，如需了解更多情况，欢迎来电咨询。",
+        "安装时遇到问题，想了解更多的话请联系我们。",
+        "老人说，欢迎大家到村里来，他愿意把这些故事讲给更多人听。",
+        "他想联系上我们，可是那时村里还没有电话。",
+    ],
+)
+def test_an_article_that_ends_with_a_notice_is_no_advertisement(closing: str) -> None:
+    article = f"{SPRING * 8}\n{closing}"
+    assert apply("advertisements", article) == article

@@ -17,15 +17,20 @@ _HANGING_WORD = re.compile(
     r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are|at|on|into|than|as|such|its|their|his"
     r"|her|your|our|my|this|these|those|which|who|while|if|when|but|not|can|will|may|should|have|has|was|were|be)$"
 )
+_MAY_END = re.compile(r"\b(?:to|with|for|in|by|from|at|on|that|this|can|will|may|have|was|were|be)$")
+_WORD_LIST = re.compile(r"(?:[\w'’-]+, ){2,}[\w'’-]+")
+_MIN_SENTENCE_WORDS = 6
 _LATIN_END = re.compile(r"[A-Za-z]$")
 _COMPLETE_END = re.compile(
     r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$"
     r"|[了吧吗嗎呢啊呀哦喔啦嘛哈哒么麼咯呗唄哎唉]$|的话$|等等?$|[谢謝]{2}$|[好行對对]$|而已$|以上$|可以$|采[纳納]$|[顺順]利$|[评評]$|[赞讚贊]$"
 )
-_UNFINISHED_END = re.compile("[也而且和与與或并並但的地得把被将將在从從向对對为為以及是就都还還又再更最很]$")
+_UNFINISHED_END = re.compile(
+    "[也而且和与與或并並但地得把被将將在从從向对對为為以及是就都还還又再更最很]$|(?:^|[，,；;])[^，,；;是会會可能要应應需]*的$"
+)
 _SENTENCE_ENDS = re.compile(r"[。！？]|(?<!\d)[.!?] ")
 _STOPS = tuple("。！？.!?;；")
-_MANY_SENTENCES = 8
+_MANY_SENTENCES, _MIN_CUT_CHARS = 8, 200
 _MIN_SENTENCES, _MIN_ENGLISH_WORDS, _MAX_HAN, _SHORT_QUESTION = 3, 3, 5, 150
 _WORD = re.compile("[A-Za-z]{2,}")
 _FREE_END = re.compile(r"#\w+$|https?://\S+$|\d$|^[A-Z][a-z]+(?: [a-z]+){0,2},$")
@@ -39,10 +44,10 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
     An answer is cut off if its last fence (```python) is not closed; if it ends with an opening bracket, 、 or an
     English word that needs another, or, after complete sentences, a comma; or if its last line goes on after several
     sentences with `longest_open` characters or more (after eight sentences a quarter of that) that have no end (a
-    number with its unit, 了 or 吧 is an end). Why: generated data was cut at a token limit, and a model learns to stop
-    there. Headings, names, numbers, formulas, list items, verse, chats that are written with commas, links,
-    closings of letters and signatures end without punctuation and stay, and so does an end that the question has too.
-    Default 40. Not in the default set.
+    number with its unit, 了 or 吧 is an end), in an answer of 200 characters or with an end like 并且. Why: generated
+    data was cut at a token limit, and a model learns to stop there. Headings, names, numbers, formulas, list items,
+    verse, phrases, code, chats that are written with commas, links, closings of letters and signatures end without
+    punctuation and stay, and so does an end that the question has too. Default 40. Not in the default set.
     """
     question = ""
     for turn_number, message in enumerate(messages, start=1):
@@ -64,16 +69,39 @@ def _find_truncation(text: str, question: str, longest_open: int) -> str | None:
     if "```" in line or len(line) <= _MAX_SIGNATURE or _FREE_END.search(line[-100:]) or text[-6:] in question:
         return None
     sentences = _SENTENCE_ENDS.split(text)
-    if line.endswith(_HANGING_MARKS) or _HANGING_WORD.search(line) or (line.endswith(_COMMAS) and len(sentences) > 2):
+    if (
+        line.endswith(_HANGING_MARKS)
+        or (line.endswith(_COMMAS) and len(sentences) > 2)
+        or (_HANGING_WORD.search(line) and not _may_end_with_word(text, line))
+    ):
         return "…" + line[-20:]
     last = _SENTENCE_ENDS.split(line)[-1]
     least = longest_open if len(sentences) < _MANY_SENTENCES else longest_open // 4
     is_open = last != line and len(last) >= least and not _COMPLETE_END.search(line[-20:])
     if _LATIN_END.search(line):  # a last word does not tell whether an English sentence is complete
         return None
-    if is_open and (_UNFINISHED_END.search(line) or (len(sentences) > _MIN_SENTENCES and not _lists_open_items(text))):
+    if is_open and (_UNFINISHED_END.search(line) or (_is_long(text, sentences) and not _lists_open_items(text))):
         return "…" + line[-20:]
     return None
+
+
+def _is_long(text: str, sentences: list[str]) -> bool:
+    """Whether a text is as long as those that are cut at a limit; people leave out the last stop of short answers."""
+    return len(sentences) > _MIN_SENTENCES and len(text) >= _MIN_CUT_CHARS
+
+
+def _may_end_with_word(text: str, line: str) -> bool:
+    """Whether a text may be complete though its last word often needs another: a phrase, code, or lines without stops.
+
+    Prepositions and auxiliaries end a clause (a task they are struggling with), a verse or a list of words too.
+    """
+    *lines, last = text.split("\n")
+    if last.startswith(("    ", "\t")) or (not lines and len(line.split()) < _MIN_SENTENCE_WORDS):
+        return True
+    if not _MAY_END.search(line):
+        return False
+    has_stops = any(other.rstrip().endswith(_STOPS) for other in lines)
+    return bool(_WORD_LIST.fullmatch(line)) or (bool(lines) and not has_stops and not _SENTENCE_ENDS.search(line))
 
 
 def _lists_open_items(text: str) -> bool:
@@ -103,7 +131,7 @@ _EXERCISE = re.compile(
 )
 _CODE_LIKE = re.compile(
     r"```|\bdef \w+\(|\bfunction \w+\(|^import \w+|\bSELECT\b.*\bFROM\b"
-    r"|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)"
+    r"|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)|\w\([\"']"
     r"|^[ \t]*(?:[Ss]et )?\w{1,40} = \S{1,40}[ \t]*$",
     re.M | re.S,
 )

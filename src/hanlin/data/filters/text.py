@@ -12,7 +12,7 @@ import unicodedata
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
-from hanlin.data.text.lexicons import BETTING_SITES, SPAM_PHRASES
+from hanlin.data.text.lexicons import BETTING_SITES, NOT_A_SALES_CALL, SALES_CALL, SALES_CALL_WORDS, SPAM_PHRASES
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
 
 # --- rules that change text -----------------------------------------------------------------------------------------
@@ -132,6 +132,7 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
 
 
 _CHARS_PER_BETTING_NAME = 1_200
+_MIN_SALES_CHARS, _MAX_SALES_CHARS, _CLOSING_CHARS = 200, 3_000, 120
 _ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S.{14})", re.M)
 
 
@@ -140,7 +141,8 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
 
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
     sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is the form of the
-    pages on which they put copies with words replaced: 本文摘要： and then the same beginning twice. Defaults 5 and 3,
+    pages on which they put copies with words replaced: 本文摘要： and then the same beginning twice. A text of 200 to
+    3,000 characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. Defaults 5 and 3,
     chosen on labeled spam against encyclopedia, law and news. Advertising that reads like an article cannot be told by
     phrases; a `quality_model` learns it from examples.
     """
@@ -149,7 +151,17 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     names = BETTING_SITES.find_all(text, minimum=2)
     if names and len(names) * _CHARS_PER_BETTING_NAME >= len(text):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
+    if _MIN_SALES_CHARS <= len(text) <= _MAX_SALES_CHARS and (call := _find_sales_call(text[-_CLOSING_CHARS:])):
+        return Drop("advertisement", call)
     hits = SPAM_PHRASES.find_all(text, minimum=max(different, math.ceil(per_thousand * len(text) / 1000)))
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text
+
+
+def _find_sales_call(closing: str) -> str | None:
+    """Find the call to buy or to ask a company at the end of a text, or None."""
+    if not any(word in closing for word in SALES_CALL_WORDS) or NOT_A_SALES_CALL.search(closing):
+        return None
+    call = SALES_CALL.search(closing)
+    return call[0] if call else None

@@ -99,6 +99,22 @@ SPAM_PHRASES = compile_phrases(
     bits=7,
 )
 
+_IN_SENTENCE = r"[^。！？!?\n]"
+SALES_CALL = re.compile(
+    rf"欢迎{_IN_SENTENCE}{{0,14}}(?:来电|致电|咨询|联系|选购|订购|洽谈)|来电(?:咨询|洽谈|订购|订货)|向我们(?:公司)?(?:咨询|订购|购买)"
+    rf"|(?:需要|需求|想要|想了解|了解更多|感兴趣|有意|购买|选购|定制|报价|咨询|合作|加盟){_IN_SENTENCE}{{0,30}}"
+    rf"(?:联系|咨询|致电){_IN_SENTENCE}{{0,4}}(?:我们|我司|我公司|本公司)|详情{_IN_SENTENCE}{{0,4}}(?:致电|来电|咨询我们|联系我们)"
+    rf"|(?:送到|前往)我们{_IN_SENTENCE}{{0,10}}(?:中心|门店|医院|公司)"
+)
+"""A call to buy something or to ask a company for it, as sales texts end with."""
+SALES_CALL_WORDS = ("咨询", "联系", "致电", "来电", "洽谈", "选购", "订购", "我们")
+"""One of them is in every `SALES_CALL`."""
+NOT_A_SALES_CALL = re.compile(
+    "版权|侵权|侵犯|删除|稿件|投稿|读者|考生|业主|市民|群众|居民|律师|法律|举报|监督|有误|错误|帮助|疑问|物业|技术支持"
+    r"|(?:如有|任何|遇到|其他)[^。！？\n]{0,4}问题"
+)
+"""What beside it shows that a call is for something else: notices, corrections, help pages, offices."""
+
 SELF_REFERENCE = re.compile(
     r"我(?:是|叫|就是|名为|的名字|的开发者|的创造者|的全名|由|被|来自|并非|不是)|本(?:模型|助手)"
     r"|作为(?:一[个名款位])? ?(?:由|人工智能|AI|大型?语言|大规模语言|语言模型|聊天|智能|Chat|GPT|MOSS)"

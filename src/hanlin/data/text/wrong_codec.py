@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY, FREQUENT_CHARS
+from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY, COMMON_CHARS, FREQUENT_CHARS
 
 _WRITTEN_AS = ("gb18030", "big5hkscs")
 _READ_AS = {
@@ -30,6 +30,9 @@ _READ_AS = {
 other reading is Chinese, and the share of frequent characters that a wrong reading has at most. Japanese and Korean
 characters are in the rows of GB 2312, so that they come closer to it in both."""
 WESTERN = ("latin-1", "cp1252")
+_CHINESE = ("big5hkscs", "gb18030")
+_MAX_COMMON = 0.9
+"""More of the characters are never common ones if bytes were read as one of `_CHINESE`; in a list of words they are."""
 _MIN_CHARS, _MIN_ENCODABLE = 8, 0.97
 _EXTRA_FOR_FEW = 11
 _FIRST_RANK, _RANKS, _MAX_REPEATS, _MIN_DISTINCT = 8, 400, 3, 5
@@ -70,8 +73,11 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
     if len(set(above_ascii)) < _MIN_DISTINCT_CHARS:
         return None  # one character, again and again
     frequent = sum(char in FREQUENT_CHARS for char in above_ascii)
+    common = sum(char in COMMON_CHARS for char in above_ascii)
     for read_as, (per_char, max_frequent) in _READ_AS.items():
         if frequent > max_frequent * len(above_ascii):
+            continue
+        if read_as in _CHINESE and common > _MAX_COMMON * len(above_ascii):
             continue
         data = above_ascii.encode(read_as, "replace")
         if len(data) < 2 * _MIN_CHARS or data.count(b"?") > (1 - _MIN_ENCODABLE) * len(above_ascii):
