@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import (
@@ -30,14 +30,22 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.model import PROJECTIONS, LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_sorted_json
 from hanlin.core.i18n import join_list, tr
-from hanlin.models.folder.adapter import build_base_record, check_adapter_folder, relative_base_path
-from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.adapter import (
+    AdapterFiles,
+    build_base_record,
+    check_adapter_folder,
+    check_base,
+    relative_base_path,
+)
+from hanlin.models.folder.checks import ModelFiles, check_model_folder
 from hanlin.models.folder.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD
 from hanlin.models.safetensors import save_safetensors
+from hanlin.tokenizer.file_names import TOKENIZER_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 _PEFT_INIT = {"zero": True, "pissa": "pissa", "pissa_fast": "pissa_niter_16"}
 
@@ -225,6 +233,124 @@ def load_adapter(
         except (RuntimeError, ValueError, KeyError) as error:
             what = tr("the adapter does not fit this base model: {problem}", problem=_misfit(model, config, weights))
             raise UserError(what, folder, _wrong_base_hint()) from error
+    _check_all_set(adapted, outcome, files, name, _wrong_base_hint())
+    return adapted.train(trainable)
+
+
+def set_adapter_weights(model: PeftModel, folder: Path) -> None:
+    """Give a new adapter the weights of the adapter in a folder, to go on training it.
+
+    Rows of the vocabulary that the new adapter trains and the folder's does not stay as they are.
+
+    Args:
+        model: A model with the new adapter `default`, made with the settings of the folder's.
+        folder: The adapter folder, which passed `check_init_adapter`.
+
+    Raises:
+        UserError: Tensors are missing, unused, or of another shape.
+    """
+    files = check_adapter_folder(folder)
+    weights = load_file(str(folder / ADAPTER_WEIGHTS))
+    current = get_peft_model_state_dict(model, save_embedding_layers=False)
+    rows = {token_id: index for index, token_id in enumerate(_token_ids(model.peft_config["default"].to_dict()))}
+    index = torch.tensor([rows[token_id] for token_id in _token_ids(files.config)], dtype=torch.long)
+    for name, tensor in weights.items():
+        if name.endswith(".trainable_tokens_delta") and name in current:
+            before = current[name].detach().cpu()
+            weights[name] = before.index_copy(0, index, tensor.to(before.dtype))
+    hint = tr("set lora, trainable_tokens and train_last_layers as they were for this adapter")
+    with _suppress_library_warnings():
+        try:
+            outcome: Any = set_peft_model_state_dict(model, weights)
+        except (RuntimeError, ValueError, KeyError) as error:
+            config = cast(LoraConfig, model.peft_config["default"])
+            what = tr("the adapter does not fit this base model: {problem}", problem=_misfit(model, config, weights))
+            raise UserError(what, folder, hint) from error
+    _check_all_set(model, outcome, files, "default", hint)
+
+
+def check_init_adapter(folder: Path, lora: LoraSettings, base: ModelFiles, trains_rows: bool) -> None:
+    """Check from its headers that an adapter can be trained further.
+
+    Args:
+        folder: The adapter folder.
+        lora: The settings of the adapter that goes on from it.
+        base: The model that is trained.
+        trains_rows: Whether rows of the vocabulary are trained beside the adapter.
+
+    Raises:
+        UserError: It is no LoRA adapter, belongs to another model, or was made with other settings.
+    """
+    config = check_adapter_folder(folder).config
+    check_base(folder, base)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if config.get(name):
+            raise UserError(tr("an adapter with {name} cannot be trained further", name=name), folder / ADAPTER_CONFIG)
+    targets = config.get("target_modules")
+    expected = {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "rslora": bool(config.get("use_rslora")),
+        "dora": bool(config.get("use_dora")),
+        "targets": sorted(targets) if isinstance(targets, list) and set(targets) <= set(PROJECTIONS) else None,
+    }
+    actual = lora.model_dump() | {"targets": sorted(lora.targets)}
+    differing = {name: value for name, value in expected.items() if value is not None and value != actual[name]}
+    if differing:
+        values = ", ".join(
+            f"{name}: [{', '.join(value)}]" if isinstance(value, list) else f"{name}: {json.dumps(value)}"
+            for name, value in differing.items()
+        )
+        what = tr("the adapter was made with other settings than `lora` has")
+        raise UserError(what, folder, tr("set `lora: {values}`", values=f"{{ {values} }}"))
+    if _token_ids(config) and not trains_rows:
+        what = tr("the adapter also trains rows of the vocabulary")
+        raise UserError(what, folder, tr("set trainable_tokens: untrained"))
+
+
+def read_trained_rows(folder: Path) -> list[int]:
+    """Return the ids of the vocabulary rows that the adapter in a folder trains, in ascending order."""
+    return sorted(_token_ids(check_adapter_folder(folder).config))
+
+
+def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
+    """Load the tokenizer saved beside an adapter, or that of its base if there is none.
+
+    Raises:
+        UserError: It has more entries than the base has rows.
+    """
+    tokenizer = Tokenizer.load(folder if (folder / TOKENIZER_FILE).is_file() else base.folder)
+    if len(tokenizer) > base.vocabulary_rows:
+        raise UserError(
+            tr(
+                "the adapter's tokenizer has {count} entries, its base only {vocabulary_rows} rows",
+                count=len(tokenizer),
+                vocabulary_rows=base.vocabulary_rows,
+            ),
+            folder,
+            tr("extend the vocabulary of the base first, then train on the result"),
+        )
+    return tokenizer
+
+
+def _token_ids(config: Mapping[str, Any]) -> list[int]:
+    """The ids of the vocabulary rows that an adapter trains, in the order of its tensors."""
+    token_ids = config.get("trainable_token_indices") or []
+    if isinstance(token_ids, Mapping):  # by matrix; each has the same rows
+        token_ids = next(iter(token_ids.values()))
+    return list(token_ids)
+
+
+def _check_all_set(adapted: PeftModel, outcome: Any, files: AdapterFiles, name: str, hint: str) -> None:
+    """Raise UserError unless every tensor of an adapter was used and every one that the model needs was there.
+
+    Args:
+        adapted: The model with the adapter.
+        outcome: What PEFT said of setting its weights.
+        files: The adapter's files.
+        name: Under which name PEFT knows the adapter.
+        hint: What to do otherwise.
+    """
     unused = list(outcome.unexpected_keys)
     parts = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
     parameters = {name for name, _ in adapted.named_parameters()}  # tied matrices have one name here
@@ -243,8 +369,7 @@ def load_adapter(
             missing=len(missing),
             names=names,
         )
-        raise UserError(what, folder / ADAPTER_WEIGHTS, _wrong_base_hint())
-    return adapted.train(trainable)
+        raise UserError(what, files.folder / ADAPTER_WEIGHTS, hint)
 
 
 def _misfit(model: nn.Module, config: LoraConfig, weights: Mapping[str, torch.Tensor]) -> str:

@@ -23,12 +23,12 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
+from hanlin.models.adapters import load_adapter_tokenizer
 from hanlin.models.folder.adapter import check_adapter_folder, resolve_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
-from hanlin.tokenizer.file_names import TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -89,8 +89,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     files = check_adapter_folder(folder)
     base = check_model_folder(resolve_base(folder))
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
-    tokenizer = Tokenizer.load(folder if (folder / TOKENIZER_FILE).is_file() else base.folder)
-    _check_vocabulary(tokenizer, base, folder)
+    tokenizer = load_adapter_tokenizer(folder, base)
     template = find_template(tokenizer)
     prompts = render_prompts(tokenizer, template)
 
@@ -269,19 +268,6 @@ def _read_base_tensor(base: ModelFiles, name: str) -> torch.Tensor:
     entry = base.tensors.get(name) or base.tensors["model.embed_tokens.weight"]
     with safe_open(str(entry.file), framework="pt") as file:
         return cast(torch.Tensor, file.get_tensor(name if name in base.tensors else "model.embed_tokens.weight"))
-
-
-def _check_vocabulary(tokenizer: Tokenizer, base: ModelFiles, adapter: Path) -> None:
-    if len(tokenizer) > base.vocabulary_rows:
-        raise UserError(
-            tr(
-                "the adapter's tokenizer has {count} entries, its base only {vocabulary_rows} rows",
-                count=len(tokenizer),
-                vocabulary_rows=base.vocabulary_rows,
-            ),
-            adapter,
-            tr("extend the vocabulary of the base first, then train on the result"),
-        )
 
 
 class _StepProgress:

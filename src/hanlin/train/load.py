@@ -26,6 +26,7 @@ def load_train_model(
     device: torch.device,
     precision: Precision,
     needed: NeededTokens | None = None,
+    init_from: Path | None = None,
 ) -> TrainModel:
     """Load a model folder for training.
 
@@ -36,6 +37,7 @@ def load_train_model(
         device: Where the model goes.
         precision: What matrix products are computed in.
         needed: The special tokens of the data.
+        init_from: Folder of the adapter whose weights the adapter begins with; None: a new adapter.
 
     Raises:
         UserError: The folder cannot be loaded; the model is made for shorter rows or is not computed as Llama models
@@ -49,7 +51,7 @@ def load_train_model(
         )
     check_config(cast(Any, loaded.config).to_dict(), settings, folder)
     needed = needed or NeededTokens({}, {})
-    trainable, untrained = select_trainable(cast(LlamaForCausalLM, loaded), settings, seed, needed)
+    trainable, untrained = select_trainable(cast(LlamaForCausalLM, loaded), settings, seed, needed, init_from)
     adapter_init = (
         get_initial_lora_weights(trainable) if settings.lora is not None and isinstance(trainable, PeftModel) else None
     )

@@ -16,7 +16,8 @@ from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.files import write_text
-from hanlin.models.adapters import count_parameters
+from hanlin.core.i18n import tr
+from hanlin.models.adapters import check_init_adapter, count_parameters, load_adapter_tokenizer
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
@@ -56,12 +57,13 @@ class TrainingRun:
 
     Args:
         settings: The settings of the stage.
-        inputs: The model, the data, and for some kinds probes or reference log-probabilities.
+        inputs: The model, the data, and for some kinds an adapter to go on from, probes or reference log-probabilities.
         out: The stage's folder.
         context: Seed, progress, how the stage is launched.
 
     Raises:
-        UserError: The model folder is an adapter or broken, or the settings do not fit the launch mode.
+        UserError: The model folder is an adapter or broken, the adapter to go on from does not fit the model or the
+            settings, or the settings do not fit the launch mode.
     """
 
     def __init__(
@@ -74,16 +76,26 @@ class TrainingRun:
         # of other parts differ in their last bits
         torch.set_num_threads(torch.get_num_threads())
         self.model_folder = inputs.path("model")
-        refuse_adapter(self.model_folder)
+        hint = tr("merge it first, with a `merge` stage, or name it as `init_from` and its base as `model`")
+        refuse_adapter(self.model_folder, hint if isinstance(settings, Training) else None)
         self._model_files = check_model_folder(self.model_folder)
+        self._init_from = inputs.optional_path("init_from")
         if isinstance(settings, Training):
             check_config(self._model_files.config, settings, self.model_folder)
             self._check_attention(settings)
+            if self._init_from is not None and settings.lora is not None:
+                trains_rows = settings.trainable_tokens is not None
+                check_init_adapter(self._init_from, settings.lora, self._model_files, trains_rows)
         self._scratch = context.scratch_folder(out)
         self.metrics: dict[str, Any] = {}
         """Metrics besides those of training."""
         wants_validation = settings.eval_steps is not None if isinstance(settings, Training) else None
-        tokenizer = Tokenizer.load(self.model_folder)
+        # the adapter's template and its special tokens may differ from those of the base
+        tokenizer = (
+            Tokenizer.load(self.model_folder)
+            if self._init_from is None
+            else load_adapter_tokenizer(self._init_from, self._model_files)
+        )
         self.data = DatasetPreparer(
             self.model_folder, tokenizer, inputs.paths("data"), self._scratch, context, wants_validation
         )
@@ -123,7 +135,9 @@ class TrainingRun:
         needed = NeededTokens.of(dataset.encoded, template) if self.data.renders_chats and template else None
 
         def load(device: torch.device) -> TrainModel:
-            return load_train_model(self.model_folder, settings, context.seed, device, precision, needed)
+            return load_train_model(
+                self.model_folder, settings, context.seed, device, precision, needed, self._init_from
+            )
 
         model = load(dist.device if context.mode == "ddp" else CPU)
         parameters = count_parameters(model.hf_model)

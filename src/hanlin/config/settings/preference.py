@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.config.settings.train import ChatSettings, ForwardSettings, Training
+from hanlin.core.i18n import tr
 
 
 class OverlongSettings(ChatSettings):
@@ -25,7 +28,7 @@ class PairBatchSettings(Settings):
 
 
 class ReferenceSettings(Settings):
-    """The reference model: the model as it is before training."""
+    """The reference model: the model as it is before training, with the adapter of `init_from` if there is one."""
 
     model: str = ref("model", description="the model to align; it is also the reference")
     reference: str | None = ref(
@@ -42,6 +45,11 @@ class AlignmentSettings(OverlongSettings, Training):
 
     model: str = ref("model", description="the model to align")
     warmup_ratio: float = setting(0.1, "fraction of the steps used for warmup", ge=0, le=1)
+
+
+def _check_reference(settings: Dpo | Kto) -> None:
+    if settings.reference is not None and settings.init_from is not None:
+        raise ValueError(tr("reference is of the model without the adapter of init_from: leave reference out"))
 
 
 class Dpo(ReferenceSettings, PairBatchSettings, AlignmentSettings):
@@ -65,6 +73,11 @@ class Dpo(ReferenceSettings, PairBatchSettings, AlignmentSettings):
         "arXiv:2404.19733)",
         ge=0,
     )
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        _check_reference(self)
+        return self
 
 
 class Orpo(PairBatchSettings, AlignmentSettings):
@@ -118,6 +131,11 @@ class Kto(ReferenceSettings, AlignmentSettings):
         gt=0,
     )
     undesirable_weight: float = setting(1.0, "weight of bad answers (lambda_U)", gt=0)
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        _check_reference(self)
+        return self
 
 
 class ReferenceLogprobs(OverlongSettings, ForwardSettings):

@@ -75,6 +75,12 @@ class TrainableSettings(Settings):
         None,
         "train a LoRA adapter with these settings; none: train all weights",
     )
+    init_from: str | None = ref(
+        "adapter",
+        default=None,
+        description="an adapter of the same `model` to go on training, with `lora` as it was for that one; none: a new "
+        "adapter. To go on from a model that was trained as a whole, name it as `model`",
+    )
     train_last_layers: int | None = setting(
         None,
         "train only this many decoder layers at the end, or put the adapter only there",
@@ -88,6 +94,14 @@ class TrainableSettings(Settings):
         "every row from this token id on, such as those that `extend_vocabulary` added",
         unless_default=True,
     )
+
+    @model_validator(mode="after")
+    def _check_init_from(self) -> Self:
+        if self.init_from is not None and self.lora is None:
+            raise ValueError(tr("init_from goes on training an adapter: set lora as it was for that one"))
+        if self.init_from is not None and self.lora is not None and self.lora.init != "zero":
+            raise ValueError(tr("lora.init is for a new adapter, init_from takes the weights of another: choose one"))
+        return self
 
     @model_validator(mode="after")
     def _check_trainable_tokens(self) -> Self:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
@@ -20,7 +21,13 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.models.adapters import attach_lora, attach_trainable_tokens, get_trainable_tokens_layer
+from hanlin.models.adapters import (
+    attach_lora,
+    attach_trainable_tokens,
+    get_trainable_tokens_layer,
+    read_trained_rows,
+    set_adapter_weights,
+)
 from hanlin.models.embedding_rows import UntrainedIds, find_untrained_rows, mean_trained_row
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mask_checks import BLOCK_TOKENS
@@ -60,7 +67,7 @@ class NeededTokens:
 
 
 def select_trainable(
-    model: LlamaForCausalLM, settings: Training, seed: int, needed: NeededTokens
+    model: LlamaForCausalLM, settings: Training, seed: int, needed: NeededTokens, init_from: Path | None = None
 ) -> tuple[PreTrainedModel | PeftModel, tuple[str, ...]]:
     """Freeze all but the part of the model that the settings train, and attach adapters.
 
@@ -69,6 +76,7 @@ def select_trainable(
         settings: `lora`, `train_last_layers` and `trainable_tokens`.
         seed: An adapter's first values follow from it.
         needed: The special tokens of the data.
+        init_from: Folder of the adapter whose weights the adapter begins with; None: a new adapter.
 
     Returns:
         The model, wrapped by PEFT if it has an adapter or trained rows, and the needed tokens that nobody had trained.
@@ -79,6 +87,8 @@ def select_trainable(
     untrained = find_untrained_rows(model, needed.read, needed.written)
     untrained_ids = sorted({*untrained.embeddings, *untrained.lm_head})
     rows = _trained_rows(model, settings, untrained_ids)
+    if init_from is not None:
+        rows = sorted({*rows, *read_trained_rows(init_from)})
     texts = {**needed.read, **needed.written}
     _check_none_left(model, settings, [texts[row] for row in _rows_left_untrained(model, settings, untrained, rows)])
     result: PreTrainedModel | PeftModel = model
@@ -94,6 +104,8 @@ def select_trainable(
             model.model.layers[layer].requires_grad_(True)
     if settings.trainable_tokens == "untrained":
         _init_rows_to_mean(model, untrained, rows)
+    if init_from is not None:
+        set_adapter_weights(cast(PeftModel, result), init_from)
     return result, tuple(texts[token_id] for token_id in untrained_ids)
 
 
