@@ -55,9 +55,9 @@ def test_a_path_of_another_type_is_named_in_words(tmp_path: Path) -> None:
     said = refused(tmp_path, "quantize", "m")
     assert "hanlin quantize, model" in said and "is not a model folder" in said and "has config.json" in said
     put(tmp_path, "m/adapter_config.json", "{}")
-    assert "is an adapter folder, but a model folder is needed\n  hint: " in refused(tmp_path, "quantize", "m")
+    assert "is an adapter folder, but a model folder is needed\n  hint: merge it" in refused(tmp_path, "quantize", "m")
     done = hanlin(tmp_path, "quantize", "m", language="zh")
-    assert "是适配器文件夹，而此处需要模型文件夹\n  提示：模型文件夹中应有" in done.stderr, done.stderr
+    assert "是适配器文件夹，而此处需要模型文件夹\n  提示：请先用 `merge` 阶段合并" in done.stderr, done.stderr
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def test_an_unknown_kind_is_refused_with_a_suggestion(tmp_path: Path) -> None:
 def test_a_wrong_artifact_type_between_stages_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, "stages:\n  w: {kind: demo_world}\n  m: {kind: merge, adapter: w}\n")
     assert "'w' makes files, but adapter is needed" in error.what
+    text = "stages:\n  a: {kind: sft, model: ./m, data: [./d], lora: {}}\n  b: {kind: dpo, model: a, data: [./p]}\n"
+    error = refused(tmp_path, text)
+    assert "'a' makes adapter, but model is needed" in error.what and "`init_from`" in str(error.hint)
 
 
 def test_a_cycle_of_stages_is_refused_and_shown(tmp_path: Path) -> None:

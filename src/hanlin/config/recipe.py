@@ -211,7 +211,15 @@ def _check_types(recipe: Recipe, location: Any) -> None:
                         expected=expected,
                     ),
                     at,
+                    adapter_hint() if made == "adapter" and "model" in item.types else None,
                 )
+
+
+def adapter_hint() -> str:
+    """What to do with an adapter that is named where a model is needed."""
+    return tr(
+        "merge it first, with a `merge` stage; to go on training it, name it as `init_from` and its base as `model`"
+    )
 
 
 def _sort_stages(recipe: Recipe) -> dict[str, Stage]:

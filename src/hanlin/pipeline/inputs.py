@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.kinds import KINDS
-from hanlin.config.recipe import Recipe, Stage
+from hanlin.config.recipe import Recipe, Stage, adapter_hint
 from hanlin.config.settings.base import Reference, Settings
 from hanlin.core.discover import RECORD_KINDS, record_pattern
 from hanlin.core.errors import UserError, suggest_path
@@ -89,7 +89,8 @@ def _resolve_local(entry: InputEntry, path: Path, item: Reference, where: str, s
 def _check_type(detected: str, item: Reference, where: str) -> None:
     if detected not in item.types and "files" not in item.types:
         names = {"text": item.text, "detected": tr(_TYPE_NAMES[detected]), "expected": _names_of(item.types)}
-        raise UserError(tr("{text} is {detected}, but {expected} is needed", **names), where, _hint_for(item.types))
+        hint = adapter_hint() if detected == "adapter" and "model" in item.types else _hint_for(item.types)
+        raise UserError(tr("{text} is {detected}, but {expected} is needed", **names), where, hint)
 
 
 _TYPE_PATTERNS = (  # the first that matches a file of a folder

@@ -12,11 +12,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from hanlin.config.recipe import adapter_hint
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.files import write_text
-from hanlin.core.i18n import tr
 from hanlin.models.adapters import check_init_adapter, count_parameters, load_adapter_tokenizer
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import refuse_adapter
@@ -76,8 +76,7 @@ class TrainingRun:
         # of other parts differ in their last bits
         torch.set_num_threads(torch.get_num_threads())
         self.model_folder = inputs.path("model")
-        hint = tr("merge it first, with a `merge` stage, or name it as `init_from` and its base as `model`")
-        refuse_adapter(self.model_folder, hint if isinstance(settings, Training) else None)
+        refuse_adapter(self.model_folder, adapter_hint())
         self._model_files = check_model_folder(self.model_folder)
         self._init_from = inputs.optional_path("init_from")
         if isinstance(settings, Training):
