@@ -129,7 +129,8 @@ def test_a_message_as_openai_has_it_keeps_its_calls_ids_and_reasoning() -> None:
         hanlin.Message("tool", "晴", tool_call_id="a1")
     )
     assert _message_of({"role": "assistant", "content": "<think>\n想\n</think>\n\n晴。"}).reasoning == "想"
-    for calls in (7, [7], [{"function": {}}], "weather"):
+    malformed: tuple[object, ...] = (7, [7], [{"function": {}}], "weather")
+    for calls in malformed:
         with pytest.raises(hanlin.UserError, match="not a message"):
             _message_of({"role": "assistant", "content": None, "tool_calls": calls})
     with pytest.raises(hanlin.UserError, match="not a message"):

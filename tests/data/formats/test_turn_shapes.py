@@ -12,7 +12,7 @@ import pytest
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
-from hanlin.data.formats.base import Format, ParsedRow
+from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.turns import ParsedChat
@@ -24,12 +24,10 @@ from hanlin.data.ledger import Drop
 Put = Callable[[str, Any], Path]
 ASK, TELL = Message("user", "几点闭馆？"), Message("assistant", "九点。")
 SYSTEM, MORE = Message("system", "你是馆员。"), (Message("user", "周末呢？"), Message("assistant", "也是。"))
-KWARGS = {"additional_kwargs": {}, "response_metadata": {}, "name": None}
+KWARGS: dict[str, Any] = {"additional_kwargs": {}, "response_metadata": {}, "name": None}
 
 
-def read_rows(
-    put: Put, *rows: Any, formats: tuple[Format[Any], ...] = CHAT_FORMATS, **source: Any
-) -> list[ParsedRow[Any]]:
+def read_rows(put: Put, *rows: Any, formats: tuple[Format[Any], ...] = CHAT_FORMATS, **source: Any) -> list[Any]:
     path = put("a.jsonl", list(rows))
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     with InputFile(path) as input_file:
