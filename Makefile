@@ -40,7 +40,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not vllm and not llama_cpp"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not gpu and not vllm and not llama_cpp"
@@ -71,7 +71,7 @@ messages: $(VENV)/.dev
 	$(BIN)/python scripts/messages.py
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp"
 
 bench-%: $(VENV)/.dev
 	$(BIN)/python bench/$(subst -,_,$*).py

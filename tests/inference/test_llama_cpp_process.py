@@ -76,8 +76,10 @@ def test_a_process_that_dies_again_and_again_is_there_each_time(apart: Engine) -
     short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
     expected: list[Completion] = apart.generate([short])
     for _ in range(3):
+        restarts = apart.restarts  # type: ignore[attr-defined]
         kill(apart)
-        time.sleep(0.05)
+        while apart.alive and apart.restarts == restarts:  # type: ignore[attr-defined]
+            time.sleep(0.001)
         assert apart.generate([short]) == expected
 
 

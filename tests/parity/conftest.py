@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from hanlin.chat.template import ChatTemplate
+from hanlin.models.train_tokenizer import train_tokenizer
+from hanlin.parity.cases import make_cases
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_gguf import Exported, tiny_gguf
 
@@ -36,15 +38,20 @@ def real_tokenizers(shared_data: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def exported(
-    real_tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Exported]:
-    """Model folder and GGUF file of a real tokenizer with a packaged template, made once."""
+    """Model folder and GGUF file of a real tokenizer, or of a `tiny` one, with a packaged template; made once."""
     made: dict[tuple[str, str], Exported] = {}
 
     def of(tokenizer: str, template: str) -> Exported:
         if (tokenizer, template) not in made:
-            chosen = ChatTemplate.from_packaged(template, Tokenizer.load(real_tokenizers[tokenizer]))
-            made[tokenizer, template] = tiny_gguf(chosen, tmp_path_factory.mktemp(template))
+            folder = tmp_path_factory.mktemp(template)
+            if tokenizer == "tiny":
+                texts = [message.text for case in make_cases()[::5] for message in case.messages]
+                vocabulary = train_tokenizer(texts, vocab_size=700, template=template, out=folder / "tokenizer")
+            else:
+                vocabulary = Tokenizer.load(request.getfixturevalue("real_tokenizers")[tokenizer])
+            made[tokenizer, template] = tiny_gguf(ChatTemplate.from_packaged(template, vocabulary), folder / "model")
         return made[tokenizer, template]
 
     return of

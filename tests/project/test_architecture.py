@@ -31,16 +31,19 @@ from layers import (
 MODULES = [module for module in FILES if module]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_file_imports_only_what_its_package_may(module: str) -> None:
+def forbidden_imports(module: str) -> list[str]:
+    """The modules of a higher layer or of a sibling that a module imports."""
     row = row_of(module)
     assert row is not None, f"{module} has no row in tests/support/layers.py"
     allowed = [row, *MAY_IMPORT[row].split()]
     top = module.partition(".")[0]
     if row_of(top) == top and top != row and not row.startswith("models.folder"):
         allowed.append(top)
-    wrong = sorted(other for other in GRAPH[module] if other and not any(covers(prefix, other) for prefix in allowed))
-    assert not wrong, f"{module} may not import {wrong}: it is in a higher layer or a sibling"
+    return sorted(other for other in GRAPH[module] if other and not any(covers(prefix, other) for prefix in allowed))
+
+
+def test_a_file_imports_only_what_its_package_may() -> None:
+    assert {module: wrong for module in MODULES if (wrong := forbidden_imports(module))} == {}
 
 
 @pytest.mark.parametrize("package", sorted(ORDER))
@@ -89,20 +92,29 @@ def test_no_two_sibling_folders_reach_each_other() -> None:
         assert cycles(siblings) == [], f"in {parent or 'hanlin'}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_heavy_packages_are_imported_where_they_are_needed(module: str) -> None:
+def misplaced_packages(module: str) -> set[str]:
+    """The packages of others that a module may not import: heavy ones load where they are needed."""
     outside = imports_of(FILES[module])[1]
-    may = any(covers(prefix, module) for prefix in HEAVY_ALLOWED) and not covers("models.folder", module)
-    assert may or not outside & HEAVY
-    assert covers("export.gguf", module) or "gguf" not in outside
-    assert covers("serve", module) or not outside & {"fastapi", "uvicorn"}
-    assert not any(covers(prefix, module) for prefix in WITHOUT_NUMPY) or "numpy" not in outside
+    forbidden = set()
+    if not any(covers(prefix, module) for prefix in HEAVY_ALLOWED) or covers("models.folder", module):
+        forbidden |= HEAVY
+    if not covers("export.gguf", module):
+        forbidden.add("gguf")
+    if not covers("serve", module):
+        forbidden |= {"fastapi", "uvicorn"}
+    if any(covers(prefix, module) for prefix in WITHOUT_NUMPY):
+        forbidden.add("numpy")
+    return outside & forbidden
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_file_has_grown_past_five_hundred_lines(module: str) -> None:
-    lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
-    assert lines <= 510, f"{module} has {lines} lines: it holds two nouns"
+def test_heavy_packages_are_imported_where_they_are_needed() -> None:
+    assert {module: wrong for module in MODULES if (wrong := misplaced_packages(module))} == {}
+
+
+def test_no_file_has_grown_past_five_hundred_lines() -> None:
+    """A longer file holds two nouns."""
+    lines = {module: len(FILES[module].read_text(encoding="utf-8").splitlines()) for module in MODULES}
+    assert {module: count for module, count in lines.items() if count > 510} == {}
 
 
 def test_no_folder_holds_more_than_fifteen_files() -> None:

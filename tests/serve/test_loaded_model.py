@@ -169,7 +169,7 @@ def test_the_command_reloads_a_changed_model_on_sighup(taught_gguf: Path, tmp_pa
         answer = httpx.post(address + CHAT, json=body, timeout=30).json()
         assert answer["choices"][0]["message"]["content"] == LESSONS[0][1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()

@@ -398,7 +398,7 @@ def test_serve_opens_a_model_and_ends_on_interrupt(taught_model: Path) -> None:
             answer = client.chat.completions.create(model="taught", messages=user_messages(NAME[0]))
         assert answer.choices[0].message.content == NAME[1]
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(60)
     finally:
         process.kill()
         process.communicate()
