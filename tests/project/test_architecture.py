@@ -95,7 +95,7 @@ def test_no_two_sibling_folders_reach_each_other() -> None:
 def misplaced_packages(module: str) -> set[str]:
     """The packages of others that a module may not import: heavy ones load where they are needed."""
     outside = imports_of(FILES[module])[1]
-    forbidden = set()
+    forbidden: set[str] = set()
     if not any(covers(prefix, module) for prefix in HEAVY_ALLOWED) or covers("models.folder", module):
         forbidden |= HEAVY
     if not covers("export.gguf", module):
