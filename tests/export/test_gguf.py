@@ -17,6 +17,7 @@ from hanlin.core.files import read_json
 from hanlin.export.gguf.tensors import rope_factors
 from hanlin.export.gguf.verify import TEXTS
 from hanlin.tokenizer.tokenizer import Tokenizer
+from tiny_llama import LLAMA3_ROPE
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -71,16 +72,7 @@ def test_query_and_key_rows_are_interleaved_within_each_head(plain_model: Path, 
         {"attention_bias": True, "mlp_bias": True},
         {"head_dim": 32},
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
-        {
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 500000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 32,
-            }
-        },
+        {"rope_parameters": LLAMA3_ROPE},
         {
             "rope_parameters": {
                 "rope_type": "yarn",

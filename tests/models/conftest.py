@@ -11,20 +11,15 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.folder.adapter import resolve_base
 from hanlin.models.load import load_model
-from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from random_models import MakeAdapter, perturb_trainable
+from tiny_llama import tie_embeddings
 
 
 @pytest.fixture(scope="session")
 def tied_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with one matrix for embeddings and output head."""
-    folder = tmp_path_factory.mktemp("tied") / "model"
-    model = load_model(tiny_model)
-    model.config.tie_word_embeddings = True
-    model.lm_head.weight = model.model.embed_tokens.weight
-    save_model(model, folder, tokenizer=Tokenizer.load(tiny_model))
-    return folder
+    return tie_embeddings(tmp_path_factory.mktemp("tied") / "model", tiny_model)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHAPE = {
@@ -18,6 +20,15 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+"""Llama 3.1's scaling of the rotary frequencies, over a context that tests pass."""
 
 
 def tiny_llama(
@@ -36,4 +47,13 @@ def tiny_llama(
     )
     # transformers wraps `to` in a decorator that loses the type of its first argument
     LlamaForCausalLM(config).to(dtype).save_pretrained(folder)  # type: ignore[arg-type]
+    return folder
+
+
+def tie_embeddings(folder: Path, source: Path) -> Path:
+    """Save the model of `source` in `folder` with one matrix for embeddings and output head."""
+    model = load_model(source)
+    model.config.tie_word_embeddings = True
+    model.lm_head.weight = model.model.embed_tokens.weight
+    save_model(model, folder, tokenizer=Tokenizer.load(source))
     return folder

@@ -251,28 +251,21 @@ def test_anthropic_parts_keep_thinking_ids_and_results() -> None:
     assert chat.messages[2:4] == (Message("tool", "晴", tool_call_id="a"), Message("tool", "雨", tool_call_id="b"))
 
 
-def test_results_are_put_in_the_order_of_their_calls_by_name_too() -> None:
-    calls = [{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]
+@pytest.mark.parametrize(
+    ("first", "second", "order"),
+    [("f", "g", ["1", "2"]), ("f", "f", ["2", "1"])],
+    ids=["put_in_the_order_of_their_calls", "that_cannot_be_told_apart_stay"],
+)
+def test_results_with_names_are(first: str, second: str, order: list[str]) -> None:
+    calls = [{"name": first, "arguments": {}}, {"name": second, "arguments": {"x": 1}}]
     turns = [
         USER,
         {"role": "assistant", "content": "", "tool_calls": calls},
-        {"role": "tool", "name": "g", "content": "2"},
-        {"role": "tool", "name": "f", "content": "1"},
+        {"role": "tool", "name": second, "content": "2"},
+        {"role": "tool", "name": first, "content": "1"},
         ANSWER,
     ]
-    assert [turn.text for turn in read_chat({"messages": turns}).messages[2:4]] == ["1", "2"]
-
-
-def test_results_that_cannot_be_told_apart_stay_in_their_order() -> None:
-    calls = [{"name": "f", "arguments": {}}, {"name": "f", "arguments": {"x": 1}}]
-    turns = [
-        USER,
-        {"role": "assistant", "content": "", "tool_calls": calls},
-        {"role": "tool", "name": "f", "content": "2"},
-        {"role": "tool", "name": "f", "content": "1"},
-        ANSWER,
-    ]
-    assert [turn.text for turn in read_chat({"messages": turns}).messages[2:4]] == ["2", "1"]
+    assert [turn.text for turn in read_chat({"messages": turns}).messages[2:4]] == order
 
 
 def test_the_results_of_all_calls_in_one_list_are_split_by_name() -> None:

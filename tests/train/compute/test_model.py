@@ -19,6 +19,7 @@ from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_precision
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import PackedDataset
+from tiny_llama import LLAMA3_ROPE
 from training_data import CPU
 
 VOCAB_SIZE = 90
@@ -89,16 +90,7 @@ def assert_equals_reference(model: Any, folder: Path) -> None:
         {"num_key_value_heads": 4},
         {"head_dim": 16},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
-        {
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 500000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 32,
-            }
-        },
+        {"rope_parameters": LLAMA3_ROPE},
     ],
     ids=["plain", "tied", "biases", "no_shared_heads", "wide_heads", "linear_rope", "llama3_rope"],
 )

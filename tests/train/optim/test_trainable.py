@@ -22,12 +22,12 @@ from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach_lora, attach_trainable_tokens
 from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
-from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
+from tiny_llama import tie_embeddings
 from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
 SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}
@@ -61,12 +61,7 @@ def base_model(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tied_base_model(base_model: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "tied"
-    model = load_model(base_model)
-    model.config.tie_word_embeddings = True
-    model.lm_head.weight = model.model.embed_tokens.weight
-    save_model(model, folder, tokenizer=Tokenizer.load(base_model))
-    return folder
+    return tie_embeddings(tmp_path / "tied", base_model)
 
 
 @pytest.fixture
