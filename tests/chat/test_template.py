@@ -434,8 +434,12 @@ def test_tokens_that_swallow_spaces_beside_them_do_so_here_too(tokenizer: Tokeni
     ("source", "message"),
     [
         ("{% for %}", "not Jinja"),
-        ("{{ raise_exception('only Latin') }}", "only Latin"),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "200,000 loop turns"),
+        ("你好 {{ bos_token }}", "it never reads `messages`"),
+        ("{% if messages %}{{ raise_exception('only Latin') }}{% endif %}", "only Latin"),
+        (
+            "{% if messages %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}",
+            "200,000 loop turns",
+        ),
         ("{{ messages.nothing.at_all }}", "no attribute 'nothing'"),
     ],
 )

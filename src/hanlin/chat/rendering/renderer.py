@@ -38,7 +38,7 @@ class TemplateRenderer:
         spans: Renders a conversation for training and splits it; raises UserError if it cannot be trained on.
 
     Raises:
-        UserError: The source is not Jinja.
+        UserError: The source is not Jinja, or renders no turns.
     """
 
     def __init__(
@@ -58,6 +58,9 @@ class TemplateRenderer:
             raise UserError(
                 tr("the chat template is not Jinja: {reason}", reason=error.message), f"{origin}:{error.lineno}", hint
             ) from error
+        if "messages" not in self.template.variables:
+            what = tr("this is no chat template: it never reads `messages`")
+            raise UserError(what, origin, tr("it must be Jinja as transformers reads it"))
         self.cache = TemplateCache(self.template, self.special_tokens, tokenizer, self._variables, spans)
 
     @cached_property
