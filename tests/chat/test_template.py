@@ -437,7 +437,7 @@ def test_tokens_that_swallow_spaces_beside_them_do_so_here_too(tokenizer: Tokeni
         ("你好 {{ bos_token }}", "it never reads `messages`"),
         ("{% if messages %}{{ raise_exception('only Latin') }}{% endif %}", "only Latin"),
         (
-            "{% if messages %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}",
+            "{{ messages }}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
             "200,000 loop turns",
         ),
         ("{{ messages.nothing.at_all }}", "no attribute 'nothing'"),
