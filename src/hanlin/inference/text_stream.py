@@ -21,22 +21,25 @@ class StopStringMatcher:
 
     Attributes:
         matched: Whether a stop string has occurred.
+        stop_string: The one that occurred, or ''.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._pending_text = ""
         self.matched = False
+        self.stop_string = ""
 
     def put(self, text: str) -> str:
         """Append text. Returns the text that can be released now, which never contains a stop string."""
         if self.matched:
             return ""
         self._pending_text += text
-        indices = [index for index in map(self._pending_text.find, self._stops) if index >= 0]
-        if indices:
+        found = [(index, stop) for stop in self._stops if (index := self._pending_text.find(stop)) >= 0]
+        if found:
+            index, self.stop_string = min(found, key=lambda pair: pair[0])
             self.matched = True
-            released, self._pending_text = self._pending_text[: min(indices)], ""
+            released, self._pending_text = self._pending_text[:index], ""
             return released
         held_back = max((self._overlap(stop) for stop in self._stops), default=0)
         cut = len(self._pending_text) - held_back
@@ -165,6 +168,11 @@ class TextStream:
     def _make_delta(self, text: str) -> TextDelta:
         ids, self._pending_ids = tuple(self._pending_ids), []
         return TextDelta(text, ids, tuple(self._stream.logprobs[self.tokens - len(ids) : self.tokens]) if ids else ())
+
+    @property
+    def stop_string(self) -> str:
+        """The stop string that ended the answer, or ''."""
+        return self._stop_matcher.stop_string
 
     def cancel(self) -> None:
         """End the answer at once, from any thread, even while the iterating thread waits for a token."""

@@ -36,10 +36,12 @@ class AnswerEnd:
     Attributes:
         finish_reason: Why it ended.
         completion_tokens: Number of generated tokens, without the stop token.
+        stop_string: The stop string that ended it, or ''.
     """
 
     finish_reason: FinishReason
     completion_tokens: int
+    stop_string: str = ""
 
 
 AnswerEvent = tuple[int, TextDelta | AnswerEnd]
@@ -190,7 +192,7 @@ class AnswerStream:
             raise ApiError(400, message[:300], param="response_format")
         finish_reason = text_stream.finish_reason or "cancelled"
         self._metrics.count_answer(self._model_name, finish_reason, text_stream.tokens)
-        self._put((index, AnswerEnd(finish_reason, text_stream.tokens)))
+        self._put((index, AnswerEnd(finish_reason, text_stream.tokens, text_stream.stop_string)))
 
     def _fail(self, error: BaseException) -> None:
         self._metrics.count_answer(self._model_name, "error", 0)

@@ -14,6 +14,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.serve.admission import Limits
 from hanlin.serve.api import plain
+from hanlin.serve.api.anthropic import routes as anthropic_routes
 from hanlin.serve.api.ollama import routes as ollama_routes
 from hanlin.serve.api.openai import routes as openai_routes
 from hanlin.serve.auth import AccessPolicy, RateLimiter
@@ -50,6 +51,8 @@ def create_app(
 
     async def check_key(request: Request) -> AsyncIterator[None]:
         header = request.headers.get("authorization")
+        if (sent := request.headers.get("x-api-key")) and access.match_key(header) is None:
+            header = f"Bearer {sent}"  # as Anthropic's clients send it
         if not access.allows_key(header):
             raise ApiError(401, tr("wrong or missing API key"), code="invalid_api_key")
         limiter = rate_limiters.get(access.match_key(header) or "")
@@ -62,7 +65,7 @@ def create_app(
                 limiter.release()
 
     protected = [Depends(check_host), Depends(check_key)]
-    for api in (openai_routes, ollama_routes, plain):
+    for api in (openai_routes, anthropic_routes, ollama_routes, plain):
         app.include_router(api.make_router(models, service), dependencies=protected)
 
     @app.get("/health", dependencies=[Depends(check_host)])
@@ -95,11 +98,16 @@ def _add_error_handlers(app: FastAPI) -> None:
         headers = {"WWW-Authenticate": "Bearer"} if api_error.status == 401 else {}
         if api_error.retry_after is not None:
             headers["Retry-After"] = str(api_error.retry_after)
-        body = api_error.ollama_body() if request.url.path.startswith("/api/") else api_error.openai_body()
-        return JSONResponse(body, api_error.status, headers)
+        return JSONResponse(_make_error_body(request.url.path, api_error), api_error.status, headers)
 
     for error_class in (ApiError, UserError, HTTPException, Exception):
         app.add_exception_handler(error_class, handle)
+
+
+def _make_error_body(path: str, error: ApiError) -> dict[str, Any]:
+    if path.startswith("/api/"):
+        return error.ollama_body()
+    return error.anthropic_body() if path.startswith("/v1/messages") else error.openai_body()
 
 
 class _RequestMetrics:

@@ -8,6 +8,16 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.protocol import EngineUnavailableError
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
 
 class ApiError(Exception):
     """An answer other than 200.
@@ -45,6 +55,13 @@ class ApiError(Exception):
 
     def ollama_body(self) -> dict[str, Any]:
         return {"error": self.message}
+
+    def anthropic_body(self) -> dict[str, Any]:
+        """Its errors have no field of their own for the wrong field, so that the message names it."""
+        error_type = _ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+        named = self.param is None or self.message.startswith(self.param)
+        message = self.message if named else f"{self.param}: {self.message}"
+        return {"type": "error", "error": {"type": error_type, "message": message}}
 
 
 def to_api_error(error: BaseException, param: str | None = None) -> ApiError:

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from hanlin.core.version import __version__
 from hanlin.serve.api import plain
+from hanlin.serve.api.anthropic.requests import CountTokensRequest, MessagesRequest
 from hanlin.serve.api.ollama import schemas
 from hanlin.serve.api.openai import requests
 from hanlin.serve.api.streaming import NDJSON, SSE, ZERO_SEPARATED_JSON
@@ -20,6 +21,8 @@ _POST_ROUTES: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (requests.ChatRequest, SSE),
     "/v1/completions": (requests.CompletionRequest, SSE),
     "/v1/embeddings": (requests.EmbeddingRequest, ""),
+    "/v1/messages": (MessagesRequest, SSE),
+    "/v1/messages/count_tokens": (CountTokensRequest, ""),
     "/api/chat": (schemas.ChatRequest, NDJSON),
     "/api/generate": (schemas.GenerateRequest, NDJSON),
     "/api/embed": (schemas.EmbedRequest, ""),

@@ -26,9 +26,10 @@ SSE_DONE = b"data: [DONE]\n\n"
 _LOG = logging.getLogger(__name__)
 
 
-def encode_sse(data: Any) -> bytes:
-    """One server-sent event: `data: JSON` and an empty line."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+def encode_sse(data: Any, event: str = "") -> bytes:
+    """One server-sent event: `event: NAME` if it has a name, `data: JSON` and an empty line."""
+    name = f"event: {event}\n" if event else ""
+    return f"{name}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 def encode_ndjson(data: Any) -> bytes:

@@ -1,0 +1,149 @@
+"""Anthropic's responses: the message, and the events of a stream.
+
+    message_start, ping, (content_block_start, content_block_delta..., content_block_stop)...,
+    message_delta, message_stop
+
+An answer is a list of blocks. A stream has one open at a time; text between two calls is a block of its own. A whole
+message is put together from the same events.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from hanlin.inference.text_stream import TextDelta
+from hanlin.serve.answer_stream import AnswerEnd
+from hanlin.serve.api.streaming import encode_sse
+from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser, parse_arguments
+from hanlin.serve.errors import ApiError
+from hanlin.serve.registry import GenerationJob
+from hanlin.serve.service import Answer
+
+Event = dict[str, Any]
+
+
+class MessageFormatter:
+    """Makes the objects of one `/v1/messages` response.
+
+    Args:
+        model: Name of the model.
+        tool_names: Tools whose calls are parsed out of the answer.
+    """
+
+    def __init__(self, model: str, tool_names: Collection[str]) -> None:
+        self._id = f"msg_{uuid.uuid4().hex[:24]}"
+        self._model = model
+        self._parser = ToolCallParser(tool_names)
+        self._blocks = BlockEvents()
+
+    def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The only object of a response that is not streamed."""
+        (answer,) = answers
+        deltas = [delta for text_delta in answer.text_deltas for delta in self._parser.feed(text_delta.text)]
+        events = [event for delta in [*deltas, *self._parser.flush()] for event in self._blocks.feed(delta)]
+        return {
+            **self._make_message(join_blocks(events)),
+            **self._make_end(answer.end),
+            "usage": self._make_usage(job, answer.end),
+        }
+
+    def open_stream(self, job: GenerationJob) -> list[bytes]:
+        """The first events: the message without content, and a ping, which clients expect there."""
+        usage = self._make_usage(job, AnswerEnd("stop", 0))
+        message = {**self._make_message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
+        return [_encode({"type": "message_start", "message": message}), _encode({"type": "ping"})]
+
+    def format_event(self, job: GenerationJob, event: TextDelta | AnswerEnd) -> list[bytes]:
+        """The events that one answer event makes; none while the text may still become a tool call."""
+        if isinstance(event, TextDelta):
+            return self._encode_deltas(self._parser.feed(event.text))
+        held = self._encode_deltas(self._parser.flush())
+        end = {"type": "message_delta", "delta": self._make_end(event), "usage": self._make_usage(job, event)}
+        return [*held, *map(_encode, [*self._blocks.close(), end, {"type": "message_stop"}])]
+
+    def _encode_deltas(self, deltas: Iterable[ToolCallDelta]) -> list[bytes]:
+        return [_encode(event) for delta in deltas for event in self._blocks.feed(delta)]
+
+    def _make_message(self, content: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self._id, "type": "message", "role": "assistant", "model": self._model, "content": content}
+
+    def _make_end(self, end: AnswerEnd) -> dict[str, str | None]:
+        if self._parser.is_complete:
+            reason = "tool_use"
+        elif end.finish_reason == "length":
+            reason = "max_tokens"
+        else:
+            reason = "stop_sequence" if end.stop_string else "end_turn"
+        stop_sequence = end.stop_string if reason == "stop_sequence" else None
+        return {"stop_reason": reason, "stop_sequence": stop_sequence}
+
+    @staticmethod
+    def _make_usage(job: GenerationJob, end: AnswerEnd) -> dict[str, int]:
+        """Reused prefixes are not told apart: every token of the prompt counts as input."""
+        cached = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+        return {"input_tokens": job.prompt_tokens, **cached, "output_tokens": end.completion_tokens}
+
+
+class BlockEvents:
+    """Turns the parts of an answer into the events of its blocks, which open and close in turn."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._open_type = ""
+
+    def feed(self, delta: ToolCallDelta) -> list[Event]:
+        """The events that the next part of the answer makes."""
+        if delta.name:
+            block = {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": delta.name, "input": {}}
+            return self._open(block)
+        if delta.arguments:
+            return [self._make_delta({"type": "input_json_delta", "partial_json": delta.arguments})]
+        opened = [] if self._open_type == "text" else self._open({"type": "text", "text": ""})
+        return [*opened, self._make_delta({"type": "text_delta", "text": delta.text})]
+
+    def close(self) -> list[Event]:
+        """The end of the open block, if there is one."""
+        stop = [{"type": "content_block_stop", "index": self._index}] if self._open_type else []
+        self._open_type = ""
+        return stop
+
+    def _open(self, block: dict[str, Any]) -> list[Event]:
+        closed = self.close()
+        self._index, self._open_type = self._index + 1, block["type"]
+        return [*closed, {"type": "content_block_start", "index": self._index, "content_block": block}]
+
+    def _make_delta(self, delta: dict[str, Any]) -> Event:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+
+def join_blocks(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """The blocks that a client puts together from the events of a stream.
+
+    A call that was cut off within its arguments has no object as `input`: it becomes a text with what was written.
+    """
+    blocks: list[dict[str, Any]] = []
+    inputs: dict[int, str] = {}
+    for event in events:
+        if event["type"] == "content_block_start":
+            blocks.append(dict(event["content_block"]))
+        elif event["type"] == "content_block_delta":
+            delta, index = event["delta"], event["index"]
+            if delta["type"] == "input_json_delta":
+                inputs[index] = inputs.get(index, "") + delta["partial_json"]
+            else:
+                blocks[index]["text"] += delta["text"]
+    for index, text in inputs.items():
+        arguments = parse_arguments(text)
+        blocks[index] = {"type": "text", "text": text} if arguments is None else {**blocks[index], "input": arguments}
+    return blocks
+
+
+def encode_error(error: ApiError) -> bytes:
+    """The event of an error in the middle of a stream."""
+    return encode_sse(error.anthropic_body(), "error")
+
+
+def _encode(event: Event) -> bytes:
+    return encode_sse(event, event["type"])
