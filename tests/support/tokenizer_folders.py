@@ -71,3 +71,15 @@ def llama3(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def llama2(shared_data: Path) -> Path:
     return shared_data / "tokenizer" / "llama2"
+
+
+def accept_fast_ids(folder: Path, source: Path | None = None) -> Path:
+    """Let a SentencePiece folder, first copied from `source`, accept the ids of its converted tokenizer."""
+    if source is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in source.iterdir():
+            shutil.copyfile(file, folder / file.name)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"use_fast": True}), encoding="utf-8")
+    return folder

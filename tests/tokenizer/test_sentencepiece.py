@@ -1,4 +1,4 @@
-"""A SentencePiece model gives the ids of SentencePiece, or loading it says how often it does not."""
+"""A SentencePiece model gives the ids of SentencePiece, or is refused with how often it does not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from hanlin.cli.main import app
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import translations
 from hanlin.tokenizer.sentencepiece import compare_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
+from tokenizer_folders import accept_fast_ids
 
 spm = pytest.importorskip("sentencepiece")
 
@@ -66,28 +70,59 @@ def test_a_model_whose_pieces_have_scores_of_their_own_is_loaded_exactly_and_sil
     assert (found.lines, found.tokens) == (0.0, 0.0)
 
 
-def test_a_model_whose_pieces_share_a_score_is_loaded_with_a_warning_that_has_the_figure(
+def test_a_model_whose_pieces_share_a_score_is_refused_with_the_figure(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "shared", 0.0)
+    with pytest.raises(UserError) as refused:
+        Tokenizer.load(folder)
+    accept_fast_ids(folder)
+    lines = [line.strip() for line in translations("zh") if len(line) > 12]
+    found = difference(folder, Tokenizer.load(folder), lines)
+    assert found.lines > found.tokens > 0.001
+    assert f"{found.lines:.0%} of {len(lines)}" in str(refused.value) and f"{found.tokens:.1%}" in str(refused.value)
+    assert '"use_fast": true' in (refused.value.hint or "")
+
+
+def test_a_model_whose_other_ids_are_accepted_is_loaded_and_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    folder = accept_fast_ids(save_model(tmp_path / "shared", 0.0))
     with caplog.at_level(logging.WARNING):
-        tokenizer = Tokenizer.load(save_model(tmp_path / "shared", 0.0))
-        Tokenizer.load(tmp_path / "shared")
-    lines = [line for line in translations("zh") if len(line) > 12]
-    found = difference(tmp_path / "shared", tokenizer, lines)
-    assert found.lines > found.tokens > 0.001
-    (record,) = caplog.records
-    assert f"{found.lines:.0%} of {len(lines)}" in record.message and f"{found.tokens:.1%}" in record.message
-    assert [tokenizer.decode(tokenizer.encode(line)) for line in lines[:50]] == lines[:50]
+        tokenizer = Tokenizer.load(folder)
+        Tokenizer.load(folder)
+    assert len(caplog.records) == 1
+    lines = list(translations("zh"))[:50]
+    assert [tokenizer.decode(tokenizer.encode(line)) for line in lines] == lines
+    tokenizer.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").encode_batch(lines) == tokenizer.encode_batch(lines)
+
+
+def test_a_command_is_refused_too(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "shared", 0.0)
+    (tmp_path / "a.txt").write_text("你好", encoding="utf-8")
+    result = CliRunner().invoke(app, ["tokens", "view", str(tmp_path / "a.txt"), "--model", str(folder)])
+    assert isinstance(result.exception, UserError) and "other ids on" in str(result.exception)
+
+
+def test_spaces_at_the_beginning_of_a_text_do_not_count_as_other_ids(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "own", None)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"legacy": False}), encoding="utf-8")
+    assert Tokenizer.load(folder).prefix_space == "first"
 
 
 @pytest.mark.parametrize(
-    ("name", "warns"), [("chinese_llama2", True), ("literary_alpaca2_merged", True), ("llama2", False)]
+    ("name", "legacy", "refused"),
+    [("chinese_llama2", False, True), ("literary_alpaca2_merged", None, True), ("llama2", False, False)],
 )
-def test_real_models_are_loaded_with_a_warning_if_their_ids_differ(
-    shared_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, warns: bool
+def test_real_models_are_refused_if_their_ids_differ(
+    shared_data: Path, tmp_path: Path, name: str, legacy: bool | None, refused: bool
 ) -> None:
-    for file in ("tokenizer.model", "tokenizer_config.json"):
-        (tmp_path / file).write_bytes((shared_data / "tokenizer" / name / file).read_bytes())
-    with caplog.at_level(logging.WARNING):
+    source = shared_data / "tokenizer" / name
+    (tmp_path / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
+    config = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"legacy": legacy}), encoding="utf-8")
+    if refused:
+        with pytest.raises(UserError, match="SentencePiece itself gives other ids"):
+            Tokenizer.load(tmp_path)
+    else:
         Tokenizer.load(tmp_path)
-    assert ["SentencePiece itself gives other ids" in record.message for record in caplog.records] == [True] * warns

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hanlin.core.errors import UserError
 from hanlin.tokenizer.tokenizer import Tokenizer
+from tokenizer_folders import accept_fast_ids
 
 RARE = "𠮷野家の龘𪚥👩‍👩‍👧‍👦 한국어 é\u0301 \ufffd\t\n"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -187,13 +188,15 @@ def test_llama2_in_tokenizer_json_splits_as_sentencepiece_does(llama2: Path, sha
         assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(lines)] == lines
 
 
-def test_a_sentencepiece_model_alone_is_converted_with_its_own_rule_of_spaces(shared_data: Path) -> None:
+def test_a_sentencepiece_model_alone_is_converted_with_its_own_rule_of_spaces(
+    shared_data: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("sentencepiece")
     folder = shared_data / "tokenizer"
-    alpaca = Tokenizer.load(folder / "chinese_llama2")
+    alpaca = Tokenizer.load(accept_fast_ids(tmp_path / "alpaca", folder / "chinese_llama2"))
     assert alpaca.prefix_space == "each"
     assert alpaca.encode("Hello world") == Tokenizer.load(folder / "llama2").encode("Hello world")
-    literary = Tokenizer.load(folder / "literary_alpaca2_merged")
+    literary = Tokenizer.load(accept_fast_ids(tmp_path / "literary", folder / "literary_alpaca2_merged"))
     assert literary.prefix_space == "none"
     for tokenizer in (alpaca, literary):
         for text in ("你好，世界！ 2019", " leading", "龘"):

@@ -14,13 +14,13 @@ import tokenizers
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr, translations
 from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
-from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
+from hanlin.tokenizer.file_names import CONFIG_FILE, SENTENCEPIECE_FILE
 
 _LOG = logging.getLogger(__name__)
 _SHORTEST_LINE = 12
 _TOLERATED_SHARE = 0.001
 """Of Llama 2's own model one token in ten thousand differs: it holds few pieces of equal scores."""
-_warned: set[Path] = set()
+_told: set[Path] = set()
 
 
 def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -30,11 +30,11 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
     model says; it knows no special tokens within a text, so a model trained with it saw the space before each piece
     between them (`legacy: false` in the configuration says that it was trained the other way). Merges are ranked by the
     pieces' scores. If many pieces have one score, as in vocabularies that were merged with a score of 0, SentencePiece
-    takes the leftmost and `tokenizer.json` cannot express that: ids then differ here and there from SentencePiece's,
-    and agree with those of every engine that reads the converted file. How often is measured and logged as a warning.
+    takes the leftmost and `tokenizer.json` cannot express that (docs/decisions/0027). Such a model is refused, unless
+    `use_fast: true` in its configuration says that the ids of the converted tokenizer are wanted.
 
     Raises:
-        UserError: If the package sentencepiece is missing, or the file is not such a model.
+        UserError: If the package sentencepiece is missing, the file is not such a model, or the ids differ.
     """
     file = folder / SENTENCEPIECE_FILE
     try:
@@ -68,8 +68,7 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
         text_steps.append(tokenizers.decoders.Strip(" ", 1, 0))
     backend.normalizer = tokenizers.normalizers.Sequence(steps)
     backend.decoder = tokenizers.decoders.Sequence(text_steps)
-    if config.get("legacy") is not False or not sets_space:  # else the space is set in another place on purpose
-        _warn_of_other_ids(file, processor, backend)
+    _check_ids(file, processor, backend, accepted=config.get("use_fast") is True)
     return backend
 
 
@@ -100,20 +99,27 @@ def _places(processor: Any, ids: Sequence[int]) -> set[tuple[int, int]]:
     return set(zip(accumulate(lengths, initial=0), ids, strict=False))
 
 
-def _warn_of_other_ids(file: Path, processor: Any, backend: tokenizers.Tokenizer) -> None:
-    """Log a warning if the ids of a converted model differ on Chinese lines, once in a process."""
-    lines = [line for line in translations("zh") if len(line) > _SHORTEST_LINE]
+def _check_ids(file: Path, processor: Any, backend: tokenizers.Tokenizer, accepted: bool) -> None:
+    """Refuse a converted model whose ids differ on Chinese lines; if that is `accepted`, log it once in a process."""
+    lines = [
+        line.strip() for line in translations("zh") if len(line) > _SHORTEST_LINE
+    ]  # spaces have rules of their own
     difference = compare_ids(processor, backend, lines)
-    if difference.tokens > _TOLERATED_SHARE and file not in _warned:
-        _warned.add(file)
-        _LOG.warning(
-            tr(
-                "{file}: SentencePiece itself gives other ids on {lines:.0%} of {count} Chinese lines ({tokens:.1%} of "
-                "their tokens): pieces that share a score are joined from the left, which tokenizer.json cannot say. "
-                "All work and every engine use the ids of the converted tokenizer",
-                file=file,
-                lines=difference.lines,
-                count=len(lines),
-                tokens=difference.tokens,
-            )
+    if difference.tokens <= _TOLERATED_SHARE or (accepted and file in _told):
+        return
+    what = tr(
+        "SentencePiece itself gives other ids on {lines:.0%} of {count} Chinese lines ({tokens:.1%} of their tokens) "
+        "than a fast tokenizer: pieces that share a score are joined from the left, which tokenizer.json cannot say",
+        lines=difference.lines,
+        count=len(lines),
+        tokens=difference.tokens,
+    )
+    if not accepted:
+        hint = tr(
+            "a model that was trained with SentencePiece's ids would meet others; to take the ids of the fast "
+            'tokenizer all the same, in training and in every engine, set "use_fast": true in {config_file}',
+            config_file=CONFIG_FILE,
         )
+        raise UserError(what, file, hint)
+    _told.add(file)
+    _LOG.warning("%s: %s", file, what)
