@@ -97,7 +97,7 @@ ORDER: dict[str, list[str]] = {
         "admission auth guided_decoding",
         "registry",
         "metrics loaded_model",
-        "answer_stream",
+        "answer_stream middleware",
         "service",
         "api",
         "openapi",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -20,13 +19,33 @@ from hanlin.serve.api.openai import routes as openai_routes
 from hanlin.serve.auth import AccessPolicy, RateLimiter
 from hanlin.serve.errors import ApiError, to_api_error
 from hanlin.serve.metrics import CONTENT_TYPE, Metrics
+from hanlin.serve.middleware import (
+    BasePathMiddleware,
+    CorsMiddleware,
+    RequestMetricsMiddleware,
+    make_host_error,
+)
 from hanlin.serve.openapi import build_openapi
 from hanlin.serve.registry import ModelRegistry, ServedModel
 from hanlin.serve.service import GenerationService
 
 
+class _Application(FastAPI):
+    """The application within its outer layers, which are around internal errors too: pages can read those."""
+
+    def __init__(self, policy: AccessPolicy, base_path: str) -> None:
+        super().__init__(title="Hanlin", docs_url=None, redoc_url=None, openapi_url=None)
+        self._policy, self._base_path = policy, base_path
+
+    def build_middleware_stack(self) -> Any:
+        return CorsMiddleware(BasePathMiddleware(super().build_middleware_stack(), self._base_path), self._policy)
+
+
 def create_app(
-    served: Sequence[ServedModel] | ModelRegistry, policy: AccessPolicy | None = None, limits: Limits | None = None
+    served: Sequence[ServedModel] | ModelRegistry,
+    policy: AccessPolicy | None = None,
+    limits: Limits | None = None,
+    base_path: str = "",
 ) -> FastAPI:
     """The application that serves some models.
 
@@ -34,28 +53,28 @@ def create_app(
         served: The models, or a registry of them.
         policy: Who may use it; None: everybody on this machine.
         limits: Slots, queue and sizes; None: the defaults.
+        base_path: Path in front of every route behind a reverse proxy, as `parse_base_path` gives it.
 
     Raises:
         UserError: two models have one name.
     """
-    app = FastAPI(title="Hanlin", docs_url=None, redoc_url=None, openapi_url=None)
     access = policy or AccessPolicy()
+    app = _Application(access, base_path)
     models = served if isinstance(served, ModelRegistry) else ModelRegistry(served)
     metrics = Metrics(models)
     service = GenerationService(limits or Limits(), metrics, len(models.by_name))
     rate_limiters = {key: RateLimiter(limit) for key, limit in access.key_limits.items()}
 
     async def check_host(request: Request) -> None:
-        if not access.allows_host(request.headers.get("host")):
-            raise ApiError(403, tr("this server answers to local names only"))
+        host = request.headers.get("host")
+        if not access.allows_host(host):
+            raise make_host_error(host)
 
     async def check_key(request: Request) -> AsyncIterator[None]:
-        header = request.headers.get("authorization")
-        if (sent := request.headers.get("x-api-key")) and access.match_key(header) is None:
-            header = f"Bearer {sent}"  # as Anthropic's clients send it
-        if not access.allows_key(header):
+        headers = request.headers.get("authorization"), request.headers.get("x-api-key")
+        if not access.allows_key(*headers):
             raise ApiError(401, tr("wrong or missing API key"), code="invalid_api_key")
-        limiter = rate_limiters.get(access.match_key(header) or "")
+        limiter = rate_limiters.get(access.match_key(*headers) or "")
         if limiter is not None:
             limiter.acquire()
         try:
@@ -81,10 +100,10 @@ def create_app(
 
     @app.get("/openapi.json", dependencies=protected)
     async def get_openapi() -> dict[str, Any]:
-        return build_openapi()
+        return build_openapi(base_path)
 
     _add_error_handlers(app)
-    app.add_middleware(_RequestMetrics, metrics=metrics)
+    app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     return app
 
 
@@ -108,29 +127,3 @@ def _make_error_body(path: str, error: ApiError) -> dict[str, Any]:
     if path.startswith("/api/"):
         return error.ollama_body()
     return error.anthropic_body() if path.startswith("/v1/messages") else error.openai_body()
-
-
-class _RequestMetrics:
-    """Middleware that counts each request by route and status once it has ended; an unknown path is `other`."""
-
-    def __init__(self, app: Any, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        start_time = time.monotonic()
-        status = 500
-
-        async def send_and_note_status(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note_status)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.count_request(route, status, time.monotonic() - start_time)

@@ -1,5 +1,5 @@
 """Who may use the server and how much: API keys compared in constant time, limits of a key, the Host check against
-DNS rebinding, and the rule that no network address is served without a key.
+DNS rebinding, the origins whose pages may read answers, and the rule that no network address is served without a key.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -22,6 +23,10 @@ from hanlin.serve.errors import ApiError
 
 _LIMIT_FIELDS = ("max_parallel_requests", "requests_per_minute")
 _MINUTE = 60.0
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_LOCAL_SUFFIXES = (".localhost", ".internal")
+"""Names that no public DNS may ever hold (RFC 6761; ICANN for `.internal`), so that no rebinding can use them. Docker
+calls the machine `host.docker.internal`. `.local` is not among them: any device of the network may announce a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,34 +75,57 @@ class AccessPolicy:
     """What a request must show.
 
     Attributes:
-        api_keys: Keys of which one must be sent as `Authorization: Bearer KEY`; empty: none is needed.
-        local_only: Answer only to the machine's own names. A page whose domain was pointed at 127.0.0.1 (DNS
-            rebinding) sends its own name as Host.
+        api_keys: Keys of which one must be sent, as `Authorization: Bearer KEY` or `x-api-key: KEY`; empty: none is
+            needed.
+        local_only: Answer only to the machine's own names and to `allowed_hosts`. A page whose domain was pointed at
+            127.0.0.1 (DNS rebinding) sends its own name as Host.
         key_limits: Limits of those keys that have some.
+        allowed_hosts: Further names to answer to, as `parse_host` gives them.
+        allowed_origins: Origins whose pages may read answers, as `parse_origin` gives them; `*`: any.
     """
 
     api_keys: tuple[str, ...] = ()
     local_only: bool = True
     key_limits: Mapping[str, KeyLimits] = field(default_factory=dict)
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
 
     def allows_host(self, header: str | None) -> bool:
         """Whether the server answers to this `Host` header."""
-        if not self.local_only or header is None:
+        if header is None or (not self.local_only and not self.allowed_hosts):
             return True
         name = header.rsplit(":", 1)[0] if not header.endswith("]") else header
-        return name.lower() == "localhost" or is_loopback(name.strip("[]"))
+        name = name.strip("[]").lower().removesuffix(".")
+        if name == "localhost" or name.endswith(_LOCAL_SUFFIXES) or is_loopback(name):
+            return True
+        if not self.local_only and _is_address(name):
+            return True  # a page of that address comes from this server itself
+        return any(_matches_host(name, pattern) for pattern in self.allowed_hosts)
 
-    def match_key(self, authorization: str | None) -> str | None:
-        """The configured key that an `Authorization` header holds, or None."""
+    def allows_origin(self, header: str) -> bool:
+        """Whether a page of this `Origin` may read answers."""
+        return any(
+            allowed in ("*", header) or (allowed.endswith("://*") and header.startswith(allowed[:-1]))
+            for allowed in self.allowed_origins
+        )
+
+    def match_key(self, authorization: str | None, x_api_key: str | None = None) -> str | None:
+        """The configured key that a request holds, or None.
+
+        Args:
+            authorization: The header `Authorization`, as clients of OpenAI send it.
+            x_api_key: The header `x-api-key`, as clients of Anthropic send it.
+        """
         scheme, _, credentials = (authorization or "").partition(" ")
-        sent = credentials.strip().encode()
+        bearer = credentials.strip() if scheme.lower() == "bearer" else ""
+        candidates = [sent.encode() for sent in (bearer, (x_api_key or "").strip()) if sent]
         # every key is compared, so that the time tells neither which fits nor how far
-        matches = [key for key in self.api_keys if hmac.compare_digest(sent, key.encode())]
-        return matches[0] if matches and scheme.lower() == "bearer" else None
+        matches = [key for sent in candidates for key in self.api_keys if hmac.compare_digest(sent, key.encode())]
+        return matches[0] if matches else None
 
-    def allows_key(self, authorization: str | None) -> bool:
-        """Whether the header holds one of the keys; always true if none is configured."""
-        return not self.api_keys or self.match_key(authorization) is not None
+    def allows_key(self, authorization: str | None, x_api_key: str | None = None) -> bool:
+        """Whether one of the headers holds one of the keys; always true if none is configured."""
+        return not self.api_keys or self.match_key(authorization, x_api_key) is not None
 
 
 def is_loopback(host: str) -> bool:
@@ -106,6 +134,71 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _matches_host(name: str, pattern: str) -> bool:
+    return pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+
+
+def parse_host(text: str) -> str:
+    """A name of `--allow-host` as a `Host` header has it: `models.lan`, `*.local` (any name below it), `10.0.0.5`, `*`.
+
+    Raises:
+        UserError: it is no name, or it has a port or a scheme.
+    """
+    name = text.strip().lower().removesuffix(".")
+    if name == "*" or _is_address(name.strip("[]")):
+        return name.strip("[]")
+    suffix = _to_ascii(name.removeprefix("*."))
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", suffix):
+        what = tr("not the name of a host")
+        raise UserError(what, f"--allow-host {text}", tr("write it as models.lan or *.local, without a port"))
+    return f"*.{suffix}" if name.startswith("*.") else suffix
+
+
+def parse_origin(text: str) -> str:
+    """A value of `--allow-origin` as browsers send it: `https://chat.example`, `chrome-extension://*`, `*`.
+
+    Raises:
+        UserError: it is no origin, or it is `null`, which any page can send.
+    """
+    where = f"--allow-origin {text}"
+    origin = text.strip().removesuffix("/") if not text.strip().endswith("//") else text.strip()
+    if origin == "*":
+        return origin
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    is_web = parts.scheme in _DEFAULT_PORTS
+    host = _to_ascii(parts.hostname or "")
+    is_host = bool(re.fullmatch(r"[a-z0-9_.-]+|[0-9a-f:]+", host)) and not parts.path and "@" not in parts.netloc
+    is_app = bool(re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*|[!-)+-~]*)", origin)) and parts.scheme not in _DEFAULT_PORTS
+    if is_app:
+        return origin
+    if not is_web or not is_host or parts.query or parts.fragment:
+        hint = tr("write it as the browser does: http://localhost:3000, or chrome-extension://*")
+        raise UserError(tr("not the origin of a page"), where, hint)
+    shown_host = f"[{host}]" if ":" in host else host
+    shown_port = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{shown_host}{shown_port}"
+
+
+def _to_ascii(name: str) -> str:
+    """A host name with its Chinese parts as browsers send them (IDNA); an impossible name is empty."""
+    try:
+        return name.encode("idna").decode("ascii") if not name.isascii() else name
+    except UnicodeError:
+        return ""
 
 
 def read_keys(file: Path) -> dict[str, KeyLimits]:
@@ -140,7 +233,12 @@ def _is_key_entry(row: object) -> bool:
 
 
 def make_access_policy(
-    host: str, api_keys: Sequence[str], key_limits: Mapping[str, KeyLimits] | None = None
+    host: str,
+    api_keys: Sequence[str],
+    key_limits: Mapping[str, KeyLimits] | None = None,
+    *,
+    allowed_hosts: Sequence[str] = (),
+    allowed_origins: Sequence[str] = (),
 ) -> AccessPolicy:
     """The policy of a server that listens on `host`.
 
@@ -148,9 +246,12 @@ def make_access_policy(
         host: Address or name that the server binds.
         api_keys: Keys without limits.
         key_limits: Further keys with their limits.
+        allowed_hosts: Names to answer to beside the machine's own; on a network address without any, to every name.
+        allowed_origins: Origins whose pages may read answers.
 
     Raises:
-        UserError: a key that no HTTP header can carry, or a network address without any key.
+        UserError: a key that no HTTP header can carry, a network address without any key, a host or origin that is
+            none, or `*` for them without any key.
     """
     api_keys = [*api_keys, *(key_limits or {})]
     if not all(re.fullmatch(r"[!-~]+", key) for key in api_keys):  # what an HTTP header carries unchanged
@@ -161,4 +262,10 @@ def make_access_policy(
         what = tr("everyone on the network could use the model: there is no API key")
         hint = tr("set a key, or listen on 127.0.0.1")
         raise UserError(what, host, hint)
-    return AccessPolicy(tuple(api_keys), local_only, key_limits or {})
+    hosts = tuple(dict.fromkeys(map(parse_host, allowed_hosts)))
+    origins = tuple(dict.fromkeys(map(parse_origin, allowed_origins)))
+    for option, values in (("--allow-host", hosts), ("--allow-origin", origins)):
+        if "*" in values and not api_keys:
+            what = tr("every page on the web could use the model: there is no API key")
+            raise UserError(what, f"{option} *", tr("set a key, or name what is allowed"))
+    return AccessPolicy(tuple(api_keys), local_only, key_limits or {}, hosts, origins)

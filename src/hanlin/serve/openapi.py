@@ -46,8 +46,8 @@ _ERROR_STATUSES = {
 }
 
 
-def build_openapi() -> dict[str, Any]:
-    """The OpenAPI 3.1 document, as JSON data."""
+def build_openapi(base_path: str = "") -> dict[str, Any]:
+    """The OpenAPI 3.1 document, as JSON data, for a server below `base_path`."""
     bodies = list(dict.fromkeys(body for body, _ in _POST_ROUTES.values()))
     references, shared = models_json_schema(
         [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
@@ -65,12 +65,16 @@ def build_openapi() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Hanlin", "version": __version__},
+        "servers": [{"url": base_path or "/"}],
         "paths": paths,
         "components": {
             "schemas": shared["$defs"],
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{}, {"key": []}],
+        "security": [{}, {"key": []}, {"x_api_key": []}],
     }
 
 

@@ -1,25 +1,34 @@
-"""The server process: binds the port, loads the models, runs uvicorn, reloads on SIGHUP, stops on SIGTERM or Ctrl-C."""
+"""The server process: binds a port or Unix socket, loads the models, runs uvicorn, reloads on SIGHUP, stops on SIGTERM
+or Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.auth import KeyLimits, make_access_policy
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel, parse_adapters, reload_changed
+from hanlin.serve.middleware import parse_base_path
 from hanlin.serve.registry import ModelRegistry
+
+_MAX_SOCKET_PATH = 103
+"""What `sun_path` holds on every system: 108 bytes on Linux, 104 on macOS, with the zero at its end."""
 
 
 def _print_line(line: str) -> None:
@@ -36,6 +45,10 @@ def serve(
     api_keys: Sequence[str] = (),
     key_limits: Mapping[str, KeyLimits] | None = None,
     limits: Limits | None = None,
+    allowed_hosts: Sequence[str] = (),
+    allowed_origins: Sequence[str] = (),
+    base_path: str = "",
+    unix_socket: Path | None = None,
     on_ready: Callable[[str], None] = _print_line,
     **options: Any,
 ) -> None:
@@ -53,14 +66,25 @@ def serve(
         api_keys: Keys of which clients must send one.
         key_limits: Further keys with limits of their own.
         limits: Slots, queue, deadlines and sizes.
+        allowed_hosts: Names to answer to beside the machine's own, such as `models.lan` or `*.local`.
+        allowed_origins: Origins whose web pages may read answers.
+        base_path: Path in front of every route behind a reverse proxy, such as `/hanlin`.
+        unix_socket: Listen on a Unix socket of this path instead of `host` and `port`; only its owner may use it.
         on_ready: Called once with a line that says where the models are served.
         **options: Passed to the engines.
 
     Raises:
-        UserError: a path without a model, two models of one name, a port that is taken, or an address that the network
-            can reach without a key.
+        UserError: a path without a model, two models of one name, a port or socket that is taken, an address that the
+            network can reach without a key, or a host, an origin or a base path that is none.
     """
-    policy = make_access_policy(host, api_keys, key_limits)
+    policy = make_access_policy(
+        "localhost" if unix_socket else host,
+        api_keys,
+        key_limits,
+        allowed_hosts=allowed_hosts,
+        allowed_origins=allowed_origins,
+    )
+    base_path = parse_base_path(base_path)
     limits = limits or Limits()
     if adapters and len(models) > 1:
         raise UserError(tr("adapters can be served over a single model only"), "--adapter")
@@ -68,20 +92,21 @@ def serve(
     loaded = [LoadedModel(str(spec), parse_adapters(adapters), engine_config, limits) for spec in models]
     with ExitStack() as stack:
         # before the models: a port that is taken should not cost the time to load them
-        listener = stack.enter_context(_bind(host, port))
+        listener = stack.enter_context(bind_unix_socket(unix_socket) if unix_socket else _bind(host, port))
         for model in loaded:
             stack.callback(model.close)
             model.load()
         registry = ModelRegistry([served for model in loaded for served in model.served])
         config = uvicorn.Config(
-            create_app(registry, policy, limits),
+            create_app(registry, policy, limits, base_path),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
         )
         server = uvicorn.Server(config)
         shown_host = f"[{host}]" if ":" in host else host
-        url = f"http://{shown_host}:{listener.getsockname()[1]}/v1"
+        address = f"unix:{unix_socket}:" if unix_socket else f"http://{shown_host}:{listener.getsockname()[1]}"
+        url = f"{address}{quote(base_path)}/v1"
         names = join_list(registry.by_name)
         ready_line = tr("serving {names} at {url} (stop with Ctrl-C)", names=names, url=url)
 
@@ -140,3 +165,62 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = error.strerror
         what = tr("cannot listen here: {reason}", reason=reason)
         raise UserError(what, f"{host}:{port}", tr("choose another port")) from error
+
+
+@contextmanager
+def bind_unix_socket(path: Path) -> Iterator[socket.socket]:
+    """Bind a listening socket at `path`, and remove it at the end.
+
+    A socket that nobody listens on any more is replaced; any other file stays untouched. Whoever may open the socket
+    uses the model, so that its mode is 0600; a proxy of another user needs `chgrp` and `chmod` afterwards.
+
+    Raises:
+        UserError: the path is too long, taken by another server or another file, or cannot be created.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise UserError(tr("this system has no Unix sockets"), path)
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        limit = _MAX_SOCKET_PATH
+        raise UserError(tr("the path of a socket may have at most {limit} bytes", limit=limit), path)
+    if not path.parent.is_dir():
+        raise UserError(tr("there is no such folder"), path.parent, suggest_path(path.parent))
+    _remove_stale(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        previous = os.umask(0o177)  # from the first moment on: a mode that is set later would leave a gap
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(tr("cannot listen here: {reason}", reason=reason), path) from error
+        finally:
+            os.umask(previous)
+        listener.listen(socket.SOMAXCONN)
+        own = path.stat()
+        try:
+            yield listener
+        finally:
+            with suppress(OSError):
+                current = path.stat()
+                if (current.st_dev, current.st_ino) == (own.st_dev, own.st_ino):  # not another server's by now
+                    path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UserError(tr("this is a file, not a socket"), path, tr("choose another path"))
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            return
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UserError(tr("cannot listen here: {reason}", reason=reason), path) from error
+    raise UserError(tr("another server listens here"), path, tr("choose another path"))

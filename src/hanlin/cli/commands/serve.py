@@ -67,6 +67,19 @@ def serve(
         Path | None,
         typer.Option(help=tr("YAML file of API keys with limits")),
     ] = None,
+    allow_host: Annotated[
+        list[str],
+        typer.Option(help=tr("name to answer to beside the machine's own, such as *.local; may repeat")),
+    ] = [],
+    allow_origin: Annotated[
+        list[str],
+        typer.Option(help=tr("origin of web pages that may use the server (CORS); may repeat")),
+    ] = [],
+    base_path: Annotated[str, typer.Option(help=tr("path before every route behind a reverse proxy"))] = "",
+    unix_socket: Annotated[
+        Path | None,
+        typer.Option(help=tr("listen on a Unix socket, for its owner alone, instead of --host and --port")),
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, help=tr("answers at once"))] = 16,
     queue: Annotated[int, typer.Option(min=0, help=tr("most requests that wait"))] = 64,
     deadline: Annotated[float, typer.Option(min=1, help=tr("time limit of a request, in seconds"))] = 600,
@@ -77,6 +90,8 @@ def serve(
     from hanlin.serve.auth import read_keys
     from hanlin.serve.server import serve as run_server
 
+    if unix_socket is not None and (host, port) != ("127.0.0.1", 8000):
+        raise UserError(tr("--unix-socket is instead of --host and --port"), unix_socket, tr("name one"))
     start = next((index for index, word in enumerate(models) if word.startswith("-")), len(models))
     models, arguments = models[:start], models[start:]
     chosen = choose_engine(engine, llama_server, vllm)
@@ -102,6 +117,10 @@ def serve(
         api_keys=[key for key in api_key if key],
         key_limits=read_keys(api_keys) if api_keys else None,
         limits=Limits(parallel, queue, deadline, drain, max_output_tokens or None),
+        allowed_hosts=allow_host,
+        allowed_origins=allow_origin,
+        base_path=base_path,
+        unix_socket=unix_socket,
         **options,
     )
 
