@@ -260,10 +260,6 @@ def test_what_changes_nothing_is_taken(server: LiveServer, body: dict) -> None:
     assert answer.choices[0].message.content == NAME[1]
 
 
-def test_turns_out_of_order_are_refused(server: LiveServer) -> None:
-    assert refused(server, messages=[{"role": "assistant", "content": "?"}])[0] == 400
-
-
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"model": "tiny"}'])
 def test_a_broken_body_is_refused_in_openais_form(server: LiveServer, body: bytes) -> None:
     headers = {"content-type": "application/json"}

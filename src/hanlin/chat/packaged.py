@@ -1,4 +1,4 @@
-"""The chat templates that come with Hanlin (`templates/*.jinja`), by name."""
+"""Sources of chat templates: those that come with Hanlin (`templates/*.jinja`) by name, and those of model folders."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import functools
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from hanlin.chat.reasoning import KEEP_VARIABLE
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.files import is_file_name
+from hanlin.core.files import is_file_name, read_json
 from hanlin.core.i18n import tr
+from hanlin.tokenizer.file_names import CONFIG_FILE, TEMPLATE_FILE
 
 _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<｜[^｜<>\s]+｜>|<(?:start|end)_of_turn>")
 
@@ -54,6 +56,33 @@ def read_template_source(name: str) -> str:
         raise UserError(what, file, tr("name a packaged chat template or a Jinja file")) from error
     except UnicodeDecodeError as error:
         raise UserError(tr("not UTF-8"), file, tr("save it as UTF-8")) from error
+
+
+def read_folder_template(folder: Path) -> tuple[str, Path]:
+    """Source of the chat template of a model folder and the file that holds it.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    file = folder / TEMPLATE_FILE
+    if file.is_file():
+        try:
+            source: Any = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(tr("cannot be read as text: {error}", error=error), file) from error
+    else:
+        file = folder / CONFIG_FILE
+        source = read_json(file).get("chat_template")
+        if isinstance(source, list):  # the older format of transformers: several named templates
+            source = {row.get("name"): row.get("template") for row in source}.get("default")
+    if not isinstance(source, str) or not source.strip():
+        names = ", ".join(packaged_names())
+        raise UserError(
+            tr("there is no chat template here"),
+            folder,
+            tr("a base model has none: set `template` to one of {names}", names=names),
+        )
+    return source, file
 
 
 @functools.cache

@@ -14,9 +14,9 @@ from typing import Any
 
 from hanlin.chat.packaged import (
     keep_setting,
-    packaged_names,
     packaged_special_tokens,
     packaged_template_sources,
+    read_folder_template,
     read_template_source,
     without_keep_setting,
 )
@@ -32,6 +32,7 @@ from hanlin.chat.rendering.loss_rules import (
 )
 from hanlin.chat.rendering.refusal import TemplateRefusal
 from hanlin.chat.rendering.renderer import TemplateRenderer
+from hanlin.chat.rendering.request_turns import RequestRenderer
 from hanlin.chat.rendering.special_tokens import Span
 from hanlin.chat.rendering.tokenized import TokenizedExample, join_spans
 from hanlin.chat.rendering.training_texts import assistant_indices, training_texts
@@ -99,23 +100,7 @@ class ChatTemplate:
         """
         folder = Path(folder)
         tokenizer = tokenizer or Tokenizer.load(folder)
-        file = folder / TEMPLATE_FILE
-        origin: Path = file
-        if file.is_file():
-            source: Any = _read(file)
-        else:
-            origin = folder / CONFIG_FILE
-            source = read_json(origin).get("chat_template")
-            if isinstance(source, list):  # the older format of transformers: several named templates
-                templates = {row.get("name"): row.get("template") for row in source}
-                source = templates.get("default")
-        if not isinstance(source, str) or not source.strip():
-            names = ", ".join(packaged_names())
-            raise UserError(
-                tr("there is no chat template here"),
-                folder,
-                tr("a base model has none: set `template` to one of {names}", names=names),
-            )
+        source, origin = read_folder_template(folder)
         return cls(source, tokenizer, origin, read_eos_token_ids(folder))
 
     @classmethod
@@ -230,6 +215,25 @@ class ChatTemplate:
         if len(examples) != 1:
             raise self._renderer.rewrites_turns(assistant_indices(messages)[-1], where)
         return examples[0]
+
+    def render_request(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), thinking: bool | None = None
+    ) -> tuple[list[int], bool]:
+        """Prompt ids of turns in whatever order a client sent them, see `request_turns`.
+
+        Returns:
+            The ids, and whether they end with the beginning of an answer, which generation goes on with.
+
+        Raises:
+            UserError: The template has no form for the turns.
+        """
+        marked, continues_answer = self._request_renderer.render(messages, tools, thinking)
+        prompt = self._encode(marked, False) if continues_answer else self._encode_prompt(marked)
+        return prompt.ids, continues_answer
+
+    @cached_property
+    def _request_renderer(self) -> RequestRenderer:
+        return RequestRenderer(self._renderer)
 
     def render_examples(
         self,
@@ -495,10 +499,3 @@ class ChatTemplate:
 
 def _without_markers(text: str, markers: Markers) -> str:
     return text.replace(markers.start, "").replace(markers.end, "")
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(tr("cannot be read as text: {error}", error=error), file) from error

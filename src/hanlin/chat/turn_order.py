@@ -31,6 +31,13 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
         raise _wrong_end(last, prompt, _format_location(where, len(messages)))
 
 
+def check_texts(messages: Sequence[Message], where: str | None = None) -> None:
+    """Raise UserError unless every turn has a role that there is, and a text that can be encoded."""
+    for index, message in enumerate(messages, start=1):
+        if message.role not in ROLES or not isinstance(message.text, str) or not is_valid_unicode(message.text):
+            _check_turn(message, _format_location(where, index))
+
+
 def order_tool_results(messages: Sequence[Message]) -> Sequence[Message]:
     """The same turns, the results of each turn's calls in the order of the calls, and each with the name of its tool.
 
@@ -53,6 +60,11 @@ def order_tool_results(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], location: str) -> NoReturn:
+    _check_turn(message, location)
+    raise _out_of_order(message.role, before, allowed, location)
+
+
+def _check_turn(message: Message, location: str) -> None:
     if message.role not in ROLES:
         what = tr("there is no role {role!r}", role=message.role)
         raise UserError(what, location, did_you_mean(str(message.role), ROLES))
@@ -61,7 +73,6 @@ def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], loca
         what = tr("the text of a turn must be text, not {kind}", kind=kind)
         raise UserError(what, location, tr("write several turns as several messages"))
     check_text(message.text, location)
-    raise _out_of_order(message.role, before, allowed, location)
 
 
 def _format_location(where: str | None, index: int) -> str:

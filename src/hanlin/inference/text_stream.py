@@ -79,6 +79,7 @@ class TextStream:
         tokenizer: Decodes them.
         request: The prompt and the sampling parameters.
         stops: Stop strings; neither they nor the text after them are yielded.
+        continues_text: Whether the answer goes on from text of its own, so that a leading space belongs to it.
 
     Attributes:
         prompt_tokens: Tokens of the prompt.
@@ -88,10 +89,15 @@ class TextStream:
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, request: GenerationRequest, stops: Sequence[str] = ()
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        request: GenerationRequest,
+        stops: Sequence[str] = (),
+        continues_text: bool = False,
     ) -> None:
         self._stream = engine.stream(request)
-        self._decoder = tokenizer.stream_decoder()
+        self._decoder = tokenizer.stream_decoder(continues_text=continues_text)
         self._stop_matcher = StopStringMatcher(stops)
         self._cancelled = threading.Event()
         self._with_logprobs = request.sampling.top_logprobs is not None

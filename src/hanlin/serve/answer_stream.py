@@ -157,7 +157,13 @@ class AnswerStream:
             if self._is_closed:
                 return True
             model = self._job.model
-            text_stream = TextStream(model.engine, model.tokenizer, self._job.requests[index], self._job.stop_strings)
+            text_stream = TextStream(
+                model.engine,
+                model.tokenizer,
+                self._job.requests[index],
+                self._job.stop_strings,
+                continues_text=self._job.continues_answer,
+            )
             self._text_streams.append(text_stream)
             if self._is_closed:  # it was closed between the two checks
                 text_stream.cancel()

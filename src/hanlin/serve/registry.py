@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
+from hanlin.chat.rendering.request_turns import RequestRefusal
 from hanlin.core.errors import UnsupportedToolsError, UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import Message
@@ -38,17 +39,31 @@ class GenerationParams:
     response_format: Callable[[GrammarCompiler], Constraint] | None = None
 
 
+class ChatPrompt(tuple[int, ...]):
+    """Prompt ids of a conversation. `continues_answer`: they end with the beginning of an answer (prefill)."""
+
+    continues_answer = False
+
+    @classmethod
+    def create(cls, ids: Iterable[int], continues_answer: bool) -> Self:
+        prompt = cls(ids)
+        prompt.continues_answer = continues_answer
+        return prompt
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
     """Engine requests of one model that are answered together.
 
     With prompts A and B and two choices, `requests` is [A 0, A 1, B 0, B 1]; the index there is the answer's index.
+    `continues_answer`: the prompts end with the beginning of an answer, so that a leading space of the new text counts.
     """
 
     model: ServedModel
     requests: tuple[GenerationRequest, ...]
     stop_strings: tuple[str, ...]
     prompt_tokens: int
+    continues_answer: bool = False
 
 
 class ServedModel:
@@ -96,15 +111,21 @@ class ServedModel:
     def grammar_compiler(self) -> GrammarCompiler:
         return GrammarCompiler(self.tokenizer, self.stop_ids, self.opened.location.folder)
 
-    def render_chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """Prompt ids of a conversation, up to where the assistant's answer begins.
+    def render_chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> ChatPrompt:
+        """Prompt ids of a conversation, up to where the assistant's answer begins, or goes on if one has begun.
+
+        The turns may come in any order: they are put into the nearest form that the chat template has, see
+        `chat.rendering.request_turns`.
 
         Raises:
-            ApiError: 400 for messages in a wrong order, or tools that the chat template does not support.
+            ApiError: 400 for turns that the chat template has no form for, or tools that it does not support.
         """
         self._check_length((message.text for message in messages), "messages")
         try:
-            return tuple(self.template.render(messages, tools, prompt=True).ids)
+            return ChatPrompt.create(*self.template.render_request(messages, tools))
+        except RequestRefusal as error:
+            param = "messages" if error.index is None else f"messages.{error.index}"
+            raise ApiError(400, str(error), param=param) from error
         except UserError as error:
             param = "tools" if tools and isinstance(error, UnsupportedToolsError) else "messages"
             raise ApiError(400, str(error), param=param) from error
@@ -148,8 +169,12 @@ class ServedModel:
         Raises:
             ApiError: 400 for a prompt that is empty or leaves no room for an answer.
         """
+        continues_answer = any(isinstance(ids, ChatPrompt) and ids.continues_answer for ids in prompts)
+        if continues_answer and params.response_format is not None:
+            what = tr("an answer that has begun cannot be held to a format: leave out the last turn of the assistant")
+            raise ApiError(400, what, param="response_format")
         requests = []
-        for ids in prompts:
+        for ids in map(tuple, prompts):
             if not ids:
                 raise ApiError(400, tr("the prompt is empty"), param=param)
             context_length = self.engine.context_length
@@ -168,7 +193,8 @@ class ServedModel:
                 make_constraint = params.response_format
                 constraint = make_constraint(self.grammar_compiler) if make_constraint is not None else None
                 requests.append(GenerationRequest(ids, self.stop_ids, seeded, constraint, self.adapter))
-        return GenerationJob(self, tuple(requests), params.stop_strings, sum(map(len, prompts)))
+        prompt_tokens = sum(map(len, prompts))
+        return GenerationJob(self, tuple(requests), params.stop_strings, prompt_tokens, continues_answer)
 
     def _merge_sampling(self, requested: Mapping[str, Any], max_new_tokens: int) -> SamplingParams:
         """The client's fields over the model's defaults; `max_new_tokens` is what the context leaves."""

@@ -148,8 +148,8 @@ class Tokenizer:
         stream = self.stream_decoder(skip_special)
         return "".join([*map(stream.put, ids), stream.end()])
 
-    def stream_decoder(self, skip_special: bool = True) -> StreamDecoder:
-        return StreamDecoder(self, skip_special)
+    def stream_decoder(self, skip_special: bool = True, continues_text: bool = False) -> StreamDecoder:
+        return StreamDecoder(self, skip_special, continues_text)
 
     def token_id(self, token: str) -> int | None:
         return self.backend.token_to_id(token)
@@ -282,13 +282,16 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Decodes ids as they come. A character is returned only when it is complete; `end` returns the rest."""
+    """Decodes ids as they come. A character is returned only when it is complete; `end` returns the rest.
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+    With `continues_text`, the ids go on from other text, so that a space before the first word is kept.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, continues_text: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = tokenizer.strips_leading_space
+        self._at_start = tokenizer.strips_leading_space and not continues_text
 
     def put(self, token_id: int) -> str:
         return "" if token_id in self._skipped else self._text(self._tokenizer.token_bytes(token_id))

@@ -165,15 +165,10 @@ class TemplateRenderer:
         Raises:
             TemplateRefusal: It would leave out tools, calls, the text beside calls, or reasoning to learn.
         """
-        calls = any(message.tool_calls for message in messages)
+        calls = any(message.tool_calls or message.role == "tool" for message in messages)
         if (tools and "tools" not in self._words) or (calls and "tool_calls" not in self._words):
-            raise ToolsRefusal(
-                "template_lacks_tools",
-                tr("the chat template {origin} has no form for tools and their calls", origin=self.origin),
-                where,
-                tr("choose one that has: llama3.1, llama3.2, hermes or qwen3"),
-            )
-        if any(message.tool_calls and message.text.strip() for message in messages) and self._loses_text_beside_calls:
+            raise self.lacks_tools(where)
+        if any(message.tool_calls and message.text.strip() for message in messages) and self.loses_text_beside_calls:
             raise TemplateRefusal(
                 "template_loses_text",
                 tr("the chat template {origin} leaves out the text beside a tool call", origin=self.origin),
@@ -182,6 +177,15 @@ class TemplateRenderer:
             )
         if any(messages[index].reasoning.strip() for index in learned) and not self.reasoning_form.is_known:
             raise self.lacks_reasoning(where)
+
+    def lacks_tools(self, where: str | None) -> ToolsRefusal:
+        """The error for tools, calls or results that the template does not write."""
+        return ToolsRefusal(
+            "template_lacks_tools",
+            tr("the chat template {origin} has no form for tools and their calls", origin=self.origin),
+            where,
+            tr("choose one that has: llama3.1, llama3.2, hermes or qwen3"),
+        )
 
     def lacks_reasoning(self, where: str | None) -> TemplateRefusal:
         """The error for reasoning that the template does not write."""
@@ -216,7 +220,8 @@ class TemplateRenderer:
         return frozenset(re.findall(r"\w+", re.sub(r"(?s)\{#.*?#\}", "", self.template.source)))
 
     @cached_property
-    def _loses_text_beside_calls(self) -> bool:
+    def loses_text_beside_calls(self) -> bool:
+        """Whether it leaves out the text of a turn that calls tools."""
         call = Message("assistant", "besidecalls", (ToolCall("f", {}),))
         turns = [Message("user", "?"), call, Message("tool", "1", name="f"), Message("assistant", "!")]
         try:

@@ -12,14 +12,15 @@ from pydantic import Field
 
 from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
-from hanlin.core.records import Message, ToolCall
+from hanlin.core.records import Message
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.body import RequestBody
-from hanlin.serve.api.fields import JsonSchemaFormat, StopString, StrictModel, Tool
+from hanlin.serve.api.fields import JsonSchemaFormat, StopString, Tool
+from hanlin.serve.api.messages import Content, ToolCallEntry, to_text
 from hanlin.serve.api.streaming import encode_ndjson
 from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser, parse_arguments
-from hanlin.serve.errors import ApiError
+from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationJob, GenerationParams
 from hanlin.serve.service import Answer
 
@@ -82,31 +83,36 @@ class _AnswerRequest(RequestBody):
         return GenerationParams(options.to_sampling(), tuple(options.stop or ()), 1, response_format)
 
 
-class _CalledFunction(StrictModel):
-    name: str
-    arguments: dict[str, Any]
-
-
-class _ToolCall(StrictModel):
-    function: _CalledFunction
-
-
 class _ChatMessage(RequestBody):
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"images": (None, [])}
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content = None
+    tool_calls: list[ToolCallEntry] | None = None
     tool_name: str | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
     thinking: str | None = None
 
     def to_message(self, index: int) -> Message:
-        """Raises ApiError (400) that names `messages.{index}` if it has neither content nor calls."""
-        if self.content is None and not self.tool_calls:
-            raise ApiError(400, tr("a message has no content"), param=f"messages.{index}.content")
-        calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in self.tool_calls or ())
+        """The message in neutral form. Null content is an empty text in answers and results.
+
+        Raises:
+            ApiError: 400 that names `messages.{index}` if a question has no content, if a part is not text, or if
+                the arguments of a call are not a JSON object.
+        """
+        param = f"messages.{index}"
+        content = to_text(self.content, f"{param}.content")
         if self.role == "assistant":
-            return assistant_message(self.content or "", calls, self.thinking or "")
-        return Message(self.role, self.content or "", calls, (self.tool_name or "") if self.role == "tool" else "")
+            calls = tuple(call.to_tool_call(f"{param}.tool_calls") for call in self.tool_calls or ())
+            return assistant_message(content or "", calls, self.thinking or "")
+        if self.role == "tool":
+            name = self.tool_name or self.name or ""
+            return Message("tool", content or "", (), name, tool_call_id=self.tool_call_id or "")
+        if content is None:
+            raise ApiError(400, tr("a message has no content"), param=f"{param}.content")
+        if self.tool_calls:
+            raise unsupported_value_error(f"{param}.tool_calls", len(self.tool_calls))
+        return Message("user" if self.role == "user" else "system", content)
 
 
 class ChatRequest(_AnswerRequest):

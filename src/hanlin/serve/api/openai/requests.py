@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,51 +11,62 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.api.fields import JsonSchemaFormat, SamplingBody, StrictModel, TokenIds, Tool, split_prompts
+from hanlin.serve.api.messages import Content, ToolCallEntry, parse_call_arguments, to_text
 from hanlin.serve.api.tool_calls import build_call_schema
-from hanlin.serve.errors import ApiError
+from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
 
 _MAX_ANSWERS = 128
 
 
-class _TextPart(StrictModel):
-    type: Literal["text"]
-    text: str
-
-
-class _CalledFunction(StrictModel):
+class _FunctionCall(StrictModel):
     name: str
-    arguments: str
+    arguments: str | dict[str, Any] | None = None
 
 
-class _ToolCall(StrictModel):
-    function: _CalledFunction
-    id: str = ""
+class ChatMessage(RequestBody):
+    """A message of a chat completion request; `function` and `function_call` are the older names of tools and calls.
 
+    `name` of a user or an assistant has no effect: chat templates have no place for it.
+    """
 
-class ChatMessage(StrictModel):
-    """A message of a chat completion request."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[_TextPart] | None = None
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"audio": (None,), "images": (None, [])}
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content = None
+    refusal: str | None = None
     name: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: list[ToolCallEntry] | None = None
+    function_call: _FunctionCall | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
     def to_message(self, index: int) -> Message:
-        """Raises ApiError (400) that names `messages.{index}` if it has no content, or calls that are not JSON."""
-        content = "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
-        if content is None and not (self.role == "assistant" and self.tool_calls):
-            raise ApiError(400, tr("a message has no content"), param=f"messages.{index}.content")
-        role = "system" if self.role == "developer" else self.role
-        calls = tuple(replace(_to_tool_call(call.function, index), id=call.id) for call in self.tool_calls or ())
-        if role == "tool":
-            return Message(role, content or "", calls, self.name or "", tool_call_id=self.tool_call_id or "")
-        if role != "assistant":
-            return Message(role, content or "", calls)
-        return assistant_message(content or "", calls, self.reasoning_content or self.reasoning or "")
+        """The message in neutral form. Null content is an empty text in answers and results.
+
+        Raises:
+            ApiError: 400 that names `messages.{index}` if a question has no content, if a part is not text, or if
+                the arguments of a call are not a JSON object.
+        """
+        param = f"messages.{index}"
+        content = to_text(self.content, f"{param}.content")
+        if self.role in ("tool", "function"):
+            return Message("tool", content or "", (), self.name or "", tool_call_id=self.tool_call_id or "")
+        if self.role == "assistant":
+            text = (content or "") + (self.refusal or "")
+            return assistant_message(text, self._get_calls(param), self.reasoning_content or self.reasoning or "")
+        if content is None:
+            raise ApiError(400, tr("a message has no content"), param=f"{param}.content")
+        if self.tool_calls:
+            raise unsupported_value_error(f"{param}.tool_calls", len(self.tool_calls))
+        return Message("user" if self.role == "user" else "system", content)
+
+    def _get_calls(self, param: str) -> tuple[ToolCall, ...]:
+        calls = [call.to_tool_call(f"{param}.tool_calls") for call in self.tool_calls or ()]
+        if self.function_call is not None:
+            arguments = parse_call_arguments(self.function_call.arguments, f"{param}.function_call")
+            calls.append(ToolCall(self.function_call.name, arguments))
+        return tuple(calls)
 
 
 class _StreamOptions(StrictModel):
@@ -103,6 +112,7 @@ class ChatRequest(_AnswerRequest):
         "modalities": (None, ["text"]),
         "audio": (None,),
         "web_search_options": (None,),
+        "echo": (None, False),
     }
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -111,12 +121,25 @@ class ChatRequest(_AnswerRequest):
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | _NamedToolChoice | None = None
     response_format: _ResponseFormat | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
     @property
     def with_logprobs(self) -> bool:
         return bool(self.logprobs)
 
     def to_messages(self) -> list[Message]:
+        """The messages in neutral form.
+
+        Raises:
+            ApiError: 400 for a message that is not text, and for vLLM's two fields if they ask for what the last
+                message does not ask for: a last turn of the assistant is always gone on with, nothing else ever is.
+        """
+        continues = self.messages[-1].role == "assistant"
+        if self.continue_final_message not in (None, continues):
+            raise unsupported_value_error("continue_final_message", self.continue_final_message)
+        if self.add_generation_prompt not in (None, not continues):
+            raise unsupported_value_error("add_generation_prompt", self.add_generation_prompt)
         return [message.to_message(index) for index, message in enumerate(self.messages)]
 
     def get_tools(self) -> list[dict[str, Any]]:
@@ -210,14 +233,3 @@ class EmbeddingRequest(RequestBody):
     @property
     def prompts(self) -> list[str | list[int]]:
         return split_prompts(self.input)
-
-
-def _to_tool_call(function: _CalledFunction, index: int) -> ToolCall:
-    try:
-        arguments = json.loads(function.arguments)
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        what = tr("the arguments of a tool call are not a JSON object")
-        raise ApiError(400, what, param=f"messages.{index}.tool_calls")
-    return ToolCall(function.name, arguments)
