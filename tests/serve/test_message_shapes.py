@@ -86,7 +86,7 @@ def test_parts_that_are_not_text_are_refused_by_name(path: str, kind: str | None
     parts = [{"type": "text", "text": "这是什么？"}, {"type": kind, "image_url": {"url": "data:image/png;base64,AA"}}]
     with pytest.raises(ApiError, match="reads text alone") as caught:
         parse(path, [message("user", parts)])
-    assert (caught.value.status, caught.value.param) == (400, "messages.0.content.1")
+    assert (caught.value.status, caught.value.param) == (400, "messages.0.content.1.type")
     assert repr(kind) in str(caught.value)
 
 

@@ -41,7 +41,7 @@ MESSAGES = [{"role": "user", "content": "?"}]
         ("/v1/embeddings", {"input": "x", "dimensions": 4}, "dimensions"),
         ("/generate", {}, "prompt"),
         ("/generate", {"prompt": "x", "use_beam_search": True}, "use_beam_search"),
-        ("/generate", {"history": [{"role": "Assistant", "content": "x"}]}, "history"),
+        ("/generate", {"history": [{"role": "Human"}]}, "history.0.content"),
     ],
 )
 def test_a_wrong_field_is_named(server: LiveServer, path: str, body: dict, param: str | None) -> None:

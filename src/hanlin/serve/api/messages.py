@@ -83,7 +83,7 @@ def _part_text(part: str | Mapping[str, Any], param: str) -> str:
     if kind not in _TEXT_FIELDS:
         shown = repr(kind)[:60]
         what = tr("a part of type {shown} is not supported: the model reads text alone", shown=shown)
-        raise ApiError(400, what, param=param, code="unsupported_value")
+        raise ApiError(400, what, param=f"{param}.type", code="unsupported_value")
     text = part.get(_TEXT_FIELDS[str(kind)])
     if not isinstance(text, str):
         what = tr("a part has no text")
