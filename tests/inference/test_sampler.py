@@ -61,7 +61,7 @@ def test_log_probabilities_are_of_the_logits_as_they_came() -> None:
 def test_a_constraint_has_the_last_word() -> None:
     class Only:
         failed = ""
-        schema: Mapping[str, Any] = {}
+        spec: Mapping[str, Any] = {}
 
         def __init__(self) -> None:
             self.took_ids: list[int] = []

@@ -38,7 +38,7 @@ MESSAGES = [{"role": "user", "content": "?"}]
         ("/v1/embeddings", {"input": [[]]}, "input.0"),
         ("/v1/embeddings", {"input": "长" * 300}, "input"),
         ("/v1/embeddings", {"input": [7] * 300}, "input"),
-        ("/v1/embeddings", {"input": "x", "dimensions": 4}, "dimensions"),
+        ("/v1/embeddings", {"input": "x", "dimensions": 4096}, "dimensions"),
         ("/generate", {}, "prompt"),
         ("/generate", {"prompt": "x", "use_beam_search": True}, "use_beam_search"),
         ("/generate", {"history": [{"role": "Human"}]}, "history.0.content"),

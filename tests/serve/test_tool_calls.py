@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import jsonschema
 import ollama
 import openai
 import pytest
@@ -162,6 +164,71 @@ def test_ollamas_client_gets_a_call_as_an_object(caller: LiveServer) -> None:
             calls = [call for part in (parts if stream else [parts]) for call in part.message.tool_calls or []]
             assert [call.function.name for call in calls] == ["weather"]
             assert calls[0].function.arguments["town"] in "东西"
+
+
+ORDER: dict[str, Any] = {
+    "$defs": {
+        "规格 Spec": {"enum": ["大", "小"], "title": "规格 Spec", "type": "string"},
+        "Item": {
+            "properties": {
+                "编号": {"maximum": 9, "minimum": 0, "title": "编号", "type": "integer"},
+                "规格": {"$ref": "#/$defs/规格 Spec"},
+                "备注": {"anyOf": [{"maxLength": 2, "type": "string"}, {"type": "null"}], "default": None},
+            },
+            "required": ["编号", "规格"],
+            "title": "Item",
+            "type": "object",
+        },
+    },
+    "properties": {"items": {"items": {"$ref": "#/$defs/Item"}, "maxItems": 2, "title": "Items", "type": "array"}},
+    "required": ["items"],
+    "title": "Order",
+    "type": "object",
+}
+
+
+def order_tool(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "description": "下单", "parameters": ORDER, **fields}}
+
+
+NAMED = {"type": "function", "function": {"name": "Order"}}
+STRICT = {"type": "json_schema", "json_schema": {"name": "Order", "schema": ORDER, "strict": True}}
+STRUCTURED: dict[str, dict[str, Any]] = {
+    "instructor, tools": {"tools": [order_tool("Order")], "tool_choice": NAMED},
+    "instructor, json_schema": {"response_format": {"type": "json_object", "schema": ORDER}},
+    "llama-index": {"tools": [order_tool("Order")], "tool_choice": "required", "parallel_tool_calls": False},
+    "pydantic-ai, tools": {"tools": [WEATHER, order_tool("final_result", strict=True)], "tool_choice": "required"},
+    "pydantic-ai, native": {"tools": [WEATHER], "response_format": STRICT},
+    "LangChain, function_calling": {
+        "tools": [order_tool("Order")],
+        "tool_choice": NAMED,
+        "parallel_tool_calls": False,
+    },
+    "LangChain, json_schema": {"response_format": STRICT, "stream": False},
+    "a Chinese name": {"tools": [order_tool("下单")], "tool_choice": "required"},
+}
+
+
+@pytest.mark.parametrize("fields", STRUCTURED.values(), ids=STRUCTURED)
+def test_structured_output_libraries_get_what_fits_their_schema(caller: LiveServer, fields: dict[str, Any]) -> None:
+    """The fields of the requests that these libraries send for a pydantic model."""
+    body = {"model": "tiny", "messages": MESSAGES, "seed": 2, **fields}
+    answer = httpx.post(f"{caller.address}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    message = answer.json()["choices"][0]["message"]
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in fields.get("tools", ())}
+    if message.get("tool_calls"):
+        function = message["tool_calls"][0]["function"]
+        jsonschema.validate(json.loads(function["arguments"]), schemas[function["name"]])
+    else:
+        assert "tool_choice" not in fields
+        jsonschema.validate(json.loads(message["content"]), ORDER)
+
+
+def test_ollamas_client_offers_a_tool_with_a_chinese_name(caller: LiveServer) -> None:
+    body = {"model": "tiny", "messages": MESSAGES, "tools": [order_tool("下单")], "stream": False}
+    answer = httpx.post(f"{caller.address}/api/chat", json={**body, "options": {"num_predict": 3}}, timeout=60)
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_template_without_tools_refuses_them_by_name(server: LiveServer) -> None:

@@ -94,7 +94,8 @@ ORDER: dict[str, list[str]] = {
     ],
     "serve": [
         "errors",
-        "admission auth guided_decoding",
+        "admission auth json_schema",
+        "guided_decoding",
         "registry",
         "metrics loaded_model",
         "answer_stream middleware",

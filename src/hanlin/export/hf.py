@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import join_list, tr
 from hanlin.export import gptq, quality
 from hanlin.export.calibration import load_calibration_rows
 from hanlin.export.quality_page import write_card
@@ -100,7 +101,7 @@ def _write_gptq(
                 name=name,
                 group_size=settings.group_size,
             )
-            raise UserError(what, "group_size", tr("set 64 or 32"))
+            raise UserError(what, "group_size", _hint_of_group_size(files.config))
     window = min(settings.window, int(files.config["max_position_embeddings"]))
     rows = list(load_calibration_rows(data, tokenizer, window, settings.tokens, context.seed))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
@@ -128,3 +129,12 @@ def _write_gptq(
     )
     model_config = {**read_json(files.folder / CONFIG), "quantization_config": config.model_dump(mode="json")}
     write_sorted_json(out / CONFIG, model_config)
+
+
+def _hint_of_group_size(config: Mapping[str, Any]) -> str:
+    """The group sizes that divide the rows of every weight of a model."""
+    sizes = [int(config[name]) for name in ("hidden_size", "intermediate_size")]
+    fitting = [group for group in (128, 64, 32) if not any(size % group for size in sizes)]
+    if not fitting:
+        return tr("no group size fits this model: choose another method")
+    return tr("set {sizes}", sizes=join_list(map(str, fitting)))

@@ -43,6 +43,10 @@ class SamplingParams:
         seed: Seed of the random numbers; None draws a fresh one.
         max_new_tokens: An upper limit; the end of the model's context is another.
         top_logprobs: If set, the stream reports each token's log probability and this many of the likeliest tokens.
+        repeat_last_n: The penalties look at this many of the latest tokens (llama.cpp's definition); -1: at all.
+        typical_p: The tokens whose information is nearest to the entropy are kept until they reach this probability
+            together (Meister et al. 2023, Locally Typical Sampling); 1: all.
+        min_tokens: No stop token ends the answer before it has this many tokens.
 
     Raises:
         UserError: If a value is no number or out of range.
@@ -59,6 +63,9 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     top_logprobs: int | None = None
+    repeat_last_n: int = -1
+    typical_p: float = 1.0
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -73,17 +80,21 @@ class SamplingParams:
             ("frequency_penalty", self.frequency_penalty, "finite", math.isfinite(self.frequency_penalty)),
             ("seed", self.seed, ">= 0", self.seed is None or self.seed >= 0),
             ("top_logprobs", self.top_logprobs or 0, ">= 0", (self.top_logprobs or 0) >= 0),
+            ("repeat_last_n", self.repeat_last_n, ">= -1", self.repeat_last_n >= -1),
+            ("typical_p", self.typical_p, "> 0, <= 1", 0 < self.typical_p <= 1),
+            ("min_tokens", self.min_tokens, ">= 0", self.min_tokens >= 0),
         )
         for name, value, limits, fits in wrong:
             if not fits:
                 raise UserError(tr("{name} must be {limits}, not {value}", name=name, limits=limits, value=value))
 
     def _check_types(self) -> None:
-        for name in ("top_k", "max_new_tokens", "seed", "top_logprobs"):
+        for name in ("top_k", "max_new_tokens", "seed", "top_logprobs", "repeat_last_n", "min_tokens"):
             value = getattr(self, name)
             if not isinstance(value, Integral) and not (value is None and name in ("seed", "top_logprobs")):
                 raise UserError(tr("{name} must be an integer, not {value!r}", name=name, value=value))
-        for name in ("temperature", "top_p", "repetition_penalty", "min_p", "presence_penalty", "frequency_penalty"):
+        penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+        for name in ("temperature", "top_p", "min_p", "typical_p", *penalties):
             value = getattr(self, name)
             if not isinstance(value, Real):
                 raise UserError(tr("{name} must be a number, not {value!r}", name=name, value=value))
@@ -93,14 +104,17 @@ class Constraint(Protocol):
     """Which tokens may come next in one answer, for guided decoding.
 
     Its methods must not raise: that would break the answers in the same batch. `failed` says why the constraint ended
-    the answer, if it could not go on. An engine in another process gets a pickled copy, or the JSON `schema` if it has
+    the answer, if it could not go on. An engine in another process gets a pickled copy, or the `spec` if it has
     grammars of its own.
     """
 
     failed: str
 
     @property
-    def schema(self) -> Mapping[str, Any]: ...
+    def spec(self) -> Mapping[str, Any]:
+        """What the answer must fit, as vLLM's `structured_outputs` says it: one of `json` (a JSON schema), `regex`,
+        `choice` (texts), `grammar` (GBNF or Lark).
+        """
 
     def allowed_tokens(self) -> NDArray[np.bool_]:
         """A mask [vocabulary or less]: True for each token that may come next. Tokens beyond its end may not."""

@@ -5,7 +5,7 @@ Equal logits and an equal seed give equal answers on each engine. What ends an a
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,20 +21,31 @@ _MIN_TEMPERATURE = 1e-4  # colder, the likeliest id alone is ever drawn, and a d
 class Sampler:
     """Samples the tokens of one answer, one after another.
 
-    The order is bias, repetition penalty, presence and frequency penalties, constraint, temperature, `top_k`, `top_p`,
-    `min_p`; where transformers has the same step, its order. Of tokens with equal logits the lowest id comes first.
+    The order is bias, repetition penalty, presence and frequency penalties, constraint, `min_tokens`, temperature,
+    `top_k`, `typical_p`, `top_p`, `min_p`; where transformers has the same step, its order. Of tokens with
+    equal logits the lowest id comes first.
     """
 
     def __init__(
-        self, sampling: SamplingParams, prompt_ids: Sequence[int], constraint: Constraint | None = None
+        self,
+        sampling: SamplingParams,
+        prompt_ids: Sequence[int],
+        constraint: Constraint | None = None,
+        stop_ids: Sequence[int] = (),
     ) -> None:
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed) if sampling.temperature > 0 else None
-        self._seen = set(prompt_ids) if sampling.repetition_penalty != 1.0 else None
+        window = sampling.repeat_last_n
+        self._recent = deque(prompt_ids, maxlen=window) if window >= 0 else None
+        self._seen: set[int] | None = None
+        if sampling.repetition_penalty != 1.0:
+            self._seen = set(prompt_ids if self._recent is None else self._recent)
         self._counts: Counter[int] | None = None
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._counts = Counter()
         self._constraint = constraint
+        self._stop_ids = list(stop_ids)
+        self._num_sampled = 0
         self.logprobs: list[TokenLogprobs] = []
 
     @property
@@ -47,26 +58,40 @@ class Sampler:
             and self._constraint is None
             and not self._sampling.logit_bias
             and self._sampling.top_logprobs is None
+            and not self._sampling.min_tokens
         )
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Choose the next token from `logits` [vocabulary], which are not modified."""
         adjusted = self._adjust_logits(logits)
         token_id = int(adjusted.argmax()) if self._random is None else self._draw(adjusted, self._random)
-        if self._seen is not None:
-            self._seen.add(token_id)
-        if self._counts is not None:
-            self._counts[token_id] += 1
+        self._num_sampled += 1
+        if self._recent is not None:
+            self._count_recent(token_id, self._recent)
+        else:
+            if self._seen is not None:
+                self._seen.add(token_id)
+            if self._counts is not None:
+                self._counts[token_id] += 1
         if self._constraint is not None:
             self._constraint.accept_token(token_id)
         if self._sampling.top_logprobs is not None:
             self.logprobs.append(_token_logprobs(logits, token_id, self._sampling.top_logprobs))
         return token_id
 
+    def _count_recent(self, token_id: int, recent: deque[int]) -> None:
+        """Move the window of the penalties on by one token."""
+        recent.append(token_id)
+        if self._seen is not None:
+            self._seen = set(recent)
+        if self._counts is not None:
+            self._counts = Counter(list(recent)[-min(self._num_sampled, len(recent)) :] if recent else ())
+
     def _adjust_logits(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits after bias, penalties and constraint."""
         sampling = self._sampling
-        if not (sampling.logit_bias or self._seen or self._counts or self._constraint is not None):
+        may_stop = self._num_sampled >= sampling.min_tokens or not self._stop_ids
+        if may_stop and not (sampling.logit_bias or self._seen or self._counts or self._constraint is not None):
             return logits
         logits = logits.copy()
         for token_id, bias in sampling.logit_bias:
@@ -84,6 +109,12 @@ class Sampler:
             allowed = self._constraint.allowed_tokens()[: logits.size]
             logits[: allowed.size][~allowed] = -np.inf
             logits[allowed.size :] = -np.inf
+        if not may_stop:
+            stop_ids = [token_id for token_id in self._stop_ids if token_id < logits.size]
+            stop_logits = logits[stop_ids]
+            logits[stop_ids] = -np.inf
+            if np.isneginf(logits).all():  # the constraint allows nothing but the end
+                logits[stop_ids] = stop_logits
         return logits
 
     def _draw(self, logits: NDArray[np.float32], random: np.random.Generator) -> int:
@@ -94,6 +125,10 @@ class Sampler:
             logits = logits[candidate_ids]
         scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _MIN_TEMPERATURE)
         weights = np.exp(scaled)
+        if sampling.typical_p < 1:
+            typical = _typical_indices(weights, sampling.typical_p)
+            candidate_ids = typical if candidate_ids is None else candidate_ids[typical]
+            scaled, weights = scaled[typical], weights[typical]
         uniform = random.random()
         # sorting a whole vocabulary costs more than a small model's step: the likeliest ids nearly always suffice
         likely = np.flatnonzero(scaled > _MIN_LOG_RATIO)
@@ -131,6 +166,18 @@ class Sampler:
         if total is not None and drawn >= num_kept:
             return None
         return int(order[min(drawn, num_kept - 1)])
+
+
+def _typical_indices(weights: NDArray[np.float64], mass: float) -> NDArray[np.int64]:
+    """The ascending indices of the fewest tokens, nearest to the entropy first, that reach `mass` together.
+
+    weights [0.7, 0.2, 0.1] / 1.0, entropy 0.80: distances [0.44, 0.81, 1.50], so mass 0.8 keeps [0, 1]
+    """
+    probs = weights / weights.sum()
+    surprise = -np.log(np.maximum(probs, np.finfo(np.float64).tiny))
+    order = np.argsort(np.abs(surprise - (probs * surprise).sum()), kind="stable")
+    reached = int(np.searchsorted(np.cumsum(probs[order]), mass))
+    return np.sort(order[: reached + 1])
 
 
 def _token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:

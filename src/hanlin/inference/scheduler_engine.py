@@ -55,7 +55,7 @@ class SchedulerEngine:
         tasks = []
         for request, sink in zip(requests, sinks, strict=True):
             max_new_tokens = max_completion_tokens(request, self.context_length, self.vocabulary)
-            sampler = Sampler(request.sampling, request.prompt_ids, request.constraint)
+            sampler = Sampler(request.sampling, request.prompt_ids, request.constraint, request.stop_ids)
             tasks.append(
                 GenerationTask(request.prompt_ids, max_new_tokens, request.stop_ids, sampler, sink, request.adapter)
             )

@@ -1,4 +1,4 @@
-"""Guided decoding: answers that must be JSON, or JSON of a schema, by masking the ids that may not come next.
+"""Guided decoding: answers that must be JSON of a schema, or fit a pattern, by masking the ids that may not come next.
 
 The grammar engine is llguidance. Here are the bounds on what a client's schema may cost, and the tokenizer as
 llguidance reads it. Nothing that a schema refers to (`$ref` with an address) is ever fetched.
@@ -9,21 +9,24 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import llguidance.gbnf_to_lark
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
+from hanlin.serve.json_schema import SchemaError, rewrite_schema
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 MAX_SCHEMA_CHARS = 64 * 2**10
-_FLEXIBLE_JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": "[ \\n]{0,16}"}
-"""White space between the parts of JSON is bounded, or a model may write nothing else until its limit."""
+_MAX_REWRITTEN_CHARS = 4 * MAX_SCHEMA_CHARS
+_FLEXIBLE_JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+"""White space between the parts of JSON is at most one space: a small model that may write more writes little else."""
 _COMPACT_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """The spelling of `json.dumps`, in which tool calls are trained."""
 
@@ -55,18 +58,43 @@ class GrammarCompiler:
         Raises:
             ApiError: 400 for a schema that is too long, too costly, or uses a keyword that is not supported.
         """
-        text = json.dumps(schema, ensure_ascii=False)
-        if len(text) > MAX_SCHEMA_CHARS:
-            what = tr("the schema is longer than {max_schema_chars} characters", max_schema_chars=MAX_SCHEMA_CHARS)
-            raise ApiError(400, what, param=param)
+        _check_length(json.dumps(schema, ensure_ascii=False), MAX_SCHEMA_CHARS, param)
         try:
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT_JSON if compact else _FLEXIBLE_JSON)
-        except ValueError as error:
-            raise _schema_error(str(error), param) from error
+            rewritten = rewrite_schema(schema)
+        except SchemaError as error:
+            raise _grammar_error(str(error), param) from error
+        text = json.dumps(rewritten, ensure_ascii=False)
+        _check_length(text, _MAX_REWRITTEN_CHARS, param)  # targets of references are copied
+        overrides = _COMPACT_JSON if compact else _FLEXIBLE_JSON
+        return self._compile({"json": rewritten}, param, LLMatcher.grammar_from_json_schema, text, overrides=overrides)
+
+    def compile_regex(self, regex: str, param: str) -> GrammarConstraint:
+        """A constraint to text that a regular expression matches as a whole; errors as in `compile_schema`."""
+        _check_length(regex, MAX_SCHEMA_CHARS, param)
+        return self._compile({"regex": regex}, param, LLMatcher.grammar_from_regex, regex)
+
+    def compile_choice(self, choices: Sequence[str], param: str) -> GrammarConstraint:
+        """A constraint to one of some texts; errors as in `compile_schema`."""
+        regex = "|".join(map(_escape_regex, choices))
+        _check_length(regex, MAX_SCHEMA_CHARS, param)
+        return self._compile({"choice": list(choices)}, param, LLMatcher.grammar_from_regex, f"({regex})")
+
+    def compile_grammar(self, grammar: str, param: str) -> GrammarConstraint:
+        """A constraint to a grammar in GBNF (llama.cpp's) or Lark (vLLM's); errors as in `compile_schema`."""
+        _check_length(grammar, MAX_SCHEMA_CHARS, param)
+        return self._compile({"grammar": grammar}, param, _compile_any_grammar, grammar)
+
+    def _compile(
+        self, spec: Mapping[str, Any], param: str, compile_text: Callable[..., str], text: str, **options: Any
+    ) -> GrammarConstraint:
+        try:
+            grammar = compile_text(text, **options)
+        except (ValueError, RecursionError) as error:
+            raise _grammar_error(str(error), param) from error
         matcher = self.make_matcher(grammar)
         if matcher.is_error():
-            raise _schema_error(matcher.get_error(), param)
-        return GrammarConstraint(matcher, self, grammar, schema)
+            raise _grammar_error(matcher.get_error(), param)
+        return GrammarConstraint(matcher, self, grammar, spec)
 
     def make_matcher(self, grammar: str) -> LLMatcher:
         return LLMatcher(self._get_ll_tokenizer(), grammar, log_level=0, limits=_parser_limits())
@@ -115,11 +143,11 @@ class GrammarConstraint:
     allowed from then on, and `failed` says why.
     """
 
-    def __init__(self, matcher: LLMatcher, compiler: GrammarCompiler, grammar: str, schema: Mapping[str, Any]) -> None:
+    def __init__(self, matcher: LLMatcher, compiler: GrammarCompiler, grammar: str, spec: Mapping[str, Any]) -> None:
         self._matcher = matcher
         self._compiler, self._grammar = compiler, grammar
         self._stop_ids = frozenset(compiler.stop_ids)
-        self.schema = schema
+        self.spec = spec
         self.failed = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -128,7 +156,7 @@ class GrammarConstraint:
             self._compiler.folder,
             self._compiler.stop_ids,
             self._grammar,
-            dict(self.schema),
+            dict(self.spec),
         )
 
     def allowed_tokens(self) -> NDArray[np.bool_]:
@@ -149,10 +177,10 @@ class GrammarConstraint:
 
 
 def _restore_constraint(
-    folder: Path, stop_ids: tuple[int, ...], grammar: str, schema: dict[str, Any]
+    folder: Path, stop_ids: tuple[int, ...], grammar: str, spec: dict[str, Any]
 ) -> GrammarConstraint:
     compiler = _load_compiler(folder, stop_ids)
-    return GrammarConstraint(compiler.make_matcher(grammar), compiler, grammar, schema)
+    return GrammarConstraint(compiler.make_matcher(grammar), compiler, grammar, spec)
 
 
 @functools.lru_cache(maxsize=4)
@@ -160,6 +188,27 @@ def _load_compiler(folder: Path, stop_ids: tuple[int, ...]) -> GrammarCompiler:
     return GrammarCompiler(Tokenizer.load(folder), stop_ids, folder)
 
 
-def _schema_error(detail: str, param: str) -> ApiError:
+def _compile_any_grammar(grammar: str) -> str:
+    """Raises ValueError for what is neither GBNF nor Lark."""
+    try:
+        lark = llguidance.gbnf_to_lark.any_to_lark(grammar)
+    except Exception as error:  # the converter raises bare Exceptions too
+        raise ValueError(str(error)) from error
+    compiled: str = LLMatcher.grammar_from_lark(lark)
+    return compiled
+
+
+def _escape_regex(text: str) -> str:
+    """A text as a regular expression of llguidance, in which `/` has no meaning and a letter must not be escaped."""
+    return "".join(f"\\x{{{ord(char):x}}}" if not char.isalnum() else char for char in text)
+
+
+def _check_length(text: str, max_chars: int, param: str) -> None:
+    if len(text) > max_chars:
+        what = tr("the schema is longer than {max_schema_chars} characters", max_schema_chars=max_chars)
+        raise ApiError(400, what, param=param)
+
+
+def _grammar_error(detail: str, param: str) -> ApiError:
     first_line = detail.strip().splitlines()[0][:200] if detail.strip() else "?"
     return ApiError(400, tr("the schema cannot be used: {first_line}", first_line=first_line), param=param)

@@ -31,12 +31,14 @@ class GenerationParams:
         stop_strings: Texts that end the answer.
         choices: Answers to each prompt (OpenAI's `n`).
         response_format: Makes the constraint that each answer must obey.
+        stop_ids: Token ids that end the answer, besides the model's own.
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     stop_strings: tuple[str, ...] = ()
     choices: int = 1
     response_format: Callable[[GrammarCompiler], Constraint] | None = None
+    stop_ids: tuple[int, ...] = ()
 
 
 class ChatPrompt(tuple[int, ...]):
@@ -98,7 +100,7 @@ class ServedModel:
         self._default_sampling = read_sampling_params(opened.location.folder)
         self.template = opened.load_template()
         # no token has more bytes than the longest one: a longer text cannot fit the context
-        self._max_prompt_bytes = self.engine.context_length * max(
+        self.max_prompt_bytes = self.engine.context_length * max(
             map(len, map(self.tokenizer.token_bytes, range(len(self.tokenizer))))
         )
 
@@ -146,9 +148,9 @@ class ServedModel:
     def _check_length(self, texts: Iterable[str], param: str) -> None:
         """Reject, before any work on it, a text that cannot fit however it is tokenized."""
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        if size > self._max_prompt_bytes:
+        if size > self.max_prompt_bytes:
             context_length = self.engine.context_length
-            min_tokens = -(-size * context_length // self._max_prompt_bytes)
+            min_tokens = -(-size * context_length // self.max_prompt_bytes)
             what = tr(
                 "the prompt has {size} bytes, at least {min_tokens} tokens, but the model's context holds "
                 "{context_length} including the answer",
@@ -174,6 +176,9 @@ class ServedModel:
             what = tr("an answer that has begun cannot be held to a format: leave out the last turn of the assistant")
             raise ApiError(400, what, param="response_format")
         requests = []
+        if unknown := [token_id for token_id in params.stop_ids if not 0 <= token_id < len(self.tokenizer)]:
+            raise ApiError(400, tr("there is no token {token_id}", token_id=unknown[0]), param="stop_token_ids")
+        stop_ids = tuple(dict.fromkeys((*self.stop_ids, *params.stop_ids)))
         for ids in map(tuple, prompts):
             if not ids:
                 raise ApiError(400, tr("the prompt is empty"), param=param)
@@ -192,7 +197,7 @@ class ServedModel:
                 seeded = sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + choice) % 2**32)
                 make_constraint = params.response_format
                 constraint = make_constraint(self.grammar_compiler) if make_constraint is not None else None
-                requests.append(GenerationRequest(ids, self.stop_ids, seeded, constraint, self.adapter))
+                requests.append(GenerationRequest(ids, stop_ids, seeded, constraint, self.adapter))
         prompt_tokens = sum(map(len, prompts))
         return GenerationJob(self, tuple(requests), params.stop_strings, prompt_tokens, continues_answer)
 
@@ -206,7 +211,9 @@ class ServedModel:
             if not 0 <= token_id < len(self.tokenizer):
                 what = tr("there is no token {token_id}", token_id=token_id)
                 raise ApiError(400, what, param="logit_bias")
-        return SamplingParams(**merged, max_new_tokens=min(limit for limit in limits if limit is not None))
+        max_new_tokens = min(limit for limit in limits if limit is not None)
+        merged["min_tokens"] = min(merged.get("min_tokens", 0), max_new_tokens)
+        return SamplingParams(**merged, max_new_tokens=max_new_tokens)
 
 
 class ModelRegistry:

@@ -96,6 +96,7 @@ def serve(
         for model in loaded:
             stack.callback(model.close)
             model.load()
+            _note_context_length(model, options.get("context_length"))
         registry = ModelRegistry([served for model in loaded for served in model.served])
         config = uvicorn.Config(
             create_app(registry, policy, limits, base_path),
@@ -117,6 +118,20 @@ def serve(
 
         with _ignore_repeated_sigterm(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(run())
+
+
+def _note_context_length(model: LoadedModel, wanted: int | None) -> None:
+    """Say so if a model cannot hold as many tokens as were asked for."""
+    served = model.served[0]
+    if wanted is not None and served.engine.context_length < wanted:
+        _print_line(
+            tr(
+                "{name}: the context length stays {context_length} tokens, the model's; {wanted} were asked for",
+                name=served.name,
+                context_length=served.engine.context_length,
+                wanted=wanted,
+            )
+        )
 
 
 @contextmanager

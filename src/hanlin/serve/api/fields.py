@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Constraint
 from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.errors import ApiError
 from hanlin.serve.guided_decoding import GrammarCompiler
 from hanlin.serve.registry import MAX_CHOICES
 
 _MAX_STOP_STRINGS = 16
+MIN_TOP_P = 1e-6
+"""What `top_p` (or `typical_p`) 0 becomes: the likeliest token alone, as clients mean it."""
+_IGNORE_EOS = 2**31 - 1
+
+
+def _check_token_limit(value: int) -> int:
+    if value == 0:
+        raise ValueError(tr("must be at least 1, or -1 for no limit"))
+    return value
+
+
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+TokenLimit = Annotated[int, Field(ge=-1), AfterValidator(_check_token_limit)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
@@ -24,22 +39,144 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class SamplingBody(RequestBody):
+class OutputFormat:
+    """What an answer must fit, makes the constraint for each answer.
+
+    Args:
+        kind: `json` (a schema), `regex`, `choice` (texts) or `grammar` (GBNF or Lark).
+        value: The schema, pattern, texts or grammar.
+        param: The request field that holds it, named in errors.
+        compact: JSON without optional white space, as tool calls are trained.
+    """
+
+    def __init__(
+        self, kind: Literal["json", "regex", "choice", "grammar"], value: Any, param: str, compact: bool = False
+    ) -> None:
+        self.kind, self.value, self.param, self.compact = kind, value, param, compact
+
+    def __call__(self, compiler: GrammarCompiler) -> Constraint:
+        if self.kind == "regex":
+            return compiler.compile_regex(self.value, self.param)
+        if self.kind == "choice":
+            return compiler.compile_choice(self.value, self.param)
+        if self.kind == "grammar":
+            return compiler.compile_grammar(self.value, self.param)
+        return compiler.compile_schema(self.value, self.param, self.compact)
+
+
+class JsonSchemaFormat(OutputFormat):
+    """The output format of a JSON schema; arguments as there."""
+
+    def __init__(self, schema: Mapping[str, Any], param: str, compact: bool) -> None:
+        super().__init__("json", schema, param, compact)
+
+
+Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class _StructuredOutputs(StrictModel):
+    """vLLM's `structured_outputs`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool | None = None
+    whitespace_pattern: None = None
+    structural_tag: None = None
+    disable_additional_properties: bool | None = None
+    """Objects whose properties are listed are closed in any case."""
+
+
+class StructuredOutputBody(RequestBody):
+    """The fields by which vLLM's, llama.cpp's and SGLang's clients say what an answer must fit."""
+
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    structured_outputs: _StructuredOutputs | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+
+    def list_output_formats(self) -> list[OutputFormat]:
+        """The formats that these fields ask for; see `choose_output_format`.
+
+        Raises:
+            ApiError: 400 for a schema in a string that is not JSON.
+        """
+        outputs = self.structured_outputs or _StructuredOutputs.model_validate({})
+        place = "structured_outputs"
+        formats: list[OutputFormat | None] = [
+            _json_format(self.guided_json, "guided_json"),
+            _json_format(self.json_schema, "json_schema"),
+            _json_format(outputs.json_, f"{place}.json", bool(outputs.disable_any_whitespace)),
+            JsonSchemaFormat({"type": "object"}, f"{place}.json_object", False) if outputs.json_object else None,
+        ]
+        for param, regex in (("guided_regex", self.guided_regex), ("regex", self.regex), (place, outputs.regex)):
+            formats.append(OutputFormat("regex", regex, param) if regex else None)
+        for param, choices in (("guided_choice", self.guided_choice), (place, outputs.choice)):
+            formats.append(OutputFormat("choice", choices, param) if choices else None)
+        for param in ("guided_grammar", "grammar", "ebnf"):
+            formats.append(OutputFormat("grammar", getattr(self, param), param) if getattr(self, param) else None)
+        formats.append(OutputFormat("grammar", outputs.grammar, place) if outputs.grammar else None)
+        return [item for item in formats if item is not None]
+
+
+def choose_output_format(formats: Sequence[OutputFormat]) -> OutputFormat | None:
+    """The only one of some formats, if there is any.
+
+    Raises:
+        ApiError: 400 if there are several.
+    """
+    if len(formats) > 1:
+        first, second = formats[0].param, formats[1].param
+        what = tr("{first} and {second} both say what the answer must fit", first=first, second=second)
+        raise ApiError(400, what, param=second)
+    return formats[0] if formats else None
+
+
+def _json_format(schema: dict[str, Any] | str | None, param: str, compact: bool = False) -> JsonSchemaFormat | None:
+    if schema is None or schema == "":
+        return None
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except ValueError as error:
+            raise ApiError(400, tr("the schema is not JSON"), param=param) from error
+        if not isinstance(schema, dict):
+            raise ApiError(400, tr("the schema is not a JSON object"), param=param)
+    return JsonSchemaFormat(schema, param, compact)
+
+
+class SamplingBody(StructuredOutputBody):
     """Base of the bodies that ask for an answer. None: the client left the field to the model's defaults.
 
     A new sampling field is added here and in `to_sampling`.
     """
 
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = FOREIGN_SAMPLING_FIELDS
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=2**31)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31)
     min_p: float | None = Field(None, ge=0, lt=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: TokenLimit | None = None
+    n_predict: TokenLimit | None = None
+    min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool | None = None
+    repeat_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
+    repeat_last_n: int | None = Field(None, ge=-1)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    stop_token_ids: list[int] | None = Field(None, max_length=128)
     stop: StopString | Annotated[list[StopString], Field(max_length=_MAX_STOP_STRINGS)] | None = None
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
@@ -52,15 +189,37 @@ class SamplingBody(RequestBody):
     def stop_strings(self) -> tuple[str, ...]:
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def extra_stop_ids(self) -> tuple[int, ...]:
+        return tuple(self.stop_token_ids or ())
+
     def to_sampling(self) -> dict[str, Any]:
         """Fields of `SamplingParams`; None for those that the client did not set.
 
         Raises:
-            ApiError: 400 if a key of `logit_bias` is not a token id.
+            ApiError: 400 if a key of `logit_bias` is not a token id, or fields contradict each other.
         """
-        same_name = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
-        sampling = {name: getattr(self, name) for name in (*same_name, "frequency_penalty", "seed")}
-        return {**sampling, "max_new_tokens": self.max_tokens, "logit_bias": self._parse_logit_bias()}
+        same_name = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed")
+        names = (*same_name, "repeat_last_n", "typical_p", "min_tokens")
+        sampling = {name: getattr(self, name) for name in names}
+        sampling["repetition_penalty"] = self._merge_aliases("repetition_penalty", "repeat_penalty")
+        sampling["max_new_tokens"] = self._merge_aliases("max_tokens", "n_predict")
+        if self.min_tokens or self.ignore_eos:
+            field = "ignore_eos" if self.ignore_eos else "min_tokens"
+            for name in ("stop", *(("stop_token_ids", "min_tokens") if self.ignore_eos else ())):
+                if getattr(self, name):
+                    what = tr("{field} and {name} together are not supported here", field=field, name=name)
+                    raise ApiError(400, what, param=field, code="unsupported_value")
+            sampling["min_tokens"] = _IGNORE_EOS if self.ignore_eos else self.min_tokens
+        return clean_sampling({**sampling, "logit_bias": self._parse_logit_bias()})
+
+    def _merge_aliases(self, name: str, alias: str) -> Any:
+        """The value of a field that another server calls otherwise. Raises ApiError (400) if both differ."""
+        value, other = getattr(self, name), getattr(self, alias)
+        if value is not None and other is not None and value != other:
+            what = tr("{name} and {alias} mean the same and differ", name=name, alias=alias)
+            raise ApiError(400, what, param=alias)
+        return other if value is None else value
 
     def _parse_logit_bias(self) -> tuple[tuple[int, float], ...] | None:
         try:
@@ -70,20 +229,23 @@ class SamplingBody(RequestBody):
             raise ApiError(400, what, param="logit_bias") from error
 
 
-class JsonSchemaFormat:
-    """A response format: makes the constraint to a JSON schema for each answer.
+def clean_sampling(sampling: dict[str, Any]) -> dict[str, Any]:
+    """Values outside of `SamplingParams` that other servers give a meaning.
 
-    Args:
-        schema: The JSON schema.
-        param: The request field that holds it, named in errors.
-        compact: Without optional white space, as tool calls are trained.
+    `top_p` 0 is the likeliest token, `top_k` -1 is all tokens, `max_tokens` -1 or less is no limit, `seed` -1 is a
+    random one.
     """
-
-    def __init__(self, schema: dict[str, Any], param: str, compact: bool) -> None:
-        self._schema, self._param, self._compact = schema, param, compact
-
-    def __call__(self, compiler: GrammarCompiler) -> Constraint:
-        return compiler.compile_schema(self._schema, self._param, self._compact)
+    cleaned = dict(sampling)
+    for name in ("top_p", "typical_p"):
+        if cleaned.get(name) is not None:
+            cleaned[name] = max(cleaned[name], MIN_TOP_P)
+    if cleaned.get("top_k") is not None:
+        cleaned["top_k"] = max(cleaned["top_k"], 0)
+    if (cleaned.get("max_new_tokens") or 0) < 0:
+        cleaned["max_new_tokens"] = None
+    if cleaned.get("seed") == -1:
+        cleaned["seed"] = None
+    return cleaned
 
 
 def split_prompts(prompt: Any) -> list[str | list[int]]:
@@ -92,7 +254,7 @@ def split_prompts(prompt: Any) -> list[str | list[int]]:
 
 
 class _Function(StrictModel):
-    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    name: str = Field(pattern=r'^[^\x00-\x1f"\\]{1,256}$')
     description: str | None = None
     parameters: dict[str, Any] | None = None
 

@@ -14,7 +14,8 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message, Role
 from hanlin.serve.admission import Slot
 from hanlin.serve.answer_stream import AnswerEnd
-from hanlin.serve.api.fields import SamplingBody, StrictModel
+from hanlin.serve.api.fields import SamplingBody, StrictModel, TokenLimit, choose_output_format, clean_sampling
+from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import ZERO_SEPARATED_JSON, StreamWriter, encode_zero_separated
 from hanlin.serve.errors import ApiError
@@ -33,17 +34,14 @@ class GenerateRequest(SamplingBody):
     """The body of `POST /generate`: either `prompt` or `history`; without `model` the server's first one answers."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "best_of": (None, 1),
-        "use_beam_search": (None, False),
-        "ignore_eos": (None, False),
+        **FOREIGN_SAMPLING_FIELDS,
         "logprobs": (None, 0),
-        "do_sample": (None, True),
     }
     model: str | None = None
     prompt: str | None = Field(None, min_length=1)
     history: list[_Turn] | None = Field(None, min_length=1)
     system_prompt: str | None = None
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: TokenLimit | None = None
 
     def to_messages(self) -> list[Message]:
         """The history as messages, after the system prompt."""
@@ -54,8 +52,9 @@ class GenerateRequest(SamplingBody):
     def to_params(self) -> GenerationParams:
         sampling = self.to_sampling()
         if self.max_new_tokens is not None:
-            sampling["max_new_tokens"] = self.max_new_tokens
-        return GenerationParams(sampling, self.stop_strings, self.choices)
+            sampling |= clean_sampling({"max_new_tokens": self.max_new_tokens})
+        output_format = choose_output_format(self.list_output_formats())
+        return GenerationParams(sampling, self.stop_strings, self.choices, output_format, self.extra_stop_ids)
 
 
 def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:

@@ -12,6 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hanlin.serve.errors import ApiError
+from hanlin.serve.json_schema import SchemaError, embed_schema
+
 _CALL_HEAD = re.compile(
     r'\s*(?:<\|python_tag\|>|<tool_call>)?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"\\]{1,256})"'
     r'\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\{)'
@@ -98,22 +101,41 @@ def get_tool_names(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(str(_get_function(tool).get("name")) for tool in tools)
 
 
-def build_call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The JSON schema of a call of one of `tools`."""
-    return {
-        "anyOf": [
+def build_call_schema(tools: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON schema of a call of one of `tools`.
+
+    Args:
+        tools: The tools of a request; the references in their schemas are to their own parts.
+        answer: The schema of an answer without a call, if the model may choose.
+
+    Raises:
+        ApiError: 400 for a tool whose schema has a reference to nowhere.
+    """
+    definitions: dict[str, Any] = {}
+    alternatives: list[dict[str, Any]] = []
+    for index, tool in enumerate(tools):
+        parameters = {"type": "object", **(_get_function(tool).get("parameters") or {"properties": {}})}
+        alternatives.append(
             {
                 "type": "object",
                 "properties": {
                     "name": {"const": _get_function(tool)["name"]},
-                    "parameters": {"type": "object", **(_get_function(tool).get("parameters") or {})},
+                    "parameters": _embed(parameters, definitions, f"tools.{index}.function.parameters"),
                 },
                 "required": ["name", "parameters"],
                 "additionalProperties": False,
             }
-            for tool in tools
-        ]
-    }
+        )
+    if answer is not None:
+        alternatives.append(_embed(answer, definitions, "response_format"))
+    return {"anyOf": alternatives, "$defs": definitions}
+
+
+def _embed(schema: Mapping[str, Any], definitions: dict[str, Any], param: str) -> dict[str, Any]:
+    try:
+        return embed_schema(schema, definitions)
+    except SchemaError as error:
+        raise ApiError(400, str(error), param=param) from error
 
 
 def parse_arguments(arguments: str) -> dict[str, Any] | None:

@@ -8,8 +8,9 @@ give other answers; presence and frequency penalties count the prompt too; no lo
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,8 @@ class LlamaServerDialect:
         sampling = request.sampling
         if sampling.top_logprobs is not None:
             raise UserError(tr("llama-server gives no log probabilities here"))
+        if sampling.min_tokens:
+            raise UserError(tr("llama-server has no min_tokens"))
         body: dict[str, Any] = {
             "prompt": list(request.prompt_ids),
             "stream": True,
@@ -115,10 +118,11 @@ class LlamaServerDialect:
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "repeat_penalty": sampling.repetition_penalty,
-            "repeat_last_n": self._context_length,
+            "repeat_last_n": self._context_length if sampling.repeat_last_n < 0 else sampling.repeat_last_n,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
-            "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
+            "typical_p": sampling.typical_p,
+            "samplers": ["penalties", "temperature", "top_k", "typ_p", "top_p", "min_p"],
             "ignore_eos": not request.stop_ids,
         }
         if sampling.seed is not None:
@@ -126,7 +130,7 @@ class LlamaServerDialect:
         if sampling.logit_bias:
             body["logit_bias"] = [list(pair) for pair in sampling.logit_bias]
         if request.constraint is not None:
-            body["json_schema"] = dict(request.constraint.schema)
+            body |= _constraint_fields(request.constraint.spec)
         return body
 
     def parse_event(self, event: dict[str, Any], state: dict[str, int], post: PostJson) -> StreamEvent:
@@ -144,6 +148,22 @@ class LlamaServerDialect:
     def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
         what = tr("llama-server cannot score a given text")
         raise UserError(what, hint=tr("use the engine llama_cpp"))
+
+
+def _constraint_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that constrain an answer as `Constraint.spec` says.
+
+    Raises:
+        UserError: For what llama-server cannot do.
+    """
+    if "json" in spec:
+        return {"json_schema": spec["json"]}
+    if "choice" in spec:
+        literals = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in spec["choice"])
+        return {"grammar": f"root ::= {literals}"}
+    if "grammar" in spec and "::=" in spec["grammar"]:
+        return {"grammar": spec["grammar"]}
+    raise UserError(tr("llama-server takes JSON schemas, choices and GBNF grammars only"))
 
 
 def _single_gguf_file(path: Path) -> Path:

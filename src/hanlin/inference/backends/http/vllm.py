@@ -112,6 +112,8 @@ class VllmDialect:
 
     def request_body(self, request: GenerationRequest, max_new_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
+        if sampling.typical_p < 1 or sampling.repeat_last_n != -1:
+            raise UserError(tr("vLLM has neither typical_p nor repeat_last_n"))
         body: dict[str, Any] = {
             "model": request.adapter or self._model,
             "prompt": list(request.prompt_ids),
@@ -130,6 +132,7 @@ class VllmDialect:
             "repetition_penalty": sampling.repetition_penalty,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
+            "min_tokens": min(sampling.min_tokens, max_new_tokens),
         }
         if sampling.seed is not None:
             body["seed"] = sampling.seed
@@ -138,7 +141,7 @@ class VllmDialect:
         if sampling.top_logprobs is not None:
             body |= {"logprobs": sampling.top_logprobs, "return_tokens_as_token_ids": True}
         if request.constraint is not None:
-            body["structured_outputs"] = {"json": dict(request.constraint.schema)}
+            body["structured_outputs"] = dict(request.constraint.spec)
         return body
 
     def parse_event(self, event: dict[str, Any], state: dict[str, int], post: PostJson) -> StreamEvent:

@@ -10,7 +10,8 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.serve.api.anthropic.blocks import InputMessage, TextBlock, make_system_turns
 from hanlin.serve.api.body import RequestBody
-from hanlin.serve.api.fields import JsonSchemaFormat, SamplingBody, StopString
+from hanlin.serve.api.fields import JsonSchemaFormat, OutputFormat, SamplingBody, StopString, choose_output_format
+from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
@@ -124,6 +125,10 @@ class CountTokensRequest(RequestBody):
 class MessagesRequest(CountTokensRequest, SamplingBody):
     """The body of `POST /v1/messages`. `metadata` and `service_tier` have no effect on the answer."""
 
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **FOREIGN_SAMPLING_FIELDS,
+        **CountTokensRequest.unsupported_fields,
+    }
     max_tokens: int = Field(ge=1)
     stop_sequences: list[StopString] | None = Field(None, max_length=16)
     metadata: dict[str, Any] | None = None
@@ -135,20 +140,28 @@ class MessagesRequest(CountTokensRequest, SamplingBody):
         if self.thinks:
             raise unsupported_value_error("thinking.type", "enabled")
         stops = (*(self.stop_sequences or ()), *self.stop_strings)
-        return GenerationParams(self.to_sampling(), stops, 1, self._make_response_format())
+        return GenerationParams(self.to_sampling(), stops, 1, self._make_response_format(), self.extra_stop_ids)
 
-    def _make_response_format(self) -> JsonSchemaFormat | None:
+    def _make_response_format(self) -> OutputFormat | None:
+        formats = self.list_output_formats()
         required_tools = self._get_required_tools()
         if required_tools:
-            return JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True)
+            formats.append(JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True))
+            return choose_output_format(formats)
         for index, tool in enumerate(self.tools or ()):
             if tool.strict:
                 raise unsupported_value_error(f"tools.{index}.strict", True)
+        schemas = []
         if self.output_config is not None and self.output_config.format is not None:
-            return JsonSchemaFormat(self.output_config.format.schema_, "output_config.format.schema", compact=False)
+            schemas.append((self.output_config.format.schema_, "output_config.format.schema"))
         if self.output_format is not None:
-            return JsonSchemaFormat(self.output_format.schema_, "output_format.schema", compact=False)
-        return None
+            schemas.append((self.output_format.schema_, "output_format.schema"))
+        tools = self.get_tools()
+        for schema, param in schemas:  # with tools, the model calls one or answers in the format
+            formats.append(
+                JsonSchemaFormat(build_call_schema(tools, schema) if tools else schema, param, compact=False)
+            )
+        return choose_output_format(formats)
 
     def _get_required_tools(self) -> list[dict[str, Any]]:
         """The tools one of which must be called; empty if the model may choose."""

@@ -89,9 +89,9 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         body = await parse_request(service, EmbedRequest, request, json_only=False)
         model = models.get(body.model)
         start_ns = time.perf_counter_ns()
-        result = await compute_embeddings(
-            service, request, model, [body.input] if isinstance(body.input, str) else [*body.input]
-        )
+        texts = [body.input] if isinstance(body.input, str) else [*body.input]
+        truncate = body.truncate is not False
+        result = await compute_embeddings(service, request, model, texts, truncate=truncate, dimensions=body.dimensions)
         if result is None:
             return make_disconnected_response()
         embeddings, tokens = result
@@ -108,7 +108,8 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     @router.post("/embeddings", response_model=None)
     async def embed_legacy(request: Request) -> Response:
         body = await parse_request(service, LegacyEmbedRequest, request, json_only=False)
-        result = await compute_embeddings(service, request, models.get(body.model), [body.prompt], "prompt")
+        model, truncate = models.get(body.model), body.truncate is not False
+        result = await compute_embeddings(service, request, model, [body.prompt], "prompt", truncate, body.dimensions)
         if result is None:
             return make_disconnected_response()
         embeddings, _ = result

@@ -16,10 +16,11 @@ from hanlin.core.records import Message
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.body import RequestBody
-from hanlin.serve.api.fields import JsonSchemaFormat, StopString, Tool
+from hanlin.serve.api.fields import JsonSchemaFormat, StopString, Tool, clean_sampling
+from hanlin.serve.api.foreign_fields import FOREIGN_OLLAMA_FIELDS, FOREIGN_OLLAMA_OPTIONS
 from hanlin.serve.api.messages import Content, ToolCallEntry, to_text
 from hanlin.serve.api.streaming import encode_ndjson
-from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser, parse_arguments
+from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser, build_call_schema, parse_arguments
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationJob, GenerationParams
 from hanlin.serve.service import Answer
@@ -28,29 +29,35 @@ from hanlin.serve.service import Answer
 class Options(RequestBody):
     """SamplingParams options; None: the model's own generation settings decide."""
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "mirostat": (None, 0),
-        "tfs_z": (None, 1),
-        "typical_p": (None, 1),
-        "repeat_last_n": (None, -1),
-    }
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = FOREIGN_OLLAMA_OPTIONS
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=2**31)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31)
     min_p: float | None = Field(None, ge=0, lt=1)
     repeat_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-100, le=100)
     frequency_penalty: float | None = Field(None, ge=-100, le=100)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    repeat_last_n: int | None = Field(None, ge=-1)
+    penalize_newline: bool | None = None
     num_predict: int | None = Field(None, ge=-2)
     seed: int | None = None
     stop: list[StopString] | None = Field(None, max_length=16)
 
     def to_sampling(self) -> dict[str, Any]:
-        """Fields of `SamplingParams`; None for those that the client did not set."""
+        """Fields of `SamplingParams`; None for those that the client did not set.
+
+        Raises:
+            ApiError: 400 for newlines that are to be spared from a penalty.
+        """
+        if self.penalize_newline is False and (
+            self.repeat_penalty not in (None, 1) or self.presence_penalty or self.frequency_penalty
+        ):
+            raise unsupported_value_error("penalize_newline", False)
         same_name = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed")
-        sampling = {name: getattr(self, name) for name in same_name}
+        sampling = {name: getattr(self, name) for name in (*same_name, "typical_p", "repeat_last_n")}
         max_new_tokens = self.num_predict if (self.num_predict or 0) > 0 else None  # -1 and -2: as much as fits
-        return {**sampling, "repetition_penalty": self.repeat_penalty, "max_new_tokens": max_new_tokens}
+        return clean_sampling({**sampling, "repetition_penalty": self.repeat_penalty, "max_new_tokens": max_new_tokens})
 
 
 class _AnswerRequest(RequestBody):
@@ -64,6 +71,7 @@ class _AnswerRequest(RequestBody):
         "template": (None, ""),
         "suffix": (None, ""),
         "context": (None, []),
+        **FOREIGN_OLLAMA_FIELDS,
     }
     model: str = Field(min_length=1)
     stream: bool | None = None
@@ -74,11 +82,17 @@ class _AnswerRequest(RequestBody):
     def is_streamed(self) -> bool:
         return self.stream is not False
 
+    def get_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model is offered."""
+        return []
+
     def to_params(self) -> GenerationParams:
         options = self.options or Options.model_validate({})
         response_format = None
         if self.format:
-            schema = {"type": "object"} if self.format == "json" else dict(self.format)
+            schema = {"type": "object"} if isinstance(self.format, str) else dict(self.format)
+            if tools := self.get_tools():  # the model calls a tool or answers in the format
+                schema = build_call_schema(tools, schema)
             response_format = JsonSchemaFormat(schema, "format", compact=False)
         return GenerationParams(options.to_sampling(), tuple(options.stop or ()), 1, response_format)
 
@@ -143,10 +157,11 @@ class GenerateRequest(_AnswerRequest):
 class EmbedRequest(RequestBody):
     """The body of `POST /api/embed`."""
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"dimensions": (None,)}
     model: str = Field(min_length=1)
     input: str | list[str]
     truncate: bool | None = None
+    """Ollama truncates a text that is too long, unless this is false."""
+    dimensions: int | None = Field(None, ge=1)
 
 
 class LegacyEmbedRequest(RequestBody):
@@ -154,6 +169,8 @@ class LegacyEmbedRequest(RequestBody):
 
     model: str = Field(min_length=1)
     prompt: str
+    truncate: bool | None = None
+    dimensions: int | None = Field(None, ge=1)
 
 
 class ShowRequest(RequestBody):

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.serve.api.body import RequestBody
-from hanlin.serve.api.fields import JsonSchemaFormat, SamplingBody, StrictModel, TokenIds, Tool, split_prompts
+from hanlin.serve.api.fields import (
+    JsonSchemaFormat,
+    OutputFormat,
+    SamplingBody,
+    StrictModel,
+    TokenIds,
+    TokenLimit,
+    Tool,
+    choose_output_format,
+    clean_sampling,
+    split_prompts,
+)
+from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.messages import Content, ToolCallEntry, parse_call_arguments, to_text
 from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
@@ -83,13 +95,29 @@ class _NamedToolChoice(StrictModel):
 
 
 class _NamedSchema(StrictModel):
-    name: str
-    schema_: dict[str, Any] = Field(alias="schema")
+    name: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class _ResponseFormat(StrictModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _NamedSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    """Where clients of llama.cpp and Together put the schema."""
+
+    def to_format(self) -> JsonSchemaFormat | None:
+        """Raises ApiError (400) if `json_schema` is asked for without one."""
+        if self.type == "text":
+            return None
+        if self.schema_ is not None:
+            return JsonSchemaFormat(self.schema_, "response_format.schema", compact=False)
+        if self.type == "json_object":
+            return JsonSchemaFormat({"type": "object"}, "response_format", compact=False)
+        if self.json_schema is None:
+            raise ApiError(400, tr("json_schema is missing"), param="response_format.json_schema")
+        schema = {"type": "object"} if self.json_schema.schema_ is None else self.json_schema.schema_
+        return JsonSchemaFormat(schema, "response_format.json_schema.schema", compact=False)
 
 
 class _AnswerRequest(SamplingBody):
@@ -106,16 +134,9 @@ class _AnswerRequest(SamplingBody):
 class ChatRequest(_AnswerRequest):
     """The body of `POST /v1/chat/completions`."""
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "functions": (None, []),
-        "function_call": (None, "none", "auto"),
-        "modalities": (None, ["text"]),
-        "audio": (None,),
-        "web_search_options": (None,),
-        "echo": (None, False),
-    }
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {**FOREIGN_SAMPLING_FIELDS, **FOREIGN_CHAT_FIELDS}
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Tool] | None = Field(None, max_length=128)
@@ -152,25 +173,25 @@ class ChatRequest(_AnswerRequest):
         """Raises ApiError (400) for fields that contradict each other."""
         sampling = self.to_sampling()
         if self.max_completion_tokens is not None:
-            sampling["max_new_tokens"] = self.max_completion_tokens
+            sampling |= clean_sampling({"max_new_tokens": self.max_completion_tokens})
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, tr("top_logprobs needs logprobs"), param="logprobs")
         sampling["top_logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
-        return GenerationParams(sampling, self.stop_strings, self.choices, self._make_response_format())
+        response_format = self._make_response_format()
+        return GenerationParams(sampling, self.stop_strings, self.choices, response_format, self.extra_stop_ids)
 
-    def _make_response_format(self) -> JsonSchemaFormat | None:
+    def _make_response_format(self) -> OutputFormat | None:
+        formats = self.list_output_formats()
         required_tools = self._get_required_tools()
-        if required_tools:
-            return JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True)
-        if self.response_format is None or self.response_format.type == "text":
-            return None
-        if self.response_format.type == "json_object":
-            return JsonSchemaFormat({"type": "object"}, "response_format", compact=False)
-        if self.response_format.json_schema is None:
-            what = tr("json_schema is missing")
-            raise ApiError(400, what, param="response_format.json_schema")
-        schema = self.response_format.json_schema.schema_
-        return JsonSchemaFormat(schema, "response_format.json_schema.schema", compact=False)
+        if required_tools:  # a response format is for answers without a call
+            formats.append(JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True))
+            return choose_output_format(formats)
+        wanted = self.response_format.to_format() if self.response_format is not None else None
+        if wanted is not None and (tools := self.get_tools()):  # the model calls a tool or answers in the format
+            formats.append(JsonSchemaFormat(build_call_schema(tools, wanted.value), wanted.param, compact=False))
+        elif wanted is not None:
+            formats.append(wanted)
+        return choose_output_format(formats)
 
     def _get_required_tools(self) -> list[dict[str, Any]]:
         """The tools one of which must be called; empty if the model may choose."""
@@ -188,7 +209,11 @@ class ChatRequest(_AnswerRequest):
 class CompletionRequest(_AnswerRequest):
     """The body of `POST /v1/completions`: plain text or token ids to continue."""
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"suffix": (None, ""), "best_of": (None, 1)}
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **FOREIGN_SAMPLING_FIELDS,
+        "suffix": (None, ""),
+        "messages": (None, []),
+    }
     prompt: (
         str
         | TokenIds
@@ -214,13 +239,20 @@ class CompletionRequest(_AnswerRequest):
         if self.echo and self.logprobs is not None:
             what = tr("echo with logprobs is not supported here")
             raise ApiError(400, what, param="echo", code="unsupported_value")
-        return GenerationParams({**self.to_sampling(), "top_logprobs": self.logprobs}, self.stop_strings, self.choices)
+        sampling = {**self.to_sampling(), "top_logprobs": self.logprobs}
+        output_format = choose_output_format(self.list_output_formats())
+        return GenerationParams(sampling, self.stop_strings, self.choices, output_format, self.extra_stop_ids)
 
 
 class EmbeddingRequest(RequestBody):
     """The body of `POST /v1/embeddings`."""
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"dimensions": (None,)}
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "truncate_prompt_tokens": (None,),
+        "input_type": (None, ""),
+        "task": (None, ""),
+        "messages": (None, []),
+    }
     model: str
     input: (
         str
@@ -229,6 +261,8 @@ class EmbeddingRequest(RequestBody):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
     )
     encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1)
+    truncate: bool | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -74,7 +74,9 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def create_embeddings(request: Request) -> Response:
         body = await parse_request(service, EmbeddingRequest, request)
         model = models.get(body.model)
-        result = await compute_embeddings(service, request, model, body.prompts)
+        result = await compute_embeddings(
+            service, request, model, body.prompts, truncate=bool(body.truncate), dimensions=body.dimensions
+        )
         if result is None:
             return make_disconnected_response()
         embeddings, tokens = result

@@ -1,0 +1,159 @@
+"""Fields of vLLM's, llama.cpp's, SGLang's and Ollama's clients: honored, or refused by name, never ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from hanlin.serve.api.fields import clean_sampling
+from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_OLLAMA_OPTIONS, FOREIGN_SAMPLING_FIELDS
+from hanlin.serve.api.ollama.schemas import ChatRequest as OllamaChatRequest
+from hanlin.serve.api.ollama.schemas import Options
+from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest
+from hanlin.serve.errors import ApiError
+from live_server import LiveServer
+from taught_model import LESSONS
+
+CHAT = "/v1/chat/completions"
+COUNT = LESSONS[4]
+MESSAGES = [{"role": "user", "content": COUNT[0]}]
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate({"model": "tiny", "messages": MESSAGES, **fields})
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate({"model": "tiny", "prompt": "?", **fields})
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+@pytest.mark.parametrize("name", FOREIGN_SAMPLING_FIELDS)
+def test_a_field_that_is_not_implemented_is_refused_unless_it_asks_for_nothing(make: Any, name: str) -> None:
+    for value in FOREIGN_SAMPLING_FIELDS[name]:
+        make(**{name: value})
+    with pytest.raises(ApiError) as caught:
+        make(**{name: "something"})
+    assert (caught.value.status, caught.value.param) == (400, name)
+
+
+@pytest.mark.parametrize("name", FOREIGN_CHAT_FIELDS)
+def test_a_foreign_chat_field_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        chat(**{name: "something"})
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize("name", FOREIGN_OLLAMA_OPTIONS)
+def test_a_foreign_option_of_ollama_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        Options.model_validate({name: "something"})
+    assert caught.value.param == name
+
+
+def test_a_sampling_field_beside_ollamas_options_is_refused() -> None:
+    for name, value in (("temperature", 0.5), ("max_tokens", 3), ("tool_choice", "required")):
+        with pytest.raises(ApiError) as caught:
+            OllamaChatRequest.model_validate({"model": "tiny", "messages": MESSAGES, name: value})
+        assert caught.value.param == name
+
+
+def test_ollamas_documented_options_are_taken() -> None:
+    options = Options.model_validate(
+        {
+            "num_keep": 5,
+            "seed": 42,
+            "num_predict": 100,
+            "top_k": 20,
+            "top_p": 0.9,
+            "min_p": 0.0,
+            "typical_p": 0.7,
+            "repeat_last_n": 33,
+            "temperature": 0.8,
+            "repeat_penalty": 1.2,
+            "presence_penalty": 1.5,
+            "frequency_penalty": 1.0,
+            "penalize_newline": True,
+            "stop": ["\n", "user:"],
+            "numa": False,
+            "num_ctx": 1024,
+            "num_batch": 2,
+            "num_gpu": 1,
+            "main_gpu": 0,
+            "use_mmap": True,
+            "num_thread": 8,
+        }
+    )
+    sampling = options.to_sampling()
+    assert (sampling["typical_p"], sampling["repeat_last_n"], sampling["repetition_penalty"]) == (0.7, 33, 1.2)
+    assert Options.model_validate({"penalize_newline": False}).to_sampling()["repetition_penalty"] is None
+    with pytest.raises(ApiError, match="penalize_newline"):
+        Options.model_validate({"penalize_newline": False, "repeat_penalty": 1.1}).to_sampling()
+
+
+def test_values_beyond_the_range_mean_what_their_clients_mean() -> None:
+    sampling = chat(max_tokens=-1, top_p=0, top_k=-1, typical_p=0, seed=-1).to_params().sampling
+    assert (sampling["max_new_tokens"], sampling["top_k"], sampling["seed"]) == (None, 0, None)
+    assert 0 < sampling["top_p"] < 1e-3 and 0 < sampling["typical_p"] < 1e-3
+    assert clean_sampling({"top_p": None, "max_new_tokens": 5}) == {"top_p": None, "max_new_tokens": 5}
+    assert chat(max_completion_tokens=-1).to_params().sampling["max_new_tokens"] is None
+
+
+def test_two_names_of_one_field_may_not_differ() -> None:
+    assert chat(repeat_penalty=1.5).to_params().sampling["repetition_penalty"] == 1.5
+    assert chat(n_predict=3).to_params().sampling["max_new_tokens"] == 3
+    assert chat(n_predict=3, max_tokens=3).to_params().sampling["max_new_tokens"] == 3
+    for fields, name in (
+        ({"n_predict": 3, "max_tokens": 4}, "n_predict"),
+        ({"repeat_penalty": 1.2, "repetition_penalty": 1.1}, "repeat_penalty"),
+        ({"min_tokens": 3, "stop": "。"}, "min_tokens"),
+        ({"ignore_eos": True, "stop_token_ids": [3]}, "ignore_eos"),
+    ):
+        with pytest.raises(ApiError) as caught:
+            chat(**fields).to_params()
+        assert caught.value.param == name
+
+
+def post(server: LiveServer, path: str, **fields: Any) -> httpx.Response:
+    return httpx.post(server.address + path, json={"model": "tiny", **fields}, timeout=30)
+
+
+def test_stop_tokens_end_an_answer_and_min_tokens_keep_it_going(server: LiveServer) -> None:
+    whole = post(server, CHAT, messages=MESSAGES, logprobs=True).json()["choices"][0]
+    assert whole["message"]["content"] == COUNT[1]
+    tokenizer = server.served_models[0].tokenizer
+    third = tokenizer.encode(COUNT[1])[2]
+    cut = post(server, CHAT, messages=MESSAGES, stop_token_ids=[third]).json()
+    assert cut["usage"]["completion_tokens"] == 2 and cut["choices"][0]["finish_reason"] == "stop"
+    size = len(tokenizer.encode(COUNT[1])) + 9
+    longer = post(server, CHAT, messages=MESSAGES, min_tokens=size, max_tokens=size + 20).json()
+    assert longer["usage"]["completion_tokens"] >= size
+    endless = post(server, CHAT, messages=MESSAGES, ignore_eos=True, max_tokens=size).json()
+    assert (endless["usage"]["completion_tokens"], endless["choices"][0]["finish_reason"]) == (size, "length")
+    unknown = post(server, CHAT, messages=MESSAGES, stop_token_ids=[10**6])
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "stop_token_ids")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/embeddings"])
+def test_embeddings_are_truncated_and_shortened_as_asked(server: LiveServer, path: str) -> None:
+    name = "prompt" if path == "/api/embeddings" else "input"
+
+    def embed(text: str, **fields: Any) -> np.ndarray:
+        answer = post(server, path, **{name: text}, **fields)
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        return np.array(
+            body["data"][0]["embedding"] if "data" in body else body.get("embedding") or body["embeddings"][0]
+        )
+
+    text = "春天来了。" * 3000
+    whole = embed(text, truncate=True)
+    assert whole == pytest.approx(embed(text[:2000], truncate=True), abs=1e-5)
+    refused = post(server, path, **{name: text}, truncate=False)
+    assert refused.status_code == 400
+    short = embed("春天", dimensions=4)
+    assert short == pytest.approx(embed("春天")[:4] / np.linalg.norm(embed("春天")[:4]), abs=1e-5)
+    assert post(server, path, **{name: "春天"}, dimensions=10**6).status_code == 400
