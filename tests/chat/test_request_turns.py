@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hanlin.chat.rendering.refusal import ToolsRefusal
 from hanlin.chat.rendering.request_turns import RequestRefusal
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.records import Message, ToolCall
+from hanlin.core.records import Message, Role, ToolCall
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -244,11 +245,34 @@ def test_what_no_template_has_a_form_for_is_refused(
         template_for("llama3.1").render_request(messages)
 
 
-def test_tools_that_a_template_would_not_tell_are_refused(template_for: Callable[[str], ChatTemplate]) -> None:
+def test_tools_are_told_without_a_question_too(template_for: Callable[[str], ChatTemplate]) -> None:
     text, _ = prompt_of(template_for("llama3.1"), [system("规则甲")], tools=True)
     assert "get_weather" in text and "规则甲" in text
-    with pytest.raises(ToolsRefusal):
-        prompt_of(template_for("llama3.1"), [answer("一二三")], tools=True)
+    text, _ = prompt_of(
+        template_for("llama3.1"), [answer("", "杭州"), result("杭州", "晴"), answer("今天")], tools=True
+    )
+    assert text.count("get_weather") == 2 and text.endswith("今天")
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_turns_drawn_at_random_lose_no_text(name: str, template_for: Callable[[str], ChatTemplate]) -> None:
+    """Up to seven turns of any role, with calls if the template has tools; only a call at the end is refused."""
+    draw = random.Random(0)
+    has_tools = name in WITH_TOOLS
+    roles: tuple[Role, ...] = ("system", "user", "assistant", "tool") if has_tools else ("system", "user", "assistant")
+    for _ in range(40):
+        turns: list[Message] = []
+        for place in range(draw.randint(1, 7)):
+            role = draw.choice(roles)
+            cities = [f"城{place}{count}" for count in range(draw.randint(0, 2))] if has_tools else []
+            turns.append(answer(f"答{place}。", *cities) if role == "assistant" else Message(role, f"文{place}。"))
+        roles_but_system = [turn.role for turn in turns if turn.role != "system"]
+        try:
+            text, _ = prompt_of(template_for(name), turns, has_tools and draw.random() < 0.5)
+        except RequestRefusal as refusal:
+            assert roles_but_system[-1] == "assistant" and "ends with a call" in str(refusal), turns
+            continue
+        assert all(part in text for turn in turns for part in parts_of(turn)), (turns, text)
 
 
 def test_special_tokens_of_a_begun_answer_stay_text(tiny_tokenizer: Path) -> None:

@@ -106,6 +106,11 @@ class TemplateForms:
         )
 
     @cached_property
+    def without_user(self) -> bool:
+        """A conversation in which the user says nothing; some templates tell the tools in the first question."""
+        return self._writes_in_order(_turns("assistant"))
+
+    @cached_property
     def several_calls(self) -> bool:
         """Several calls in one turn of the assistant, all of whose results follow."""
         calls = tuple(ToolCall(name, {}, f"call_{name}") for name in ("callone", "calltwo"))
@@ -203,6 +208,14 @@ def _ask_before_greeting(turns: Turns) -> Turns:
     return [*turns[:start], Message("user", ""), *turns[start:]] if is_greeting else turns
 
 
+def _ask_first(turns: Turns) -> Turns:
+    """A conversation without a turn of the user gets an empty one, behind the system text."""
+    if any(turn.role == "user" for turn in turns):
+        return turns
+    start = 1 if turns and turns[0].role == "system" else 0
+    return [*turns[:start], Message("user", ""), *turns[start:]]
+
+
 def _split_calls(turns: Turns) -> Turns:
     """Several calls become turns of one call, each followed by its result."""
     split: Turns = []
@@ -244,6 +257,7 @@ RULES: tuple[Rule, ...] = (
     Rule("", _join_answers),
     Rule("consecutive_users", _join_users),
     Rule("greeting", _ask_before_greeting),
+    Rule("without_user", _ask_first),
     Rule("several_calls", _split_calls),
     Rule("text_beside_calls", _split_text_from_calls),
 )
