@@ -171,3 +171,29 @@ def test_a_draw_among_the_likeliest_is_the_draw_among_all(settings: dict, spread
         chance = np.random.default_rng(seed).random()
         drawn = int(np.searchsorted(summed[:kept], chance * summed[kept - 1], side="right"))
         assert chooser.sample(logits) == numbers[order[min(drawn, kept - 1)]]
+
+
+def test_penalties_look_at_the_latest_tokens_only() -> None:
+    logits = np.array([2.0, 1.5, 0.0], np.float32)
+    for window, expected in ((-1, 1), (0, 0), (1, 0), (3, 1)):
+        sampler = Sampler(SamplingParams(repetition_penalty=4.0, repeat_last_n=window), (0, 2, 2))
+        assert sampler.sample(logits) == expected, window
+    sampler = Sampler(SamplingParams(presence_penalty=1.0, repeat_last_n=1), (0, 0))
+    assert [sampler.sample(logits) for _ in range(4)] == [0, 1, 0, 1]
+
+
+def test_typical_sampling_keeps_what_is_nearest_to_the_entropy() -> None:
+    logits = np.log(np.array([0.05, 0.7, 0.25], np.float32))
+    drawn = {
+        Sampler(SamplingParams(temperature=1.0, typical_p=0.6, seed=seed), ()).sample(logits) for seed in range(64)
+    }
+    assert drawn == {1}
+    flat = np.log(np.array([0.4, 0.12, 0.12, 0.12, 0.12, 0.12], np.float32))
+    drawn = {Sampler(SamplingParams(temperature=1.0, typical_p=0.5, seed=seed), ()).sample(flat) for seed in range(64)}
+    assert 0 not in drawn and len(drawn) > 1
+
+
+def test_no_stop_token_is_chosen_before_min_tokens() -> None:
+    sampler = Sampler(SamplingParams(min_tokens=2), (), stop_ids=(1, 99))
+    assert not sampler.is_greedy
+    assert [sampler.sample(np.array([0.0, 5.0, 1.0], np.float32)) for _ in range(3)] == [2, 2, 1]

@@ -27,6 +27,7 @@ from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel, reload_changed
 from hanlin.serve.registry import ModelRegistry
+from hanlin.serve.server import note_context_length
 from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import LiveServer, run_server
 from taught_model import LESSONS
@@ -249,3 +250,12 @@ def test_adapters_over_gguf_are_refused_in_one_sentence(taught_gguf: Path, adapt
 def test_an_adapter_of_another_base_is_refused(tiny_model: Path, adapters: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="another base"):
         LoadedModel(str(tiny_model), adapters, EngineConfig(), Limits()).load()
+
+
+@pytest.mark.parametrize(("wanted", "is_said"), [(10**6, True), (8, False), (None, False)])
+def test_a_context_shorter_than_asked_for_is_said(
+    opened: LoadedEngine, capsys: pytest.CaptureFixture[str], wanted: int | None, is_said: bool
+) -> None:
+    note_context_length("tiny", opened.engine, wanted)
+    said = capsys.readouterr().out
+    assert (f"the context length stays {opened.engine.context_length} tokens" in said) == is_said

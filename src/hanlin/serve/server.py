@@ -20,6 +20,7 @@ import uvicorn
 
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
+from hanlin.inference.protocol import Engine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.auth import KeyLimits, make_access_policy
@@ -96,7 +97,7 @@ def serve(
         for model in loaded:
             stack.callback(model.close)
             model.load()
-            _note_context_length(model, options.get("context_length"))
+            note_context_length(model.served[0].name, model.served[0].engine, options.get("context_length"))
         registry = ModelRegistry([served for model in loaded for served in model.served])
         config = uvicorn.Config(
             create_app(registry, policy, limits, base_path),
@@ -120,15 +121,14 @@ def serve(
             runner.run(run())
 
 
-def _note_context_length(model: LoadedModel, wanted: int | None) -> None:
+def note_context_length(name: str, engine: Engine, wanted: int | None) -> None:
     """Say so if a model cannot hold as many tokens as were asked for."""
-    served = model.served[0]
-    if wanted is not None and served.engine.context_length < wanted:
+    if wanted is not None and engine.context_length < wanted:
         _print_line(
             tr(
                 "{name}: the context length stays {context_length} tokens, the model's; {wanted} were asked for",
-                name=served.name,
-                context_length=served.engine.context_length,
+                name=name,
+                context_length=engine.context_length,
                 wanted=wanted,
             )
         )
