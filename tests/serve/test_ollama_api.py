@@ -100,10 +100,19 @@ def test_what_there_is_can_be_listed_and_shown(client: ollama.Client) -> None:
     assert client.ps().models[0].context_length == 256
 
 
-def test_version_is_ours(server: LiveServer) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags"])
+def test_clients_that_ask_whether_there_is_an_ollama_find_one(server: LiveServer, method: str, path: str) -> None:
+    response = httpx.request(method, f"{server.address}{path}")
+    assert response.status_code == 200
+    assert bool(response.content) == (method == "GET")
+
+
+def test_the_version_is_that_of_the_api_and_ours_is_beside_it(server: LiveServer) -> None:
     from hanlin.core.version import __version__
 
-    assert httpx.get(f"{server.address}/api/version").json() == {"version": __version__}
+    version = httpx.get(f"{server.address}/api/version").json()
+    assert tuple(map(int, version["version"].split("."))) >= (0, 6, 4) and version["hanlin"] == __version__
 
 
 def test_errors_have_ollamas_form(client: ollama.Client) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,12 +13,10 @@ import jsonschema
 import ollama
 import openai
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.inference.loading import load_engine
-from hanlin.serve.api.tool_calls import ToolCallParser, build_call_schema, get_tool_names
+from hanlin.serve.api.tool_calls import build_call_schema, get_tool_names
 from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import LiveServer, run_server
 
@@ -37,43 +34,6 @@ WEATHER: Any = {
     },
 }
 MESSAGES: Any = [{"role": "user", "content": "?"}]
-CALL = '{"name": "weather", "parameters": {"town": "}\\"{", "day": [1, {"a": 2}]}}'
-
-
-def read(pieces: list[str], names: tuple[str, ...] = ("weather",)) -> tuple[str, str, str, bool]:
-    parser = ToolCallParser(names)
-    deltas = [part for piece in pieces for part in parser.feed(piece)] + parser.flush()
-    return (
-        "".join(part.text for part in deltas),
-        "".join(part.name for part in deltas),
-        "".join(part.arguments for part in deltas),
-        parser.is_complete,
-    )
-
-
-@given(st.lists(st.integers(0, len(CALL)), max_size=6))
-def test_a_call_is_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
-    bounds = [0, *sorted(cuts), len(CALL)]
-    pieces = [CALL[start:stop] for start, stop in itertools.pairwise(bounds)]
-    text, name, arguments, called = read(pieces)
-    assert (text, name, called) == ("", "weather", True)
-    assert json.loads(arguments) == json.loads(CALL)["parameters"]
-
-
-@pytest.mark.parametrize(
-    "answer", ["今天天气好", "{", '{"name": "other", "parameters": {}}', '{"town": 1}', "", '  {"name": 3}', "<tool"]
-)
-def test_what_is_no_call_of_an_offered_tool_stays_text(answer: str) -> None:
-    assert read(list(answer)) == (answer, "", "", False)
-
-
-def test_nothing_is_held_back_if_no_tool_was_offered() -> None:
-    assert [part.text for part in ToolCallParser(()).feed(CALL)] == [CALL]
-
-
-def test_a_call_that_was_cut_off_is_not_called() -> None:
-    _, name, arguments, called = read([CALL[:50]])
-    assert (name, called) == ("weather", False) and CALL.find(arguments) > 0
 
 
 def test_a_calls_schema_names_each_tool() -> None:

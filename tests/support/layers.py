@@ -55,7 +55,7 @@ ORDER: dict[str, list[str]] = {
         "turn_order template_data packaged",
         "rendering",
         "template",
-        "tokenizer_files examples history token_counts",
+        "tokenizer_files examples history token_counts call_form",
         "inspect",
     ],
     "models": [

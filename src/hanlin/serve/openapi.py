@@ -31,7 +31,7 @@ _POST_ROUTES: dict[str, tuple[type[BaseModel], str]] = {
     "/generate": (plain.GenerateRequest, ZERO_SEPARATED_JSON),
 }
 """Path to the request body and the media type of a streamed answer ('' if the route never streams)."""
-_GET_ROUTES = ("/v1/models", "/v1/models/{model}", "/api/tags", "/api/ps", "/api/version", "/health", "/metrics")
+_GET_ROUTES = ("/", "/v1/models", "/v1/models/{model}", "/api/tags", "/api/ps", "/api/version", "/health", "/metrics")
 _ERROR_STATUSES = {
     "400": "a wrong field, which is named",
     "401": "API key missing or wrong",
@@ -58,7 +58,7 @@ def build_openapi(base_path: str = "") -> dict[str, Any]:
         content: dict[str, Any] = {"application/json": {}, **({stream_type: {}} if stream_type else {})}
         paths[path] = {"post": {"requestBody": request_body, "responses": _make_responses(content)}}
     for path in _GET_ROUTES:
-        media_type = "text/plain" if path == "/metrics" else "application/json"
+        media_type = "text/plain" if path in ("/", "/metrics") else "application/json"
         paths[path] = {"get": {"responses": _make_responses({media_type: {}})}}
     model_parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     paths["/v1/models/{model}"]["get"]["parameters"] = [model_parameter]

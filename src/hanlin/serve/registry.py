@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
+from hanlin.chat.call_form import CallForm, find_call_form
 from hanlin.chat.rendering.request_turns import RequestRefusal
 from hanlin.core.errors import UnsupportedToolsError, UserError
 from hanlin.core.i18n import join_list, tr
@@ -113,18 +114,30 @@ class ServedModel:
     def grammar_compiler(self) -> GrammarCompiler:
         return GrammarCompiler(self.tokenizer, self.stop_ids, self.opened.location.folder)
 
-    def render_chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> ChatPrompt:
+    @cached_property
+    def call_form(self) -> CallForm:
+        """The form in which the model's template writes tool calls."""
+        return find_call_form(self.template)
+
+    def render_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), thinking: bool | None = None
+    ) -> ChatPrompt:
         """Prompt ids of a conversation, up to where the assistant's answer begins, or goes on if one has begun.
 
         The turns may come in any order: they are put into the nearest form that the chat template has, see
         `chat.rendering.request_turns`.
+
+        Args:
+            messages: The turns.
+            tools: Tools that the model may call.
+            thinking: Whether the answer thinks; None: what the template does by itself.
 
         Raises:
             ApiError: 400 for turns that the chat template has no form for, or tools that it does not support.
         """
         self._check_length((message.text for message in messages), "messages")
         try:
-            return ChatPrompt.create(*self.template.render_request(messages, tools))
+            return ChatPrompt.create(*self.template.render_request(messages, tools, thinking=thinking))
         except RequestRefusal as error:
             param = "messages" if error.index is None else f"messages.{error.index}"
             raise ApiError(400, str(error), param=param) from error

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
-from hanlin.core.files import read_json
 from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 from hanlin.serve.admission import Slot
 from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.embeddings import compute_embeddings
+from hanlin.serve.api.fill_in import encode_fill_in
 from hanlin.serve.api.http import make_disconnected_response, parse_request, respond
+from hanlin.serve.api.ollama.model_info import describe_in_full, describe_model, describe_running
+from hanlin.serve.api.ollama.responses import ResponseFormatter
 from hanlin.serve.api.ollama.schemas import (
     ChatRequest,
     EmbedRequest,
     GenerateRequest,
     LegacyEmbedRequest,
-    ResponseFormatter,
     ShowRequest,
-    format_time,
 )
 from hanlin.serve.api.streaming import NDJSON, StreamWriter, encode_ndjson
+from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
+from hanlin.serve.registry import GenerationJob, ModelRegistry
 from hanlin.serve.service import GenerationService
+
+OLLAMA_VERSION = "0.30.0"
+"""The version of Ollama whose API this is: clients compare it with the first one that has what they need."""
+_PROBED = ("GET", "HEAD")
+"""Methods with which clients ask whether a server is there."""
 
 
 def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
-    """The routes under `/api`."""
-    router = APIRouter(prefix="/api")
+    """The routes under `/api`, and `/`, by which clients ask whether there is an Ollama."""
+    router = APIRouter()
 
     def make_writer(formatter: ResponseFormatter) -> StreamWriter:
         async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
@@ -47,13 +52,13 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
                         if isinstance(event, AnswerEnd):
                             lines += formatter.format_end(job, event)
                         else:
-                            lines += formatter.format_text(event)
+                            lines += formatter.format_text(job, event)
                     if lines:
                         yield b"".join(lines)
 
         return StreamWriter(write, NDJSON, lambda error: encode_ndjson(error.ollama_body()))
 
-    @router.post("/chat", response_model=None)
+    @router.post("/api/chat", response_model=None)
     async def chat(request: Request) -> Response:
         body = await parse_request(service, ChatRequest, request, json_only=False)
         model = models.get(body.model)
@@ -63,28 +68,36 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             return JSONResponse(formatter.format_load())
 
         def prepare_job() -> GenerationJob:
-            return model.make_job([model.render_chat(body.to_messages(), tools)], body.to_params(), "messages")
+            params = body.to_params()
+            thinking = choose_thinking(model, body.think, "think", params.response_format is not None)
+            return model.make_job([model.render_chat(body.to_messages(), tools, thinking)], params, "messages")
 
         writer = make_writer(formatter) if body.is_streamed else None
         return await respond(service, request, model.queue.reserve(), prepare_job, formatter.build_response, writer)
 
-    @router.post("/generate", response_model=None)
+    @router.post("/api/generate", response_model=None)
     async def generate(request: Request) -> Response:
         body = await parse_request(service, GenerateRequest, request, json_only=False)
         model = models.get(body.model)
-        formatter = ResponseFormatter(body.model, is_chat=False)
-        if not body.prompt:
+        formatter = ResponseFormatter(body.model, is_chat=False, is_raw=body.continues_text)
+        if not body.prompt and not body.suffix:
             return JSONResponse(formatter.format_load())
 
         def prepare_job() -> GenerationJob:
-            text = body.prompt or ""
-            prompt = model.encode_text(text) if body.raw else model.render_chat(body.to_messages())
-            return model.make_job([prompt], body.to_params(), "prompt")
+            params, text = body.to_params(), body.prompt or ""
+            if body.suffix:
+                prompt = encode_fill_in(model, text, body.suffix)
+            elif body.raw:
+                prompt = model.encode_text(text)
+            else:
+                thinking = choose_thinking(model, body.think, "think", params.response_format is not None)
+                prompt = model.render_chat(body.to_messages(), thinking=thinking)
+            return model.make_job([prompt], params, "prompt")
 
         writer = make_writer(formatter) if body.is_streamed else None
         return await respond(service, request, model.queue.reserve(), prepare_job, formatter.build_response, writer)
 
-    @router.post("/embed", response_model=None)
+    @router.post("/api/embed", response_model=None)
     async def embed(request: Request) -> Response:
         body = await parse_request(service, EmbedRequest, request, json_only=False)
         model = models.get(body.model)
@@ -105,7 +118,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             }
         )
 
-    @router.post("/embeddings", response_model=None)
+    @router.post("/api/embeddings", response_model=None)
     async def embed_legacy(request: Request) -> Response:
         body = await parse_request(service, LegacyEmbedRequest, request, json_only=False)
         model, truncate = models.get(body.model), body.truncate is not False
@@ -115,81 +128,28 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         embeddings, _ = result
         return JSONResponse({"embedding": embeddings[0].tolist()})
 
-    @router.get("/tags")
+    @router.api_route("/api/tags", methods=[*_PROBED])
     async def list_models() -> dict[str, Any]:
-        return {"models": [_describe(model) for model in models.by_name.values()]}
+        return {"models": [describe_model(model) for model in models.by_name.values()]}
 
-    @router.get("/ps")
+    @router.get("/api/ps")
     async def list_running() -> dict[str, Any]:
-        loaded = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
-        return {
-            "models": [
-                {**_describe(model), **loaded, "context_length": model.engine.context_length}
-                for model in models.by_name.values()
-            ]
-        }
+        return {"models": [describe_running(model) for model in models.by_name.values()]}
 
-    @router.post("/show", response_model=None)
+    @router.post("/api/show", response_model=None)
     async def show(request: Request) -> Response:
         body = await parse_request(service, ShowRequest, request, json_only=False)
         name = body.model or body.name
         if not name:
             raise ApiError(400, tr("model is missing"), param="model")
-        return JSONResponse(_describe_in_full(models.get(name)))
+        return JSONResponse(describe_in_full(models.get(name)))
 
-    @router.get("/version")
+    @router.api_route("/api/version", methods=[*_PROBED])
     async def get_version() -> dict[str, str]:
-        return {"version": __version__}
+        return {"version": OLLAMA_VERSION, "hanlin": __version__}
+
+    @router.api_route("/", methods=[*_PROBED])
+    async def get_root() -> Response:
+        return PlainTextResponse("Ollama is running")
 
     return router
-
-
-def _describe(model: ServedModel) -> dict[str, Any]:
-    """An entry of `/api/tags`. `digest` is of the files' names, sizes and times: to read them all would take long."""
-    weights = model.opened.location.weights
-    files = sorted(file for file in weights.iterdir() if file.is_file()) if weights.is_dir() else [weights]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return {
-        "name": model.name,
-        "model": model.name,
-        "modified_at": format_time(max(mtime_ns for _, _, mtime_ns in stats) / 1e9),
-        "size": sum(size for _, size, _ in stats),
-        "digest": hashlib.sha256(repr(stats).encode()).hexdigest(),
-        "details": _describe_format(model),
-    }
-
-
-def _describe_format(model: ServedModel) -> dict[str, Any]:
-    location = model.opened.location
-    file_format = "gguf" if location.kind == "gguf" else "safetensors"
-    quantization = location.weights.stem.replace(".", "-").rsplit("-", 1)[-1] if file_format == "gguf" else ""
-    return {
-        "parent_model": "",
-        "format": file_format,
-        "family": "llama",
-        "families": ["llama"],
-        "parameter_size": "",
-        "quantization_level": quantization,
-    }
-
-
-def _describe_in_full(model: ServedModel) -> dict[str, Any]:
-    """The response of `/api/show`."""
-    source = model.template.source
-    capabilities = ["completion", "embedding", *(["tools"] if "tools" in source else [])]
-    config = read_json(model.opened.location.folder / "config.json")
-    sizes = {"llama.embedding_length": config.get("hidden_size"), "llama.block_count": config.get("num_hidden_layers")}
-    return {
-        "modelfile": "",
-        "parameters": "",
-        "template": source,
-        "details": _describe_format(model),
-        "model_info": {
-            "general.architecture": "llama",
-            "llama.context_length": model.engine.context_length,
-            "llama.vocab_size": len(model.tokenizer),
-            **{name: value for name, value in sizes.items() if value is not None},
-        },
-        "capabilities": capabilities,
-        "modified_at": _describe(model)["modified_at"],
-    }

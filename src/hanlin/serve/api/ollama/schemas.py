@@ -1,11 +1,7 @@
-"""Ollama's request bodies and responses. Options that Ollama uses to load a model have no effect: it is loaded."""
+"""Ollama's request bodies. Options that Ollama uses to load a model have no effect: it is loaded."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,17 +9,14 @@ from pydantic import Field
 from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.inference.text_stream import TextDelta
-from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.api.fields import JsonSchemaFormat, StopString, Tool, clean_sampling
 from hanlin.serve.api.foreign_fields import FOREIGN_OLLAMA_FIELDS, FOREIGN_OLLAMA_OPTIONS
 from hanlin.serve.api.messages import Content, ToolCallEntry, to_text
-from hanlin.serve.api.streaming import encode_ndjson
-from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser, build_call_schema, parse_arguments
+from hanlin.serve.api.thinking import ThinkingEffort, wants_thinking
+from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
-from hanlin.serve.registry import GenerationJob, GenerationParams
-from hanlin.serve.service import Answer
+from hanlin.serve.registry import GenerationParams
 
 
 class Options(RequestBody):
@@ -64,12 +57,8 @@ class _AnswerRequest(RequestBody):
     """What every request for an answer may hold."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "think": (None, False),
-        "logprobs": (None, False),
-        "top_logprobs": (None, 0),
         "images": (None, []),
         "template": (None, ""),
-        "suffix": (None, ""),
         "context": (None, []),
         **FOREIGN_OLLAMA_FIELDS,
     }
@@ -77,6 +66,10 @@ class _AnswerRequest(RequestBody):
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
+    think: bool | ThinkingEffort | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    keep_alive: str | float | None = None
 
     @property
     def is_streamed(self) -> bool:
@@ -87,6 +80,9 @@ class _AnswerRequest(RequestBody):
         return []
 
     def to_params(self) -> GenerationParams:
+        """Raises ApiError (400) for fields that contradict each other."""
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, tr("top_logprobs needs logprobs"), param="logprobs")
         options = self.options or Options.model_validate({})
         response_format = None
         if self.format:
@@ -94,7 +90,8 @@ class _AnswerRequest(RequestBody):
             if tools := self.get_tools():  # the model calls a tool or answers in the format
                 schema = build_call_schema(tools, schema)
             response_format = JsonSchemaFormat(schema, "format", compact=False)
-        return GenerationParams(options.to_sampling(), tuple(options.stop or ()), 1, response_format)
+        sampling = {**options.to_sampling(), "top_logprobs": (self.top_logprobs or 0) if self.logprobs else None}
+        return GenerationParams(sampling, tuple(options.stop or ()), 1, response_format)
 
 
 class _ChatMessage(RequestBody):
@@ -148,6 +145,20 @@ class GenerateRequest(_AnswerRequest):
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
+    suffix: str | None = None
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether the prompt is text as it is, without the chat template."""
+        return bool(self.raw or self.suffix)
+
+    def to_params(self) -> GenerationParams:
+        """Raises ApiError (400) for fields that contradict each other."""
+        for name, is_set in (("system", self.system), ("think", wants_thinking(self.think))):
+            if is_set and self.continues_text:
+                field = "raw" if self.raw else "suffix"
+                raise ApiError(400, tr("{name} has no place beside {field}", name=name, field=field), param=name)
+        return super().to_params()
 
     def to_messages(self) -> list[Message]:
         system = [Message("system", self.system)] if self.system else []
@@ -178,103 +189,3 @@ class ShowRequest(RequestBody):
 
     model: str | None = None
     name: str | None = None
-
-
-class ResponseFormatter:
-    """Makes the JSON of one answer: a single object, or the lines of a stream.
-
-    Args:
-        model: The name that the client used.
-        is_chat: The text is a `message` (`/api/chat`), else a `response` (`/api/generate`).
-        tool_names: Tools whose calls are parsed out of the answer.
-    """
-
-    def __init__(self, model: str, is_chat: bool, tool_names: Collection[str] = ()) -> None:
-        self._model, self._is_chat = model, is_chat
-        self._parser = ToolCallParser(tool_names)
-        self._call = ToolCallDelta()
-        self._start_ns = time.perf_counter_ns()
-        self._first_text_ns: int | None = None
-
-    def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
-        """The only object of a response that is not streamed."""
-        (answer,) = answers
-        self._first_text_ns = answer.first_text_ns
-        deltas = [
-            delta for text_delta in answer.text_deltas for delta in self._join_calls(self._parser.feed(text_delta.text))
-        ]
-        deltas += self._join_calls(self._parser.flush(), is_end=True)
-        text = "".join(delta.text for delta in deltas)
-        call = next((delta for delta in deltas if delta.name), None)
-        return self._format_done(job, answer.end, text, call)
-
-    def format_text(self, text_delta: TextDelta) -> list[bytes]:
-        """The lines that the next text of the answer makes; none while it may still become a tool call."""
-        self._first_text_ns = self._first_text_ns or time.perf_counter_ns()
-        return [self._format_delta(delta) for delta in self._join_calls(self._parser.feed(text_delta.text))]
-
-    def format_end(self, job: GenerationJob, end: AnswerEnd) -> list[bytes]:
-        """The last lines: what was held back, then `done` with the counts and durations."""
-        held = [self._format_delta(delta) for delta in self._join_calls(self._parser.flush(), is_end=True)]
-        return [*held, encode_ndjson(self._format_done(job, end, "", None))]
-
-    def format_load(self) -> dict[str, Any]:
-        """The response to a request without a prompt, which only loads a model."""
-        return {**self._format_head(), **self._format_content("", None), "done": True, "done_reason": "load"}
-
-    def _join_calls(self, deltas: list[ToolCallDelta], is_end: bool = False) -> list[ToolCallDelta]:
-        """Ollama sends a tool call whole: its parts are joined; a call that was cut off becomes text again."""
-        joined: list[ToolCallDelta] = []
-        for delta in deltas:
-            if delta.name or delta.arguments:
-                name, arguments = self._call.name or delta.name, self._call.arguments + delta.arguments
-                self._call = ToolCallDelta(name=name, arguments=arguments)
-            else:
-                joined.append(delta)
-        if self._call.name and self._parser.is_complete:
-            if parse_arguments(self._call.arguments) is None:
-                joined.append(ToolCallDelta(self._call.arguments))
-            else:
-                joined.append(self._call)
-            self._call = ToolCallDelta()
-        elif self._call.name and is_end:
-            text = f'{{"name": {json.dumps(self._call.name)}, "parameters": {self._call.arguments}'
-            joined.append(ToolCallDelta(text))
-        return joined
-
-    def _format_delta(self, delta: ToolCallDelta) -> bytes:
-        call = delta if delta.name else None
-        return encode_ndjson({**self._format_head(), **self._format_content(delta.text, call), "done": False})
-
-    def _format_done(self, job: GenerationJob, end: AnswerEnd, text: str, call: ToolCallDelta | None) -> dict[str, Any]:
-        now_ns = time.perf_counter_ns()
-        first_text_ns = self._first_text_ns or now_ns
-        return {
-            **self._format_head(),
-            **self._format_content(text, call),
-            "done": True,
-            "done_reason": end.finish_reason,
-            "total_duration": now_ns - self._start_ns,
-            "load_duration": 0,
-            "prompt_eval_count": job.prompt_tokens,
-            "prompt_eval_duration": first_text_ns - self._start_ns,
-            "eval_count": end.completion_tokens,
-            "eval_duration": now_ns - first_text_ns,
-        }
-
-    def _format_content(self, text: str, call: ToolCallDelta | None) -> dict[str, Any]:
-        if not self._is_chat:
-            return {"response": text}
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if call is not None:
-            message["tool_calls"] = [{"function": {"name": call.name, "arguments": parse_arguments(call.arguments)}}]
-        return {"message": message}
-
-    def _format_head(self) -> dict[str, Any]:
-        return {"model": self._model, "created_at": format_time()}
-
-
-def format_time(seconds: float | None = None) -> str:
-    """A Unix time in RFC 3339, UTC; None is now."""
-    time_utc = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return time_utc.isoformat(timespec="microseconds").replace("+00:00", "Z")

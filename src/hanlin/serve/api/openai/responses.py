@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hanlin.inference.protocol import TokenLogprobs
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
+from hanlin.serve.api.answer_splitter import AnswerPart, AnswerSplitter, make_splitter, split_answer
+from hanlin.serve.api.logprobs import clip_logprob, format_logprobs
 from hanlin.serve.api.streaming import SSE_DONE, encode_sse
-from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser
 from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -26,40 +26,54 @@ class ChatFormatter:
         tokenizer: Spells the tokens of log probabilities.
         with_logprobs: Include log probabilities.
         answers: How many answers there are.
+        max_calls: How many calls of an answer are read; None: all.
     """
 
     def __init__(
-        self, model: str, tool_names: Collection[str], tokenizer: Tokenizer, with_logprobs: bool, answers: int
+        self,
+        model: str,
+        tool_names: Collection[str],
+        tokenizer: Tokenizer,
+        with_logprobs: bool,
+        answers: int,
+        max_calls: int | None = None,
     ) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._tool_names = tool_names
         self._tokenizer = tokenizer
         self._with_logprobs = with_logprobs
-        self._streams = [_AnswerState(ToolCallParser(tool_names)) for _ in range(answers)]
+        self._max_calls = max_calls
+        self._streams = [_AnswerState() for _ in range(answers)]
 
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         """The only object of a response that is not streamed."""
-        choices = [self._make_choice(index, answer) for index, answer in enumerate(answers)]
+        choices = [self._make_choice(job, index, answer) for index, answer in enumerate(answers)]
         tokens = sum(answer.end.completion_tokens for answer in answers)
         return self._make_object("chat.completion", choices) | {"usage": make_usage(job.prompt_tokens, tokens)}
 
-    def _make_choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        parser = ToolCallParser(self._tool_names)
-        deltas = [delta for text_delta in answer.text_deltas for delta in parser.feed(text_delta.text)] + parser.flush()
-        text, name = "".join(delta.text for delta in deltas), "".join(delta.name for delta in deltas)
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if name:
-            function = {"name": name, "arguments": "".join(delta.arguments for delta in deltas)}
-            message |= {
-                "content": text or None,
-                "tool_calls": [{"id": _new_call_id(), "type": "function", "function": function}],
-            }
+    def _make_choice(self, job: GenerationJob, index: int, answer: Answer) -> dict[str, Any]:
+        splitter = self._make_splitter(job, index)
+        split = split_answer(splitter, (delta.text for delta in answer.text_deltas))
+        message: dict[str, Any] = {"role": "assistant", "content": split.content, "refusal": None}
+        if split.reasoning:
+            message |= {"reasoning_content": split.reasoning, "reasoning": split.reasoning}
+        if split.calls:
+            message["content"] = split.content or None
+            message["tool_calls"] = [
+                {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in split.calls
+            ]
         logprobs = self._make_logprobs(answer.text_deltas) if self._with_logprobs else None
-        finish_reason = "tool_calls" if parser.is_complete else answer.end.finish_reason
+        finish_reason = splitter.finish_reason(answer.end.finish_reason)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def open_stream(self) -> list[bytes]:
+    def _make_splitter(self, job: GenerationJob, index: int) -> AnswerSplitter:
+        return make_splitter(job, index, self._tool_names, self._max_calls)
+
+    def open_stream(self, job: GenerationJob) -> list[bytes]:
         """The first event of each answer: its role."""
+        for index, stream in enumerate(self._streams):
+            stream.splitter = self._make_splitter(job, index)
         return [self._make_event(index, {"role": "assistant", "content": ""}) for index in range(len(self._streams))]
 
     def format_event(self, index: int, event: TextDelta | AnswerEnd) -> list[bytes]:
@@ -67,11 +81,10 @@ class ChatFormatter:
         stream = self._streams[index]
         if isinstance(event, AnswerEnd):
             stream.completion_tokens = event.completion_tokens
-            held = [self._format_delta(index, delta) for delta in stream.parser.flush()]
-            finish_reason = "tool_calls" if stream.parser.is_complete else event.finish_reason
-            return [*held, self._make_event(index, {}, finish_reason)]
+            held = self._format_parts(index, stream.splitter.flush())
+            return [*held, self._make_event(index, {}, stream.splitter.finish_reason(event.finish_reason))]
         stream.unsent_deltas.append(event)
-        return [self._format_delta(index, delta) for delta in stream.parser.feed(event.text)]
+        return self._format_parts(index, stream.splitter.feed(event.text))
 
     def close_stream(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
         """The last events: usage if it was asked for, and `[DONE]`."""
@@ -79,14 +92,8 @@ class ChatFormatter:
         usage = self._make_object("chat.completion.chunk", []) | {"usage": make_usage(job.prompt_tokens, tokens)}
         return [*([encode_sse(usage)] if with_usage else []), SSE_DONE]
 
-    def _format_delta(self, index: int, delta: ToolCallDelta) -> bytes:
-        if delta.name:
-            function = {"name": delta.name, "arguments": ""}
-            call = {"index": 0, "id": _new_call_id(), "type": "function", "function": function}
-            return self._make_event(index, {"tool_calls": [call]})
-        if delta.arguments:
-            return self._make_event(index, {"tool_calls": [{"index": 0, "function": {"arguments": delta.arguments}}]})
-        return self._make_event(index, {"content": delta.text})
+    def _format_parts(self, index: int, parts: Sequence[AnswerPart]) -> list[bytes]:
+        return [self._make_event(index, _make_delta(part)) for part in parts if part.kind != "call_end"]
 
     def _make_event(self, index: int, delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
         text_deltas, self._streams[index].unsent_deltas = self._streams[index].unsent_deltas, []
@@ -95,28 +102,31 @@ class ChatFormatter:
         return encode_sse(self._make_object("chat.completion.chunk", [choice]))
 
     def _make_logprobs(self, text_deltas: Sequence[TextDelta]) -> dict[str, Any]:
-        tokens = [pair for text_delta in text_deltas for pair in zip(text_delta.ids, text_delta.logprobs, strict=True)]
-        return {"content": [self._format_token(token_id, logprobs) for token_id, logprobs in tokens], "refusal": None}
-
-    def _format_token(self, token_id: int, logprobs: TokenLogprobs) -> dict[str, Any]:
-        top = [self._format_logprob(other_id, logprob) for other_id, logprob in logprobs.top]
-        return {**self._format_logprob(token_id, logprobs.logprob), "top_logprobs": top}
-
-    def _format_logprob(self, token_id: int, logprob: float) -> dict[str, Any]:
-        data = self._tokenizer.token_bytes(token_id)
-        return {"token": data.decode("utf-8", "replace"), "logprob": _clip_logprob(logprob), "bytes": list(data)}
+        return {"content": format_logprobs(self._tokenizer, text_deltas), "refusal": None}
 
     def _make_object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": kind, "choices": choices}
 
 
 class _AnswerState:
-    """Of a streamed answer: its parser, the text whose log probabilities no event has carried yet, its tokens."""
+    """Of a streamed answer: its splitter, the text whose log probabilities no event has carried yet, its tokens."""
 
-    def __init__(self, parser: ToolCallParser) -> None:
-        self.parser = parser
+    def __init__(self) -> None:
+        self.splitter = AnswerSplitter()
         self.unsent_deltas: list[TextDelta] = []
         self.completion_tokens = 0
+
+
+def _make_delta(part: AnswerPart) -> dict[str, Any]:
+    """The `delta` of a chunk. Reasoning has both names that clients read."""
+    if part.kind == "reasoning":
+        return {"reasoning_content": part.text, "reasoning": part.text}
+    if part.kind == "call":
+        function = {"name": part.text, "arguments": ""}
+        return {"tool_calls": [{"index": part.index, "id": part.call_id, "type": "function", "function": function}]}
+    if part.kind == "arguments":
+        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
+    return {"content": part.text}
 
 
 class CompletionFormatter:
@@ -146,7 +156,7 @@ class CompletionFormatter:
         tokens = sum(answer.end.completion_tokens for answer in answers)
         return self._make_object(choices) | {"usage": make_usage(job.prompt_tokens, tokens)}
 
-    def open_stream(self) -> list[bytes]:
+    def open_stream(self, _: GenerationJob) -> list[bytes]:
         """The first events: the prompts that are echoed."""
         echoes = [(index, text) for index, text in enumerate(self._echoes) if text]
         return [self._make_event(index, text, (), None) for index, text in echoes]
@@ -181,9 +191,9 @@ class CompletionFormatter:
             self._text_offsets[index] += len(token)
         return {
             "tokens": tokens,
-            "token_logprobs": [_clip_logprob(logprobs.logprob) for _, logprobs in rows],
+            "token_logprobs": [clip_logprob(logprobs.logprob) for _, logprobs in rows],
             "top_logprobs": [
-                {self._spell(token_id): _clip_logprob(logprob) for token_id, logprob in logprobs.top}
+                {self._spell(token_id): clip_logprob(logprob) for token_id, logprob in logprobs.top}
                 for _, logprobs in rows
             ],
             "text_offset": offsets,
@@ -207,12 +217,3 @@ def make_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-
-
-def _clip_logprob(logprob: float) -> float:
-    """JSON has no infinity; OpenAI writes -9999.0 for a token that cannot come."""
-    return max(logprob, -9999.0)
-
-
-def _new_call_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"

@@ -17,6 +17,7 @@ from hanlin.serve.api.http import make_disconnected_response, parse_request, res
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from hanlin.serve.api.openai.responses import ChatFormatter, CompletionFormatter
 from hanlin.serve.api.streaming import SSE, StreamWriter, encode_sse
+from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
 from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
 from hanlin.serve.service import GenerationService
@@ -28,7 +29,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
 
     def make_writer(formatter: ChatFormatter | CompletionFormatter, with_usage: bool) -> StreamWriter:
         async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
-            if first := formatter.open_stream():
+            if first := formatter.open_stream(job):
                 yield b"".join(first)
             async with aclosing(service.stream(job, slot)) as batches:
                 async for batch in batches:
@@ -44,12 +45,14 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         model = models.get(body.model)
         tools = body.get_tools()
         formatter = ChatFormatter(
-            model.name, get_tool_names(tools), model.tokenizer, body.with_logprobs, answers=body.choices
+            model.name, get_tool_names(tools), model.tokenizer, body.with_logprobs, body.choices, body.max_calls
         )
 
         def prepare_job() -> GenerationJob:
-            prompt = model.render_chat(body.to_messages(), tools)
-            return model.make_job([prompt], body.to_params(), "messages")
+            params = body.to_params()
+            thinking = choose_thinking(model, *body.thinking, is_constrained=params.response_format is not None)
+            prompt = model.render_chat(body.to_messages(), tools, thinking)
+            return model.make_job([prompt], params, "messages")
 
         slot = model.queue.reserve(body.choices)
         writer = make_writer(formatter, body.with_usage) if body.stream else None
