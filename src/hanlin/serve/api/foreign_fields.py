@@ -73,7 +73,6 @@ FOREIGN_SAMPLING_FIELDS: dict[str, tuple[Any, ...]] = {
 
 FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "chat_template": (None, ""),
-    "chat_template_kwargs": (None, {}),
     "documents": (None, []),
     "tool_prompt": (None, ""),
     "echo": (None, False),

@@ -235,17 +235,14 @@ class ChatRequest(_AnswerRequest):
 class CompletionRequest(_AnswerRequest):
     """The body of `POST /v1/completions`: plain text or token ids to continue."""
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
-        **FOREIGN_SAMPLING_FIELDS,
-        "suffix": (None, ""),
-        "messages": (None, []),
-    }
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {**FOREIGN_SAMPLING_FIELDS, "messages": (None, [])}
     prompt: (
         str
         | TokenIds
         | Annotated[list[str], Field(min_length=1, max_length=128)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=128)]
     )
+    suffix: str | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
 

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from hanlin.serve.admission import Slot
 from hanlin.serve.api.embeddings import compute_embeddings, encode_prompt
+from hanlin.serve.api.fill_in import encode_fill_in
 from hanlin.serve.api.http import make_disconnected_response, parse_request, respond
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from hanlin.serve.api.openai.responses import ChatFormatter, CompletionFormatter
@@ -67,7 +68,12 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         formatter = CompletionFormatter(model.name, model.tokenizer, body.with_logprobs, echoes)
 
         def prepare_job() -> GenerationJob:
-            return model.make_job([encode_prompt(model, prompt) for prompt in prompts], body.to_params(), "prompt")
+            if body.suffix:
+                texts = [_to_text(model, prompt) for prompt in prompts]
+                encoded = [encode_fill_in(model, text, body.suffix) for text in texts]
+            else:
+                encoded = [encode_prompt(model, prompt) for prompt in prompts]
+            return model.make_job(encoded, body.to_params(), "prompt")
 
         slot = model.queue.reserve(len(echoes))
         writer = make_writer(formatter, body.with_usage) if body.stream else None

@@ -1,0 +1,271 @@
+"""What clients get of answers in the form of each template, from an engine that says what it is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from hanlin.chat.packaged import read_packaged_template
+from hanlin.chat.template import ChatTemplate
+from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.protocol import FinishReason, GenerationRequest, TokenLogprobs
+from live_server import LiveServer, run_server
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "查询城市天气",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+MESSAGES: Any = [{"role": "user", "content": "查两个城市"}]
+CALLS = [("get_weather", {"city": "杭州"}), ("get_weather", {"city": "北京"})]
+TEXTS = {
+    "llama3.1": '好的。\n\n{"name": "get_weather", "parameters": {"city": "杭州"}}; '
+    '{"name": "get_weather", "parameters": {"city": "北京"}}',
+    "llama3.2": '好的。\n\n[get_weather(city="杭州"), get_weather(city="北京")]',
+    "hermes": '好的。\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "杭州"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>',
+}
+TEXTS["qwen3"] = "<think>\n要查两个\n</think>\n\n" + TEXTS["hermes"]
+SOURCES = {
+    "no reasoning": "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{{ eos_token }}{% endfor %}"
+}
+
+
+class SaidStream:
+    """A stream of given ids."""
+
+    def __init__(self, ids: Sequence[int], finish_reason: FinishReason) -> None:
+        self._ids, self._end = iter(ids), finish_reason
+        self.finish_reason: FinishReason | None = None
+        self.logprobs: list[TokenLogprobs] = []
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        self.logprobs.append(TokenLogprobs(-0.5, ((1, -0.5),)))
+        try:
+            return next(self._ids)
+        except StopIteration:
+            self.finish_reason = self._end
+            raise
+
+    def cancel(self) -> None:
+        self._ids = iter(())
+
+    def close(self) -> None: ...
+
+
+class Said:
+    """A server whose model says `text`; `requests` are those that it was asked."""
+
+    def __init__(self, opened: LoadedEngine, text: str = "", finish_reason: FinishReason = "stop") -> None:
+        self.tokenizer, self.text, self.finish_reason = opened.tokenizer, text, finish_reason
+        self.requests: list[GenerationRequest] = []
+        opened.engine.stream = self._stream  # type: ignore[method-assign,assignment]
+
+    def _stream(self, request: GenerationRequest) -> SaidStream:
+        self.requests.append(request)
+        return SaidStream(self.tokenizer.encode(self.text), self.finish_reason)
+
+    def prompt(self) -> str:
+        return self.tokenizer.decode(self.requests[-1].prompt_ids, skip_special=False)
+
+
+@pytest.fixture(scope="module")
+def long_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long") / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened_long(long_model: Path) -> Iterator[LoadedEngine]:
+    opened = load_engine(long_model)
+    yield opened
+    opened.engine.close()
+
+
+@pytest.fixture()
+def serve_template(opened_long: LoadedEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make a server of the model under a packaged template; the special tokens that it lacks are written as text."""
+
+    @contextmanager
+    def make(name: str, text: str, finish_reason: FinishReason = "stop") -> Iterator[tuple[Said, LiveServer]]:
+        engine_stream = opened_long.engine.stream
+        template = ChatTemplate(SOURCES.get(name) or read_packaged_template(name), opened_long.tokenizer, name)
+        monkeypatch.setattr(LoadedEngine, "load_template", lambda _: template)
+        said = Said(opened_long, text, finish_reason)
+        try:
+            with run_server(opened_long) as server:
+                yield said, server
+        finally:
+            opened_long.engine.stream = engine_stream  # type: ignore[method-assign]
+
+    return make
+
+
+def ask(server: LiveServer, **fields: Any) -> Any:
+    body = {"model": "tiny", "messages": MESSAGES, **fields}
+    return httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=60)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_two_calls_after_text_come_in_the_form_of_each_template(serve_template: Any, name: str) -> None:
+    with serve_template(name, TEXTS[name]) as (_, server):
+        client = server.client()
+        answer: Any = client.chat.completions.create(model="tiny", messages=MESSAGES, tools=[WEATHER])
+        message = answer.choices[0].message
+        called = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls]
+        assert (message.content, called, answer.choices[0].finish_reason) == ("好的。", CALLS, "tool_calls")
+        thought = "要查两个" if name == "qwen3" else None
+        assert getattr(message, "reasoning_content", None) == getattr(message, "reasoning", None) == thought
+
+        chunks: Any = list(
+            client.chat.completions.create(model="tiny", messages=MESSAGES, tools=[WEATHER], stream=True)
+        )
+        parts = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+        arguments = ["".join(part.function.arguments for part in parts if part.index == index) for index in (0, 1)]
+        assert [json.loads(text) for text in arguments] == [arguments for _, arguments in CALLS]
+        assert len({part.id for part in parts if part.id}) == 2
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "好的。"
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+        with ollama.Client(server.address, timeout=60) as ollama_client:
+            whole = ollama_client.chat("tiny", MESSAGES, tools=[WEATHER])
+            streamed = list(ollama_client.chat("tiny", MESSAGES, tools=[WEATHER], stream=True))
+        for responses in ([whole], streamed):
+            calls = [call.function for response in responses for call in response.message.tool_calls or []]
+            assert [(call.name, dict(call.arguments)) for call in calls] == CALLS
+            assert "".join(response.message.content or "" for response in responses) == "好的。"
+            assert "".join(response.message.thinking or "" for response in responses) == (thought or "")
+
+
+def test_a_call_that_is_cut_keeps_its_text(serve_template: Any) -> None:
+    cut = '{"name": "get_weather", "parameters": {"city": "杭'
+    with serve_template("llama3.1", cut, "length") as (_, server):
+        choice = ask(server, tools=[WEATHER]).json()["choices"][0]
+        assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "杭'
+        assert choice["finish_reason"] == "length"
+        with ollama.Client(server.address, timeout=60) as client:
+            assert client.chat("tiny", MESSAGES, tools=[WEATHER]).message.content == cut
+            parts = list(client.chat("tiny", MESSAGES, tools=[WEATHER], stream=True))
+        assert "".join(part.message.content or "" for part in parts) == cut
+        assert parts[-1].done_reason == "length"
+
+
+def test_without_parallel_calls_the_first_one_is_all(serve_template: Any) -> None:
+    with serve_template("llama3.1", TEXTS["llama3.1"]) as (_, server):
+        choice = ask(server, tools=[WEATHER], parallel_tool_calls=False).json()["choices"][0]
+    assert len(choice["message"]["tool_calls"]) == 1 and choice["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"chat_template_kwargs": {"thinking": False}},
+        {"reasoning_effort": "none"},
+    ],
+)
+def test_a_request_turns_thinking_off(serve_template: Any, fields: dict[str, Any]) -> None:
+    with serve_template("deepseek_r1", "想\n</think>\n\n好") as (said, server):
+        message = ask(server).json()["choices"][0]["message"]
+        assert (message["reasoning_content"], message["content"]) == ("想", "好")
+        assert said.prompt().endswith("<think>\n")
+        said.text = "好"
+        message = ask(server, **fields).json()["choices"][0]["message"]
+        assert "reasoning_content" not in message and message["content"] == "好"
+        assert said.prompt().endswith("<think>\n\n</think>\n\n")
+
+
+def test_ollamas_think_turns_it_on_and_off(serve_template: Any) -> None:
+    with (
+        serve_template("deepseek_r1", "想\n</think>\n\n好") as (said, server),
+        ollama.Client(server.address, timeout=60) as client,
+    ):
+        for think in (True, "high", None):
+            answer = client.chat("tiny", MESSAGES, think=think)  # type: ignore[arg-type]
+            assert (answer.message.thinking, answer.message.content) == ("想", "好")
+        generated = client.generate("tiny", "?", think=True)
+        assert (generated.thinking, generated.response) == ("想", "好")
+        said.text = "好"
+        assert client.chat("tiny", MESSAGES, think=False).message.content == "好"
+        assert said.prompt().endswith("</think>\n\n")
+        assert set(client.show("tiny").capabilities or ()) == {"completion", "embedding", "thinking"}
+
+
+def test_what_a_template_cannot_do_is_refused_by_name(serve_template: Any) -> None:
+    with serve_template("no reasoning", "好") as (_, server):
+        refused = ask(server, chat_template_kwargs={"enable_thinking": True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "chat_template_kwargs.enable_thinking")
+        unknown = ask(server, chat_template_kwargs={"date_string": "1"})
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "chat_template_kwargs.date_string")
+        assert ask(server, reasoning_effort="none").status_code == 200
+        body = {"model": "tiny", "prompt": "a", "suffix": "b", "stream": False}
+        for path in ("/api/generate", "/v1/completions"):
+            answer = httpx.post(server.address + path, json=body)
+            assert answer.status_code == 400 and "suffix" in answer.text
+        images = {"model": "tiny", "messages": [{"role": "user", "content": "?", "images": ["aGk="]}]}
+        answer = httpx.post(f"{server.address}/api/chat", json=images)
+        assert answer.status_code == 400 and "images" in answer.text
+
+
+def test_a_response_format_leaves_no_thought(serve_template: Any) -> None:
+    with serve_template("deepseek_r1", '{"a": 1}') as (said, server):
+        message = ask(server, response_format={"type": "json_object"}).json()["choices"][0]["message"]
+        assert message["content"] == '{"a": 1}' and "reasoning" not in message
+        assert said.prompt().endswith("</think>\n\n")
+        both = ask(server, response_format={"type": "json_object"}, reasoning_effort="high")
+        assert (both.status_code, both.json()["error"]["param"]) == (400, "reasoning_effort")
+
+
+def test_raw_text_is_not_split(serve_template: Any) -> None:
+    with (
+        serve_template("deepseek_r1", "<think>想</think>好") as (said, server),
+        ollama.Client(server.address, timeout=60) as client,
+    ):
+        assert client.generate("tiny", "one", raw=True).response == "<think>想</think>好"
+        assert "<" not in said.prompt().replace("<|begin_of_text|>", "")
+        with pytest.raises(ollama.ResponseError, match="system has no place beside raw"):
+            client.generate("tiny", "one", raw=True, system="?")
+
+
+def test_ollamas_answers_have_log_probabilities(serve_template: Any) -> None:
+    with (
+        serve_template("llama3.1", "<think>\n想\n</think>\n\n好的") as (said, server),
+        ollama.Client(server.address, timeout=60) as client,
+    ):
+        whole = client.chat("tiny", MESSAGES, logprobs=True, top_logprobs=1)
+        streamed = list(client.chat("tiny", MESSAGES, logprobs=True, top_logprobs=1, stream=True))
+        plain = client.generate("tiny", "?", logprobs=True)
+    for responses in ([whole], streamed, [plain]):
+        logprobs = [entry for response in responses for entry in response.logprobs or ()]
+        assert "".join(entry.token for entry in logprobs if "\ufffd" not in entry.token).startswith("<think>")
+        assert len(logprobs) == len(said.tokenizer.encode(said.text))
+        assert all(entry.logprob == -0.5 for entry in logprobs)
+
+
+def test_show_has_what_open_webui_and_vs_code_read(serve_template: Any) -> None:
+    with serve_template("llama3.1", "") as (_, server):
+        shown = httpx.post(f"{server.address}/api/show", json={"model": "tiny"}).json()
+    info = shown["model_info"]
+    assert info[f"{info['general.architecture']}.context_length"] == 4096
+    assert info["general.basename"] == "tiny" and info["general.parameter_count"] > 0
+    assert "tools" in shown["capabilities"] and "stop" in shown["parameters"]
+    assert shown["details"]["families"] == ["llama"] and shown["details"]["parameter_size"]
+    assert shown["template"].startswith("{#")
