@@ -136,4 +136,4 @@ def test_arguments_stream_as_they_are_written() -> None:
 
 def test_calls_are_numbered_and_have_ids_of_their_own() -> None:
     parts = [part for part in AnswerSplitter(NAMES).feed(f"{CALL}; {OTHER}") if part.kind == "call"]
-    assert [part.index for part in parts] == [0, 1] and len({part.call_id for part in parts}) == 2
+    assert [part.call_index for part in parts] == [0, 1] and len({part.call_id for part in parts}) == 2

@@ -43,7 +43,7 @@ SOURCES = {
 }
 
 
-class SaidStream:
+class ScriptedStream:
     """A stream of given ids."""
 
     def __init__(self, ids: Sequence[int], finish_reason: FinishReason) -> None:
@@ -68,7 +68,7 @@ class SaidStream:
     def close(self) -> None: ...
 
 
-class Said:
+class ScriptedModel:
     """A server whose model says `text`; `requests` are those that it was asked."""
 
     def __init__(self, opened: LoadedEngine, text: str = "", finish_reason: FinishReason = "stop") -> None:
@@ -76,9 +76,9 @@ class Said:
         self.requests: list[GenerationRequest] = []
         opened.engine.stream = self._stream  # type: ignore[method-assign,assignment]
 
-    def _stream(self, request: GenerationRequest) -> SaidStream:
+    def _stream(self, request: GenerationRequest) -> ScriptedStream:
         self.requests.append(request)
-        return SaidStream(self.tokenizer.encode(self.text), self.finish_reason)
+        return ScriptedStream(self.tokenizer.encode(self.text), self.finish_reason)
 
     def prompt(self) -> str:
         return self.tokenizer.decode(self.requests[-1].prompt_ids, skip_special=False)
@@ -105,14 +105,14 @@ def serve_template(opened_long: LoadedEngine, monkeypatch: pytest.MonkeyPatch) -
     """Make a server of the model under a packaged template; the special tokens that it lacks are written as text."""
 
     @contextmanager
-    def make(name: str, text: str, finish_reason: FinishReason = "stop") -> Iterator[tuple[Said, LiveServer]]:
+    def make(name: str, text: str, finish_reason: FinishReason = "stop") -> Iterator[tuple[ScriptedModel, LiveServer]]:
         engine_stream = opened_long.engine.stream
         template = ChatTemplate(SOURCES.get(name) or read_packaged_template(name), opened_long.tokenizer, name)
         monkeypatch.setattr(LoadedEngine, "load_template", lambda _: template)
-        said = Said(opened_long, text, finish_reason)
+        script = ScriptedModel(opened_long, text, finish_reason)
         try:
             with run_server(opened_long) as server:
-                yield said, server
+                yield script, server
         finally:
             opened_long.engine.stream = engine_stream  # type: ignore[method-assign]
 
@@ -183,19 +183,19 @@ def test_without_parallel_calls_the_first_one_is_all(serve_template: Any) -> Non
     ],
 )
 def test_a_request_turns_thinking_off(serve_template: Any, fields: dict[str, Any]) -> None:
-    with serve_template("deepseek_r1", "想\n</think>\n\n好") as (said, server):
+    with serve_template("deepseek_r1", "想\n</think>\n\n好") as (script, server):
         message = ask(server).json()["choices"][0]["message"]
         assert (message["reasoning_content"], message["content"]) == ("想", "好")
-        assert said.prompt().endswith("<think>\n")
-        said.text = "好"
+        assert script.prompt().endswith("<think>\n")
+        script.text = "好"
         message = ask(server, **fields).json()["choices"][0]["message"]
         assert "reasoning_content" not in message and message["content"] == "好"
-        assert said.prompt().endswith("<think>\n\n</think>\n\n")
+        assert script.prompt().endswith("<think>\n\n</think>\n\n")
 
 
 def test_ollamas_think_turns_it_on_and_off(serve_template: Any) -> None:
     with (
-        serve_template("deepseek_r1", "想\n</think>\n\n好") as (said, server),
+        serve_template("deepseek_r1", "想\n</think>\n\n好") as (script, server),
         ollama.Client(server.address, timeout=60) as client,
     ):
         for think in (True, "high", None):
@@ -203,9 +203,9 @@ def test_ollamas_think_turns_it_on_and_off(serve_template: Any) -> None:
             assert (answer.message.thinking, answer.message.content) == ("想", "好")
         generated = client.generate("tiny", "?", think=True)
         assert (generated.thinking, generated.response) == ("想", "好")
-        said.text = "好"
+        script.text = "好"
         assert client.chat("tiny", MESSAGES, think=False).message.content == "好"
-        assert said.prompt().endswith("</think>\n\n")
+        assert script.prompt().endswith("</think>\n\n")
         assert set(client.show("tiny").capabilities or ()) == {"completion", "embedding", "thinking"}
 
 
@@ -226,28 +226,28 @@ def test_what_a_template_cannot_do_is_refused_by_name(serve_template: Any) -> No
 
 
 def test_a_response_format_leaves_no_thought(serve_template: Any) -> None:
-    with serve_template("deepseek_r1", '{"a": 1}') as (said, server):
+    with serve_template("deepseek_r1", '{"a": 1}') as (script, server):
         message = ask(server, response_format={"type": "json_object"}).json()["choices"][0]["message"]
         assert message["content"] == '{"a": 1}' and "reasoning" not in message
-        assert said.prompt().endswith("</think>\n\n")
+        assert script.prompt().endswith("</think>\n\n")
         both = ask(server, response_format={"type": "json_object"}, reasoning_effort="high")
         assert (both.status_code, both.json()["error"]["param"]) == (400, "reasoning_effort")
 
 
 def test_raw_text_is_not_split(serve_template: Any) -> None:
     with (
-        serve_template("deepseek_r1", "<think>想</think>好") as (said, server),
+        serve_template("deepseek_r1", "<think>想</think>好") as (script, server),
         ollama.Client(server.address, timeout=60) as client,
     ):
         assert client.generate("tiny", "one", raw=True).response == "<think>想</think>好"
-        assert "<" not in said.prompt().replace("<|begin_of_text|>", "")
+        assert "<" not in script.prompt().replace("<|begin_of_text|>", "")
         with pytest.raises(ollama.ResponseError, match="system has no place beside raw"):
             client.generate("tiny", "one", raw=True, system="?")
 
 
 def test_ollamas_answers_have_log_probabilities(serve_template: Any) -> None:
     with (
-        serve_template("llama3.1", "<think>\n想\n</think>\n\n好的") as (said, server),
+        serve_template("llama3.1", "<think>\n想\n</think>\n\n好的") as (script, server),
         ollama.Client(server.address, timeout=60) as client,
     ):
         whole = client.chat("tiny", MESSAGES, logprobs=True, top_logprobs=1)
@@ -256,7 +256,7 @@ def test_ollamas_answers_have_log_probabilities(serve_template: Any) -> None:
     for responses in ([whole], streamed, [plain]):
         logprobs = [entry for response in responses for entry in response.logprobs or ()]
         assert "".join(entry.token for entry in logprobs if "\ufffd" not in entry.token).startswith("<think>")
-        assert len(logprobs) == len(said.tokenizer.encode(said.text))
+        assert len(logprobs) == len(script.tokenizer.encode(script.text))
         assert all(entry.logprob == -0.5 for entry in logprobs)
 
 

@@ -44,13 +44,13 @@ class AnswerPart(NamedTuple):
         kind: `reasoning` and `content` carry text. `call` begins a tool call, `arguments` carries its next arguments
             (JSON), `call_end` says that it is complete.
         text: The text; the name of the tool in a `call`.
-        index: Number of the call within its answer, from 0.
+        call_index: Number of the call within its answer, from 0.
         call_id: A new id of the call, in a `call`.
     """
 
     kind: Literal["reasoning", "content", "call", "arguments", "call_end"]
     text: str = ""
-    index: int = 0
+    call_index: int = 0
     call_id: str = ""
 
 
@@ -81,9 +81,9 @@ class SplitAnswer:
         elif part.kind == "call":
             self.calls.append(WrittenCall(part.text, part.call_id))
         elif part.kind == "arguments":
-            self.calls[part.index].arguments += part.text
+            self.calls[part.call_index].arguments += part.text
         else:
-            self.calls[part.index].is_complete = True
+            self.calls[part.call_index].is_complete = True
 
 
 class AnswerSplitter:

@@ -87,7 +87,7 @@ class ResponseFormatter:
                 continue
             self._calls.add(part)
             if part.kind == "call_end":
-                call = self._calls.calls[part.index]
+                call = self._calls.calls[part.call_index]
                 content = (
                     self._format_content("", "", [call]) if _is_sent(call) else self._format_content(call.arguments)
                 )

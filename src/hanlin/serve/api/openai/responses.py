@@ -123,9 +123,11 @@ def _make_delta(part: AnswerPart) -> dict[str, Any]:
         return {"reasoning_content": part.text, "reasoning": part.text}
     if part.kind == "call":
         function = {"name": part.text, "arguments": ""}
-        return {"tool_calls": [{"index": part.index, "id": part.call_id, "type": "function", "function": function}]}
+        return {
+            "tool_calls": [{"index": part.call_index, "id": part.call_id, "type": "function", "function": function}]
+        }
     if part.kind == "arguments":
-        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
+        return {"tool_calls": [{"index": part.call_index, "function": {"arguments": part.text}}]}
     return {"content": part.text}
 
 
