@@ -15,8 +15,9 @@ from typing import Any
 
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
+from hanlin.serve.api.answer_splitter import AnswerPart, AnswerSplitter, make_splitter
 from hanlin.serve.api.streaming import encode_sse
-from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser, parse_arguments
+from hanlin.serve.api.tool_calls import parse_arguments
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer
@@ -29,28 +30,31 @@ class MessageFormatter:
 
     Args:
         model: Name of the model.
-        tool_names: Tools whose calls are parsed out of the answer.
+        tool_names: Tools whose calls are read out of the answer.
     """
 
     def __init__(self, model: str, tool_names: Collection[str]) -> None:
         self._id = f"msg_{uuid.uuid4().hex[:24]}"
         self._model = model
-        self._parser = ToolCallParser(tool_names)
+        self._tool_names = tool_names
+        self._splitter = AnswerSplitter(tool_names)
         self._blocks = BlockEvents()
 
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         """The only object of a response that is not streamed."""
         (answer,) = answers
-        deltas = [delta for text_delta in answer.text_deltas for delta in self._parser.feed(text_delta.text)]
-        events = [event for delta in [*deltas, *self._parser.flush()] for event in self._blocks.feed(delta)]
+        self._splitter = make_splitter(job, 0, self._tool_names)
+        parts = [part for text_delta in answer.text_deltas for part in self._splitter.feed(text_delta.text)]
+        events = [event for part in [*parts, *self._splitter.flush()] for event in self._blocks.feed(part)]
         return {
-            **self._make_message(join_blocks(events)),
+            **self._make_message(join_blocks(events, self._splitter.cut_text)),
             **self._make_end(answer.end),
             "usage": self._make_usage(job, answer.end),
         }
 
     def open_stream(self, job: GenerationJob) -> list[bytes]:
         """The first events: the message without content, and a ping, which clients expect there."""
+        self._splitter = make_splitter(job, 0, self._tool_names)
         usage = self._make_usage(job, AnswerEnd("stop", 0))
         message = {**self._make_message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
         return [_encode({"type": "message_start", "message": message}), _encode({"type": "ping"})]
@@ -58,19 +62,19 @@ class MessageFormatter:
     def format_event(self, job: GenerationJob, event: TextDelta | AnswerEnd) -> list[bytes]:
         """The events that one answer event makes; none while the text may still become a tool call."""
         if isinstance(event, TextDelta):
-            return self._encode_deltas(self._parser.feed(event.text))
-        held = self._encode_deltas(self._parser.flush())
+            return self._encode_parts(self._splitter.feed(event.text))
+        held = self._encode_parts(self._splitter.flush())
         end = {"type": "message_delta", "delta": self._make_end(event), "usage": self._make_usage(job, event)}
         return [*held, *map(_encode, [*self._blocks.close(), end, {"type": "message_stop"}])]
 
-    def _encode_deltas(self, deltas: Iterable[ToolCallDelta]) -> list[bytes]:
-        return [_encode(event) for delta in deltas for event in self._blocks.feed(delta)]
+    def _encode_parts(self, parts: Iterable[AnswerPart]) -> list[bytes]:
+        return [_encode(event) for part in parts for event in self._blocks.feed(part)]
 
     def _make_message(self, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._model, "content": content}
 
     def _make_end(self, end: AnswerEnd) -> dict[str, str | None]:
-        if self._parser.is_complete:
+        if self._splitter.finish_reason(end.finish_reason) == "tool_calls":
             reason = "tool_use"
         elif end.finish_reason == "length":
             reason = "max_tokens"
@@ -93,15 +97,21 @@ class BlockEvents:
         self._index = -1
         self._open_type = ""
 
-    def feed(self, delta: ToolCallDelta) -> list[Event]:
+    def feed(self, part: AnswerPart) -> list[Event]:
         """The events that the next part of the answer makes."""
-        if delta.name:
-            block = {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": delta.name, "input": {}}
+        if part.kind == "call":
+            block = {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": part.text, "input": {}}
             return self._open(block)
-        if delta.arguments:
-            return [self._make_delta({"type": "input_json_delta", "partial_json": delta.arguments})]
+        if part.kind == "call_end":
+            return []
+        if part.kind == "arguments":
+            return [self._make_delta({"type": "input_json_delta", "partial_json": part.text})]
+        if part.kind == "reasoning":
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            opened = [] if self._open_type == "thinking" else self._open(block)
+            return [*opened, self._make_delta({"type": "thinking_delta", "thinking": part.text})]
         opened = [] if self._open_type == "text" else self._open({"type": "text", "text": ""})
-        return [*opened, self._make_delta({"type": "text_delta", "text": delta.text})]
+        return [*opened, self._make_delta({"type": "text_delta", "text": part.text})]
 
     def close(self) -> list[Event]:
         """The end of the open block, if there is one."""
@@ -118,10 +128,14 @@ class BlockEvents:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
 
-def join_blocks(events: Iterable[Event]) -> list[dict[str, Any]]:
+def join_blocks(events: Iterable[Event], cut_text: str = "") -> list[dict[str, Any]]:
     """The blocks that a client puts together from the events of a stream.
 
     A call that was cut off within its arguments has no object as `input`: it becomes a text with what was written.
+
+    Args:
+        events: The events of the blocks.
+        cut_text: The call that was cut off, as the model wrote it.
     """
     blocks: list[dict[str, Any]] = []
     inputs: dict[int, str] = {}
@@ -133,10 +147,12 @@ def join_blocks(events: Iterable[Event]) -> list[dict[str, Any]]:
             if delta["type"] == "input_json_delta":
                 inputs[index] = inputs.get(index, "") + delta["partial_json"]
             else:
-                blocks[index]["text"] += delta["text"]
+                field = "thinking" if delta["type"] == "thinking_delta" else "text"
+                blocks[index][field] += delta[field]
     for index, text in inputs.items():
         arguments = parse_arguments(text)
-        blocks[index] = {"type": "text", "text": text} if arguments is None else {**blocks[index], "input": arguments}
+        written = {"type": "text", "text": cut_text or text}
+        blocks[index] = written if arguments is None else {**blocks[index], "input": arguments}
     return blocks
 
 
