@@ -51,7 +51,7 @@ REASONS: dict[str, str] = {
     "nothing_to_learn": mark("none of its answers is to be learned"),
     "placeholder": mark("{{name}} or {{author}} is not filled in"),
     "refusal": mark("an answer begins with a refusal"),
-    "unparsed_tags": mark("there is text outside the Human and Assistant tags"),
+    "unparsed_tags": mark("there is text outside the tags of the turns"),
     "tie": mark("both answers have the same score"),
     "chosen_scores_lower": mark("the chosen answer has the lower score"),
     "identical_answers": mark("the two answers are the same"),

@@ -51,6 +51,10 @@ ROWS: dict[str, Any] = {
         content=f"<|begin_of_thought|>\n\n{THOUGHT}\n\n<|end_of_thought|>\n\n"
         f"<|begin_of_solution|>\n\n{TELL}\n\n<|end_of_solution|>"
     ),
+    "AM-DeepSeek-R1": answer(content=f"<think>{THOUGHT}</think>\n<answer>{TELL}</answer>"),
+    "an answer whose thinking began in the prompt": answer(
+        content=f"{THOUGHT}\n</think>\n\n<answer>\n{TELL}\n</answer>\n"
+    ),
     "field and tags, the same": answer(reasoning_content=THOUGHT, content=TAGGED),
     "details, as OpenRouter gives them": answer(
         reasoning_details=[{"type": "reasoning.text", "text": THOUGHT}], content=TELL
@@ -167,3 +171,15 @@ def test_a_channel_that_is_no_answer_is_dropped_by_name() -> None:
     call = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
     item = read_row(answer(content=f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant{call}"))
     assert isinstance(item, Drop) and item.reason == "broken_tool_call"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["<answer>七</answer>，对吗？", "在 HTML 里写 <answer>七</answer>", "<answer>六</answer><answer>七</answer>"],
+)
+def test_tags_of_an_answer_that_are_not_all_around_it_stay(rest: str) -> None:
+    assert split_reasoning(f"<think>{THOUGHT}</think>{rest}") == (THOUGHT, rest)
+
+
+def test_tags_of_an_answer_without_reasoning_stay() -> None:
+    assert split_reasoning(f"<answer>{TELL}</answer>") == ("", f"<answer>{TELL}</answer>")

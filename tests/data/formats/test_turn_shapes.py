@@ -209,7 +209,7 @@ def test_a_row_that_is_not_to_be_trained_on_is_not_learned(put: Put, chat: dict[
 
 
 def test_figures_of_a_row_are_no_flags(put: Put) -> None:
-    for field in ("loss", "weight", "learn"):
+    for field in ("loss", "learn"):
         (parsed,) = read_rows(put, {**CHATS[0], field: 0})
         assert parsed.item.messages[-1].train is None and parsed.item.meta == {field: 0}
 

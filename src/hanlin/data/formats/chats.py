@@ -19,6 +19,7 @@ from hanlin.data.formats.content.reasoning import (
     read_reasoning,
     split_reasoning,
 )
+from hanlin.data.formats.content.rendered import read_rendered_prompt
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
@@ -239,6 +240,14 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
 # --- all formats ------------------------------------------------------------------------------------------------------
 
 
+def _read_rendered(chat: ParsedChat | Drop) -> ParsedChat | Drop:
+    """Read a prompt that a chat template has rendered into its turns."""
+    messages = chat if isinstance(chat, Drop) else read_rendered_prompt(chat.messages)
+    if isinstance(chat, Drop) or isinstance(messages, Drop):
+        return messages if isinstance(messages, Drop) else chat
+    return chat if messages is chat.messages else replace(chat, messages=messages)
+
+
 def _chat_format(
     name: str, recognize: Callable[[Any], bool], read: Callable[[Any], Iterator[ParsedChat | Drop]]
 ) -> Format[ParsedChat]:
@@ -247,7 +256,7 @@ def _chat_format(
     def read_finished(value: Any) -> Iterator[ParsedChat | Drop]:
         row = value if isinstance(value, dict) else {}
         wrong, is_learned = find_wrong_verdict(row), not says_not_to_learn(row)
-        for chat in read(value):
+        for chat in map(_read_rendered, read(value)):
             finished = chat if isinstance(chat, Drop) else finish_chat(value, chat)
             if isinstance(finished, Drop):
                 yield finished

@@ -17,6 +17,7 @@ from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.base import Format, Item, ParsedRow
 from hanlin.data.formats.content.cells import decode_cells
 from hanlin.data.formats.content.labels import is_labeled_answer
+from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.look_alike import describe_look_alike
 from hanlin.data.io.input_file import InputFile
@@ -124,7 +125,7 @@ def _parse_rows(detected: DetectedFormat[Item], rows: Iterator[Row]) -> Iterator
             yield ParsedRow(record_number, row.line, item, row.value, getattr(item, "unread", ()))
 
 
-_TAGGED_FIELDS = frozenset({"text", "plain_text", "chat", "sample"})
+_TAGGED_FIELDS = frozenset({"text", "plain_text", "chat", "sample", "conversation", "conversations", "dialogue"})
 _MAX_SHAPES = 100
 
 
@@ -193,6 +194,10 @@ def _choose_format(
         if any(candidate.recognize(value) for value in values for candidate in formats_of_stage):
             hint = tr("it looks like data for the stage `{stage}`", stage=stage)
     location = f"{file.path}:{rows[0].line}"
+    field, rendering = next(filter(None, map(find_rendered_field, values)), ("", ""))
+    if rendering and any(candidate.name == "tagged_text" for candidate in formats):
+        what = tr("these are conversations that the chat template {rendering} has rendered", rendering=rendering)
+        raise UserError(what, location, tr("name the field with `fields`: {example}", example=f"{{text: {field}}}"))
     if is_numbered(values[0]):
         example = "{prompt: '1', response: '2'}" if len(values[0]) > 1 else "{text: '1'}"
         hint = tr("name its columns, which are numbered, with `fields`, such as {example}", example=example)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.rendered import find_rendering, parse_rendered
 from hanlin.data.formats.content.roles import ROLE_NAMES
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.questions import place_system
@@ -19,23 +20,38 @@ _SENTENCES = re.compile(r"</s>\s*(?=<s>|\Z)")
 _OPEN_TAG = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant)\s*[:：]")
 
 
+_RENDERED_FIELDS = ("text", "formatted_text", "formatted_chat", "conversation", "conversations", "messages", "dialogue")
+
+
 def is_tagged(value: Any) -> bool:
-    """Whether a row's `text` begins with the tag of a turn."""
-    return isinstance(value, dict) and isinstance(value.get("text"), str) and bool(_TAGGED.match(value["text"]))
+    """Whether a row's `text` begins with the tag of a turn, or one of its texts with the marks of a chat template."""
+    if not isinstance(value, dict):
+        return False
+    return bool(_find_rendered(value)) or (isinstance(value.get("text"), str) and bool(_TAGGED.match(value["text"])))
+
+
+def _find_rendered(row: Mapping[str, Any]) -> str:
+    """The field of a conversation that a template has rendered, empty without any."""
+    texts = [name for name in _RENDERED_FIELDS if isinstance(row.get(name), str)]
+    return next((name for name in texts if find_rendering(row[name])), "")
 
 
 def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
-    """Read one text of `<s>Human: ...</s><s>Assistant: ...</s>`, or of paragraphs that begin with `Human:` etc."""
-    text = value.get("text") if isinstance(value, dict) else None
+    """Read one text of `<s>Human: ...</s><s>Assistant: ...</s>`, of paragraphs that begin with `Human:` etc., or of a
+    rendered conversation.
+    """
+    rendered = _find_rendered(value) if isinstance(value, dict) else ""
+    field = rendered or "text"
+    text = value.get(field) if isinstance(value, dict) else None
     if not isinstance(text, str):
         yield Drop("no_text")
         return
-    messages = parse_tagged_turns(text)
+    messages = parse_rendered(text) if rendered else parse_tagged_turns(text)
     if isinstance(messages, Drop):
         yield messages
         return
     placed, system_field = place_system(value, messages)
-    used = ("text", "id", system_field, find_row_tools(value)[0])
+    used = (field, "id", system_field, find_row_tools(value)[0])
     yield ParsedChat(placed, (), collect_meta(value, used), find_unread_fields(value, used))
 
 

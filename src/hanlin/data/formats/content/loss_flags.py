@@ -23,7 +23,9 @@ _FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS, *_DETAIL_FIELDS))
 _ROW_FIELDS = frozenset(
     ("train", "trainable", "is_train", "is_trainable", "train_on", "compute_loss", "calculate_loss", "has_loss")
 )
-"""Fields of a row of which false means that nothing of it is learned; `loss` or `weight` of a row may be a figure."""
+"""Fields of a row of which false means that nothing of it is learned; its `loss` may be a figure."""
+_ROW_WEIGHTS = ("weight", "loss_weight", "sample_weight")
+"""Fields of a row of which 0 means that nothing of it is learned; any other weight is a figure for `meta`."""
 _TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -52,7 +54,9 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
 
 
 def says_not_to_learn(row: Mapping[str, Any]) -> bool:
-    """Whether a row says of itself that it is not learned: `train: false` and the like."""
+    """Whether a row says of itself that it is not learned: `train: false`, `weight: 0` and the like."""
+    if any(row.get(name) is not None and _read_number(row[name]) == 0 for name in _ROW_WEIGHTS):
+        return True
     if _ROW_FIELDS.isdisjoint(row):
         return False
     return any(row[name] is False or str(row[name]).strip().lower() == "false" for name in row.keys() & _ROW_FIELDS)

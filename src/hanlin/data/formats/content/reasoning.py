@@ -42,6 +42,8 @@ _CLOSED_MARKS = (
 _NEVER_PLAIN = frozenset({"<think>", "<|begin_of_thought|>"})
 """Marks that are not the beginning of an ordinary text: without their end, the answer is cut off."""
 _SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.S)
+_ANSWER = re.compile(r"\s*<answer>((?:(?!</?answer>).)*)(?:</answer>\s*)?\Z", re.S | re.I)
+"""The answer after the reasoning as R1-Zero and AM-DeepSeek-R1 mark it."""
 _CHANNELS = re.compile(
     r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(.*?)<\|end\|>"
     r"(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>(.*?)(?:<\|return\|>|<\|end\|>)?\s*\Z",
@@ -103,7 +105,7 @@ def split_reasoning(text: str) -> tuple[str, str] | Drop:
         return _join_parts(parts), _strip_solution(rest)
     end = _CLOSE_ALONE.search(text)
     if end is not None and "<think>" not in text[: end.start()]:
-        return strip_turn(text[: end.start()]), text[end.end() :]
+        return strip_turn(text[: end.start()]), _strip_solution(text[end.end() :])
     return "", text
 
 
@@ -121,8 +123,8 @@ def _split_block(head: str) -> tuple[str, str] | Drop | None:
 
 
 def _strip_solution(text: str) -> str:
-    """The answer between the marks of a solution, if it has them."""
-    match = _SOLUTION.match(text)
+    """The answer between the marks of a solution or an answer, if it has them."""
+    match = _SOLUTION.match(text) or _ANSWER.match(text)
     return match[1] if match else text
 
 

@@ -1,0 +1,158 @@
+"""Conversations that a chat template has rendered into one text already, with its tags and special tokens."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.core.records import Message, Role
+from hanlin.data.formats.base import strip_turn
+from hanlin.data.formats.content.roles import ROLE_NAMES
+from hanlin.data.ledger import Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a template marks turns.
+
+    Attributes:
+        name: Its usual name.
+        opening: Matches the mark before a turn; its group is the role.
+        closing: Matches the marks after a turn.
+    """
+
+    name: str
+    opening: re.Pattern[str]
+    closing: re.Pattern[str]
+
+
+_RENDERINGS = (
+    Rendering("ChatML", re.compile(r"<\|im_start\|> ?(\w+)[ \t]*(?:\n|\Z)"), re.compile(r"<\|im_end\|>")),
+    Rendering(
+        "Llama 3",
+        re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>"),
+        re.compile(r"<\|(?:eot_id|eom_id)\|>"),
+    ),
+    Rendering("Gemma", re.compile(r"<start_of_turn>(\w+)(?:\n|\Z)"), re.compile(r"<end_of_turn>")),
+    Rendering("Zephyr", re.compile(r"<\|(system|user|assistant|observation)\|>"), re.compile(r"</s>|<\|end\|>")),
+    Rendering("Guanaco", re.compile(r"###\s*(Human|Assistant|System)\s*[:：]"), re.compile(r"(?!)")),
+)
+_BEGIN = re.compile(r"(?:\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|\[gMASK\]|<sop>))*\s*")
+_END = re.compile(r"(?:\s*(?:</s>|<eos>|<\|endoftext\|>|<\|end_of_text\|>))*\s*\Z")
+_LLAMA_DATES = re.compile(r"Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?\s*")
+"""What the template of Llama 3.1 writes before a system text."""
+
+_INST = re.compile(r"(?:\s*<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?=(?:\s*<s>)?\s*\[INST\]|\Z)", re.S)
+_SYS = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.S)
+_ALPACA_INTRO = re.compile(r"Below is an instruction that describes a task[^\n]*(?:\n(?!#)[^\n]+)*\s*(?=###)")
+_ALPACA = re.compile(r"(?:\A|\n)###\s*(Instruction|Input|Response)\s*[:：]")
+_FIRST = ("<", "#", "[", "B")
+
+
+def find_rendering(text: str) -> str:
+    """The usual name of the template that rendered a text, by the marks that it begins with; empty if there is none."""
+    head = text[_BEGIN.match(text).end() :] if text[:1] in ("<", "[", " ", "\n") else text  # type: ignore[union-attr]
+    if not head.startswith(_FIRST):
+        return ""
+    if head.startswith("[INST]"):
+        return "Llama 2" if "[/INST]" in head else ""
+    if head.startswith(("### Instruction:", "###Instruction:")) or _ALPACA_INTRO.match(head):
+        return "Alpaca" if "Response" in head else ""
+    return next((rendering.name for rendering in _RENDERINGS if rendering.opening.match(head)), "")
+
+
+def find_rendered_field(row: Any) -> tuple[str, str] | None:
+    """The first field of a row that holds a rendered conversation, and the name of its template; None without any."""
+    items = row.items() if isinstance(row, dict) else ()
+    return next(
+        ((str(field), name) for field, text in items if isinstance(text, str) and (name := find_rendering(text))), None
+    )
+
+
+def parse_rendered(text: str) -> tuple[Message, ...] | Drop:
+    r"""Parse a text that `find_rendering` names into its turns.
+
+    The begin and end tokens, the dates that Llama 3.1 writes, Alpaca's introduction and a prompt for an answer that
+    does not come belong to the template. A Drop if anything else is outside the turns, or a role is not known.
+
+    Example:
+        "<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n乙<|im_end|>" gives a turn of the user and an answer.
+    """
+    name = find_rendering(text)
+    body = _END.sub("", text[_BEGIN.match(text).end() :])  # type: ignore[union-attr]
+    if name == "Llama 2":
+        return _parse_inst(text)
+    if name == "Alpaca":
+        return _parse_alpaca(body)
+    rendering = next(rendering for rendering in _RENDERINGS if rendering.name == name)
+    _, *pieces = rendering.opening.split(body)
+    messages: list[Message] = []
+    for role_name, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        content, *outside = rendering.closing.split(piece)
+        if any(part.strip() for part in outside):
+            return Drop("unparsed_tags", "".join(outside).strip()[:40])
+        role = ROLE_NAMES.get(role_name.lower())
+        if role is None:
+            return Drop("unknown_role", role_name)
+        if role == "system" and name == "Llama 3":
+            content = _LLAMA_DATES.sub("", content.lstrip(), count=1)
+            if not content.strip():
+                continue
+        messages.append(Message(role, strip_turn(content)))
+    return _without_open_answer(messages)
+
+
+def _parse_inst(text: str) -> tuple[Message, ...] | Drop:
+    """Parse `<s>[INST] <<SYS>>system<</SYS>> question [/INST] answer </s>` of Llama 2 and Mistral."""
+    messages: list[Message] = []
+    end = 0
+    for match in _INST.finditer(text):
+        if text[end : match.start()].strip():
+            break
+        end = match.end()
+        question, answer = match[1], _END.sub("", match[2])
+        system = _SYS.match(question) if not messages else None
+        if system is not None:
+            if system[1].strip():
+                messages.append(Message("system", strip_turn(system[1])))
+            question = question[system.end() :]
+        messages += [Message("user", strip_turn(question)), Message("assistant", strip_turn(answer))]
+    outside = text[end:].strip()
+    if outside or "[/INST]" in messages[-1].text:
+        return Drop("unparsed_tags", outside[:40])
+    return _without_open_answer(messages)
+
+
+def _parse_alpaca(text: str) -> tuple[Message, ...] | Drop:
+    """Parse `### Instruction:`, `### Input:` and `### Response:`; an input joins its instruction."""
+    prefix, *pieces = _ALPACA.split(_ALPACA_INTRO.sub("", text, count=1))
+    if prefix.strip():
+        return Drop("unparsed_tags", prefix.strip()[:40])
+    messages: list[Message] = []
+    for name, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        content = strip_turn(piece)
+        if name != "Input":
+            messages.append(Message("user" if name == "Instruction" else "assistant", content))
+        elif not messages or messages[-1].role != "user":
+            return Drop("unparsed_tags", f"### {name}:")
+        elif content:
+            messages[-1] = Message("user", f"{messages[-1].text}\n{content}")
+    return _without_open_answer(messages)
+
+
+def _without_open_answer(messages: list[Message]) -> tuple[Message, ...]:
+    """The turns without the prompt for an answer that does not come."""
+    last: Role | None = messages[-1].role if messages else None
+    return tuple(messages[:-1] if last == "assistant" and not messages[-1].text else messages)
+
+
+def read_rendered_prompt(messages: tuple[Message, ...]) -> tuple[Message, ...] | Drop:
+    """Replace a first question that is a rendered prompt by its turns; other conversations are returned as they are."""
+    index = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
+    if index == len(messages) or messages[index].role != "user" or messages[index].text[:1] not in _FIRST:
+        return messages
+    if find_rendering(messages[index].text) in ("", "Alpaca", "Guanaco"):  # headings like these may be a question
+        return messages
+    turns = parse_rendered(messages[index].text)
+    return turns if isinstance(turns, Drop) else (*messages[:index], *turns, *messages[index + 1 :])
