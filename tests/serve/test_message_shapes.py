@@ -60,6 +60,8 @@ def test_an_answer_that_has_begun_is_held_to_no_format(server: LiveServer) -> No
     messages = [message("user", COUNT[0]), message("assistant", BEGUN)]
     answer = post(server, PATHS[0], messages, response_format={"type": "json_object"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "response_format")
+    answer = post(server, PATHS[1], messages, format="json")
+    assert answer.status_code == 400 and answer.json()["error"].startswith("format: ")
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -182,12 +182,17 @@ class ServedModel:
             param: The request field that the prompts came in, named in errors.
 
         Raises:
-            ApiError: 400 for a prompt that is empty or leaves no room for an answer.
+            ApiError: 400 for a prompt that is empty or leaves no room for an answer, and for a format of an answer that
+                has begun.
         """
         continues_answer = any(isinstance(ids, ChatPrompt) and ids.continues_answer for ids in prompts)
         if continues_answer and params.response_format is not None:
-            what = tr("an answer that has begun cannot be held to a format: leave out the last turn of the assistant")
-            raise ApiError(400, what, param="response_format")
+            field = getattr(params.response_format, "param", "response_format")
+            what = tr(
+                "{field}: an answer that has begun is held to no format; leave out the last turn of the assistant",
+                field=field,
+            )
+            raise ApiError(400, what, param=field)
         requests = []
         if unknown := [token_id for token_id in params.stop_ids if not 0 <= token_id < len(self.tokenizer)]:
             raise ApiError(400, tr("there is no token {token_id}", token_id=unknown[0]), param="stop_token_ids")
