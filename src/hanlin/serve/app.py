@@ -16,6 +16,7 @@ from hanlin.serve.api import plain
 from hanlin.serve.api.anthropic import routes as anthropic_routes
 from hanlin.serve.api.ollama import routes as ollama_routes
 from hanlin.serve.api.openai import routes as openai_routes
+from hanlin.serve.api.responses import routes as responses_routes
 from hanlin.serve.auth import AccessPolicy, RateLimiter
 from hanlin.serve.errors import ApiError, to_api_error
 from hanlin.serve.metrics import CONTENT_TYPE, Metrics
@@ -74,7 +75,8 @@ def create_app(
         headers = request.headers.get("authorization"), request.headers.get("x-api-key")
         if not access.allows_key(*headers):
             raise ApiError(401, tr("wrong or missing API key"), code="invalid_api_key")
-        limiter = rate_limiters.get(access.match_key(*headers) or "")
+        request.state.api_key = access.match_key(*headers) or ""
+        limiter = rate_limiters.get(request.state.api_key)
         if limiter is not None:
             limiter.acquire()
         try:
@@ -84,7 +86,7 @@ def create_app(
                 limiter.release()
 
     protected = [Depends(check_host), Depends(check_key)]
-    for api in (openai_routes, anthropic_routes, ollama_routes, plain):
+    for api in (openai_routes, responses_routes, anthropic_routes, ollama_routes, plain):
         app.include_router(api.make_router(models, service), dependencies=protected)
 
     @app.get("/health", dependencies=[Depends(check_host)])

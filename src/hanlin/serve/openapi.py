@@ -15,12 +15,15 @@ from hanlin.serve.api import plain
 from hanlin.serve.api.anthropic.requests import CountTokensRequest, MessagesRequest
 from hanlin.serve.api.ollama import schemas
 from hanlin.serve.api.openai import requests
+from hanlin.serve.api.responses import schemas as responses
 from hanlin.serve.api.streaming import NDJSON, SSE, ZERO_SEPARATED_JSON
 
 _POST_ROUTES: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (requests.ChatRequest, SSE),
     "/v1/completions": (requests.CompletionRequest, SSE),
     "/v1/embeddings": (requests.EmbeddingRequest, ""),
+    "/v1/responses": (responses.ResponseRequest, SSE),
+    "/v1/responses/input_tokens": (responses.PromptBody, ""),
     "/v1/messages": (MessagesRequest, SSE),
     "/v1/messages/count_tokens": (CountTokensRequest, ""),
     "/api/chat": (schemas.ChatRequest, NDJSON),
@@ -32,6 +35,10 @@ _POST_ROUTES: dict[str, tuple[type[BaseModel], str]] = {
 }
 """Path to the request body and the media type of a streamed answer ('' if the route never streams)."""
 _GET_ROUTES = ("/", "/v1/models", "/v1/models/{model}", "/api/tags", "/api/ps", "/api/version", "/health", "/metrics")
+_STORED_RESPONSE_ROUTES = {
+    "/v1/responses/{response_id}": ("get", "delete"),
+    "/v1/responses/{response_id}/input_items": ("get",),
+}
 _ERROR_STATUSES = {
     "400": "a wrong field, which is named",
     "401": "API key missing or wrong",
@@ -60,8 +67,13 @@ def build_openapi(base_path: str = "") -> dict[str, Any]:
     for path in _GET_ROUTES:
         media_type = "text/plain" if path in ("/", "/metrics") else "application/json"
         paths[path] = {"get": {"responses": _make_responses({media_type: {}})}}
-    model_parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    paths["/v1/models/{model}"]["get"]["parameters"] = [model_parameter]
+    paths["/v1/models/{model}"]["get"]["parameters"] = [_make_path_parameter("model")]
+    for path, methods in _STORED_RESPONSE_ROUTES.items():
+        responses_of_route = _make_responses({"application/json": {}})
+        paths[path] = {
+            method: {"parameters": [_make_path_parameter("response_id")], "responses": responses_of_route}
+            for method in methods
+        }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Hanlin", "version": __version__},
@@ -76,6 +88,10 @@ def build_openapi(base_path: str = "") -> dict[str, Any]:
         },
         "security": [{}, {"key": []}, {"x_api_key": []}],
     }
+
+
+def _make_path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
 def _make_responses(content: dict[str, Any]) -> dict[str, Any]:

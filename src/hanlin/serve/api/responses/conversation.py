@@ -1,0 +1,117 @@
+"""The conversation that a request continues: stored turns, the items that it refers to, and what fits the context."""
+
+from __future__ import annotations
+
+import uuid
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hanlin.chat.history import split_turns
+from hanlin.core.i18n import tr
+from hanlin.core.records import Message
+from hanlin.serve.api.responses.items import InputItem, ItemReference, read_items, to_messages
+from hanlin.serve.api.responses.schemas import PromptBody
+from hanlin.serve.api.responses.store import ResponseStore, StoredResponse
+from hanlin.serve.errors import ApiError
+from hanlin.serve.registry import ServedModel
+
+_ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_ANSWER_SHARE = 4  # with truncation and no limit of the answer, a quarter of the context is left for it
+
+
+class StoredConversation:
+    """What a request continues. Made on the event loop, read in a worker thread.
+
+    Args:
+        body: The request.
+        store: Stored responses.
+        key: The API key whose responses may be used.
+
+    Raises:
+        ApiError: 400 for a response or an item that is not stored.
+    """
+
+    def __init__(self, body: PromptBody, store: ResponseStore, key: str) -> None:
+        self._body = body
+        self._chain: list[StoredResponse] = []
+        if body.previous_response_id is not None:
+            self._chain = store.get_chain(key, body.previous_response_id)
+        self.input_items = [_resolve(item, index, store, key) for index, item in enumerate(body.input_items)]
+
+    def to_messages(self) -> list[Message]:
+        """The instructions of this request, the stored turns, and the input.
+
+        Raises:
+            ApiError: 400 as `items.to_messages`.
+        """
+        system = [Message("system", self._body.instructions)] if self._body.instructions else []
+        stored = [row for entry in self._chain for row in (*entry.read_input(), *entry.read_response()["output"])]
+        before = to_messages(read_items.validate_python(stored), "previous_response_id") if stored else []
+        return [*system, *before, *to_messages(self.input_items)]
+
+    def store_input(self) -> list[dict[str, Any]]:
+        """The input items with an id each, as they are stored and listed."""
+        rows = [item.model_dump(exclude_none=True) for item in self.input_items]
+        return [row if row.get("id") else {"id": _new_item_id(row), **_with_parts(row)} for row in rows]
+
+
+def _resolve(item: InputItem, index: int, store: ResponseStore, key: str) -> InputItem:
+    if not isinstance(item, ItemReference):
+        return item
+    found = store.find_item(key, item.id)
+    if found is None:
+        shown = item.id if len(item.id) <= 100 else item.id[:97] + "..."
+        what = tr("there is no stored item '{shown}'", shown=shown)
+        raise ApiError(400, what, param=f"input.{index}.id", code="item_not_found")
+    return read_items.validate_python([found])[0]
+
+
+def _new_item_id(row: Mapping[str, Any]) -> str:
+    return f"{_ID_PREFIXES.get(row.get('type', ''), 'item')}_{uuid.uuid4().hex}"
+
+
+def _with_parts(row: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is a text, with the text as its only part."""
+    if row.get("type") != "message" or not isinstance(row["content"], str):
+        return row
+    kind = "output_text" if row["role"] == "assistant" else "input_text"
+    return {**row, "status": "completed", "content": [{"type": kind, "text": row["content"]}]}
+
+
+def render_truncated(
+    model: ServedModel,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    max_output_tokens: int | None,
+) -> tuple[int, ...]:
+    """The prompt of a conversation without as many of its oldest turns as do not fit beside the answer.
+
+    System texts and the last turn stay; if they alone are too long, the prompt is too, and is rejected later.
+
+    Args:
+        model: Renders the prompt.
+        messages: The conversation.
+        tools: Tools that the model is offered.
+        max_output_tokens: Tokens left for the answer; None: a quarter of the context.
+
+    Raises:
+        ApiError: 400 as `ServedModel.render_chat`.
+    """
+    context_length = model.engine.context_length
+    budget = context_length - min(max_output_tokens or context_length // _ANSWER_SHARE, context_length - 1)
+    system, turns = split_turns(messages)
+
+    def render(dropped: int) -> tuple[int, ...]:
+        return model.render_chat([*system, *(message for turn in turns[dropped:] for message in turn)], tools)
+
+    def fits(dropped: int) -> bool:
+        try:
+            return len(render(dropped)) <= budget
+        except ApiError as error:
+            if error.code != "context_length_exceeded":
+                raise
+            return False
+
+    last = max(0, len(turns) - 1)
+    return render(bisect_left(range(last), True, key=fits))
