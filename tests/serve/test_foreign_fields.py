@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
 import pytest
 
-from hanlin.serve.api.fields import clean_sampling
+from hanlin.serve.api.fields import SamplingBody, clean_sampling
 from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_OLLAMA_OPTIONS, FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.ollama.schemas import ChatRequest as OllamaChatRequest
 from hanlin.serve.api.ollama.schemas import Options
@@ -23,11 +24,11 @@ MESSAGES = [{"role": "user", "content": COUNT[0]}]
 
 
 def chat(**fields: Any) -> ChatRequest:
-    return ChatRequest.model_validate({"model": "tiny", "messages": MESSAGES, **fields})
+    return ChatRequest.parse(json.dumps({"model": "tiny", "messages": MESSAGES, **fields}).encode())
 
 
 def completion(**fields: Any) -> CompletionRequest:
-    return CompletionRequest.model_validate({"model": "tiny", "prompt": "?", **fields})
+    return CompletionRequest.parse(json.dumps({"model": "tiny", "prompt": "?", **fields}).encode())
 
 
 @pytest.mark.parametrize("make", [chat, completion])
@@ -92,6 +93,20 @@ def test_ollamas_documented_options_are_taken() -> None:
     assert Options.model_validate({"penalize_newline": False}).to_sampling()["repetition_penalty"] is None
     with pytest.raises(ApiError, match="penalize_newline"):
         Options.model_validate({"penalize_newline": False, "repeat_penalty": 1.1}).to_sampling()
+
+
+class BareRequest(SamplingBody):
+    """A request of an API that does not pass on what an answer must fit."""
+
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"background": (None, False)}
+
+
+@pytest.mark.parametrize("name", ["guided_json", "grammar", "stop_token_ids", "bad_words", "background"])
+def test_a_body_refuses_what_it_does_not_pass_on(name: str) -> None:
+    BareRequest.model_validate({name: None})
+    with pytest.raises(ApiError) as caught:
+        BareRequest.model_validate({name: ["x"]})
+    assert caught.value.param == name
 
 
 def test_values_beyond_the_range_mean_what_their_clients_mean() -> None:

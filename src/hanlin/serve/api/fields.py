@@ -12,7 +12,7 @@ from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Constraint
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
-from hanlin.serve.errors import ApiError
+from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.guided_decoding import GrammarCompiler
 from hanlin.serve.registry import MAX_CHOICES
 
@@ -91,7 +91,10 @@ class _StructuredOutputs(StrictModel):
 
 
 class StructuredOutputBody(RequestBody):
-    """The fields by which vLLM's, llama.cpp's and SGLang's clients say what an answer must fit."""
+    """The fields by which vLLM's, llama.cpp's and SGLang's clients say what an answer must fit, or where it ends.
+
+    A body with these passes `list_output_formats` and `extra_stop_ids` on; `SamplingBody` refuses them elsewhere.
+    """
 
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
@@ -102,6 +105,11 @@ class StructuredOutputBody(RequestBody):
     json_schema: dict[str, Any] | str | None = None
     regex: str | None = None
     ebnf: str | None = None
+    stop_token_ids: list[int] | None = Field(None, max_length=128)
+
+    @property
+    def extra_stop_ids(self) -> tuple[int, ...]:
+        return tuple(self.stop_token_ids or ())
 
     def list_output_formats(self) -> list[OutputFormat]:
         """The formats that these fields ask for; see `choose_output_format`.
@@ -153,7 +161,7 @@ def _json_format(schema: dict[str, Any] | str | None, param: str, compact: bool 
     return JsonSchemaFormat(schema, param, compact)
 
 
-class SamplingBody(StructuredOutputBody):
+class SamplingBody(RequestBody):
     """Base of the bodies that ask for an answer. None: the client left the field to the model's defaults.
 
     A new sampling field is added here and in `to_sampling`.
@@ -176,7 +184,6 @@ class SamplingBody(StructuredOutputBody):
     repeat_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     repeat_last_n: int | None = Field(None, ge=-1)
     typical_p: float | None = Field(None, ge=0, le=1)
-    stop_token_ids: list[int] | None = Field(None, max_length=128)
     stop: StopString | Annotated[list[StopString], Field(max_length=_MAX_STOP_STRINGS)] | None = None
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
@@ -189,9 +196,13 @@ class SamplingBody(StructuredOutputBody):
     def stop_strings(self) -> tuple[str, ...]:
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    @property
-    def extra_stop_ids(self) -> tuple[int, ...]:
-        return tuple(self.stop_token_ids or ())
+    def _check_extra_field(self, name: str, value: Any) -> None:
+        if name in StructuredOutputBody.model_fields and value is not None:
+            raise unsupported_value_error(name, value)
+        neutral = FOREIGN_SAMPLING_FIELDS.get(name)
+        if neutral is not None and name not in self.unsupported_fields and value not in neutral:
+            raise unsupported_value_error(name, value)
+        super()._check_extra_field(name, value)
 
     def to_sampling(self) -> dict[str, Any]:
         """Fields of `SamplingParams`; None for those that the client did not set.
@@ -207,7 +218,7 @@ class SamplingBody(StructuredOutputBody):
         if self.min_tokens or self.ignore_eos:
             field = "ignore_eos" if self.ignore_eos else "min_tokens"
             for name in ("stop", *(("stop_token_ids", "min_tokens") if self.ignore_eos else ())):
-                if getattr(self, name):
+                if getattr(self, name, None):
                     what = tr("{field} and {name} together are not supported here", field=field, name=name)
                     raise ApiError(400, what, param=field, code="unsupported_value")
             sampling["min_tokens"] = _IGNORE_EOS if self.ignore_eos else self.min_tokens

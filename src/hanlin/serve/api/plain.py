@@ -14,7 +14,14 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message, Role
 from hanlin.serve.admission import Slot
 from hanlin.serve.answer_stream import AnswerEnd
-from hanlin.serve.api.fields import SamplingBody, StrictModel, TokenLimit, choose_output_format, clean_sampling
+from hanlin.serve.api.fields import (
+    SamplingBody,
+    StrictModel,
+    StructuredOutputBody,
+    TokenLimit,
+    choose_output_format,
+    clean_sampling,
+)
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import ZERO_SEPARATED_JSON, StreamWriter, encode_zero_separated
@@ -30,7 +37,7 @@ class _Turn(StrictModel):
     content: str
 
 
-class GenerateRequest(SamplingBody):
+class GenerateRequest(StructuredOutputBody, SamplingBody):
     """The body of `POST /generate`: either `prompt` or `history`; without `model` the server's first one answers."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {

@@ -10,7 +10,14 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.serve.api.anthropic.blocks import InputMessage, TextBlock, make_system_turns
 from hanlin.serve.api.body import RequestBody
-from hanlin.serve.api.fields import JsonSchemaFormat, OutputFormat, SamplingBody, StopString, choose_output_format
+from hanlin.serve.api.fields import (
+    JsonSchemaFormat,
+    OutputFormat,
+    SamplingBody,
+    StopString,
+    StructuredOutputBody,
+    choose_output_format,
+)
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
@@ -122,7 +129,7 @@ class CountTokensRequest(RequestBody):
         return {"enabled": True, "disabled": False}.get(self.thinking.type) if self.thinking is not None else None
 
 
-class MessagesRequest(CountTokensRequest, SamplingBody):
+class MessagesRequest(CountTokensRequest, StructuredOutputBody, SamplingBody):
     """The body of `POST /v1/messages`. `metadata` and `service_tier` have no effect on the answer."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {

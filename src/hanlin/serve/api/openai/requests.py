@@ -15,6 +15,7 @@ from hanlin.serve.api.fields import (
     OutputFormat,
     SamplingBody,
     StrictModel,
+    StructuredOutputBody,
     TokenIds,
     TokenLimit,
     Tool,
@@ -129,7 +130,7 @@ class _TemplateSettings(BaseModel):
     thinking: bool | None = None
 
 
-class _AnswerRequest(SamplingBody):
+class _AnswerRequest(StructuredOutputBody, SamplingBody):
     """What every request for an answer may hold."""
 
     model: str
