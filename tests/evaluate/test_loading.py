@@ -32,7 +32,9 @@ def test_without_a_choice_the_file_that_lost_least_is_taken(quants: Path) -> Non
 
 def test_a_gguf_file_may_be_named_itself(quants: Path) -> None:
     found = find_model(quants / "model-Q4_0.gguf")
-    assert (found.kind, found.folder, found.name) == ("gguf", quants, "model-Q4_0")
+    assert (found.kind, found.folder, found.name) == ("gguf", found.weights, "model-Q4_0")
+    (quants / "tokenizer.json").touch()
+    assert find_model(quants / "model-Q4_0.gguf").folder == quants
 
 
 def test_a_type_that_is_not_there_is_refused_with_what_is(quants: Path) -> None:
@@ -67,8 +69,8 @@ def test_an_engine_that_cannot_run_the_file_is_refused(quants: Path, tiny_model:
         load_engine(tiny_model, engine="llama_cpp")
 
 
-def test_a_gguf_file_without_its_tokenizer_is_refused_before_it_is_loaded(quants: Path) -> None:
-    with pytest.raises(UserError, match="there is no tokenizer here"):
+def test_a_file_that_is_not_gguf_is_refused_before_it_is_loaded(quants: Path) -> None:
+    with pytest.raises(UserError, match="GGUF file"):
         load_engine(quants)
 
 

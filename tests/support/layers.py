@@ -44,7 +44,8 @@ ORDER: dict[str, list[str]] = {
     "core": ["version i18n", "errors", "files", "text records progress process disk", "context discover resumable"],
     "config": ["settings", "kinds references validation", "recipe", "recipe_file schema settings_page"],
     "tokenizer": [
-        "file_names byte_alphabet prefix_space",
+        "file_names byte_alphabet prefix_space gguf_metadata gguf_splitting",
+        "gguf_vocabulary",
         "generation_config sentencepiece tiktoken_encoder",
         "tokenizer",
         "train compression bpe_trainer",

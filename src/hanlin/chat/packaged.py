@@ -13,7 +13,9 @@ from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import is_file_name, read_json
 from hanlin.core.i18n import tr
 from hanlin.tokenizer.file_names import CONFIG_FILE, TEMPLATE_FILE
+from hanlin.tokenizer.gguf_metadata import read_gguf_template
 
+_GENERATION = re.compile(r"(?P<open>\{%[-+]?\s*)(?P<end>end)?generation(?P<close>\s*[-+]?%\})")
 _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<｜[^｜<>\s]+｜>|<(?:start|end)_of_turn>")
 
 
@@ -59,15 +61,18 @@ def read_template_source(name: str) -> str:
 
 
 def read_folder_template(folder: Path) -> tuple[str, Path]:
-    """Source of the chat template of a model folder and the file that holds it.
+    """Source of the chat template of a model folder, or in a GGUF file, and the file that holds it.
 
     Raises:
         UserError: There is none, or it cannot be read.
     """
     file = folder / TEMPLATE_FILE
-    if file.is_file():
+    source: Any
+    if folder.is_file():
+        file, source = folder, with_generation_blocks(read_gguf_template(folder))
+    elif file.is_file():
         try:
-            source: Any = file.read_text(encoding="utf-8")
+            source = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(tr("cannot be read as text: {error}", error=error), file) from error
     else:
@@ -99,3 +104,24 @@ def keep_setting(keep: bool) -> str:
 def without_keep_setting(source: str) -> str:
     """A template without the line of `keep_setting`."""
     return source.removeprefix(keep_setting(True)).removeprefix(keep_setting(False))
+
+
+def without_generation_blocks(source: str) -> str:
+    """A template without transformers' own `generation` block, which not every program knows.
+
+    An `if true` takes its place: it writes the same text and trims the same white space around it.
+    """
+    return _GENERATION.sub(
+        lambda block: block["open"] + ("endif" if block["end"] else "if true") + block["close"], source
+    )
+
+
+def with_generation_blocks(source: str) -> str:
+    """The packaged template that a GGUF file holds in the form of `without_generation_blocks`; another template as it
+    is.
+    """
+    for packaged in packaged_template_sources():
+        written = without_generation_blocks(packaged)
+        if source.endswith(written):
+            return source.removesuffix(written) + packaged
+    return source

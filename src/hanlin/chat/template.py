@@ -95,8 +95,8 @@ class ChatTemplate:
     def load(cls, folder: str | Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
         """Load the chat template and the stop ids of a model folder.
 
-        The template is in a file of its own or in `tokenizer_config.json`. `tokenizer` is that of the folder, if it is
-        loaded already. Raises UserError if there is no template, or it is not Jinja.
+        The template is in a file of its own, in `tokenizer_config.json`, or in `folder`, a GGUF file. `tokenizer` is
+        that of the folder, if it is loaded already. Raises UserError if there is no template, or it is not Jinja.
         """
         folder = Path(folder)
         tokenizer = tokenizer or Tokenizer.load(folder)

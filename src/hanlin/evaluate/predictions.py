@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic, read_json
+from hanlin.core.files import open_atomic
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import Message
@@ -30,8 +30,7 @@ from hanlin.data.io.sources import find_files
 from hanlin.data.ledger import Drop, describe_reason
 from hanlin.inference.loading import LoadedEngine, find_model, load_engine, parse_model_spec
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
-from hanlin.tokenizer.file_names import GENERATION_FILE
-from hanlin.tokenizer.generation_config import read_sampling_params
+from hanlin.tokenizer.generation_config import read_eos_token_ids, read_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SEED = 42
@@ -209,9 +208,7 @@ def _generate_answers(
 
 def _stop_ids(model: LoadedEngine) -> tuple[int, ...]:
     """The ids that end a text without a chat template: the tokenizer's and the generation settings'."""
-    eos_ids = read_json(model.location.folder / GENERATION_FILE).get("eos_token_id")
-    eos_ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
-    ends = (model.tokenizer.eos_id, *eos_ids)
+    ends = (model.tokenizer.eos_id, *read_eos_token_ids(model.location.folder))
     return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))
 
 

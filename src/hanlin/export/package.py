@@ -21,12 +21,14 @@ from hanlin.core.i18n import tr
 from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import CHART_FILE
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+from hanlin.inference.loading import find_tokenizer
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, INDEX, find_license_files
 from hanlin.parity import check as parity
-from hanlin.parity.modelfile import find_packaged_name
+from hanlin.parity.modelfile import check_modelfile, find_packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.gguf_metadata import read_gguf_template
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 CARD_FILE, START, MODELFILE = "README.md", "start.sh", "Modelfile"
@@ -62,6 +64,13 @@ def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> 
             to other token ids than in training.
     """
     source = _load_source(settings, inputs.path("model"))
+    modelfile_settings: dict[str, Any] = {
+        "context": source.context,
+        "system": settings.system,
+        "license": settings.license or "",
+    }
+    if settings.target == "ollama":
+        check_modelfile(source.files[0].name, source.template, **modelfile_settings)
     targets = {path: out / _target_path(settings, source, path) for path in _files_to_copy(source)}
     with catch_full_disk(out):
         check_free_space(out, sum(path.stat().st_size for path in targets))
@@ -73,12 +82,11 @@ def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> 
     packaged_files = [target for path, target in targets.items() if path in source.files]
     if settings.target == "ollama":
         (file,) = packaged_files
-        modelfile_settings = {"context": source.context, "system": settings.system, "license": settings.license or ""}
         result = parity.verify_modelfile(out / MODELFILE, file, source.template, **modelfile_settings)
         metrics["modelfile"] = result.skip_reason or f"{result.cases} cases"
     elif settings.target in ("llama_cpp", "vllm"):
         _write_start(out / START, _command(settings, source, packaged_files))
-    folder = source.folder  # of the tokenizer that transformers loads
+    folder = source.template.tokenizer.folder  # of the tokenizer that transformers loads, or the GGUF file with it
     if settings.target in ("vllm", "huggingface"):
         folder = out / "model" if settings.target == "vllm" else out
         with catch_full_disk(out):
@@ -116,18 +124,21 @@ def _load_source(settings: Package, folder: Path) -> _PackagedModel:
         model = LlamaCppModel(file, vocabulary_only=True)
         lengths.append(int(model.meta("llama.context_length") or 0))
         model.close()
-    return _PackagedModel(folder, tuple(gguf_paths), _template(folder), min(lengths))
+    return _PackagedModel(folder, tuple(gguf_paths), _template(folder, gguf_paths[0]), min(lengths))
 
 
-def _template(folder: Path) -> ChatTemplate:
-    if not (folder / TOKENIZER_FILE).is_file():
+def _template(folder: Path, gguf: Path | None = None) -> ChatTemplate:
+    """The chat template beside a model, or in a GGUF file."""
+    if gguf is None and not (folder / TOKENIZER_FILE).is_file():
         hint = tr(
             "put {tokenizer_file} and {template_file} beside it",
             tokenizer_file=TOKENIZER_FILE,
             template_file=TEMPLATE_FILE,
         )
         raise UserError(tr("there is no tokenizer beside the model"), folder, hint)
-    template = find_template(Tokenizer.load(folder))
+    template = find_template(Tokenizer.load(folder if gguf is None else find_tokenizer(gguf)))
+    if template is None and gguf is not None and read_gguf_template(gguf):
+        template = find_template(Tokenizer.load(gguf))
     if template is None:
         hint = tr("train with a `template`, or put one beside the model")
         raise UserError(tr("the model has no chat template"), folder, hint)

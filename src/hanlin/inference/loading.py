@@ -14,6 +14,8 @@ from hanlin.inference.protocol import Engine
 from hanlin.inference.registry import ENGINES, FOR_GGUF, create_engine
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, is_adapter
+from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.gguf_metadata import read_gguf_template
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 Kind = Literal["model", "adapter", "gguf"]
@@ -21,7 +23,10 @@ Kind = Literal["model", "adapter", "gguf"]
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """Where the weights are (a folder or one GGUF file), where the tokenizer files are, and the kind of the model."""
+    """Where the weights are (a folder or one GGUF file), where the tokenizer is, and the kind of the model.
+
+    `folder` is the GGUF file itself if there is no tokenizer beside it.
+    """
 
     weights: Path
     folder: Path
@@ -44,7 +49,8 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
         raise UserError(what, path, _hint_of_path())
     candidates = find_gguf_files(path)
     if candidates:
-        return ModelLocation(choose_gguf(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
+        weights = choose_gguf(candidates, path, file)
+        return ModelLocation(weights, find_tokenizer(weights), "gguf")
     if file:
         what = tr("'{file}' was asked for, but there is no GGUF file here", file=file)
         raise UserError(what, path)
@@ -53,6 +59,14 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
     if (path / CONFIG).is_file():
         return ModelLocation(path, path, "model")
     raise UserError(tr("there is no model here"), path, _hint_of_path())
+
+
+def find_tokenizer(gguf: Path) -> Path:
+    """Where the tokenizer of a GGUF file is: the folder that it is in, or the file itself if none is there."""
+    folder = gguf.parent
+    if (folder / TOKENIZER_FILE).is_file() or (folder / SENTENCEPIECE_FILE).is_file():
+        return folder
+    return gguf
 
 
 def parse_model_spec(text: str | Path) -> tuple[Path, str]:
@@ -73,8 +87,20 @@ class LoadedEngine:
     location: ModelLocation
 
     def load_template(self) -> ChatTemplate:
-        """Load the chat template of the model's folder. Raises UserError if there is none."""
-        return ChatTemplate.load(self.location.folder, self.tokenizer)
+        """Load the chat template of the model's folder, or of the GGUF file. Raises UserError if there is none."""
+        return load_template(self.location, self.tokenizer)
+
+
+def load_template(location: ModelLocation, tokenizer: Tokenizer | None = None) -> ChatTemplate:
+    """Load the chat template of a model; that of a GGUF file if there is none beside it.
+
+    Raises:
+        UserError: There is none, or it is not Jinja.
+    """
+    tokenizer = tokenizer or Tokenizer.load(location.folder)
+    is_beside = (location.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template")
+    lone = location.kind == "gguf" and not is_beside and read_gguf_template(location.weights)
+    return ChatTemplate.load(location.weights if lone else location.folder, tokenizer)
 
 
 def load_engine(

@@ -251,9 +251,11 @@ def backends_for(
     """The programs that read these files.
 
     transformers reads the folder, llama.cpp a GGUF file, Ollama a Modelfile (with the folder's tokenizer), and vLLM the
-    model that it serves at the address `vllm`.
+    model that it serves at the address `vllm`. If `folder` is a GGUF file, there is nothing for transformers to read.
     """
-    backends: list[NamedBackend] = [(TransformersBackend.name, partial(TransformersBackend, folder))]
+    backends: list[NamedBackend] = []
+    if folder.is_dir():
+        backends.append((TransformersBackend.name, partial(TransformersBackend, folder)))
     backends += [(f"llama.cpp {file.name}", partial(LlamaCppBackend, file)) for file in gguf_paths]
     tokenizer = Tokenizer.load(folder) if modelfiles else None
     backends += [("modelfile", partial(OllamaBackend, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]

@@ -117,6 +117,30 @@ def write_modelfile(
     answer becomes a stop. What was written is read again and compared. Raises UserError when no Go form of the
     template is known, or when a text cannot stand in a Modelfile.
     """
+    instructions = _checked_instructions(path, model, template, context, system, license)
+    write_text(path, "".join(f"{name} {_quoted(value)}\n" for name, value in instructions))
+    parsed = read_modelfile(path)
+    parsed_values = [parsed.model, parsed.template, *([system] if parsed.system == system and system else [])]
+    parsed_values += [*parsed.parameters.get("num_ctx", ()), *parsed.stops, *parsed.licenses]
+    if parsed_values != [value for _, value in instructions]:
+        raise RuntimeError(f"{path}: the Modelfile reads otherwise than it was written")
+
+
+def check_modelfile(
+    model: str, template: ChatTemplate, *, context: int | None = None, system: str = "", license: str = ""
+) -> None:
+    """Raise what `write_modelfile` raises for these texts, and write nothing."""
+    _checked_instructions("Modelfile", model, template, context, system, license)
+
+
+def _checked_instructions(
+    where: str | Path, model: str, template: ChatTemplate, context: int | None, system: str, license: str
+) -> list[tuple[str, str]]:
+    """The instructions of `write_modelfile` in order: name and value.
+
+    Raises:
+        UserError: A text cannot stand in a Modelfile, or the template has no Go form.
+    """
     stops = [str(template.tokenizer.backend.id_to_token(token_id)) for token_id in template.stop_ids]
     instructions: list[tuple[str, str]] = [("FROM", model), ("TEMPLATE", go_template(template))]
     instructions += [("SYSTEM", system)] if system else []
@@ -127,13 +151,8 @@ def write_modelfile(
         if '"""' in value or not all(map(_is_kept, value)) or (name == "FROM" and _quoted(value) != value):
             what = tr("{name} cannot hold this text in a Modelfile", name=name)
             hint = tr('Ollama loses characters that do not print, and """ ends a text')
-            raise UserError(what, path, hint)
-    write_text(path, "".join(f"{name} {_quoted(value)}\n" for name, value in instructions))
-    parsed = read_modelfile(path)
-    parsed_values = [parsed.model, parsed.template, *([system] if parsed.system == system and system else [])]
-    parsed_values += [*parsed.parameters.get("num_ctx", ()), *parsed.stops, *parsed.licenses]
-    if parsed_values != [value for _, value in instructions]:
-        raise RuntimeError(f"{path}: the Modelfile reads otherwise than it was written")
+            raise UserError(what, where, hint)
+    return instructions
 
 
 def go_template(template: ChatTemplate) -> str:

@@ -19,6 +19,8 @@ from hanlin.core.i18n import tr
 from hanlin.core.text import check_text
 from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE, SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.gguf_metadata import is_gguf_file
+from hanlin.tokenizer.gguf_vocabulary import read_gguf_tokenizer
 from hanlin.tokenizer.prefix_space import (
     PrefixSpace,
     detect_prefix_space,
@@ -67,9 +69,13 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Tokenizer:
         """Read `tokenizer.json` and `tokenizer_config.json` of a folder; a lone SentencePiece model is converted.
 
-        Raises UserError if there is no tokenizer, or a file is not what its name says.
+        The tokenizer of a GGUF file is read from its metadata. Raises UserError if there is no tokenizer, or a file is
+        not what its name says.
         """
         folder = Path(folder)
+        if is_gguf_file(folder):
+            backend, config = read_gguf_tokenizer(folder)
+            return cls(backend, config, folder)
         config = _read_config(folder)
         file = folder / TOKENIZER_FILE
         if file.is_file():

@@ -14,6 +14,7 @@ from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
+    from hanlin.chat.template import ChatTemplate
     from hanlin.parity.check import NamedBackend, ParityResult
 
 app = new_app()
@@ -36,13 +37,12 @@ def check(
     vllm: Annotated[str, typer.Option(help=tr("address of a vLLM that serves it"))] = "",
     as_json: AsJson = False,
 ) -> None:
-    from hanlin.chat.template import ChatTemplate
     from hanlin.parity.cases import make_cases
     from hanlin.parity.check import check as run_check
     from hanlin.parity.check import summarize
 
-    folder, backends = _backends(model, gguf, modelfile, vllm)
-    results = run_check(ChatTemplate.load(folder), backends, make_cases())
+    template, backends = _backends(model, gguf, modelfile, vllm)
+    results = run_check(template, backends, make_cases())
     if as_json:
         print_json(summarize(results))
     else:
@@ -66,9 +66,8 @@ def modelfile(
     ] = None,
     system: Annotated[str, typer.Option(help=tr("system text of every chat"))] = "",
 ) -> None:
-    from hanlin.chat.template import ChatTemplate
     from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-    from hanlin.inference.loading import find_model, parse_model_spec
+    from hanlin.inference.loading import find_model, load_template, parse_model_spec
     from hanlin.parity.check import verify_modelfile
 
     location = find_model(*parse_model_spec(model))
@@ -78,15 +77,21 @@ def modelfile(
     weights = LlamaCppModel(location.weights, vocabulary_only=True)
     context, license = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
     weights.close()
-    path = out or location.folder / "Modelfile"
-    template = ChatTemplate.load(location.folder)
+    path = out or location.weights.parent / "Modelfile"
+    template = load_template(location)
     result = verify_modelfile(path, location.weights, template, context=context, system=system, license=license)
     typer.echo(str(path))
     _print_verdicts([result])
 
 
-def _backends(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[NamedBackend]]:
-    """The model's folder, and what reads it: the GGUF files and the Modelfile in it, and those of the options."""
+def _backends(
+    model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str
+) -> tuple[ChatTemplate, list[NamedBackend]]:
+    """The model's chat template, and what reads it: the GGUF files and the Modelfile in its folder, and those of the
+    options. A GGUF file without a tokenizer beside it is read by itself.
+    """
+    from hanlin.chat.template import ChatTemplate
+    from hanlin.inference.loading import find_model, load_template
     from hanlin.models.folder.gguf import find_gguf_files
     from hanlin.parity.check import backends_for
 
@@ -94,8 +99,15 @@ def _backends(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) 
         raise UserError(tr("no such file or folder"), model, suggest_path(model))
     folder = model if model.is_dir() else model.parent
     beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
-    files = dict.fromkeys([*find_gguf_files(model), *gguf])
-    return folder, backends_for(folder, list(files), list(dict.fromkeys([*beside, *modelfiles])), vllm)
+    inside = find_gguf_files(model)
+    source, template = folder, None
+    if inside:
+        location = find_model(model)
+        source, template = location.folder, load_template(location)
+    backends = backends_for(
+        source, list(dict.fromkeys([*inside, *gguf])), list(dict.fromkeys([*beside, *modelfiles])), vllm
+    )
+    return template or ChatTemplate.load(folder), backends
 
 
 def _print_verdicts(results: list[ParityResult]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Ggml
 from numpy.typing import NDArray
 
+from hanlin.chat.packaged import without_generation_blocks
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.errors import UserError
@@ -29,8 +29,6 @@ from hanlin.models.folder.gguf import find_gguf_files
 from hanlin.models.folder.layout import CONFIG, ModelFiles
 from hanlin.tokenizer.file_names import GENERATION_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
-
-_GENERATION = re.compile(r"(?P<open>\{%[-+]?\s*)(?P<end>end)?generation(?P<close>\s*[-+]?%\})")
 
 
 @dataclass(frozen=True)
@@ -83,16 +81,8 @@ class GgufSource:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The folder's chat template without transformers' own `generation` block, which not every program knows.
-
-        An `if true` takes its place: it writes the same text and trims the same white space around it.
-        """
-        if self.template is None:
-            return None
-        return _GENERATION.sub(
-            lambda block: block["open"] + ("endif" if block["end"] else "if true") + block["close"],
-            self.template.source,
-        )
+        """The folder's chat template in the Jinja that every program knows."""
+        return None if self.template is None else without_generation_blocks(self.template.source)
 
     def tensor_types(self, file_type: str) -> list[Ggml]:
         """The type of each tensor in a file of this type."""

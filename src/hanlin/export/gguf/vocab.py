@@ -18,24 +18,17 @@ from gguf import GGUFWriter, TokenType
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.tokenizer.file_names import TOKENIZER_FILE
+from hanlin.tokenizer.gguf_splitting import LLAMA_3, QWEN_2
+from hanlin.tokenizer.gguf_vocabulary import END_TOKEN_NAMES
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _Rule = Mapping[str, Any]
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA_3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
-_QWEN_2 = rf"{_WORDS}|\p{{N}}|{_REST}"
 _GPT_2 = "ByteLevel"
-_WHOLE_WORDS_FIRST = {_LLAMA_3: "llama-bpe"}
+_WHOLE_WORDS_FIRST = {LLAMA_3: "llama-bpe"}
 """llama.cpp's name of a splitting rule where a word that is an entry is taken whole, whatever the merges say."""
-_BY_MERGES = {_LLAMA_3: "smaug-bpe", _QWEN_2: "qwen2", _GPT_2: "gpt-2"}
+_BY_MERGES = {LLAMA_3: "smaug-bpe", QWEN_2: "qwen2", _GPT_2: "gpt-2"}
 """Its name of a splitting rule where words are built by merges alone."""
 
-_EOG_TOKENS = (
-    *("<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>"),
-    *("<|eot_id|>", "<|im_end|>", "<|eom_id|>"),
-)
-"""Tokens that llama.cpp takes as ends by their names alone."""
 _ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
 """What llama.cpp's converter gives added tokens, which are matched before scores count, and ids without an entry."""
 _SPACE, _SPACES_SCORE = "\u2581", -1e9
@@ -257,6 +250,6 @@ def _end_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> dict[str, int]:
     """Which stop id stands in which of the places `eos`, `eot`, `eom`."""
     end_ids = list(dict.fromkeys(stop_ids))
     eos = tokenizer.eos_id if tokenizer.eos_id in end_ids else next(iter(end_ids), tokenizer.eos_id)
-    known_ids = {tokenizer.token_id(name) for name in _EOG_TOKENS}
+    known_ids = {tokenizer.token_id(name) for name in END_TOKEN_NAMES}
     other_ids = [token_id for token_id in end_ids if token_id != eos and token_id not in known_ids]
     return {**({} if eos is None else {"eos": eos}), **dict(zip(("eot", "eom"), other_ids, strict=False))}

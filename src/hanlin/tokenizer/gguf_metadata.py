@@ -1,0 +1,131 @@
+"""The metadata of a GGUF file: keys and values, without the tensors.
+
+Source: `docs/gguf.md` of ggml. Strings and lists are little-endian, with lengths of 8 bytes since version 2.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
+
+GGUF_SUFFIX = ".gguf"
+_MAGIC, _VERSIONS = b"GGUF", (2, 3)
+_STRING, _ARRAY = 8, 9
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""The formats of `struct` for the types of numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class GgufMetadata:
+    """The values of a GGUF file by key: numbers, texts and lists of them."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        """The value of a key, if it is there and of this kind."""
+        value = self.values.get(key)
+        return value if isinstance(value, kind) else default
+
+
+def is_gguf_file(path: Path) -> bool:
+    """Whether a path is a file whose name ends in `.gguf`."""
+    return path.suffix == GGUF_SUFFIX and path.is_file()
+
+
+def read_gguf_metadata(path: Path) -> GgufMetadata:
+    """Read all metadata of a GGUF file; what was read last is kept, until the file changes.
+
+    Raises:
+        UserError: It is no GGUF file, or it is cut within its metadata.
+    """
+    try:
+        status = path.stat()
+        return _read(path, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
+    except (struct.error, UnicodeDecodeError, KeyError) as error:
+        what = tr("the metadata of this GGUF file is broken")
+        raise UserError(what, path, tr("copy it again from its source")) from error
+
+
+def read_gguf_template(path: Path) -> str:
+    """The chat template of a GGUF file; empty if it has none."""
+    return str(read_gguf_metadata(path).get("tokenizer.chat_template", str, ""))
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, _modified: int, size: int) -> GgufMetadata:
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise UserError(tr("not a GGUF file"), path)
+        if size < _Reader.HEADER:
+            raise struct.error
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            reader = _Reader(data)
+            version, _tensors, count = reader.numbers("IQQ")
+            if version not in _VERSIONS:
+                what = tr("GGUF of version {version} is not read here", version=version)
+                raise UserError(what, path, tr("convert it with a current llama.cpp"))
+            return GgufMetadata(path, {reader.text(): reader.value() for _ in range(count)})
+
+
+class _Reader:
+    """Reads values one after another."""
+
+    HEADER = len(_MAGIC) + struct.calcsize("<IQQ")
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._offset = len(_MAGIC)
+
+    def numbers(self, layout: str) -> tuple[Any, ...]:
+        layout = f"<{layout}"
+        values = struct.unpack_from(layout, self._data, self._offset)
+        self._offset += struct.calcsize(layout)
+        return values
+
+    def text(self) -> str:
+        return self._bytes().decode("utf-8")
+
+    def value(self) -> Any:
+        (kind,) = self.numbers("I")
+        if kind == _ARRAY:
+            item, count = self.numbers("IQ")
+            if item == _STRING:
+                return self._texts(count)
+            self._check(count)
+            return list(self.numbers(f"{count}{_NUMBERS[item]}"))
+        return self.text() if kind == _STRING else self.numbers(_NUMBERS[kind])[0]
+
+    def _texts(self, count: int) -> list[str]:
+        """A list of strings: of tokens, which may hold half a character in files of other converters."""
+        self._check(count)
+        data, offset, texts, length_of = self._data, self._offset, [], struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            start = offset + 8
+            offset = start + length_of(data, offset)[0]
+            if offset > len(data):
+                raise struct.error
+            texts.append(data[start:offset].decode("utf-8", "replace"))
+        self._offset = offset
+        return texts
+
+    def _bytes(self) -> bytes:
+        (length,) = self.numbers("Q")
+        start, self._offset = self._offset, self._offset + length
+        self._check(length, start)
+        return self._data[start : self._offset]
+
+    def _check(self, length: int, start: int | None = None) -> None:
+        """Raise unless the file is long enough, before memory is taken for what it says that it holds."""
+        if length > len(self._data) - (self._offset if start is None else start):
+            raise struct.error

@@ -1,0 +1,55 @@
+"""How llama.cpp splits text into words before byte-level BPE: its names of the rules (`tokenizer.ggml.pre`).
+
+Source: `llama-vocab.cpp` of llama.cpp. Each rule is one regular expression, or several that split one after another.
+`tekken` is the original expression of the tokenizer: llama.cpp's own form of it does not know combining marks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+QWEN_2 = rf"{_WORDS}|\p{{N}}|{_REST}"
+GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DEEPSEEK_3 = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_UNNAMED = (r"[\p{P}\$\+<=>\^~\|]+", GPT_2, r"\p{N}+", "[0-9][0-9][0-9]")
+"""What llama.cpp does with a file that names no rule, or `default`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplittingRule:
+    """How text becomes words: the patterns, whether a word that is a token is taken whole, whatever the merges say, and
+    whether a begin token is set if the file does not say so.
+    """
+
+    patterns: tuple[str, ...]
+    whole_words: bool = False
+    adds_bos: bool = False
+
+
+_RULES = {
+    SplittingRule(
+        (LLAMA_3,), whole_words=True, adds_bos=True
+    ): "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2",
+    SplittingRule((LLAMA_3,)): "smaug-bpe dbrx chatglm-bpe",
+    SplittingRule((QWEN_2,)): "qwen2 stablelm2 deepseek-r1-qwen hunyuan",
+    SplittingRule((GPT_2,)): "gpt-2 phi-2 mpt olmo jais trillion",
+    SplittingRule((r"\p{N}", GPT_2)): "smollm starcoder refact command-r codeshell exaone",
+    SplittingRule((_TEKKEN,), whole_words=True, adds_bos=True): "tekken",
+    SplittingRule(_DEEPSEEK_3): "deepseek-v3",
+    SplittingRule(_UNNAMED): "default",
+}
+SPLITTING_RULES = {name: rule for rule, names in _RULES.items() for name in names.split()}
+"""The rules by llama.cpp's names. The first name of each is the one that is written."""

@@ -1,0 +1,201 @@
+"""The tokenizer in a GGUF file, as a tokenizer of the `tokenizers` library that gives the ids of llama.cpp.
+
+The other direction, a tokenizer as GGUF metadata, is `export/gguf/vocab`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
+from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
+from hanlin.tokenizer.gguf_metadata import GgufMetadata, read_gguf_metadata
+from hanlin.tokenizer.gguf_splitting import SPLITTING_RULES
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
+"""Types of tokens (`tokenizer.ggml.token_type`)."""
+
+END_TOKEN_NAMES = (
+    *("<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>"),
+    *("<|eot_id|>", "<|im_end|>", "<|eom_id|>"),
+)
+"""Tokens that llama.cpp takes as ends by their names alone."""
+_END_KEYS = ("eos", "eot", "eom")
+_SENTENCEPIECE_IDS = {"unk": 0, "bos": 1, "eos": 2}
+"""Ids of a SentencePiece vocabulary whose file does not name them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """The tokens of a file in order of ids, and the type of each."""
+
+    metadata: GgufMetadata
+    tokens: Sequence[str]
+    types: Sequence[int]
+
+    def ids(self, *types: int) -> list[int]:
+        return [token_id for token_id, kind in enumerate(self.types) if kind in types]
+
+    def special_id(self, name: str) -> int | None:
+        """The id of `bos`, `eos`, `unk`, `pad`..., if the file has it."""
+        default = _SENTENCEPIECE_IDS.get(name) if self.kind == "llama" else None
+        key = "unknown" if name == "unk" else "padding" if name == "pad" else name
+        token_id: int | None = self.metadata.get(f"tokenizer.ggml.{key}_token_id", int, default)
+        return token_id if token_id is not None and 0 <= token_id < len(self.tokens) else None
+
+    @property
+    def kind(self) -> str:
+        """`gpt2`: byte-level BPE, `llama`: SentencePiece, or another that llama.cpp has."""
+        return str(self.metadata.get("tokenizer.ggml.model", str, ""))
+
+    @property
+    def model_size(self) -> int:
+        """How many ids belong to the model: those before the tokens that were added at the end."""
+        added = (_CONTROL, _USER_DEFINED, _UNUSED)
+        return next((i + 1 for i in range(len(self.types) - 1, -1, -1) if self.types[i] not in added), 0)
+
+
+def read_gguf_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """Read the tokenizer of a GGUF file, and what `tokenizer_config.json` would say: special tokens, chat template.
+
+    Raises:
+        UserError: It is no GGUF file, or its tokenizer is of a kind that is not read here.
+    """
+    vocabulary = _read_vocabulary(path)
+    try:
+        backend = _byte_level(vocabulary) if vocabulary.kind == "gpt2" else _sentencepiece(vocabulary)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        what = tr("the tokenizer in this GGUF file is broken: {error}", error=error)
+        raise UserError(what, path, tr("copy it again from its source")) from error
+    _add_tokens(backend, vocabulary)
+    special_ids = {name: vocabulary.special_id(name) for name in ("bos", "eos", "unk", "pad")}
+    config: dict[str, Any] = {
+        f"{name}_token": None if token_id is None else vocabulary.tokens[token_id]
+        for name, token_id in special_ids.items()
+    }
+    bos_id = special_ids["bos"]
+    if bos_id is not None and _adds_bos(vocabulary):
+        bos = config["bos_token"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", bos, "$B:1"], special_tokens=[(bos, bos_id)]
+        )
+    template = vocabulary.metadata.get("tokenizer.chat_template", str)
+    return backend, config | ({"chat_template": template} if template else {})
+
+
+def read_gguf_end_ids(path: Path) -> tuple[int, ...]:
+    """The ids at which llama.cpp ends an answer: those that the file names, and tokens that it knows by their names."""
+    vocabulary = _read_vocabulary(path)
+    named = [vocabulary.special_id(key) for key in _END_KEYS]
+    by_name = [token_id for token_id in vocabulary.ids(_CONTROL) if vocabulary.tokens[token_id] in END_TOKEN_NAMES]
+    return tuple(dict.fromkeys(token_id for token_id in (*named, *by_name) if token_id is not None))
+
+
+def _read_vocabulary(path: Path) -> _Vocabulary:
+    metadata = read_gguf_metadata(path)
+    tokens = metadata.get("tokenizer.ggml.tokens", list, [])
+    kind = metadata.get("tokenizer.ggml.model", str, "")
+    if not tokens or kind not in ("gpt2", "llama"):
+        what = tr("the tokenizer in this GGUF file ({kind}) is not read here", kind=kind or "-")
+        raise UserError(what, path, tr("put the tokenizer.json of the model beside it"))
+    types = metadata.get("tokenizer.ggml.token_type", list, [])
+    return _Vocabulary(metadata, tokens, types if len(types) == len(tokens) else [_NORMAL] * len(tokens))
+
+
+def _adds_bos(vocabulary: _Vocabulary) -> bool:
+    default = vocabulary.kind == "llama" or SPLITTING_RULES[_rule_name(vocabulary)].adds_bos
+    return bool(vocabulary.metadata.get("tokenizer.ggml.add_bos_token", bool, default))
+
+
+def _rule_name(vocabulary: _Vocabulary) -> str:
+    return str(vocabulary.metadata.get("tokenizer.ggml.pre", str, "default"))
+
+
+def _byte_level(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
+    name = _rule_name(vocabulary)
+    rule = SPLITTING_RULES.get(name)
+    if rule is None:
+        what = tr("the tokenizer in this GGUF file splits text by a rule that is not known here: {name}", name=name)
+        raise UserError(what, vocabulary.metadata.path, tr("put the tokenizer.json of the model beside it"))
+    size = vocabulary.model_size
+    entries = {token: token_id for token_id, token in enumerate(vocabulary.tokens[:size])}
+    merges = []
+    for line in vocabulary.metadata.get("tokenizer.ggml.merges", list, []):
+        left, _, right = line.partition(" ")
+        if left in entries and right in entries and left + right in entries:
+            merges.append((left, right))
+    model = models.BPE(entries, merges, ignore_merges=rule.whole_words)
+    backend = tokenizers.Tokenizer(model)
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in rule.patterns
+    ]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
+    """SentencePiece joins the pair whose piece has the highest score; `tokenizers` the pair whose merge comes first. So
+    the merges are all pairs of pieces that make a piece, in the order of scores.
+    """
+    size = vocabulary.model_size
+    entries = {token: token_id for token_id, token in enumerate(vocabulary.tokens[:size])}
+    scores = vocabulary.metadata.get("tokenizer.ggml.scores", list, [])
+    scores = scores if len(scores) == len(vocabulary.tokens) else [0.0] * len(vocabulary.tokens)
+    pieces = {token_id for token_id in vocabulary.ids(_NORMAL, _USER_DEFINED) if token_id < size}
+    merges = []
+    for token_id in sorted(pieces, key=lambda token_id: -scores[token_id]):
+        piece = vocabulary.tokens[token_id]
+        pairs = ((piece[:index], piece[index:]) for index in range(1, len(piece)))
+        found = [(left, right) for left, right in pairs if entries.get(left) in pieces and entries.get(right) in pieces]
+        merges += sorted(found, key=lambda pair: (entries[pair[0]], entries[pair[1]]))
+    unknown = vocabulary.special_id("unk")
+    model = models.BPE(
+        entries,
+        merges,
+        unk_token=None if unknown is None else vocabulary.tokens[unknown],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    backend = tokenizers.Tokenizer(model)
+    space_before = bool(vocabulary.metadata.get("tokenizer.ggml.add_space_prefix", bool, True))
+    before = [normalizers.Prepend(SENTENCEPIECE_SPACE)] if space_before else []
+    backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SENTENCEPIECE_SPACE)])
+    after = [decoders.Strip(" ", 1, 0)] if space_before else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SENTENCEPIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
+    )
+    return backend
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: _Vocabulary) -> None:
+    """Add the tokens that are matched before words are built, each with its id; unused ones at the end are left out.
+
+    Raises:
+        UserError: A token cannot have its id.
+    """
+    added = set(vocabulary.ids(_CONTROL, _USER_DEFINED, _UNKNOWN))
+    last = max(added, default=-1)
+    added |= {token_id for token_id in vocabulary.ids(_UNUSED) if vocabulary.model_size <= token_id < last}
+    rows = [
+        tokenizers.AddedToken(
+            vocabulary.tokens[token_id], special=vocabulary.types[token_id] != _USER_DEFINED, normalized=False
+        )
+        for token_id in sorted(added)
+    ]
+    backend.add_tokens(rows)
+    for token_id, row in zip(sorted(added), rows, strict=True):
+        if backend.token_to_id(row.content) != token_id:
+            what = tr("two tokens of this GGUF file are {content!r}, or one of them has no place", content=row.content)
+            raise UserError(what, vocabulary.metadata.path, tr("copy it again from its source"))
