@@ -196,16 +196,23 @@ def write_answer(opened: LoadedEngine, answer: str, **fields: Any) -> tuple[list
 CALL = '{"name": "weather", "parameters": {"town": "东", "day": 1}}'
 
 
-def test_an_answer_becomes_reasoning_and_a_call(opened: LoadedEngine) -> None:
-    events, response = write_answer(opened, f"<think>\n要查\n</think>\n\n{CALL}")
-    reasoning, call = response["output"]
+def test_an_answer_becomes_reasoning_text_and_calls(opened: LoadedEngine) -> None:
+    events, response = write_answer(opened, f"<think>\n要查\n</think>\n\n我查一下。\n{CALL}\n{CALL}")
+    reasoning, message, *calls = response["output"]
     assert (reasoning["summary"], reasoning["content"]) == ([], [{"type": "reasoning_text", "text": "要查"}])
-    assert json.loads(call["arguments"]) == {"town": "东", "day": 1}
-    assert [event["output_index"] for event in events if event["type"] == "response.output_item.done"] == [0, 1]
+    assert message["content"][0]["text"] == "我查一下。"
+    assert [json.loads(call["arguments"]) for call in calls] == [{"town": "东", "day": 1}] * 2
+    assert len({item["id"] for item in response["output"]}) == 4 and calls[0]["call_id"] != calls[1]["call_id"]
+    assert [event["output_index"] for event in events if event["type"] == "response.output_item.done"] == [0, 1, 2, 3]
     assert {"response.reasoning_text.delta", "response.reasoning_text.done"} <= {event["type"] for event in events}
     assert response["usage"]["output_tokens_details"]["reasoning_tokens"] > 0
     turn = to_messages(read_items.validate_python(response["output"]))
-    assert [(item.reasoning, item.text, len(item.tool_calls)) for item in turn] == [("要查", "", 1)]
+    assert [(item.reasoning, item.text, len(item.tool_calls)) for item in turn] == [("要查", "我查一下。", 2)]
+
+
+def test_one_call_is_read_if_parallel_calls_are_refused(opened: LoadedEngine) -> None:
+    _, response = write_answer(opened, f"{CALL}\n{CALL}", parallel_tool_calls=False)
+    assert [item["type"] for item in response["output"]] == ["function_call"]
 
 
 def test_reasoning_is_the_summary_if_one_is_asked_for(opened: LoadedEngine) -> None:
@@ -378,6 +385,8 @@ def test_an_item_that_cannot_be_used_is_rejected_by_name(server: LiveServer, ite
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"max_tokens": 3}, "max_tokens"),
+        ({"mirostat": 2}, "mirostat"),
+        ({"guided_regex": "a", "text": {"format": {"type": "json_object"}}}, "guided_regex"),
         ({"include": ["nothing"]}, "include.0"),
         ({"metadata": {"k" * 65: "v"}}, "metadata"),
     ],
@@ -393,7 +402,7 @@ def test_truncation_drops_the_oldest_turns_only_if_it_is_asked_for(opened: Loade
     model = ServedModel("tiny", opened, Limits())
     turn = [Message("user", "你好" * 20), Message("assistant", "好")]
     messages = [Message("system", "简短"), *(turn * 60), Message("user", NAME[0])]
-    prompt = render_truncated(model, messages, (), 16)
+    prompt = render_truncated(model, messages, (), None, 16)
     assert len(prompt) <= model.engine.context_length - 16
     assert NAME[0] in model.tokenizer.decode(prompt) and "简短" in model.tokenizer.decode(prompt)
     with run_server(opened) as server:

@@ -83,6 +83,7 @@ def render_truncated(
     model: ServedModel,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
+    thinking: bool | None,
     max_output_tokens: int | None,
 ) -> tuple[int, ...]:
     """The prompt of a conversation without as many of its oldest turns as do not fit beside the answer.
@@ -93,6 +94,7 @@ def render_truncated(
         model: Renders the prompt.
         messages: The conversation.
         tools: Tools that the model is offered.
+        thinking: Whether the answer thinks; None: what the template does by itself.
         max_output_tokens: Tokens left for the answer; None: a quarter of the context.
 
     Raises:
@@ -103,7 +105,7 @@ def render_truncated(
     system, turns = split_turns(messages)
 
     def render(dropped: int) -> tuple[int, ...]:
-        return model.render_chat([*system, *(message for turn in turns[dropped:] for message in turn)], tools)
+        return model.render_chat([*system, *(message for turn in turns[dropped:] for message in turn)], tools, thinking)
 
     def fits(dropped: int) -> bool:
         try:

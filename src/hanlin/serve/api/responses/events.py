@@ -12,7 +12,8 @@ from typing import Any
 
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
-from hanlin.serve.api.responses.answer_parts import AnswerPart, AnswerReader
+from hanlin.serve.api.answer_splitter import AnswerPart, AnswerSplitter, make_splitter
+from hanlin.serve.api.logprobs import format_logprobs
 from hanlin.serve.api.responses.output import (
     Event,
     FunctionCallOutput,
@@ -23,7 +24,6 @@ from hanlin.serve.api.responses.output import (
 from hanlin.serve.api.responses.schemas import ResponseRequest
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import GenerationJob, ServedModel
-from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 class ResponseBuilder:
@@ -37,7 +37,8 @@ class ResponseBuilder:
 
     def __init__(self, body: ResponseRequest, model: ServedModel, tool_names: Collection[str]) -> None:
         self._body, self._model = body, model
-        self._splitter = AnswerReader(tool_names)
+        self._tool_names = tool_names
+        self._splitter = AnswerSplitter()
         self._reasoning = ""
         self._sequence_number = 0
         self._items: list[dict[str, Any]] = []  # those that are complete
@@ -78,6 +79,8 @@ class ResponseBuilder:
 
     def open(self, job: GenerationJob) -> list[Event]:
         """The first events. The response shows the sampling that the model's defaults fill in."""
+        max_calls = 1 if self._body.parallel_tool_calls is False else None
+        self._splitter = make_splitter(job, 0, self._tool_names, max_calls)
         sampling = job.requests[0].sampling
         self.response |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
         return self._number([self._make_response_event("created"), self._make_response_event("in_progress")])
@@ -122,7 +125,7 @@ class ResponseBuilder:
         if not isinstance(message, MessageOutput):
             message = MessageOutput(self._next_index)
             events += self._open(message)
-        logprobs = _format_logprobs(self._model.tokenizer, self._unsent_deltas)
+        logprobs = format_logprobs(self._model.tokenizer, self._unsent_deltas)
         self._unsent_deltas = []
         return [*events, *message.append(text, logprobs)]
 
@@ -202,15 +205,3 @@ def _make_text_settings(body: ResponseRequest) -> dict[str, Any]:
 def _make_tool_choice(body: ResponseRequest) -> Any:
     choice = body.tool_choice
     return choice if choice is None or isinstance(choice, str) else choice.model_dump(exclude_none=True)
-
-
-def _format_logprobs(tokenizer: Tokenizer, text_deltas: Sequence[TextDelta]) -> list[dict[str, Any]]:
-    def format_one(token_id: int, logprob: float) -> dict[str, Any]:
-        data = tokenizer.token_bytes(token_id)
-        return {"token": data.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
-
-    return [
-        {**format_one(token_id, logprobs.logprob), "top_logprobs": [format_one(*other) for other in logprobs.top]}
-        for text_delta in text_deltas
-        for token_id, logprobs in zip(text_delta.ids, text_delta.logprobs, strict=True)
-    ]

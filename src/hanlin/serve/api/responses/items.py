@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag, TypeAdapter
 from hanlin.chat.reasoning import split_reasoning
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message, Role, ToolCall
-from hanlin.serve.api.tool_calls import parse_arguments
+from hanlin.serve.api.messages import parse_call_arguments
 from hanlin.serve.errors import ApiError, unsupported_value_error
 
 _TEXT_PARTS = ("input_text", "output_text", "text")
@@ -153,10 +153,7 @@ class _TurnBuilder:
             raise unsupported_value_error(f"{path}.type", item.type)
 
     def _add_call(self, item: FunctionCallItem, path: str) -> None:
-        arguments = parse_arguments(item.arguments.strip() or "{}")
-        if arguments is None:
-            what = tr("the arguments of a tool call are not a JSON object")
-            raise ApiError(400, what, param=f"{path}.arguments")
+        arguments = parse_call_arguments(item.arguments, f"{path}.arguments")
         if item.namespace:
             raise unsupported_value_error(f"{path}.namespace", item.namespace)
         call = ToolCall(item.name, arguments, item.call_id)

@@ -17,6 +17,7 @@ from hanlin.serve.api.responses.output import Event
 from hanlin.serve.api.responses.schemas import PromptBody, ResponseRequest
 from hanlin.serve.api.responses.store import ResponseStore
 from hanlin.serve.api.streaming import SSE, StreamWriter, encode_sse
+from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
@@ -106,12 +107,12 @@ def _render(
     """The prompt of a request. Raises ApiError (400) that names `input` instead of other APIs' `messages`."""
     messages, tools = conversation.to_messages(), body.get_tools()
     effort = body.reasoning.effort if body.reasoning is not None else None
-    if effort is not None:
-        raise unsupported_value_error("reasoning.effort", effort)
+    is_constrained = body.make_response_format() is not None
+    thinking = choose_thinking(model, effort, "reasoning.effort", is_constrained)
     try:
         if body.truncation == "auto":
-            return render_truncated(model, messages, tools, max_output_tokens)
-        return model.render_chat(messages, tools)
+            return render_truncated(model, messages, tools, thinking, max_output_tokens)
+        return model.render_chat(messages, tools, thinking)
     except ApiError as error:
         if error.param != "messages":
             raise

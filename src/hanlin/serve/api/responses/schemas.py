@@ -8,8 +8,18 @@ from pydantic import Field, ValidationError
 
 from hanlin.core.i18n import tr
 from hanlin.serve.api.body import RequestBody
-from hanlin.serve.api.fields import JsonSchemaFormat, SamplingBody, StrictModel, Tool
+from hanlin.serve.api.fields import (
+    JsonSchemaFormat,
+    OutputFormat,
+    SamplingBody,
+    StrictModel,
+    StructuredOutputBody,
+    Tool,
+    choose_output_format,
+)
+from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.responses.items import InputItem, MessageItem
+from hanlin.serve.api.thinking import ThinkingEffort
 from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
@@ -80,7 +90,7 @@ class _TextSettings(StrictModel):
 
 
 class _ReasoningSettings(StrictModel):
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: ThinkingEffort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
@@ -139,23 +149,35 @@ class PromptBody(RequestBody):
             names.add(tool.name or "")
         return names
 
-    def make_response_format(self) -> JsonSchemaFormat | None:
+    def make_response_format(self) -> OutputFormat | None:
         """What the answer must be: a call that is demanded, or text of a schema; None if the model is free.
 
         Raises:
-            ApiError: 400 for a demanded tool that is not offered, or a schema that is missing.
+            ApiError: 400 for a demanded tool that is not offered, a schema that is missing, or two formats.
         """
+        return choose_output_format(self.list_formats())
+
+    def list_formats(self) -> list[OutputFormat]:
+        """Every format that the request asks for; there may be one at most."""
         required_tools = self._get_required_tools()
-        if required_tools:
-            return JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True)
+        if required_tools:  # a format of text is for answers without a call
+            return [JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True)]
+        schema, param = self._get_text_schema()
+        if schema is None:
+            return []
+        tools = self.get_tools()  # the model calls one of them or answers in the format
+        return [JsonSchemaFormat(build_call_schema(tools, schema) if tools else schema, param, compact=False)]
+
+    def _get_text_schema(self) -> tuple[dict[str, Any] | None, str]:
+        """The schema that a text must fit, if any, and the field that holds it."""
         text_format = self.text.format if self.text is not None else None
         if text_format is None or text_format.type == "text":
-            return None
+            return None, ""
         if text_format.type == "json_object":
-            return JsonSchemaFormat({"type": "object"}, "text.format", compact=False)
+            return {"type": "object"}, "text.format"
         if text_format.schema_ is None:
             raise ApiError(400, tr("json_schema is missing"), param="text.format.schema")
-        return JsonSchemaFormat(text_format.schema_, "text.format.schema", compact=False)
+        return text_format.schema_, "text.format.schema"
 
     def _get_required_tools(self) -> list[dict[str, Any]]:
         """The tools one of which must be called; empty if the model may choose."""
@@ -169,7 +191,7 @@ class PromptBody(RequestBody):
         return tools
 
 
-class ResponseRequest(PromptBody, SamplingBody):
+class ResponseRequest(PromptBody, StructuredOutputBody, SamplingBody):
     """The body of `POST /v1/responses`."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -178,6 +200,7 @@ class ResponseRequest(PromptBody, SamplingBody):
         "conversation": (None,),
         "moderation": (None,),
         "prompt": (None,),
+        **FOREIGN_SAMPLING_FIELDS,
     }
     n: Literal[1] | None = None
     max_output_tokens: int | None = Field(None, ge=1)
@@ -194,6 +217,9 @@ class ResponseRequest(PromptBody, SamplingBody):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+
+    def list_formats(self) -> list[OutputFormat]:
+        return [*super().list_formats(), *self.list_output_formats()]
 
     @property
     def with_logprobs(self) -> bool:
@@ -222,6 +248,8 @@ class ResponseRequest(PromptBody, SamplingBody):
         if self.stream_options is not None and self.stream_options.include_obfuscation:
             raise unsupported_value_error("stream_options.include_obfuscation", True)
         sampling = self.to_sampling()
-        sampling["max_new_tokens"] = self.max_output_tokens
+        if self.max_output_tokens is not None:
+            sampling["max_new_tokens"] = self.max_output_tokens
         sampling["top_logprobs"] = (self.top_logprobs or 0) if self.with_logprobs else None
-        return GenerationParams(sampling, self.stop_strings, 1, self.make_response_format())
+        response_format = self.make_response_format()
+        return GenerationParams(sampling, self.stop_strings, 1, response_format, self.extra_stop_ids)
