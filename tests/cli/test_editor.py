@@ -13,13 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from hanlin.cli.chat.editor import decode_line, recover_text
+from hanlin.core.errors import UserError
+
 ASKS = """
 import sys
 from pathlib import Path
 from hanlin.cli.chat.editor import make_editor
-read = make_editor(Path(sys.argv[1]), ["/quit"])
+read = make_editor(Path(sys.argv[1]), ["/quit"], lambda: "7 tokens")
 for number in range(int(sys.argv[2])):
-    print("<got", ascii(read(f"{number}> ")) + ">", flush=True)
+    try:
+        print("<got", ascii(read(f"{number}> ")) + ">", flush=True)
+    except KeyboardInterrupt:
+        print("<interrupted>", flush=True)
 """
 
 
@@ -30,13 +36,14 @@ class Terminal:
         self._history = history
         self._side, self._inside = pty.openpty()
         self._shown = ""
+        self.all_shown = ""
         self._program: subprocess.Popen[bytes] | None = None
 
-    def type(self, text: str) -> None:
-        os.write(self._side, text.encode())
+    def type(self, text: str, encoding: str = "utf-8") -> None:
+        os.write(self._side, text.encode(encoding))
 
-    def start(self, lines: int) -> None:
-        environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    def start(self, lines: int, **variables: str) -> None:
+        environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **variables}
         command = [sys.executable, "-c", ASKS, str(self._history), str(lines)]
         ends = {"stdin": self._inside, "stdout": self._inside, "stderr": self._inside}
         self._program = subprocess.Popen(command, env=environment, start_new_session=True, **ends)  # type: ignore[call-overload]
@@ -47,7 +54,9 @@ class Terminal:
         while text not in self._shown:
             assert time.monotonic() < end, f"{text!r} does not appear in {self._shown!r}"
             if select.select([self._side], [], [], 0.1)[0]:
-                self._shown += os.read(self._side, 1 << 16).decode("utf-8", "replace")
+                new = os.read(self._side, 1 << 16).decode("utf-8", "replace")
+                self._shown += new
+                self.all_shown += new
         self._shown = self._shown.partition(text)[2]
 
     def close(self) -> None:
@@ -80,3 +89,65 @@ def test_at_the_prompt_enter_sends_and_ctrl_j_and_alt_enter_begin_a_new_line(ter
     terminal.wait_for("0>")
     terminal.type("one\ntwo\x1b\rthree\r")
     terminal.wait_for(r"<got 'one\ntwo\nthree'>")
+
+
+def test_ctrl_c_clears_what_is_typed_before_it_ends_the_program(terminal: Terminal) -> None:
+    terminal.start(2)
+    terminal.wait_for("0>")
+    terminal.type("我正在打字")
+    terminal.type("\x03")
+    terminal.type("还在\r")
+    terminal.wait_for("<got '\\u8fd8\\u5728'>")
+    terminal.wait_for("1>")
+    terminal.type("\x03")
+    terminal.wait_for("<interrupted>")
+
+
+@pytest.mark.parametrize("letter", ["👩‍👩‍👧‍👦", "🇨🇳", "👍🏽", "é", "葛󠄀", "汉", "각"])
+def test_backspace_and_arrows_take_one_character_as_it_is_seen(terminal: Terminal, letter: str) -> None:
+    terminal.start(2)
+    terminal.wait_for("0>")
+    terminal.type(f"A{letter}\x7fB\r")
+    terminal.wait_for("<got 'AB'>")
+    terminal.wait_for("1>")
+    terminal.type(f"A{letter}\x1b[DB\x1b[3~\r")  # left, B, delete
+    terminal.wait_for("<got 'AB'>")
+
+
+def test_a_pasted_tab_is_sent_and_shown_as_white_space(terminal: Terminal) -> None:
+    terminal.start(1)
+    terminal.wait_for("0>")
+    terminal.type("\x1b[200~a\tb\x1b[201~\r")
+    terminal.wait_for("<got 'a")
+    assert "^I" not in terminal.all_shown
+
+
+def test_the_bar_shows_the_status(terminal: Terminal) -> None:
+    terminal.start(1, PROMPT_TOOLKIT_NO_CPR="0")
+    terminal.wait_for("\x1b[6n")
+    terminal.type("\x1b[1;1R")  # the bar appears once the terminal has said where its cursor is
+    terminal.wait_for("7 tokens")
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "gbk"}, {"PYTHONUTF8": "1"}])
+def test_a_terminal_of_gbk_is_understood(terminal: Terminal, variables: dict[str, str]) -> None:
+    terminal.start(1, **variables)
+    terminal.wait_for("0>")
+    terminal.type("你好，朋友\r", "gbk")
+    terminal.wait_for("<got " + ascii("你好，朋友") + ">")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "gb18030"])
+def test_a_line_of_a_pipe_is_utf_8_or_gbk(encoding: str) -> None:
+    assert decode_line("你好𠮷\n".replace("𠮷", "" if encoding == "gbk" else "𠮷").encode(encoding)).startswith("你好")
+
+
+def test_a_line_of_neither_encoding_is_named() -> None:
+    with pytest.raises(UserError, match="neither UTF-8 nor GBK"):
+        decode_line("café\n".encode("latin-1"))
+    with pytest.raises(UserError, match="neither UTF-8 nor GBK"):
+        recover_text("café".encode("latin-1").decode("utf-8", "surrogateescape"))
+
+
+def test_an_argument_in_gbk_is_read() -> None:
+    assert recover_text("你好".encode("gbk").decode("utf-8", "surrogateescape")) == "你好"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from hanlin.cli.chat.backends import LocalModel, RemoteServer
-from hanlin.cli.chat.repl import ChatSession, run_chat
+from hanlin.cli.chat.repl import ChatSession, describe_stats, run_chat
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.data.formats.chats import ParsedChat, read_messages
@@ -250,3 +251,56 @@ def test_a_connection_that_breaks_off_in_an_answer_is_one_sentence() -> None:
         assert shown == ["七\u2028八"]
         backend.close()
         http.shutdown()
+
+
+@pytest.mark.parametrize("command", ["/quit", "/bye", "/exit"])
+def test_the_chat_ends_with_what_users_type(taught_model: Path, command: str) -> None:
+    assert "我叫小翰" not in talk(taught_model, command, LESSONS[0][0]).text
+
+
+def test_a_model_without_a_switch_for_thinking_says_so(taught_model: Path) -> None:
+    shown = talk(taught_model, "/think on", "/think", LESSONS[0][0]).text
+    assert "no switch for thinking" in shown and "/think on or /think off" in shown and "我叫小翰" in shown
+
+
+def test_the_figures_of_an_answer_are_its_tokens_speed_and_what_is_left(opened: LoadedEngine) -> None:
+    conversation = ChatSession(LocalModel(opened, GREEDY))
+    assert describe_stats(conversation.stats) == ""
+    conversation.send(LESSONS[0][0], silent)
+    stats = conversation.stats
+    assert stats is not None and stats.context_left is not None
+    assert stats.total_tokens + stats.context_left == opened.engine.context_length
+    shown = describe_stats(stats)
+    assert f"{stats.total_tokens} tokens" in shown and f"{stats.context_left} left" in shown
+    conversation.reset()
+    assert conversation.stats is None
+
+
+def test_a_server_tells_the_tokens_of_its_answer(server: LiveServer) -> None:
+    backend = RemoteServer(server.address, "", GREEDY)
+    conversation = ChatSession(backend)
+    conversation.send(LESSONS[0][0], silent)
+    backend.close()
+    assert conversation.stats is not None and conversation.stats.total_tokens > 0
+
+
+def test_a_state_folder_that_cannot_be_written_is_one_sentence_and_the_chat_goes_on(
+    taught_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/none")):
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+        lines = talk(taught_model, LESSONS[0][0]).text.splitlines()
+        assert "cannot be saved" in lines[0] and "我叫小翰。" in lines
+        with pytest.raises(UserError, match="cannot be saved"):
+            talk(taught_model, LESSONS[0][0], session="work")
+
+
+def test_a_line_in_a_pipe_that_cannot_be_read_is_reported_and_the_talk_goes_on(
+    taught_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = "café\n".encode("latin-1") + f"{LESSONS[0][0]}\n".encode("gbk")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    typist = Typist()
+    run_chat(taught_model, write=typist.write)
+    assert "neither UTF-8 nor GBK" in typist.text and "我叫小翰。" in typist.text

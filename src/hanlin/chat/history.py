@@ -37,18 +37,25 @@ def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[M
     return list(messages[:start]), groups
 
 
-def truncate(messages: Sequence[Message], template: ChatTemplate, budget: int, cut: bool = False) -> TruncatedHistory:
+def truncate(
+    messages: Sequence[Message],
+    template: ChatTemplate,
+    budget: int,
+    cut: bool = False,
+    thinking: bool | None = None,
+) -> TruncatedHistory:
     """Drop the oldest turns until the prompt is at most `budget` tokens long: whole turns, never the system text, never
     part of a tool exchange.
 
-    With `cut`, a last question that is too long even alone loses its end. Raises UserError with the lengths when the
-    last turn with the system text is longer, or with `cut` what surrounds the question.
+    `thinking` turns the next answer's thinking on or off. With `cut`, a last question that is too long even alone loses
+    its end. Raises UserError with the lengths when the last turn with the system text is longer, or with `cut` what
+    surrounds the question.
     """
     system, groups = split_turns(messages)
 
     def drop_turns(dropped: int) -> TruncatedHistory:
         kept = (*system, *(message for group in groups[dropped:] for message in group))
-        return TruncatedHistory(kept, tuple(template.render(kept, prompt=True).ids), dropped)
+        return TruncatedHistory(kept, tuple(template.render(kept, prompt=True, thinking=thinking).ids), dropped)
 
     last = max(0, len(groups) - 1)
     truncated = drop_turns(0)
@@ -56,7 +63,7 @@ def truncate(messages: Sequence[Message], template: ChatTemplate, budget: int, c
         num_dropped = bisect_left(range(1, last + 1), True, key=lambda dropped: len(drop_turns(dropped).ids) <= budget)
         truncated = drop_turns(min(num_dropped + 1, last))
     if len(truncated.ids) > budget and cut and truncated.messages[len(system)].role == "user":
-        truncated = _truncate_message(truncated, len(system), template, budget)
+        truncated = _truncate_message(truncated, len(system), template, budget, thinking)
     if len(truncated.ids) <= budget:
         return truncated
     size = len(truncated.ids)
@@ -68,7 +75,9 @@ def truncate(messages: Sequence[Message], template: ChatTemplate, budget: int, c
     raise UserError(what, None, tr("shorten it, or lower the length of the answer"))
 
 
-def _truncate_message(truncated: TruncatedHistory, index: int, template: ChatTemplate, budget: int) -> TruncatedHistory:
+def _truncate_message(
+    truncated: TruncatedHistory, index: int, template: ChatTemplate, budget: int, thinking: bool | None
+) -> TruncatedHistory:
     """The same turns, with the end of the message at `index` cut off so that they fit, if that is enough."""
     message = truncated.messages[index]
 
@@ -78,7 +87,7 @@ def _truncate_message(truncated: TruncatedHistory, index: int, template: ChatTem
             replace(message, text=message.text[:size]),
             *truncated.messages[index + 1 :],
         )
-        ids = tuple(template.render(kept, prompt=True).ids)
+        ids = tuple(template.render(kept, prompt=True, thinking=thinking).ids)
         return TruncatedHistory(kept, ids, truncated.dropped, len(message.text) - size)
 
     sizes = range(1, len(message.text))

@@ -17,6 +17,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 
 INTERRUPTED = 130
+_CHINESE_TERMINALS = ("gbk", "gb2312", "gb18030", "cp936", "big5", "big5hkscs", "cp950")
 app = typer.Typer(
     cls=RootGroup,
     name="hanlin",
@@ -52,7 +53,9 @@ def main() -> None:
     """The console script."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+            # a terminal that is set to GBK or Big5 shows its own encoding only
+            is_chinese = stream.isatty() and stream.encoding.lower() in _CHINESE_TERMINALS
+            stream.reconfigure(encoding=stream.encoding if is_chinese else "utf-8", errors="replace")
     try:
         code = app(prog_name="hanlin", standalone_mode=False)
     except UserError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx2
 
 from hanlin.chat.history import truncate
+from hanlin.chat.reasoning import BEGIN_TAG, END_TAG
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
@@ -20,18 +22,32 @@ from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.inference.text_stream import TextStream
 from hanlin.tokenizer.generation_config import read_sampling_params
 
+P = TypeVar("P")
 OnText = Callable[[str], None]
 TIMEOUT = 600
 """Seconds that a server may take between two pieces of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyStats:
+    """Figures of an answer: tokens of the conversation with it, tokens per second, tokens left of the context.
+
+    A figure is None if it is not known.
+    """
+
+    total_tokens: int
+    tokens_per_second: float | None = None
+    context_left: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChatReply:
-    """An answer, the messages of its prompt, and how many of the oldest turns were left out of the prompt."""
+    """An answer, the messages of its prompt, how many of the oldest turns were left out of the prompt, and figures."""
 
     text: str
     messages: tuple[Message, ...]
     dropped: int = 0
+    stats: ReplyStats | None = None
 
 
 class ChatBackend(Protocol):
@@ -54,6 +70,13 @@ class ChatBackend(Protocol):
 
     def describe_tokens(self, messages: Sequence[Message]) -> str:
         """How many tokens the conversation has, in a sentence."""
+
+    def set_thinking(self, on: bool) -> None:
+        """Turn the thinking of the next answers on or off.
+
+        Raises:
+            UserError: The model has no switch for it.
+        """
 
     def close(self) -> None: ...
 
@@ -78,16 +101,26 @@ class LocalModel:
         limit = max(1, min(requested.max_new_tokens, context // 2))
         self._sampling = replace(requested, max_new_tokens=limit)
         self._prompt_limit, self._truncate = context - limit, truncate
+        self._thinking: bool | None = None
         self.name = self._opened.location.name
 
     def answer(self, messages: Sequence[Message], on_text: OnText, attempt: int = 0) -> ChatReply:
-        fitted = truncate(messages, self._template, self._prompt_limit, self._truncate)
+        fitted = truncate(messages, self._template, self._prompt_limit, self._truncate, self._thinking)
         seed = self._sampling.seed
         sampling = self._sampling if seed is None else replace(self._sampling, seed=(seed + attempt) % 2**32)
         request = GenerationRequest(fitted.ids, self._template.stop_ids, sampling)
         with closing(TextStream(self._opened.engine, self._template.tokenizer, request)) as stream:
-            text = _collect((piece.text for piece in stream), on_text)
-        return ChatReply(text, fitted.messages, fitted.dropped)
+            timer = _AnswerTimer()
+            text = _collect((piece.text for piece in timer.watch(stream)), on_text)
+        total = stream.prompt_tokens + stream.tokens
+        left = self._opened.engine.context_length - total
+        stats = ReplyStats(total, timer.speed(stream.tokens), max(0, left))
+        return ChatReply(text, fitted.messages, fitted.dropped, stats)
+
+    def set_thinking(self, on: bool) -> None:
+        if not self._template.thinking_switches:
+            raise UserError(tr("the chat template of this model has no switch for thinking"), "/think")
+        self._thinking = on
 
     def describe_tokens(self, messages: Sequence[Message]) -> str:
         has_prompt = any(message.role == "user" for message in messages)  # a system text alone is no prompt
@@ -133,6 +166,8 @@ class RemoteServer:
             raise
         self.name = model or known[0]
         self._total_tokens: int | None = None
+        self._answer_tokens: int | None = None
+        self._thinking: bool | None = None
 
     def answer(self, messages: Sequence[Message], on_text: OnText, attempt: int = 0) -> ChatReply:
         body = {
@@ -147,8 +182,16 @@ class RemoteServer:
             self._client.sse(self._base + "/chat/completions", method="POST", json=body) as events,
         ):
             self._check_status(events.response)
-            text = _collect(self._read_stream(events), on_text)
-        return ChatReply(text, tuple(messages))
+            self._total_tokens = self._answer_tokens = None
+            timer = _AnswerTimer()
+            text = _collect(timer.watch(self._read_stream(events)), on_text)
+        stats = None
+        if self._total_tokens is not None:
+            stats = ReplyStats(self._total_tokens, timer.speed(self._answer_tokens or 0))
+        return ChatReply(text, tuple(messages), stats=stats)
+
+    def set_thinking(self, on: bool) -> None:
+        self._thinking = on  # the server refuses it if its model has no switch
 
     def describe_tokens(self, messages: Sequence[Message]) -> str:
         if self._total_tokens is None:
@@ -163,6 +206,8 @@ class RemoteServer:
         fields = {("max_tokens" if name == "max_new_tokens" else name): value for name, value in self._sampling.items()}
         if "seed" in fields:
             fields["seed"] = (fields["seed"] + attempt) % 2**32
+        if self._thinking is not None:  # of vLLM, llama-server and Hanlin
+            fields["chat_template_kwargs"] = {"enable_thinking": self._thinking}
         return fields
 
     def _list_models(self) -> list[str]:
@@ -177,7 +222,8 @@ class RemoteServer:
         return names
 
     def _read_stream(self, events: httpx2.EventSource) -> Iterator[str]:
-        """The pieces of an answer, from the server-sent events of OpenAI's chat completions."""
+        """The pieces of an answer, from the server-sent events of OpenAI's chat completions; reasoning within tags."""
+        is_thinking = False
         for sent in events:
             if sent.data == "[DONE]":
                 return
@@ -187,9 +233,16 @@ class RemoteServer:
             usage = event.get("usage")
             if isinstance(usage, Mapping) and isinstance(usage.get("total_tokens"), int):
                 self._total_tokens = usage["total_tokens"]
+                answer_tokens = usage.get("completion_tokens")
+                self._answer_tokens = answer_tokens if isinstance(answer_tokens, int) else None
             for choice in event.get("choices", ()):
-                if text := choice.get("delta", {}).get("content"):
-                    yield text
+                delta = choice.get("delta", {})
+                if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+                    yield reasoning if is_thinking else f"{BEGIN_TAG}\n{reasoning}"
+                    is_thinking = True
+                if text := delta.get("content"):
+                    yield f"\n{END_TAG}\n\n{text}" if is_thinking else text
+                    is_thinking = False
 
     def _parse(self, data: str) -> dict[str, Any]:
         try:
@@ -226,6 +279,25 @@ class RemoteServer:
             reason = str(error) or type(error).__name__
             what = tr("the server cannot be reached: {reason}", reason=reason)
             raise UserError(what, self._base, tr("start one with `hanlin serve`")) from error
+
+
+class _AnswerTimer:
+    """Measures how fast an answer comes, from its first piece on: what comes before is the reading of the prompt."""
+
+    def __init__(self) -> None:
+        self._first = self._last = 0.0
+
+    def watch(self, pieces: Iterable[P]) -> Iterator[P]:
+        """The same pieces, with their times noted."""
+        for piece in pieces:
+            self._last = time.monotonic()
+            self._first = self._first or self._last
+            yield piece
+
+    def speed(self, tokens: int) -> float | None:
+        """Tokens per second of an answer of so many tokens; None if it was too short to tell."""
+        seconds = self._last - self._first
+        return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
 
 
 def _error_message(error: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.reasoning import assistant_message
-from hanlin.cli.chat.backends import ChatBackend, OnText, open_backend
+from hanlin.cli.chat.backends import ChatBackend, OnText, ReplyStats, open_backend
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import PARTIAL_SUFFIX
 from hanlin.core.i18n import tr
@@ -18,6 +19,8 @@ from hanlin.core.records import Message
 
 ReadLine = Callable[[str], str]
 LAST_SESSION = "last"
+_END_COMMANDS = ("/quit", "/bye", "/exit")
+"""`/bye` and `/exit` are what users of Ollama and of shells type."""
 
 
 class ChatSession:
@@ -34,6 +37,7 @@ class ChatSession:
         self._system: tuple[Message, ...] = (Message("system", system),) if system else ()
         self.messages: tuple[Message, ...] = self._system
         self.dropped_turns = 0
+        self.stats: ReplyStats | None = None
         self._attempt = 0
 
     @property
@@ -51,6 +55,7 @@ class ChatSession:
         """Forget every turn but the system text."""
         self.messages = self._system
         self.dropped_turns = 0
+        self.stats = None
         self._save_session()
 
     def send(self, text: str, on_text: OnText) -> str:
@@ -74,6 +79,7 @@ class ChatSession:
             return None
         question = self.messages[index].text
         self.messages = self.messages[:index]
+        self.stats = None
         self._save_session()
         return question
 
@@ -92,6 +98,10 @@ class ChatSession:
     def describe_tokens(self) -> str:
         """How many tokens the conversation has, in a sentence."""
         return self._backend.describe_tokens(self.messages)
+
+    def set_thinking(self, on: bool) -> None:
+        """Turn the thinking of the next answers on or off. Raises UserError if the model has no switch for it."""
+        self._backend.set_thinking(on)
 
     def save(self, path: Path) -> None:
         """Write the conversation to a new file, a line of JSON Lines that `hanlin conversations` reads.
@@ -132,19 +142,27 @@ class ChatSession:
         reply = self._backend.answer(messages, on_text, self._attempt)
         self.messages = (*reply.messages, assistant_message(reply.text))
         self.dropped_turns += reply.dropped
+        self.stats = reply.stats
         self._save_session()
         return reply.text
 
     def _save_session(self) -> None:
-        """Write the session's file at once or not at all; only its owner may read it."""
+        """Write the session's file at once or not at all; only its owner may read it.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         if self._file is None:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         row = {"messages": [message.to_json() for message in self.messages]}
         partial = self._file.with_name(self._file.name + PARTIAL_SUFFIX)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(row, file, ensure_ascii=False)
-        os.replace(partial, self._file)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                json.dump(row, file, ensure_ascii=False)
+            os.replace(partial, self._file)
+        except OSError as error:
+            raise _not_saved(self._file, error) from error
 
 
 def state_folder() -> Path:
@@ -159,6 +177,22 @@ def session_file(name: str) -> Path:
     if path.suffix == ".json" or len(path.parts) > 1:
         return path
     return state_folder() / "chats" / f"{name}.json"
+
+
+def _not_saved(file: Path, error: OSError) -> UserError:
+    hint = tr("name another folder in XDG_STATE_HOME, or a file with --session")
+    return UserError(tr("the conversation cannot be saved: {reason}", reason=error.strerror), file, hint)
+
+
+def find_save_problem(file: Path) -> UserError | None:
+    """Why a session's file cannot be written; None if it can. Its folder is made."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(file.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        return _not_saved(file, error)
+    return None
 
 
 def run_chat(
@@ -212,7 +246,14 @@ def run_chat(
             ChatSession(backend, system or "").send(once, write)
             write("\n")
             return
-        conversation = ChatSession(backend, system or "", session_file(session or LAST_SESSION))
+        file: Path | None = session_file(session or LAST_SESSION)
+        problem = find_save_problem(session_file(session or LAST_SESSION))
+        if problem is not None:
+            if session or resume:
+                raise problem
+            write(f"{problem}\n")  # the chat goes on without being saved
+            file = None
+        conversation = ChatSession(backend, system or "", file)
         turns = conversation.resume() if session or resume else 0
         model_name = backend.name
         write(tr("{model_name}: /help lists the commands, /quit ends\n", model_name=model_name))
@@ -221,7 +262,11 @@ def run_chat(
         if read_line is None:
             from hanlin.cli.chat.editor import make_editor
 
-            read_line = make_editor(state_folder() / "typed", list(_commands()))
+            read_line = make_editor(
+                state_folder() / "typed",
+                [*_commands(), *_END_COMMANDS[1:]],
+                lambda: describe_stats(conversation.stats),
+            )
         _loop(conversation, read_line, write)
     finally:
         backend.close()
@@ -239,9 +284,22 @@ def _commands() -> dict[str, str]:
         "/retry": tr("answer the last question again"),
         "/save": tr("FILE: write the conversation as a line of JSON"),
         "/tokens": tr("show how long the conversation is"),
+        "/think": tr("on | off: whether the next answers think"),
         "/reset": tr("forget the conversation"),
-        "/quit": tr("end"),
+        "/quit": tr("end (also /bye and /exit)"),
     }
+
+
+def describe_stats(stats: ReplyStats | None) -> str:
+    """The figures of the last answer for the bar below the line; empty before the first."""
+    if stats is None:
+        return ""
+    parts = [tr("{count} tokens", count=stats.total_tokens)]
+    if stats.tokens_per_second is not None:
+        parts.append(tr("{speed:.1f} tokens/s", speed=stats.tokens_per_second))
+    if stats.context_left is not None:
+        parts.append(tr("{left} left", left=stats.context_left))
+    return " · ".join([*parts, "/help"])
 
 
 def _loop(conversation: ChatSession, read_line: ReadLine, write: OnText) -> None:
@@ -251,6 +309,9 @@ def _loop(conversation: ChatSession, read_line: ReadLine, write: OnText) -> None
         except (EOFError, KeyboardInterrupt):
             write("\n")
             return
+        except UserError as error:
+            write(f"{error}\n")
+            continue
         if not text:
             continue
         dropped_before = conversation.dropped_turns
@@ -277,7 +338,7 @@ def _run_command(conversation: ChatSession, text: str, write: OnText) -> bool:
     """
     name, _, argument = text.partition(" ")
     argument = argument.strip()
-    if name == "/quit":
+    if name in _END_COMMANDS:
         return False
     if name == "/help":
         write("".join(f"  {command:<9}{summary}\n" for command, summary in _commands().items()))
@@ -303,6 +364,11 @@ def _run_command(conversation: ChatSession, text: str, write: OnText) -> bool:
         _report_dropped(conversation, dropped_before, write)
     elif name == "/tokens":
         write(conversation.describe_tokens() + "\n")
+    elif name == "/think":
+        if argument not in ("on", "off"):
+            raise UserError(tr("write /think on or /think off"))
+        conversation.set_thinking(argument == "on")
+        write(tr("thinking is on\n") if argument == "on" else tr("thinking is off\n"))
     elif name == "/save":
         if not argument:
             raise UserError(tr("name a file: /save chat.jsonl"))
@@ -310,7 +376,7 @@ def _run_command(conversation: ChatSession, text: str, write: OnText) -> bool:
         write(tr("saved in {argument}\n", argument=argument))
     else:
         what = tr("there is no command {name}", name=name)
-        raise UserError(what, None, did_you_mean(name, _commands()))
+        raise UserError(what, None, did_you_mean(name, [*_commands(), *_END_COMMANDS]))
     return True
 
 

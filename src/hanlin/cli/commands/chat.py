@@ -40,8 +40,10 @@ def chat(
         typer.Option(envvar="HANLIN_API_KEY", help=tr("API key of the server"), show_default=False),
     ] = "",
 ) -> None:
+    from hanlin.cli.chat.editor import recover_text
     from hanlin.cli.chat.repl import run_chat
 
+    message, system = None if message is None else recover_text(message), recover_text(system)
     if message is not None and not message.strip():
         raise UserError(tr("the message is empty"), "--message")
     sampling = {
