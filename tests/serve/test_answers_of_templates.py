@@ -209,6 +209,18 @@ def test_ollamas_think_turns_it_on_and_off(serve_template: Any) -> None:
         assert set(client.show("tiny").capabilities or ()) == {"completion", "embedding", "thinking"}
 
 
+def test_anthropics_clients_get_thinking_blocks_and_turn_them_off(serve_template: Any) -> None:
+    body = {"model": "tiny", "max_tokens": 99, "messages": [{"role": "user", "content": "?"}]}
+    with serve_template("deepseek_r1", "想\n</think>\n\n好") as (script, server):
+        for thinking in ({}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}):
+            content = httpx.post(f"{server.address}/v1/messages", json={**body, **thinking}).json()["content"]
+            assert [(block["type"], block[block["type"]]) for block in content] == [("thinking", "想"), ("text", "好")]
+        script.text = "好"
+        off = {**body, "thinking": {"type": "disabled"}}
+        (block,) = httpx.post(f"{server.address}/v1/messages", json=off).json()["content"]
+    assert block["text"] == "好" and script.prompt().endswith("</think>\n\n")
+
+
 def test_what_a_template_cannot_do_is_refused_by_name(serve_template: Any) -> None:
     with serve_template("no reasoning", "好") as (_, server):
         refused = ask(server, chat_template_kwargs={"enable_thinking": True})

@@ -144,8 +144,6 @@ class MessagesRequest(CountTokensRequest, StructuredOutputBody, SamplingBody):
 
     def to_params(self) -> GenerationParams:
         """Raises ApiError (400) for fields that contradict each other."""
-        if self.thinks:
-            raise unsupported_value_error("thinking.type", "enabled")
         stops = (*(self.stop_sequences or ()), *self.stop_strings)
         return GenerationParams(self.to_sampling(), stops, 1, self._make_response_format(), self.extra_stop_ids)
 

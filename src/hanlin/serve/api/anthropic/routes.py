@@ -13,6 +13,7 @@ from hanlin.serve.api.anthropic.events import MessageFormatter, encode_error
 from hanlin.serve.api.anthropic.requests import CountTokensRequest, MessagesRequest
 from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import SSE, StreamWriter
+from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
 from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
 from hanlin.serve.service import GenerationService
@@ -29,7 +30,8 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         formatter = MessageFormatter(model.name, get_tool_names(body.get_tools()))
 
         def prepare_job() -> GenerationJob:
-            return model.make_job([_render(model, body)], body.to_params(), "messages")
+            params = body.to_params()
+            return model.make_job([_render(model, body, params.response_format is not None)], params, "messages")
 
         async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
             yield b"".join(formatter.open_stream(job))
@@ -51,5 +53,6 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     return router
 
 
-def _render(model: ServedModel, body: CountTokensRequest) -> tuple[int, ...]:
-    return model.render_chat(body.to_messages(), body.get_tools())
+def _render(model: ServedModel, body: CountTokensRequest, is_constrained: bool = False) -> tuple[int, ...]:
+    thinking = choose_thinking(model, body.thinks, "thinking.type", is_constrained)
+    return model.render_chat(body.to_messages(), body.get_tools(), thinking)
