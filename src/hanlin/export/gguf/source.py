@@ -18,6 +18,7 @@ from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
 from hanlin.core.i18n import tr
+from hanlin.core.records import Message
 from hanlin.export.gguf.imatrix_file import IMATRIX_FILES, ImportanceMatrix, read_imatrix
 from hanlin.export.gguf.quant_types import QuantShape, requires_imatrix, tensor_type
 from hanlin.export.gguf.quantize import tensor_bytes
@@ -80,6 +81,16 @@ class GgufSource:
         return find_template(self.tokenizer)
 
     @cached_property
+    def answer_end(self) -> int | None:
+        """The id that the chat template ends an answer with; None without a template, and if the template writes
+        `eos_token` elsewhere, which must stay what it is.
+        """
+        if self.template is None:
+            return None
+        end = answer_end(self.template)
+        return None if end != self.tokenizer.eos_id and "eos_token" in self.template.source else end
+
+    @cached_property
     def chat_template(self) -> str | None:
         """The folder's chat template in the Jinja that every program knows."""
         return None if self.template is None else without_generation_blocks(self.template.source)
@@ -111,6 +122,15 @@ class GgufSource:
         """The bytes of each tensor in a file of this type."""
         pairs = zip(self.tensors, self.tensor_types(file_type), strict=True)
         return [tensor_bytes(kind, tensor.shape) for tensor, kind in pairs]
+
+
+def answer_end(template: ChatTemplate) -> int | None:
+    """The id that ends a plain answer of a template."""
+    try:
+        rendered = template.render([Message("user", "?"), Message("assistant", "!")])
+    except UserError:
+        return next(iter(template.turn_end_ids), None)
+    return rendered.ids[rendered.loss_mask.rindex(1)]
 
 
 def load_source(folder: Path, imatrix: Path | None = None) -> GgufSource:

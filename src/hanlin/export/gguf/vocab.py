@@ -229,13 +229,21 @@ def _unsupported(tokenizer: Tokenizer, why: str) -> UserError:
     return UserError(what, tokenizer.folder / TOKENIZER_FILE, hint)
 
 
-def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
+def add_special_ids(
+    writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence[int], answer_end: int | None = None
+) -> None:
     """Write which ids begin, end and fill a text. GGUF has three places for ids that end an answer (end of text, of
-    turn, of message); llama.cpp knows more ends by their names, and those are not written.
+    turn, of message); llama.cpp knows more ends by their names.
+
+    Args:
+        writer: The writer of the file.
+        tokenizer: The model's tokenizer.
+        stop_ids: Every id that ends an answer.
+        answer_end: The id that the chat template ends an answer with: the end of text and of turn of the file.
     """
     if tokenizer.bos_id is not None:
         writer.add_bos_token_id(tokenizer.bos_id)
-    for name, token_id in _end_ids(tokenizer, stop_ids).items():
+    for name, token_id in _end_ids(tokenizer, stop_ids, answer_end).items():
         getattr(writer, f"add_{name}_token_id")(token_id)
     for name, add_token_id in (("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
         special_id = tokenizer.token_id(tokenizer.config.get(name) or "")
@@ -246,10 +254,13 @@ def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence
     writer.add_add_sep_token(False)
 
 
-def _end_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> dict[str, int]:
+def _end_ids(tokenizer: Tokenizer, stop_ids: Sequence[int], answer_end: int | None) -> dict[str, int]:
     """Which stop id stands in which of the places `eos`, `eot`, `eom`."""
     end_ids = list(dict.fromkeys(stop_ids))
     eos = tokenizer.eos_id if tokenizer.eos_id in end_ids else next(iter(end_ids), tokenizer.eos_id)
+    eos = eos if answer_end is None else answer_end
     known_ids = {tokenizer.token_id(name) for name in END_TOKEN_NAMES}
-    other_ids = [token_id for token_id in end_ids if token_id != eos and token_id not in known_ids]
-    return {**({} if eos is None else {"eos": eos}), **dict(zip(("eot", "eom"), other_ids, strict=False))}
+    others = [token_id for token_id in end_ids if token_id != eos and token_id not in known_ids]
+    if answer_end is not None and len(others) < 2:
+        others.insert(0, answer_end)
+    return {**({} if eos is None else {"eos": eos}), **dict(zip(("eot", "eom"), others, strict=False))}

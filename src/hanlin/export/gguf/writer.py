@@ -99,7 +99,7 @@ def write_header(path: Path, source: GgufSource, file_type: str, settings: Gguf)
     writer.add_file_type(FILE_TYPES[file_type].ftype)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     source.vocabulary.add_to(writer)
-    add_special_ids(writer, source.tokenizer, source.stop_ids)
+    add_special_ids(writer, source.tokenizer, source.stop_ids, source.answer_end)
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
     if source.imatrix is not None and FILE_TYPES[file_type].default_type not in UNQUANTIZED:
