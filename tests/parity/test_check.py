@@ -208,7 +208,7 @@ def test_an_export_runs_the_check_and_keeps_its_figures(tiny_model: Path, tmp_pa
 
 def test_a_template_that_takes_no_conversation_is_refused(tiny_tokenizer: Path) -> None:
     tokenizer = Tokenizer.load(tiny_tokenizer)
-    never = ChatTemplate("{{ raise_exception('never') }}", tokenizer, "never.jinja")
+    never = ChatTemplate("{% if messages %}{{ raise_exception('never') }}{% endif %}", tokenizer, "never.jinja")
     with pytest.raises(UserError, match=r"any conversation.*refuses these turns: never"):
         check(never, [], make_cases()[:3])
 
