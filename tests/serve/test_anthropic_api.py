@@ -212,6 +212,17 @@ def test_what_cannot_be_honored_is_refused_by_name(fields: Any, named: str) -> N
     assert (caught.value.status, caught.value.param) == (400, named)
 
 
+@pytest.mark.parametrize(
+    ("turn", "named"),
+    [("messages.0", "system"), ("messages.1", "messages.0"), ("messages.4", "messages.2"), ("messages", "messages")],
+)
+def test_an_error_names_the_message_that_a_turn_was_made_of(turn: str, named: str) -> None:
+    results = [{"type": "tool_result", "tool_use_id": name, "content": "晴"} for name in "ab"]
+    calls = [{"type": "tool_use", "id": name, "name": "weather", "input": {}} for name in "ab"]
+    turns = [*QUESTION, {"role": "assistant", "content": calls}, {"role": "user", "content": results}]
+    assert parse(system="甲", messages=turns).rename_param(turn) == named
+
+
 # ----------------------------------------------------------------------------------------------------------- tools
 
 
@@ -270,6 +281,19 @@ def test_an_output_format_is_obeyed(caller: LiveServer) -> None:
     with connect(caller) as client:
         answer: Any = client.messages.create(model="tiny", max_tokens=200, messages=QUESTION, output_config=config)
     assert json.loads(answer.content[0].text)["town"] in "东西"
+
+
+@pytest.mark.parametrize("thinking", [{"type": "adaptive"}, {"type": "disabled"}, None])
+def test_thinking_is_left_to_the_model_or_refused_where_an_answer_has_no_place_for_it(
+    caller: LiveServer, thinking: Any
+) -> None:
+    given: Any = {"model": "tiny", "max_tokens": 2, "messages": QUESTION, "extra_body": {"thinking": thinking}}
+    with connect(caller) as client:
+        assert client.messages.create(**given).usage.output_tokens <= 2
+        given |= {"tools": [WEATHER], "tool_choice": {"type": "any"}}
+        given["extra_body"] = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+        with pytest.raises(anthropic.BadRequestError, match="thinking: "):
+            client.messages.create(**given)
 
 
 CLAUDE_CODE_HEADERS = {
@@ -353,6 +377,12 @@ def test_errors_have_the_vendors_form(client: anthropic.Anthropic) -> None:
         image: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
         client.messages.create(model="tiny", max_tokens=1, messages=[{"role": "user", "content": [image]}])
     assert refused.value.type == "invalid_request_error"
+
+
+def test_the_models_are_listed_for_the_client(client: anthropic.Anthropic) -> None:
+    (model,) = client.models.list()
+    assert (model.id, model.type, model.display_name, model.created_at.year >= 2024) == ("tiny", "model", "tiny", True)
+    assert client.models.retrieve("tiny").id == "tiny"
 
 
 def test_a_key_is_accepted_in_either_header(opened: LoadedEngine) -> None:

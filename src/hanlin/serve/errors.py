@@ -59,7 +59,7 @@ class ApiError(Exception):
     def anthropic_body(self) -> dict[str, Any]:
         """Its errors have no field of their own for the wrong field, so that the message names it."""
         error_type = _ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
-        named = self.param is None or self.message.startswith(self.param)
+        named = self.param is None or self.message.startswith((f"{self.param}:", f"{self.param}="))
         message = self.message if named else f"{self.param}: {self.message}"
         return {"type": "error", "error": {"type": error_type, "message": message}}
 

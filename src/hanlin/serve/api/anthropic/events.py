@@ -23,6 +23,8 @@ from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer
 
 Event = dict[str, Any]
+_SIGNATURE = "hanlin"
+"""Of every thinking block. Clients drop blocks without one when they send an answer back; nothing checks it."""
 
 
 class MessageFormatter:
@@ -30,31 +32,32 @@ class MessageFormatter:
 
     Args:
         model: Name of the model.
-        tool_names: Tools whose calls are read out of the answer.
+        tool_names: Tools whose calls are parsed out of the answer.
+        max_calls: How many calls are read; None: all.
     """
 
-    def __init__(self, model: str, tool_names: Collection[str]) -> None:
+    def __init__(self, model: str, tool_names: Collection[str], max_calls: int | None = None) -> None:
         self._id = f"msg_{uuid.uuid4().hex[:24]}"
         self._model = model
-        self._tool_names = tool_names
-        self._splitter = AnswerSplitter(tool_names)
+        self._tool_names, self._max_calls = tool_names, max_calls
+        self._splitter = AnswerSplitter()
         self._blocks = BlockEvents()
 
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         """The only object of a response that is not streamed."""
         (answer,) = answers
-        self._splitter = make_splitter(job, 0, self._tool_names)
-        parts = [part for text_delta in answer.text_deltas for part in self._splitter.feed(text_delta.text)]
+        self._splitter = self._make_splitter(job)
+        parts = [part for delta in answer.text_deltas for part in self._splitter.feed(delta.text)]
         events = [event for part in [*parts, *self._splitter.flush()] for event in self._blocks.feed(part)]
         return {
-            **self._make_message(join_blocks(events, self._splitter.cut_text)),
+            **self._make_message(join_blocks([*events, *self._blocks.close()], self._splitter.cut_text)),
             **self._make_end(answer.end),
             "usage": self._make_usage(job, answer.end),
         }
 
     def open_stream(self, job: GenerationJob) -> list[bytes]:
         """The first events: the message without content, and a ping, which clients expect there."""
-        self._splitter = make_splitter(job, 0, self._tool_names)
+        self._splitter = self._make_splitter(job)
         usage = self._make_usage(job, AnswerEnd("stop", 0))
         message = {**self._make_message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
         return [_encode({"type": "message_start", "message": message}), _encode({"type": "ping"})]
@@ -66,6 +69,9 @@ class MessageFormatter:
         held = self._encode_parts(self._splitter.flush())
         end = {"type": "message_delta", "delta": self._make_end(event), "usage": self._make_usage(job, event)}
         return [*held, *map(_encode, [*self._blocks.close(), end, {"type": "message_stop"}])]
+
+    def _make_splitter(self, job: GenerationJob) -> AnswerSplitter:
+        return make_splitter(job, 0, self._tool_names, self._max_calls)
 
     def _encode_parts(self, parts: Iterable[AnswerPart]) -> list[bytes]:
         return [_encode(event) for part in parts for event in self._blocks.feed(part)]
@@ -100,26 +106,30 @@ class BlockEvents:
     def feed(self, part: AnswerPart) -> list[Event]:
         """The events that the next part of the answer makes."""
         if part.kind == "call":
-            block = {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": part.text, "input": {}}
-            return self._open(block)
-        if part.kind == "call_end":
-            return []
+            call_id = f"toolu_{part.call_id.removeprefix('call_')}"
+            return self._open({"type": "tool_use", "id": call_id, "name": part.text, "input": {}})
         if part.kind == "arguments":
             return [self._make_delta({"type": "input_json_delta", "partial_json": part.text})]
         if part.kind == "reasoning":
-            block = {"type": "thinking", "thinking": "", "signature": ""}
-            opened = [] if self._open_type == "thinking" else self._open(block)
+            opened = self._open({"type": "thinking", "thinking": "", "signature": ""}, unless_open=True)
             return [*opened, self._make_delta({"type": "thinking_delta", "thinking": part.text})]
-        opened = [] if self._open_type == "text" else self._open({"type": "text", "text": ""})
-        return [*opened, self._make_delta({"type": "text_delta", "text": part.text})]
+        if part.kind == "content":
+            opened = self._open({"type": "text", "text": ""}, unless_open=True)
+            return [*opened, self._make_delta({"type": "text_delta", "text": part.text})]
+        return []
 
     def close(self) -> list[Event]:
-        """The end of the open block, if there is one."""
-        stop = [{"type": "content_block_stop", "index": self._index}] if self._open_type else []
+        """The end of the open block, if there is one; a thinking block ends with its signature."""
+        if not self._open_type:
+            return []
+        signed = self._open_type == "thinking"
+        signature = [self._make_delta({"type": "signature_delta", "signature": _SIGNATURE})] if signed else []
         self._open_type = ""
-        return stop
+        return [*signature, {"type": "content_block_stop", "index": self._index}]
 
-    def _open(self, block: dict[str, Any]) -> list[Event]:
+    def _open(self, block: dict[str, Any], unless_open: bool = False) -> list[Event]:
+        if unless_open and self._open_type == block["type"]:
+            return []
         closed = self.close()
         self._index, self._open_type = self._index + 1, block["type"]
         return [*closed, {"type": "content_block_start", "index": self._index, "content_block": block}]
@@ -131,11 +141,10 @@ class BlockEvents:
 def join_blocks(events: Iterable[Event], cut_text: str = "") -> list[dict[str, Any]]:
     """The blocks that a client puts together from the events of a stream.
 
-    A call that was cut off within its arguments has no object as `input`: it becomes a text with what was written.
-
     Args:
         events: The events of the blocks.
-        cut_text: The call that was cut off, as the model wrote it.
+        cut_text: The last call as the model wrote it, if it was cut off: it has no object as `input`, and so it becomes
+            a text.
     """
     blocks: list[dict[str, Any]] = []
     inputs: dict[int, str] = {}
@@ -147,12 +156,12 @@ def join_blocks(events: Iterable[Event], cut_text: str = "") -> list[dict[str, A
             if delta["type"] == "input_json_delta":
                 inputs[index] = inputs.get(index, "") + delta["partial_json"]
             else:
-                field = "thinking" if delta["type"] == "thinking_delta" else "text"
+                field = delta["type"].removesuffix("_delta")
                 blocks[index][field] += delta[field]
     for index, text in inputs.items():
         arguments = parse_arguments(text)
-        written = {"type": "text", "text": cut_text or text}
-        blocks[index] = written if arguments is None else {**blocks[index], "input": arguments}
+        whole = arguments is not None
+        blocks[index] = {**blocks[index], "input": arguments} if whole else {"type": "text", "text": cut_text or text}
     return blocks
 
 

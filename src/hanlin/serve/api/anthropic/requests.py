@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -118,10 +119,36 @@ class CountTokensRequest(RequestBody):
         turns = [turn for index, message in enumerate(self.messages) for turn in message.to_messages(index)]
         return [*make_system_turns(self.system), *turns]
 
+    def rename_param(self, param: str | None) -> str | None:
+        """The field of this request for one of the turns and functions that it was made into.
+
+        For example `messages.1` is `messages.0` if a system text is the first turn, and `tools.0.function.parameters`
+        is `tools.0.input_schema`.
+        """
+        turn = re.match(r"messages\.(\d+)", param or "")
+        if param is None or turn is None:
+            return param and param.replace("function.parameters", "input_schema").replace("function.", "")
+        system = [(-1, message) for message in make_system_turns(self.system)]
+        turns = [(index, turn) for index, message in enumerate(self.messages) for turn in message.to_messages(index)]
+        source = [*system, *turns][int(turn[1])][0]
+        return "system" if source < 0 else f"messages.{source}"
+
     def get_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is offered."""
         tools = [tool.to_function(index) for index, tool in enumerate(self.tools or ())]
         return [] if self.tool_choice is not None and self.tool_choice.type == "none" else tools
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer must be a call or fit a schema from its first character."""
+        is_forced = self.tool_choice is not None and self.tool_choice.type in ("any", "tool")
+        has_format = self.output_config is not None and self.output_config.format is not None
+        return is_forced or has_format or self.output_format is not None
+
+    @property
+    def max_calls(self) -> int | None:
+        """How many calls of an answer are read; None: all."""
+        return 1 if self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use else None
 
     @property
     def thinks(self) -> bool | None:
@@ -141,6 +168,11 @@ class MessagesRequest(CountTokensRequest, StructuredOutputBody, SamplingBody):
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
     n: Literal[1] | None = None
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer must be a call or fit a format from its first character."""
+        return super().is_constrained or bool(self.list_output_formats())
 
     def to_params(self) -> GenerationParams:
         """Raises ApiError (400) for fields that contradict each other."""

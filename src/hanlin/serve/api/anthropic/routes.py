@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -15,6 +15,7 @@ from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import SSE, StreamWriter
 from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
+from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
 from hanlin.serve.service import GenerationService
 
@@ -27,11 +28,11 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def create_message(request: Request) -> Response:
         body = await parse_request(service, MessagesRequest, request)
         model = models.get(body.model)
-        formatter = MessageFormatter(model.name, get_tool_names(body.get_tools()))
+        formatter = MessageFormatter(model.name, get_tool_names(body.get_tools()), body.max_calls)
 
         def prepare_job() -> GenerationJob:
-            params = body.to_params()
-            return model.make_job([_render(model, body, params.response_format is not None)], params, "messages")
+            with _client_fields(body):
+                return model.make_job([_render(model, body)], body.to_params(), "messages")
 
         async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
             yield b"".join(formatter.open_stream(job))
@@ -47,12 +48,23 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     @router.post("/count_tokens", response_model=None)
     async def count_tokens(request: Request) -> Response:
         body = await parse_request(service, CountTokensRequest, request)
-        prompt = await service.run_in_thread(_render, models.get(body.model), body)
+        with _client_fields(body):
+            prompt = await service.run_in_thread(_render, models.get(body.model), body)
         return JSONResponse({"input_tokens": len(prompt)})
 
     return router
 
 
-def _render(model: ServedModel, body: CountTokensRequest, is_constrained: bool = False) -> tuple[int, ...]:
-    thinking = choose_thinking(model, body.thinks, "thinking.type", is_constrained)
+@contextmanager
+def _client_fields(body: CountTokensRequest) -> Iterator[None]:
+    """Errors name the field that the client sent, not the turn or function that was made of it."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = body.rename_param(error.param)
+        raise
+
+
+def _render(model: ServedModel, body: CountTokensRequest) -> tuple[int, ...]:
+    thinking = choose_thinking(model, body.thinks, "thinking.type", body.is_constrained)
     return model.render_chat(body.to_messages(), body.get_tools(), thinking)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,10 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
 
     @router.get("/models")
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_describe(model) for model in models.by_name.values()]}
+        """The models, also in the form of Anthropic's clients."""
+        names = list(models.by_name)
+        page = {"has_more": False, "first_id": names[0], "last_id": names[-1]}
+        return {"object": "list", "data": [_describe(model) for model in models.by_name.values()], **page}
 
     @router.get("/models/{model:path}")
     async def retrieve_model(model: str) -> dict[str, Any]:
@@ -119,4 +123,15 @@ def _encode_embedding(row: np.ndarray, encoding_format: str | None) -> Any:
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "hanlin"}
+    """A model as OpenAI's clients read it, and with the fields that Anthropic's read."""
+    created_at = datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "hanlin",
+        "type": "model",
+        "display_name": model.name,
+        "created_at": created_at,
+        "max_input_tokens": model.engine.context_length,
+    }
