@@ -87,7 +87,7 @@ class ForeignItem(_Item):
 
 
 def _tag_of(item: Any) -> str:
-    fields = item if isinstance(item, dict) else vars(item)
+    fields = item if isinstance(item, dict) else getattr(item, "__dict__", {})
     kind = fields.get("type")
     if kind is None:
         return "item_reference" if "id" in fields and "role" not in fields else "message"
