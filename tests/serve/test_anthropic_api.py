@@ -292,7 +292,7 @@ def test_thinking_is_left_to_the_model_or_refused_where_an_answer_has_no_place_f
         assert client.messages.create(**given).usage.output_tokens <= 2
         given |= {"tools": [WEATHER], "tool_choice": {"type": "any"}}
         given["extra_body"] = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
-        with pytest.raises(anthropic.BadRequestError, match="thinking.type: "):
+        with pytest.raises(anthropic.BadRequestError, match=r"thinking\.type: "):
             client.messages.create(**given)
 
 
