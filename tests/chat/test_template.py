@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.chat import template as chat_template
 from hanlin.chat.packaged import packaged_names, packaged_special_tokens
+from hanlin.chat.rendering import batches
 from hanlin.chat.rendering.tokenized import TokenizedExample
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
@@ -533,7 +533,7 @@ def test_conversations_rendered_together_have_the_ids_that_each_has_alone(
 
 
 def test_many_conversations_come_out_in_their_order(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "ENCODE_BATCH_SIZE", 4)
+    monkeypatch.setattr(batches, "ENCODE_BATCH_SIZE", 4)
     chats = [[Message("user", f"{number}?"), Message("assistant", f"{number}!")] for number in range(19)]
     alone = [template.render_examples(turns) for turns in chats]
     assert list(template.render_batch(chats, ["chat"] * 19)) == alone

@@ -5,9 +5,7 @@ Training, evaluation, the server and the HTML pages all render with it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from hanlin.chat.packaged import (
 )
 from hanlin.chat.reasoning import BEGIN_TAG, ReasoningForm
 from hanlin.chat.rendering.answer_spans import MarkedText
+from hanlin.chat.rendering.batches import RenderedConversation, encode_batches
 from hanlin.chat.rendering.jinja import Markers, make_portable
 from hanlin.chat.rendering.loss_rules import (
     DEFAULT_LOSS_RULES,
@@ -44,13 +43,6 @@ from hanlin.core.records import Conversation, Message, ToolCall
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
 from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, Tokenizer
-
-ENCODE_BATCH_SIZE = 256
-"""Conversations whose texts `render_batch` encodes together."""
-
-
-_Draft = tuple[list[list[Span]] | TemplateRefusal, str]
-"""The spans of each example of a conversation, or why it is refused, and its name."""
 
 
 class ChatTemplate:
@@ -326,20 +318,12 @@ class ChatTemplate:
                 except TemplateRefusal as refusal:
                     yield refusal
             return
-        with ThreadPoolExecutor(1) as encoder:
-            waiting: deque[tuple[list[_Draft], Future[dict[tuple[str, bool], list[int]]]]] = deque()
-            for start in range(0, len(turns), ENCODE_BATCH_SIZE):
-                drafts = [
-                    self._draft(messages, name, rules)
-                    for messages, name in zip(
-                        turns[start : start + ENCODE_BATCH_SIZE], names[start : start + ENCODE_BATCH_SIZE], strict=True
-                    )
-                ]
-                waiting.append((drafts, encoder.submit(self._encode_texts, drafts)))
-                if len(waiting) > 1:
-                    yield from self._join_batch(*waiting.popleft())
-            while waiting:
-                yield from self._join_batch(*waiting.popleft())
+        conversations = (self._render_spans(*named, rules) for named in zip(turns, names, strict=True))
+        for (examples, name), encode in encode_batches(self.tokenizer, conversations):
+            if isinstance(examples, TemplateRefusal):
+                yield examples
+            else:
+                yield [self._join_spans(spans, True, name, encode) for spans in examples]
 
     def _training_texts(
         self,
@@ -351,37 +335,14 @@ class ChatTemplate:
     ) -> list[MarkedText]:
         return training_texts(self._renderer, messages, tools, where, learned, rules, self._is_packaged)
 
-    def _draft(self, messages: Sequence[Message], name: str, rules: LossRules) -> _Draft:
+    def _render_spans(self, messages: Sequence[Message], name: str, rules: LossRules) -> RenderedConversation:
         check_order(messages, False, name)
         learned = learned_answers(messages, rules)
         try:
             texts = self._training_texts(messages, (), name, learned, rules) if learned else []
         except TemplateRefusal as refusal:
-            return refusal, name
-        return [list(self._renderer.special_tokens.split(*text)) for text in texts], name
-
-    def _encode_texts(self, drafts: Sequence[_Draft]) -> dict[tuple[str, bool], list[int]]:
-        """The ids of every plain text, each encoded once."""
-        examples = (spans for found, _ in drafts if not isinstance(found, TemplateRefusal) for spans in found)
-        ids = {(span.text, span.continuation): [0] for spans in examples for span in spans if span.token_id is None}
-        for continuation in (False, True):
-            texts = [text for text, within in ids if within == continuation]
-            for text, row in zip(texts, self.tokenizer.encode_batch(texts, continuation=continuation), strict=True):
-                ids[text, continuation] = row
-        return ids
-
-    def _join_batch(
-        self, drafts: Sequence[_Draft], ids: Future[dict[tuple[str, bool], list[int]]]
-    ) -> Iterator[list[TokenizedExample] | TemplateRefusal]:
-        known = ids.result()
-        for found, name in drafts:
-            if isinstance(found, TemplateRefusal):
-                yield found
-            else:
-                yield [
-                    self._join_spans(spans, True, name, lambda text, continuation: known[text, continuation])
-                    for spans in found
-                ]
+            return RenderedConversation(refusal, name)
+        return RenderedConversation([list(self._renderer.special_tokens.split(*text)) for text in texts], name)
 
     def render_unshielded(
         self,
