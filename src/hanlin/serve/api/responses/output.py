@@ -8,6 +8,7 @@ close()       response.output_text.done, response.content_part.done, response.ou
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ Event = dict[str, Any]
 """An event without its sequence number."""
 
 
-class OutputItem:
+class OutputItem(ABC):
     """An item of a response's output.
 
     Args:
@@ -36,9 +37,9 @@ class OutputItem:
         """The events of its beginning."""
         return [self._make_item_event("added", "in_progress")]
 
+    @abstractmethod
     def append(self, text: str) -> list[Event]:
         """Add text. Returns the event that carries it."""
-        raise NotImplementedError
 
     def close(self, status: str) -> list[Event]:
         """The events of its end; `status` is `completed` or `incomplete`."""
