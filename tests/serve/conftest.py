@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import taught_model as taught
+from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run as export_gguf
 from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import LiveServer, run_server
 
 
@@ -53,3 +57,17 @@ def untaught_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def server(opened: LoadedEngine) -> Iterator[LiveServer]:
     with run_server(opened) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def tool_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A model of random weights with Llama 3.1's template and a context long enough for its text about tools."""
+    folder = tmp_path_factory.mktemp("tools") / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}), encoding="utf-8")
+    ChatTemplate.from_packaged("llama3.1", Tokenizer.load(folder)).save(folder)
+    opened = load_engine(folder)
+    with run_server(opened) as running:
+        yield running
+    opened.engine.close()

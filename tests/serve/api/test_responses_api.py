@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,9 +11,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from hanlin.chat.template import ChatTemplate
 from hanlin.core.records import Message, ToolCall
-from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.admission import Limits
 from hanlin.serve.answer_stream import AnswerEnd
@@ -24,11 +20,7 @@ from hanlin.serve.api.responses.conversation import render_truncated
 from hanlin.serve.api.responses.events import ResponseBuilder
 from hanlin.serve.api.responses.items import open_reasoning, read_items, seal_reasoning, to_messages
 from hanlin.serve.api.responses.schemas import ResponseRequest
-from hanlin.serve.api.responses.store import ResponseStore
-from hanlin.serve.auth import AccessPolicy
-from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import ServedModel
-from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import LiveServer, run_server
 from taught_model import LESSONS
 
@@ -45,20 +37,6 @@ WEATHER: Any = {
         "additionalProperties": False,
     },
 }
-
-
-@pytest.fixture(scope="module")
-def tool_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A model of random weights with Llama 3.1's template and a context long enough for its text about tools."""
-    folder = tmp_path_factory.mktemp("responses") / "model"
-    shutil.copytree(tiny_model, folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}), encoding="utf-8")
-    ChatTemplate.from_packaged("llama3.1", Tokenizer.load(folder)).save(folder)
-    opened = load_engine(folder)
-    with run_server(opened) as server:
-        yield server
-    opened.engine.close()
 
 
 def post(server: LiveServer, **fields: Any) -> httpx.Response:
@@ -228,90 +206,17 @@ def test_reasoning_is_the_summary_if_one_is_asked_for(opened: LoadedEngine) -> N
     assert kinds == ["part.added", "text.delta", "text.done", "part.done"]
 
 
-# ------------------------------------------------------------------------------------------- conversations, store
+# -------------------------------------------------------------------------------------------------- input items
 
 
-def test_a_stored_response_is_continued(server: LiveServer, opened: LoadedEngine) -> None:
-    client = server.client()
-    first = client.responses.create(model="tiny", input=NAME[0], instructions="不带到下一轮")
-    second = client.responses.create(model="tiny", input=COUNT[0], previous_response_id=first.id)
-    turns = [Message("user", NAME[0]), Message("assistant", first.output_text), Message("user", COUNT[0])]
-    assert second.usage is not None and second.previous_response_id == first.id
-    assert second.usage.input_tokens == len(opened.load_template().render(turns, prompt=True).ids)
-    third = client.responses.input_tokens.count(model="tiny", input="!", previous_response_id=second.id)
-    assert third.input_tokens > second.usage.input_tokens
-
-
-def test_a_stored_response_is_read_listed_and_deleted(server: LiveServer) -> None:
-    client = server.client()
-    response = client.responses.create(model="tiny", input=NAME[0])
-    assert client.responses.retrieve(response.id).output_text == NAME[1]
-    (item,) = client.responses.input_items.list(response.id).data
-    assert item.type == "message" and item.id
-    referred: Any = [{"type": "item_reference", "id": item.id}]
-    assert client.responses.create(model="tiny", input=referred).output_text == NAME[1]
-    client.responses.delete(response.id)
-    with pytest.raises(openai.NotFoundError):
-        client.responses.retrieve(response.id)
-    with pytest.raises(openai.NotFoundError):
-        client.responses.delete(response.id)
-
-
-def test_a_streamed_response_is_stored_before_its_last_event(server: LiveServer) -> None:
-    client = server.client()
-    for event in client.responses.create(model="tiny", input=NAME[0], stream=True):
-        if event.type == "response.completed":
-            assert client.responses.retrieve(event.response.id).output_text == NAME[1]
+def messages_of(*items: dict[str, Any]) -> list[Message]:
+    return to_messages(read_items.validate_python(list(items)))
 
 
 def test_what_is_not_stored_cannot_be_continued(server: LiveServer) -> None:
     response = server.client().responses.create(model="tiny", input=NAME[0], store=False)
     assert refused(server, input="?", previous_response_id=response.id) == "previous_response_id"
     assert refused(server, input=[{"type": "item_reference", "id": "msg_x"}]) == "input.0.id"
-
-
-def test_a_response_belongs_to_the_key_that_made_it(opened: LoadedEngine) -> None:
-    with run_server(opened, AccessPolicy(("one", "two"))) as server:
-        response = server.client("one").responses.create(model="tiny", input=NAME[0])
-        assert server.client("one").responses.retrieve(response.id).id == response.id
-        with pytest.raises(openai.NotFoundError):
-            server.client("two").responses.retrieve(response.id)
-        with pytest.raises(openai.BadRequestError):
-            server.client("two").responses.create(model="tiny", input="?", previous_response_id=response.id)
-
-
-def test_the_store_is_bounded_and_evicts_what_was_not_used_for_longest() -> None:
-    def make(number: int, previous: int | None = None) -> dict[str, Any]:
-        previous_id = None if previous is None else f"resp_{previous}"
-        return {"id": f"resp_{number}", "previous_response_id": previous_id, "output": []}
-
-    store = ResponseStore(max_responses=3)
-    for number, previous in ((1, None), (2, 1), (3, None)):
-        store.put("key", make(number, previous), [])
-    assert len(store.get_chain("key", "resp_2")) == 2  # so 3 is now the oldest
-    store.put("key", make(4), [])
-    store.put("other", make(3), [])
-    with pytest.raises(ApiError, match="resp_3"):
-        store.get("key", "resp_3")
-    small = ResponseStore(max_bytes=300)
-    for number in range(20):
-        small.put("key", make(number), [{"id": "x", "text": "字" * 20}])
-    kept = [number for number in range(20) if _is_stored(small, number)]
-    assert kept and kept[-1] == 19 and kept == list(range(kept[0], 20)) and len(kept) < 5
-
-
-def _is_stored(store: ResponseStore, number: int) -> bool:
-    try:
-        return store.get("key", f"resp_{number}") is not None
-    except ApiError:
-        return False
-
-
-# -------------------------------------------------------------------------------------------------- input items
-
-
-def messages_of(*items: dict[str, Any]) -> list[Message]:
-    return to_messages(read_items.validate_python(list(items)))
 
 
 def test_what_the_model_wrote_in_one_go_is_one_turn() -> None:

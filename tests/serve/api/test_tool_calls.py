@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,11 +11,8 @@ import ollama
 import openai
 import pytest
 
-from hanlin.chat.template import ChatTemplate
-from hanlin.inference.loading import load_engine
 from hanlin.serve.api.tool_calls import build_call_schema, get_tool_names
-from hanlin.tokenizer.tokenizer import Tokenizer
-from live_server import LiveServer, run_server
+from live_server import LiveServer
 
 WEATHER: Any = {
     "type": "function",
@@ -44,23 +38,9 @@ def test_a_calls_schema_names_each_tool() -> None:
 # --------------------------------------------------------------------------------------------------------- in use
 
 
-@pytest.fixture(scope="module")
-def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A model of random weights with Llama 3.1's template and a context long enough for its text about tools."""
-    folder = tmp_path_factory.mktemp("caller") / "caller"
-    shutil.copytree(tiny_model, folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
-    ChatTemplate.from_packaged("llama3.1", Tokenizer.load(folder)).save(folder)
-    opened = load_engine(folder)
-    with run_server(opened) as server:
-        yield server
-    opened.engine.close()
-
-
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_a_demanded_call_comes_and_fits_its_schema(caller: LiveServer, choice: Any) -> None:
-    answer: Any = caller.client().chat.completions.create(
+def test_a_demanded_call_comes_and_fits_its_schema(tool_server: LiveServer, choice: Any) -> None:
+    answer: Any = tool_server.client().chat.completions.create(
         model="tiny",
         messages=MESSAGES,
         tools=[WEATHER],
@@ -72,7 +52,7 @@ def test_a_demanded_call_comes_and_fits_its_schema(caller: LiveServer, choice: A
     assert (answer.choices[0].finish_reason, answer.choices[0].message.content) == ("tool_calls", None)
 
 
-def test_a_streamed_call_comes_in_parts_name_first(caller: LiveServer) -> None:
+def test_a_streamed_call_comes_in_parts_name_first(tool_server: LiveServer) -> None:
     fields: dict[str, Any] = {
         "model": "tiny",
         "messages": MESSAGES,
@@ -80,7 +60,7 @@ def test_a_streamed_call_comes_in_parts_name_first(caller: LiveServer) -> None:
         "tool_choice": "required",
         "seed": 1,
     }
-    chunks = list(caller.client().chat.completions.create(**fields, stream=True))
+    chunks = list(tool_server.client().chat.completions.create(**fields, stream=True))
     parts = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert parts[0].function.name == "weather" and parts[0].id and len(parts) > 3
     assert {part.index for part in parts} == {0} and not any(part.id for part in parts[1:])
@@ -89,10 +69,10 @@ def test_a_streamed_call_comes_in_parts_name_first(caller: LiveServer) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: LiveServer) -> None:
+def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(tool_server: LiveServer) -> None:
     """Here the response format makes the model call."""
     form: Any = {"type": "json_schema", "json_schema": {"name": "call", "schema": build_call_schema([WEATHER])}}
-    client = caller.client()
+    client = tool_server.client()
     answer: Any = client.chat.completions.create(
         model="tiny",
         messages=MESSAGES,
@@ -109,16 +89,16 @@ def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: Li
     assert after.usage and answer.usage and after.usage.prompt_tokens > answer.usage.prompt_tokens
 
 
-def test_with_tool_choice_none_the_model_is_offered_no_tool(caller: LiveServer) -> None:
+def test_with_tool_choice_none_the_model_is_offered_no_tool(tool_server: LiveServer) -> None:
     fields: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 2}
-    client = caller.client()
+    client = tool_server.client()
     none = client.chat.completions.create(**fields, tools=[WEATHER], tool_choice="none")
     plain = client.chat.completions.create(**fields)
     assert none.usage == plain.usage
 
 
-def test_ollamas_client_gets_a_call_as_an_object(caller: LiveServer) -> None:
-    with ollama.Client(caller.address, timeout=30) as client:
+def test_ollamas_client_gets_a_call_as_an_object(tool_server: LiveServer) -> None:
+    with ollama.Client(tool_server.address, timeout=30) as client:
         for stream in (False, True):
             parts = client.chat("tiny", MESSAGES, tools=[WEATHER], format=build_call_schema([WEATHER]), stream=stream)
             calls = [call for part in (parts if stream else [parts]) for call in part.message.tool_calls or []]
@@ -170,10 +150,12 @@ STRUCTURED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", STRUCTURED.values(), ids=STRUCTURED)
-def test_structured_output_libraries_get_what_fits_their_schema(caller: LiveServer, fields: dict[str, Any]) -> None:
+def test_structured_output_libraries_get_what_fits_their_schema(
+    tool_server: LiveServer, fields: dict[str, Any]
+) -> None:
     """The fields of the requests that these libraries send for a pydantic model."""
     body = {"model": "tiny", "messages": MESSAGES, "seed": 2, **fields}
-    answer = httpx.post(f"{caller.address}/v1/chat/completions", json=body, timeout=60)
+    answer = httpx.post(f"{tool_server.address}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
     message = answer.json()["choices"][0]["message"]
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in fields.get("tools", ())}
@@ -185,9 +167,9 @@ def test_structured_output_libraries_get_what_fits_their_schema(caller: LiveServ
         jsonschema.validate(json.loads(message["content"]), ORDER)
 
 
-def test_ollamas_client_offers_a_tool_with_a_chinese_name(caller: LiveServer) -> None:
+def test_ollamas_client_offers_a_tool_with_a_chinese_name(tool_server: LiveServer) -> None:
     body = {"model": "tiny", "messages": MESSAGES, "tools": [order_tool("下单")], "stream": False}
-    answer = httpx.post(f"{caller.address}/api/chat", json={**body, "options": {"num_predict": 3}}, timeout=60)
+    answer = httpx.post(f"{tool_server.address}/api/chat", json={**body, "options": {"num_predict": 3}}, timeout=60)
     assert answer.status_code == 200, answer.text
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anthropic
 import httpx
 import pytest
 
-from hanlin.chat.template import ChatTemplate
-from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.admission import Limits
 from hanlin.serve.api.anthropic.requests import MessagesRequest
 from hanlin.serve.auth import AccessPolicy
 from hanlin.serve.errors import ApiError
-from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import LiveServer, run_server
 from taught_model import LESSONS
 
@@ -226,24 +222,10 @@ def test_an_error_names_the_message_that_a_turn_was_made_of(turn: str, named: st
 # ----------------------------------------------------------------------------------------------------------- tools
 
 
-@pytest.fixture(scope="module")
-def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A model of random weights with Llama 3.1's template and a context long enough for its text about tools."""
-    folder = tmp_path_factory.mktemp("caller") / "caller"
-    shutil.copytree(tiny_model, folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
-    ChatTemplate.from_packaged("llama3.1", Tokenizer.load(folder)).save(folder)
-    opened = load_engine(folder)
-    with run_server(opened) as server:
-        yield server
-    opened.engine.close()
-
-
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
-def test_a_forced_call_comes_whole_and_in_parts(caller: LiveServer, choice: Any) -> None:
+def test_a_forced_call_comes_whole_and_in_parts(tool_server: LiveServer, choice: Any) -> None:
     fields: Any = {"model": "tiny", "max_tokens": 100, "messages": QUESTION, "tools": [WEATHER], "tool_choice": choice}
-    with connect(caller) as client:
+    with connect(tool_server) as client:
         whole: Any = client.messages.create(**fields)
         with client.messages.stream(**fields) as stream:
             deltas = [event.delta.type for event in stream if event.type == "content_block_delta"]
@@ -267,8 +249,8 @@ def test_a_forced_call_comes_whole_and_in_parts(caller: LiveServer, choice: Any)
     assert after.usage.input_tokens > whole.usage.input_tokens
 
 
-def test_with_tool_choice_none_the_model_is_offered_no_tool(caller: LiveServer) -> None:
-    with connect(caller) as client:
+def test_with_tool_choice_none_the_model_is_offered_no_tool(tool_server: LiveServer) -> None:
+    with connect(tool_server) as client:
         counts = [
             client.messages.count_tokens(model="tiny", messages=QUESTION, **fields).input_tokens
             for fields in ({}, {"tools": [WEATHER], "tool_choice": {"type": "none"}}, {"tools": [WEATHER]})
@@ -276,19 +258,19 @@ def test_with_tool_choice_none_the_model_is_offered_no_tool(caller: LiveServer) 
     assert counts[0] == counts[1] < counts[2]
 
 
-def test_an_output_format_is_obeyed(caller: LiveServer) -> None:
+def test_an_output_format_is_obeyed(tool_server: LiveServer) -> None:
     config: Any = {"format": {"type": "json_schema", "schema": SCHEMA}}
-    with connect(caller) as client:
+    with connect(tool_server) as client:
         answer: Any = client.messages.create(model="tiny", max_tokens=200, messages=QUESTION, output_config=config)
     assert json.loads(answer.content[0].text)["town"] in "东西"
 
 
 @pytest.mark.parametrize("thinking", [{"type": "adaptive"}, {"type": "disabled"}, None])
 def test_thinking_is_left_to_the_model_or_refused_where_an_answer_has_no_place_for_it(
-    caller: LiveServer, thinking: Any
+    tool_server: LiveServer, thinking: Any
 ) -> None:
     given: Any = {"model": "tiny", "max_tokens": 2, "messages": QUESTION, "extra_body": {"thinking": thinking}}
-    with connect(caller) as client:
+    with connect(tool_server) as client:
         assert client.messages.create(**given).usage.output_tokens <= 2
         given |= {"tools": [WEATHER], "tool_choice": {"type": "any"}}
         given["extra_body"] = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
@@ -351,11 +333,13 @@ def claude_code_body(billing: str) -> dict[str, Any]:
     }
 
 
-def test_a_request_of_claude_code_is_answered_and_its_billing_line_is_no_part_of_the_prompt(caller: LiveServer) -> None:
+def test_a_request_of_claude_code_is_answered_and_its_billing_line_is_no_part_of_the_prompt(
+    tool_server: LiveServer,
+) -> None:
     prompts = []
     for billing in ("fa690", "0"):
         answer = httpx.post(
-            f"{caller.address}/v1/messages?beta=true",
+            f"{tool_server.address}/v1/messages?beta=true",
             json=claude_code_body(billing),
             headers=CLAUDE_CODE_HEADERS,
             timeout=60,
