@@ -13,7 +13,7 @@ Sources: JSON Schema 2020-12 Core (8.2 references, 10.2 applicators), RFC 6901 (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -66,6 +66,8 @@ _LEAVES_OPEN = frozenset(
     )
 )
 """Beside any of these, the properties that are listed may not be all that the object has."""
+_MAX_COMPARED_ALTERNATIVES = 150
+"""Alternatives of a `oneOf` that are compared pair by pair: 11,000 pairs take about 30 ms."""
 
 
 class SchemaError(ValueError):
@@ -126,7 +128,7 @@ class _Rewriter:
         if not isinstance(schema, Mapping):
             return schema
         sources = sum(key in schema for key in ("properties", "$ref", "anyOf", "oneOf"))
-        is_split = is_partial or sources + len(schema.get("allOf") or ()) > 1
+        is_split = is_partial or sources + len(_as_list(schema.get("allOf"))) > 1
         rewritten: dict[str, Any] = {}
         for key, value in schema.items():
             if key in _DROPPED:
@@ -145,7 +147,7 @@ class _Rewriter:
                     rewritten["items"] = self.rewrite(value)
             elif key in _SCHEMAS:
                 rewritten[key] = self.rewrite(value, is_partial=key in _TESTS)
-            elif key != "format" or value in FORMATS:
+            elif key != "format" or not isinstance(value, str) or value in FORMATS:
                 rewritten[key] = value
         if "oneOf" in rewritten and "anyOf" not in rewritten and self._is_exclusive(schema):
             rewritten["anyOf"] = rewritten.pop("oneOf")
@@ -189,8 +191,8 @@ class _Rewriter:
         """Whether no value fits two alternatives of `oneOf`, so that it means the same as `anyOf`."""
         if "discriminator" in schema:
             return True
-        alternatives = [self._follow(part) for part in schema["oneOf"]]
-        return all(
+        alternatives = [self._follow(part) for part in _as_list(schema["oneOf"])]
+        return 0 < len(alternatives) <= _MAX_COMPARED_ALTERNATIVES and all(
             _exclude_each_other(first, second)
             for index, first in enumerate(alternatives)
             for second in alternatives[index + 1 :]
@@ -207,10 +209,10 @@ class _Rewriter:
 
 def _lists_all_properties(schema: Mapping[str, Any]) -> bool:
     """Whether a schema lists the properties of an object and says nothing of others: it is then taken as closed."""
-    properties, required = schema.get("properties"), schema.get("required") or ()
+    properties = schema.get("properties")
     if not isinstance(properties, Mapping) or not _LEAVES_OPEN.isdisjoint(schema):
         return False
-    return isinstance(required, Sequence) and all(name in properties for name in required)
+    return _names(schema.get("required")) <= properties.keys()
 
 
 def _exclude_each_other(first: Any, second: Any) -> bool:
@@ -220,12 +222,10 @@ def _exclude_each_other(first: Any, second: Any) -> bool:
     types = [_types(schema) for schema in (first, second)]
     if all(types) and types[0].isdisjoint(types[1]):
         return True
-    shared = set(first.get("required") or ()) & set(second.get("required") or ())
+    shared = _names(first.get("required")) & _names(second.get("required"))
     if not (shared and types[0] == types[1] == {"object"}):
         return False
-    values = [
-        {name: _constants((schema.get("properties") or {}).get(name)) for name in shared} for schema in (first, second)
-    ]
+    values = [{name: _constants(schema, name) for name in shared} for schema in (first, second)]
     return any(
         values[0][name] and values[1][name] and not any(value in values[1][name] for value in values[0][name])
         for name in shared
@@ -234,14 +234,26 @@ def _exclude_each_other(first: Any, second: Any) -> bool:
 
 def _types(schema: Mapping[str, Any]) -> set[str]:
     kind = schema.get("type")
-    names = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
+    names = {kind} if isinstance(kind, str) else _names(kind)
     return names | {"number", "integer"} if names & {"number", "integer"} else names
 
 
-def _constants(schema: Any) -> list[Any]:
-    if not isinstance(schema, Mapping):
+def _constants(schema: Mapping[str, Any], name: str) -> list[Any]:
+    """The values that a property may have, if the schema lists them."""
+    properties = schema.get("properties")
+    part = properties.get(name) if isinstance(properties, Mapping) else None
+    if not isinstance(part, Mapping):
         return []
-    return [schema["const"]] if "const" in schema else list(schema.get("enum") or ())
+    return [part["const"]] if "const" in part else _as_list(part.get("enum"))
+
+
+def _as_list(value: Any) -> list[Any]:
+    """A list as it is; none for whatever else a client wrote in its place, which the grammar engine rejects."""
+    return value if isinstance(value, list) else []
+
+
+def _names(value: Any) -> set[str]:
+    return {name for name in _as_list(value) if isinstance(name, str)}
 
 
 def _find_anchor(schema: Any, name: str) -> list[Any]:
