@@ -80,12 +80,13 @@ def _part_text(part: str | Mapping[str, Any], param: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type")
-    if kind not in _TEXT_FIELDS:
+    field = _TEXT_FIELDS.get(kind) if isinstance(kind, str) else None
+    if field is None:
         shown = repr(kind)[:60]
         what = tr("a part of type {shown} is not supported: the model reads text alone", shown=shown)
         raise ApiError(400, what, param=f"{param}.type", code="unsupported_value")
-    text = part.get(_TEXT_FIELDS[str(kind)])
+    text = part.get(field)
     if not isinstance(text, str):
         what = tr("a part has no text")
-        raise ApiError(400, what, param=f"{param}.{_TEXT_FIELDS[str(kind)]}")
+        raise ApiError(400, what, param=f"{param}.{field}")
     return text
