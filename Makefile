@@ -43,16 +43,16 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp"
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not llama_cpp"
+	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m "not gpu and not vllm and not llama_cpp"
 
 test-vllm: $(VENV)/.dev
-	$(BIN)/python -m pytest -m vllm
+	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m vllm
 
 test-parity: $(VENV)/.dev
-	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -q -rP tests/parity/test_generated.py tests/parity/test_check.py
+	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -o faulthandler_timeout=7200 -q -rP tests/parity/test_generated.py tests/parity/test_check.py
 
 test-llama-cpp: $(VENV)/.dev
-	$(BIN)/python -m pytest -m llama_cpp
+	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m llama_cpp
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -33,7 +33,9 @@ from live_server import LiveServer, run_server
 from taught_model import LESSONS
 
 CHAT = "/v1/chat/completions"
-ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "temperature": 2, "seed": 1}
+TURNS = [{"role": "user", "content": "?"}]
+OPTIONS = {"temperature": 2, "seed": 1}
+ENDLESS = {"model": "tiny", "messages": TURNS, **OPTIONS}
 
 
 @pytest.fixture()
@@ -53,18 +55,19 @@ def test_an_engine_that_crashes_is_reported_in_each_apis_form_and_restarted(apar
         responses: dict[str, httpx.Response] = {}
 
         def ask(name: str, path: str, body: dict) -> None:
-            responses[name] = httpx.post(server.address + path, json={**ENDLESS, **body}, timeout=30)
+            responses[name] = httpx.post(server.address + path, json=body, timeout=30)
 
         requests = {
-            "whole": (CHAT, {}),
-            "streamed": (CHAT, {"stream": True}),
-            "ollama": ("/api/chat", {"stream": False}),
-            "plain": ("/generate", {"history": ENDLESS["messages"], "messages": None}),
+            "whole": (CHAT, ENDLESS),
+            "streamed": (CHAT, {**ENDLESS, "stream": True}),
+            "ollama": ("/api/chat", {"model": "tiny", "messages": TURNS, "stream": False, "options": OPTIONS}),
+            "plain": ("/generate", {"model": "tiny", "history": TURNS, **OPTIONS}),
         }
         threads = [threading.Thread(target=ask, args=(name, *request)) for name, request in requests.items()]
         for thread in threads:
             thread.start()
         while len(server.streams) < len(requests):
+            assert not responses, responses
             time.sleep(0.01)
         time.sleep(0.1)
         kill(apart)
