@@ -216,6 +216,31 @@ def test_a_full_disk_is_said_in_one_sentence(folder: Path, store: Store, monkeyp
     assert not [item for item in store.artifacts.glob("corpus-*") if not item.name.endswith(".partial")]
 
 
+def test_a_stage_that_is_refused_before_it_made_anything_leaves_no_folder(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hanlin.pipeline.worker as worker
+
+    request = _request(folder, store)
+
+    def fail(error: BaseException, name: str) -> list[Path]:
+        """What is left after the work has written a file and failed."""
+
+        def work(request: Any, partial: Path, *_: object) -> dict[str, Any]:
+            (partial / name).write_text("1", encoding="utf-8")
+            raise error
+
+        monkeypatch.setattr(worker, "_run_work", work)
+        worker._handle_request(request)
+        return list(store.artifacts.glob("*.partial"))
+
+    for error in (UserError("no"), KeyboardInterrupt(), ValueError()):
+        assert not fail(error, f"{SCRATCH_FOLDER}/{worker.PROGRESS_FILE}")
+    for name in ("documents.jsonl", f"{SCRATCH_FOLDER}/checkpoint"):  # what a rerun goes on from
+        (partial,) = fail(UserError("no"), name)
+        shutil.rmtree(partial)
+
+
 def _request(folder: Path, store: Store) -> dict[str, Any]:
     from hanlin.pipeline.run import build_request
 

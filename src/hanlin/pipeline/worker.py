@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -56,6 +57,7 @@ _PACKAGES = (
 _HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelerate")
 
 REPLY_FILE = "reply.json"
+PROGRESS_FILE = "progress.json"
 ELAPSED_FILE = "seconds"
 """A file in the scratch folder, rewritten every second while its stage runs: other machines see that it does."""
 
@@ -172,9 +174,14 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
         scratch.mkdir(parents=True, exist_ok=True)
         write_text(scratch / torchrun.REQUEST_FILE, json.dumps(request, ensure_ascii=False, indent=1))
         started = datetime.now(UTC)
-        with _ElapsedTime(scratch / ELAPSED_FILE) as elapsed:
-            in_group = kind.group and launch.grouped
-            metrics = _run_in_group(request, launch, partial, scratch) if in_group else _run_work(request, partial)
+        in_group = kind.group and launch.grouped
+        try:
+            with _ElapsedTime(scratch / ELAPSED_FILE) as elapsed:
+                metrics = _run_in_group(request, launch, partial, scratch) if in_group else _run_work(request, partial)
+        except BaseException:
+            if not in_group:  # the other machines of a group read the scratch folder until they know of its end
+                _remove_if_empty(partial)
+            raise
         settings = kind.settings.model_validate(request["settings"])
         return store.commit(
             partial,
@@ -196,6 +203,15 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
                 key_settings=request["key_settings"],
             ),
         )
+
+
+def _remove_if_empty(partial: Path) -> None:
+    """Remove the folder of an artifact whose work has left nothing in it to go on from, such as one refused at once."""
+    own = {torchrun.REQUEST_FILE, ELAPSED_FILE, PROGRESS_FILE}
+    with contextlib.suppress(OSError):
+        made = {entry.name for entry in partial.iterdir()} - {SCRATCH_FOLDER}
+        if not made and own.issuperset(entry.name for entry in (partial / SCRATCH_FOLDER).iterdir()):
+            shutil.rmtree(partial)
 
 
 def _existing_artifact(request: Mapping[str, Any], store: Store) -> Manifest | None:
@@ -291,7 +307,7 @@ def _run_work(request: Mapping[str, Any], partial: Path, prepare_only: bool = Fa
             nodes = tuple(lineage(path) for path in row_paths[:1])
             lineage_by_field[name] = lineage_by_field.get(name, ()) + nodes
     settings = _with_resource_files(settings, paths)
-    progress = Progress(request["stage"], partial / SCRATCH_FOLDER / "progress.json")
+    progress = Progress(request["stage"], partial / SCRATCH_FOLDER / PROGRESS_FILE)
     work = getattr(importlib.import_module(module), function)
     launch = Launch.model_validate(request["launch"])
     context = StageContext(
