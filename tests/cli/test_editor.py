@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.cli.chat.editor import decode_line, recover_text
+from hanlin.cli.main import set_output_encoding
 from hanlin.core.errors import UserError
 
 ASKS = """
@@ -151,3 +153,47 @@ def test_a_line_of_neither_encoding_is_named() -> None:
 
 def test_an_argument_in_gbk_is_read() -> None:
     assert recover_text("你好".encode("gbk").decode("utf-8", "surrogateescape")) == "你好"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "is_terminal", "written"),
+    [
+        ("gbk", True, "你好 ?".encode("gbk")),
+        ("gb18030", True, "你好 😀".encode("gb18030")),
+        ("big5", True, "你好 ?".encode("big5")),
+        ("gbk", False, "你好 😀".encode()),
+        ("latin-1", True, "你好 😀".encode()),
+        ("ascii", True, "你好 😀".encode()),
+        ("utf-8", True, "你好 😀".encode()),
+    ],
+)
+def test_output_is_in_the_encoding_of_a_chinese_terminal_and_else_in_utf_8(
+    encoding: str, is_terminal: bool, written: bytes
+) -> None:
+    class Stream(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    data = io.BytesIO()
+    stream = Stream(data, encoding=encoding)
+    set_output_encoding(stream)
+    stream.write("你好 😀")
+    stream.flush()
+    assert data.getvalue() == written
+
+
+def test_the_program_writes_gbk_to_a_terminal_of_gbk() -> None:
+    side, inside = pty.openpty()
+    variables = {"PYTHONIOENCODING": "gbk", "HANLIN_LANG": "zh", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hanlin", "nothing"],
+        stdin=subprocess.DEVNULL,
+        stdout=inside,
+        stderr=inside,
+        env={**os.environ, **variables},
+        timeout=60,
+    )
+    shown = os.read(side, 1 << 16)
+    os.close(side)
+    os.close(inside)
+    assert done.returncode == 2 and "错误" in shown.decode("gbk")

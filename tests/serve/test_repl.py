@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from hanlin.chat.packaged import read_packaged_template
+from hanlin.chat.template import ChatTemplate
+from hanlin.cli.chat import repl
 from hanlin.cli.chat.backends import LocalModel, RemoteServer
 from hanlin.cli.chat.repl import ChatSession, describe_stats, run_chat
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.data.formats.chats import ParsedChat, read_messages
-from hanlin.inference.loading import LoadedEngine
-from live_server import LiveServer
+from hanlin.inference.loading import LoadedEngine, load_engine
+from live_server import LiveServer, run_server
+from scripted_model import ScriptedModel
 from taught_model import LESSONS, RARE
 
 GREEDY = {"max_new_tokens": 40}
@@ -261,6 +265,27 @@ def test_the_chat_ends_with_what_users_type(taught_model: Path, command: str) ->
 def test_a_model_without_a_switch_for_thinking_says_so(taught_model: Path) -> None:
     shown = talk(taught_model, "/think on", "/think", LESSONS[0][0]).text
     assert "no switch for thinking" in shown and "/think on or /think off" in shown and "我叫小翰" in shown
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_thinking_is_turned_off_and_on_in_a_template_with_a_switch(
+    taught_model: Path, monkeypatch: pytest.MonkeyPatch, is_remote: bool
+) -> None:
+    opened = load_engine(taught_model)
+    template = ChatTemplate(read_packaged_template("qwen3"), opened.tokenizer, "qwen3")
+    monkeypatch.setattr(LoadedEngine, "load_template", lambda _: template)
+    script = ScriptedModel(opened, "<think>\n想\n</think>\n\n好")
+    lines = ("?", "/think off", "?", "/think on", "?")
+    if is_remote:
+        with run_server(opened) as server:
+            shown = talk(server.address, *lines).text
+        opened.engine.close()
+    else:
+        monkeypatch.setattr(repl, "open_backend", lambda *_, **__: LocalModel(opened, GREEDY))
+        shown = talk(taught_model, *lines).text
+    assert "thinking is off" in shown and "thinking is on" in shown and shown.count("<think>\n想\n</think>\n\n好") == 3
+    tails = [script.tokenizer.decode(request.prompt_ids)[-24:] for request in script.requests]
+    assert [tail.endswith("<think>\n\n</think>\n\n") for tail in tails] == [False, True, False]
 
 
 def test_the_figures_of_an_answer_are_its_tokens_speed_and_what_is_left(opened: LoadedEngine) -> None:

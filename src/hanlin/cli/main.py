@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 a check that failed or a bug of ours, 2 bad input (one 
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -49,13 +50,20 @@ def _root(
     pass
 
 
+def set_output_encoding(stream: io.TextIOWrapper) -> None:
+    """Have a stream written in UTF-8, and in its own encoding if it is a terminal of GBK or Big5, which shows no other.
+
+    What the encoding lacks becomes `?`.
+    """
+    is_chinese = stream.isatty() and stream.encoding.lower() in _CHINESE_TERMINALS
+    stream.reconfigure(encoding=stream.encoding if is_chinese else "utf-8", errors="replace")
+
+
 def main() -> None:
     """The console script."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # a terminal that is set to GBK or Big5 shows its own encoding only
-            is_chinese = stream.isatty() and stream.encoding.lower() in _CHINESE_TERMINALS
-            stream.reconfigure(encoding=stream.encoding if is_chinese else "utf-8", errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            set_output_encoding(stream)
     try:
         code = app(prog_name="hanlin", standalone_mode=False)
     except UserError as error:

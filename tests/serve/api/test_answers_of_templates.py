@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import pytest
 from hanlin.chat.packaged import read_packaged_template
 from hanlin.chat.template import ChatTemplate
 from hanlin.inference.loading import LoadedEngine, load_engine
-from hanlin.inference.protocol import FinishReason, GenerationRequest, TokenLogprobs
+from hanlin.inference.protocol import FinishReason
 from live_server import LiveServer, run_server
+from scripted_model import ScriptedModel
 
 WEATHER: Any = {
     "type": "function",
@@ -41,47 +42,6 @@ SOURCES = {
     "no reasoning": "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}"
     "{{ eos_token }}{% endfor %}"
 }
-
-
-class ScriptedStream:
-    """A stream of given ids."""
-
-    def __init__(self, ids: Sequence[int], finish_reason: FinishReason) -> None:
-        self._ids, self._end = iter(ids), finish_reason
-        self.finish_reason: FinishReason | None = None
-        self.logprobs: list[TokenLogprobs] = []
-
-    def __iter__(self) -> Iterator[int]:
-        return self
-
-    def __next__(self) -> int:
-        self.logprobs.append(TokenLogprobs(-0.5, ((1, -0.5),)))
-        try:
-            return next(self._ids)
-        except StopIteration:
-            self.finish_reason = self._end
-            raise
-
-    def cancel(self) -> None:
-        self._ids = iter(())
-
-    def close(self) -> None: ...
-
-
-class ScriptedModel:
-    """A server whose model says `text`; `requests` are those that it was asked."""
-
-    def __init__(self, opened: LoadedEngine, text: str = "", finish_reason: FinishReason = "stop") -> None:
-        self.tokenizer, self.text, self.finish_reason = opened.tokenizer, text, finish_reason
-        self.requests: list[GenerationRequest] = []
-        opened.engine.stream = self._stream  # type: ignore[method-assign,assignment]
-
-    def _stream(self, request: GenerationRequest) -> ScriptedStream:
-        self.requests.append(request)
-        return ScriptedStream(self.tokenizer.encode(self.text), self.finish_reason)
-
-    def prompt(self) -> str:
-        return self.tokenizer.decode(self.requests[-1].prompt_ids, skip_special=False)
 
 
 @pytest.fixture(scope="module")
