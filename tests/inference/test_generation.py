@@ -32,6 +32,15 @@ def test_a_stream_gives_what_generate_gives(engine: Engine) -> None:
         assert [Completion(ids, stream.finish_reason)] == engine.generate([request])  # type: ignore[arg-type]
 
 
+def test_a_stream_tells_how_much_of_its_prompt_was_cached(engine: Engine) -> None:
+    prompt = tuple(range(30, 50))
+    for ids, cached in ((prompt, None), (prompt, 19), ((*prompt[:12], 7, 7, 7), 12)):
+        stream = engine.stream(GenerationRequest(ids, (), SamplingParams(max_new_tokens=3)))
+        next(stream)
+        assert cached is None or stream.cached_tokens == cached  # known with the first token
+        list(stream)
+
+
 def test_an_answer_ends_before_any_of_its_stop_ids(engine: Engine) -> None:
     (free,) = engine.generate([GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=12))])
     assert free.finish_reason == "length" and len(free.ids) == 12

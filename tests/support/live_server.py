@@ -60,6 +60,10 @@ class SlowStream:
     def logprobs(self) -> Sequence[TokenLogprobs]:
         return self._stream.logprobs
 
+    @property
+    def cached_tokens(self) -> int | None:
+        return self._stream.cached_tokens
+
     def cancel(self) -> None:
         self._stream.cancel()
 

@@ -177,6 +177,10 @@ class Stream(Protocol):
     def logprobs(self) -> Sequence[TokenLogprobs]:
         """One entry for each token that was yielded, in order, if `top_logprobs` was requested."""
 
+    @property
+    def cached_tokens(self) -> int | None:
+        """How many tokens of the prompt the KV cache held; None if that is not known, or not yet."""
+
     def __iter__(self) -> Iterator[int]: ...
 
     def __next__(self) -> int: ...

@@ -185,6 +185,8 @@ class Scheduler:
         first_logit_position = slot.task.positions(0, len(sequence))[0]
         reused = min(slot.common_prefix_length(slot.task), first_logit_position)
         slot.adapter = slot.task.adapter
+        if slot.task.cached_tokens is None:
+            slot.task.cached_tokens = reused
         if reused < len(slot.token_ids):
             self._kv_cache.truncate(slot.index, reused)
             del slot.token_ids[reused:]

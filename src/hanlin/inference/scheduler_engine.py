@@ -85,6 +85,9 @@ class TokenQueue(Protocol):
     def logprobs(self) -> Sequence[TokenLogprobs]: ...
 
     @property
+    def cached_tokens(self) -> int | None: ...
+
+    @property
     def ended(self) -> threading.Event: ...
 
 
@@ -117,6 +120,10 @@ class TokenStream:
     @property
     def logprobs(self) -> Sequence[TokenLogprobs]:
         return self._source.logprobs
+
+    @property
+    def cached_tokens(self) -> int | None:
+        return self._source.cached_tokens
 
     def cancel(self) -> None:
         self._source.cancelled = True

@@ -27,6 +27,8 @@ class Task(Protocol):
     """How many ids the sequence can become."""
     cancelled: bool
     adapter: str | None
+    cached_tokens: int | None
+    """How many of its ids were in the KV cache when it first got a slot; None before."""
 
     def positions(self, start: int, stop: int) -> list[int]:
         """The positions in [start, stop) whose logits are needed."""
@@ -60,6 +62,7 @@ class GenerationTask:
         adapter: str | None = None,
     ) -> None:
         self.adapter = adapter
+        self.cached_tokens: int | None = None
         self.sequence = list(prompt)
         self.max_length = len(prompt) + max_new_tokens
         self.cancelled = False
@@ -115,6 +118,7 @@ class ScoreTask:
     """Rows to score one after another in one slot, so that a shared prefix is run once."""
 
     adapter: str | None = None
+    cached_tokens: int | None = None
 
     def __init__(self, rows: Sequence[ScoreRow], scores: list[Score | None]) -> None:
         self.cancelled = False

@@ -176,6 +176,11 @@ class TextStream:
         return TextDelta(text, ids, tuple(self._stream.logprobs[self.tokens - len(ids) : self.tokens]) if ids else ())
 
     @property
+    def cached_tokens(self) -> int | None:
+        """How many tokens of the prompt the engine's KV cache held; None if it does not say."""
+        return self._stream.cached_tokens
+
+    @property
     def stop_string(self) -> str:
         """The stop string that ended the answer, or ''."""
         return self._stop_matcher.stop_string

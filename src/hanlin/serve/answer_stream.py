@@ -37,11 +37,13 @@ class AnswerEnd:
         finish_reason: Why it ended.
         completion_tokens: Number of generated tokens, without the stop token.
         stop_string: The stop string that ended it, or ''.
+        cached_tokens: How many tokens of its prompt the KV cache held; None if the engine does not say.
     """
 
     finish_reason: FinishReason
     completion_tokens: int
     stop_string: str = ""
+    cached_tokens: int | None = None
 
 
 AnswerEvent = tuple[int, TextDelta | AnswerEnd]
@@ -162,7 +164,7 @@ class AnswerStream:
                 model.tokenizer,
                 self._job.requests[index],
                 self._job.stop_strings,
-                continues_text=self._job.continues_answer,
+                continues_text=self._job.continues_text[index],
             )
             self._text_streams.append(text_stream)
             if self._is_closed:  # it was closed between the two checks
@@ -198,7 +200,8 @@ class AnswerStream:
             raise ApiError(400, message[:300], param="response_format")
         finish_reason = text_stream.finish_reason or "cancelled"
         self._metrics.count_answer(self._model_name, finish_reason, text_stream.tokens)
-        self._put((index, AnswerEnd(finish_reason, text_stream.tokens, text_stream.stop_string)))
+        end = AnswerEnd(finish_reason, text_stream.tokens, text_stream.stop_string, text_stream.cached_tokens)
+        self._put((index, end))
 
     def _fail(self, error: BaseException) -> None:
         self._metrics.count_answer(self._model_name, "error", 0)

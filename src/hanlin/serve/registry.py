@@ -59,14 +59,36 @@ class GenerationJob:
     """Engine requests of one model that are answered together.
 
     With prompts A and B and two choices, `requests` is [A 0, A 1, B 0, B 1]; the index there is the answer's index.
-    `continues_answer`: the prompts end with the beginning of an answer, so that a leading space of the new text counts.
+
+    Attributes:
+        model: The model that answers.
+        requests: One for each answer.
+        stop_strings: Texts that end an answer.
+        prompt_tokens: Tokens of all prompts.
+        continues_text: Of each answer, whether it goes on from a text, so that its leading space belongs to it.
+        choices: Answers to each prompt.
     """
 
     model: ServedModel
     requests: tuple[GenerationRequest, ...]
     stop_strings: tuple[str, ...]
     prompt_tokens: int
-    continues_answer: bool = False
+    continues_text: tuple[bool, ...] = ()
+    choices: int = 1
+
+    def count_cached(self, cached_tokens: Sequence[int | None]) -> int | None:
+        """Tokens of the prompts that were not computed again, which `usage` reports; None if the engine does not say.
+
+        Args:
+            cached_tokens: Of each answer, how many tokens of its prompt the KV cache held.
+
+        The choices of one prompt run side by side, each in a slot of its own: the prompt was in the cache as far as it
+        was for all of them.
+        """
+        known = [count for count in cached_tokens if count is not None]
+        if not known or len(known) < len(cached_tokens):
+            return None
+        return sum(min(known[start : start + self.choices]) for start in range(0, len(known), self.choices))
 
 
 class ServedModel:
@@ -193,11 +215,13 @@ class ServedModel:
                 field=field,
             )
             raise ApiError(400, what, param=field)
-        requests = []
+        requests: list[GenerationRequest] = []
+        continues_text: list[bool] = []
         if unknown := [token_id for token_id in params.stop_ids if not 0 <= token_id < len(self.tokenizer)]:
             raise ApiError(400, tr("there is no token {token_id}", token_id=unknown[0]), param="stop_token_ids")
         stop_ids = tuple(dict.fromkeys((*self.stop_ids, *params.stop_ids)))
-        for ids in map(tuple, prompts):
+        for prompt in prompts:
+            ids = tuple(prompt)
             if not ids:
                 raise ApiError(400, tr("the prompt is empty"), param=param)
             context_length = self.engine.context_length
@@ -216,8 +240,17 @@ class ServedModel:
                 make_constraint = params.response_format
                 constraint = make_constraint(self.grammar_compiler) if make_constraint is not None else None
                 requests.append(GenerationRequest(ids, stop_ids, seeded, constraint, self.adapter))
+                continues_text.append(self._continues_text(prompt))
         prompt_tokens = sum(map(len, prompts))
-        return GenerationJob(self, tuple(requests), params.stop_strings, prompt_tokens, continues_answer)
+        return GenerationJob(
+            self, tuple(requests), params.stop_strings, prompt_tokens, tuple(continues_text), params.choices
+        )
+
+    def _continues_text(self, prompt: tuple[int, ...]) -> bool:
+        """Whether an answer goes on from a text: a prefill, or a prompt of plain text, not of BOS alone."""
+        if isinstance(prompt, ChatPrompt):
+            return prompt.continues_answer
+        return any(token_id not in self.tokenizer.special_ids for token_id in prompt)
 
     def _merge_sampling(self, requested: Mapping[str, Any], max_new_tokens: int) -> SamplingParams:
         """The client's fields over the model's defaults; `max_new_tokens` is what the context leaves."""

@@ -13,6 +13,7 @@ from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.anthropic.events import MessageFormatter
 from hanlin.serve.api.anthropic.requests import MessagesRequest
+from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer
 
 TOOLS = ("weather",)
@@ -25,9 +26,8 @@ def make_job(prompt: str = "") -> Any:
     """A job of one answer, whose prompt ends with `prompt`."""
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special: prompt)
     model = SimpleNamespace(tokenizer=tokenizer, call_form="json")
-    return SimpleNamespace(
-        model=model, requests=(SimpleNamespace(prompt_ids=(1, 2), constraint=None),), prompt_tokens=2
-    )
+    request: Any = SimpleNamespace(prompt_ids=(1, 2), constraint=None)
+    return GenerationJob(model, (request,), (), 2)  # type: ignore[arg-type]
 
 
 def answer_whole(text: str, finish_reason: FinishReason = "stop", stop: str = "", **fields: Any) -> dict[str, Any]:

@@ -333,6 +333,10 @@ class BreakingStream:
     def logprobs(self) -> Sequence[TokenLogprobs]:
         return self._stream.logprobs
 
+    @property
+    def cached_tokens(self) -> int | None:
+        return self._stream.cached_tokens
+
     def __iter__(self) -> Iterator[int]:
         yield from self._ids
         raise MemoryError

@@ -16,10 +16,10 @@ from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.admission import Limits
 from hanlin.serve.answer_stream import AnswerEnd
-from hanlin.serve.api.responses.conversation import render_truncated
 from hanlin.serve.api.responses.events import ResponseBuilder
 from hanlin.serve.api.responses.items import open_reasoning, read_items, seal_reasoning, to_messages
 from hanlin.serve.api.responses.schemas import ResponseRequest
+from hanlin.serve.api.truncation import render_truncated
 from hanlin.serve.registry import ServedModel
 from live_server import LiveServer, run_server
 from taught_model import LESSONS
@@ -75,7 +75,7 @@ def test_text_and_items_are_answered(server: LiveServer, asked: Any) -> None:
     response = server.client().responses.create(model="tiny", input=asked)
     assert (response.output_text, response.status, response.object) == (NAME[1], "completed", "response")
     assert response.id.startswith("resp_") and response.output[0].type == "message"
-    assert response.usage is not None and response.usage.input_tokens_details.cached_tokens == 0
+    assert response.usage is not None and response.usage.input_tokens_details.cached_tokens >= 0
     assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens > 0
 
 

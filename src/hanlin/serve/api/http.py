@@ -92,7 +92,7 @@ async def respond(
         job = await service.run_in_thread(prepare_job)
         if writer is not None:
             held = None  # the response releases it
-            return StreamResponse(write_stream(writer, job, slot), slot, writer.media_type)
+            return StreamResponse(write_stream(writer, job, slot), slot, writer)
         answers = await service.collect(job, slot, request)
         return make_disconnected_response() if answers is None else JSONResponse(build_response(job, answers))
     finally:

@@ -76,6 +76,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             raise ApiError(400, what, param="prompt")
         model = models.get(body.model)
         prefix = body.prompt or ""
+        sent = [prefix] * body.choices
 
         def prepare_job() -> GenerationJob:
             if body.prompt is not None:
@@ -98,18 +99,20 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
 
         async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
             """After each batch, all text so far of every answer."""
-            texts = [prefix for _ in job.requests]
             async with aclosing(service.stream(job, slot)) as batches:
                 async for batch in batches:
                     for index, event in batch:
-                        texts[index] += "" if isinstance(event, AnswerEnd) else event.text
+                        sent[index] += "" if isinstance(event, AnswerEnd) else event.text
                     if not all(isinstance(event, AnswerEnd) for _, event in batch):
-                        yield encode_zero_separated({"text": texts})
+                        yield encode_zero_separated({"text": sent})
 
         def encode_error(error: ApiError) -> bytes:
             return encode_zero_separated(error.openai_body())
 
-        writer = StreamWriter(write, ZERO_SEPARATED_JSON, encode_error) if body.stream else None
+        def encode_keep_alive() -> bytes:
+            return encode_zero_separated({"text": sent})
+
+        writer = StreamWriter(write, ZERO_SEPARATED_JSON, encode_error, encode_keep_alive) if body.stream else None
         slot = model.queue.reserve(body.choices)
         return await respond(service, request, slot, prepare_job, build_response, writer)
 

@@ -43,11 +43,15 @@ PostJson = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """What one event of a stream holds: token ids, their log probabilities if requested, and the finish reason."""
+    """What one event of a stream holds: token ids, their log probabilities if requested, and the finish reason.
+
+    `cached_tokens`: how many tokens of the prompt the server had in its cache, if it says so.
+    """
 
     ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()
     finish_reason: FinishReason | None = None
+    cached_tokens: int | None = None
 
 
 class Dialect(Protocol):
@@ -198,6 +202,7 @@ class HttpStream:
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.logprobs: list[TokenLogprobs] = []
+        self.cached_tokens: int | None = None
         self._engine, self._dialect, self._replica = engine, dialect, replica
         self._connection, self._answer = connection, response
         self._socket = connection.sock
@@ -246,6 +251,8 @@ class HttpStream:
         self.logprobs.extend(event_data.logprobs)
         self._pending.extend(event_data.ids)
         self._final_reason = event_data.finish_reason
+        if event_data.cached_tokens is not None:
+            self.cached_tokens = event_data.cached_tokens
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the server that writes this answer says to something else."""

@@ -135,7 +135,9 @@ class LlamaServerDialect:
 
     def parse_event(self, event: dict[str, Any], state: dict[str, int], post: PostJson) -> StreamEvent:
         if event.get("stop"):
-            return StreamEvent(finish_reason=_FINISH.get(str(event.get("stop_type")), "stop"))
+            cached = (event.get("timings") or {}).get("cache_n")
+            finish_reason = _FINISH.get(str(event.get("stop_type")), "stop")
+            return StreamEvent(finish_reason=finish_reason, cached_tokens=cached if isinstance(cached, int) else None)
         ids = list(event.get("tokens") or ())
         count = int(event.get("tokens_predicted") or 0)
         if ids and count - state.get("count", 0) > 1:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from hanlin.core.process import end_process
 from hanlin.core.progress import Progress
-from hanlin.inference.backends.llama_cpp.process_messages import CallResult
+from hanlin.inference.backends.llama_cpp.process_messages import AnswerStart, CallResult
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -265,6 +265,7 @@ class _PendingCall:
         self.logprobs: list[TokenLogprobs] = []
         self.count = 0
         self.finish_reason: FinishReason | None = None
+        self.cached_tokens: int | None = None
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self.result: Any = None
@@ -281,10 +282,12 @@ class _PendingCall:
         if engine is not None and not self.ended.is_set():
             engine.cancel(self.call_id)
 
-    def receive(self, item: int | tuple[int, TokenLogprobs] | CallResult) -> None:
+    def receive(self, item: int | tuple[int, TokenLogprobs] | AnswerStart | CallResult) -> None:
         if isinstance(item, int):
             self.count += 1
             self._put(item)
+        elif isinstance(item, AnswerStart):
+            self.cached_tokens = item.cached_tokens
         elif isinstance(item, CallResult):
             self.finish_reason, self.error, self.result = item.finish_reason, item.error, item.result
             constraint = getattr(self.argument, "constraint", None)

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
-from hanlin.inference.backends.llama_cpp.process_messages import CallResult
+from hanlin.inference.backends.llama_cpp.process_messages import AnswerStart, CallResult
 from hanlin.inference.protocol import GenerationRequest
 from hanlin.inference.tasks import GenerationTask
 
@@ -65,10 +65,14 @@ class _ProcessSink:
     def __init__(self, call_id: int, request: GenerationRequest, sender: _Sender) -> None:
         self._number, self._request, self._sender = call_id, request, sender
         self._with_likely = request.sampling.top_logprobs is not None
+        self._has_begun = False
         self.task: GenerationTask | None = None
 
     def put(self, item: int | BaseException | None) -> None:
         assert self.task is not None
+        if not self._has_begun and self.task.cached_tokens is not None:
+            self._has_begun = True
+            self._sender.put(self._number, AnswerStart(self.task.cached_tokens))
         if not isinstance(item, int):
             failed = getattr(self._request.constraint, "failed", "")
             self._sender.put(self._number, CallResult(self.task.finish_reason, item and _picklable(item), None, failed))

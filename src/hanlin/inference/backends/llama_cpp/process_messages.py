@@ -18,3 +18,10 @@ class CallResult:
         failed: str = "",
     ) -> None:
         self.finish_reason, self.error, self.result, self.failed = finish_reason, error, result, failed
+
+
+class AnswerStart:
+    """Told before the first id of an answer: how many tokens of its prompt the KV cache held."""
+
+    def __init__(self, cached_tokens: int) -> None:
+        self.cached_tokens = cached_tokens

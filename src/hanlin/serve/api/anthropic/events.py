@@ -60,7 +60,7 @@ class MessageFormatter:
         self._splitter = self._make_splitter(job)
         usage = self._make_usage(job, AnswerEnd("stop", 0))
         message = {**self._make_message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
-        return [_encode({"type": "message_start", "message": message}), _encode({"type": "ping"})]
+        return [_encode({"type": "message_start", "message": message}), encode_ping()]
 
     def format_event(self, job: GenerationJob, event: TextDelta | AnswerEnd) -> list[bytes]:
         """The events that one answer event makes; none while the text may still become a tool call."""
@@ -91,9 +91,17 @@ class MessageFormatter:
 
     @staticmethod
     def _make_usage(job: GenerationJob, end: AnswerEnd) -> dict[str, int]:
-        """Reused prefixes are not told apart: every token of the prompt counts as input."""
-        cached = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-        return {"input_tokens": job.prompt_tokens, **cached, "output_tokens": end.completion_tokens}
+        """The tokens of the prompt that were in the cache are told apart from those that were read, as Anthropic does.
+
+        How many are known at the end: `message_start` counts all of them as input, `message_delta` corrects it.
+        """
+        cached_tokens = job.count_cached([end.cached_tokens]) or 0
+        return {
+            "input_tokens": job.prompt_tokens - cached_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached_tokens,
+            "output_tokens": end.completion_tokens,
+        }
 
 
 class BlockEvents:
@@ -168,6 +176,11 @@ def join_blocks(events: Iterable[Event], cut_text: str = "") -> list[dict[str, A
 def encode_error(error: ApiError) -> bytes:
     """The event of an error in the middle of a stream."""
     return encode_sse(error.anthropic_body(), "error")
+
+
+def encode_ping() -> bytes:
+    """The event that says nothing but that the connection is alive."""
+    return _encode({"type": "ping"})
 
 
 def _encode(event: Event) -> bytes:

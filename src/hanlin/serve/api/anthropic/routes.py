@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from hanlin.serve.admission import Slot
-from hanlin.serve.api.anthropic.events import MessageFormatter, encode_error
+from hanlin.serve.api.anthropic.events import MessageFormatter, encode_error, encode_ping
 from hanlin.serve.api.anthropic.requests import CountTokensRequest, MessagesRequest
 from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import SSE, StreamWriter
@@ -42,7 +42,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
                         yield b"".join(lines)
 
         slot = model.queue.reserve(1)
-        writer = StreamWriter(write, SSE, encode_error) if body.stream else None
+        writer = StreamWriter(write, SSE, encode_error, encode_ping) if body.stream else None
         return await respond(service, request, slot, prepare_job, formatter.build_response, writer)
 
     @router.post("/count_tokens", response_model=None)

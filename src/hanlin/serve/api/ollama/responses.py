@@ -72,6 +72,10 @@ class ResponseFormatter:
         """The response to a request without a prompt, which only loads a model."""
         return {**self._format_head(), **self._format_content(""), "done": True, "done_reason": "load"}
 
+    def encode_keep_alive(self) -> bytes:
+        """A line without text: an empty line would be no JSON, which Ollama's clients expect in each."""
+        return encode_ndjson({**self._format_head(), **self._format_content(""), "done": False})
+
     def _get_splitter(self, job: GenerationJob) -> AnswerSplitter:
         if self._splitter is None:
             raw = AnswerSplitter(reads_reasoning=False)

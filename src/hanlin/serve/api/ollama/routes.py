@@ -29,6 +29,7 @@ from hanlin.serve.api.ollama.schemas import (
 from hanlin.serve.api.streaming import NDJSON, StreamWriter, encode_ndjson
 from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
+from hanlin.serve.api.truncation import encode_truncated, render_fitting
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import GenerationJob, ModelRegistry
 from hanlin.serve.service import GenerationService
@@ -56,7 +57,9 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
                     if lines:
                         yield b"".join(lines)
 
-        return StreamWriter(write, NDJSON, lambda error: encode_ndjson(error.ollama_body()))
+        return StreamWriter(
+            write, NDJSON, lambda error: encode_ndjson(error.ollama_body()), formatter.encode_keep_alive
+        )
 
     @router.post("/api/chat", response_model=None)
     async def chat(request: Request) -> Response:
@@ -70,7 +73,11 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         def prepare_job() -> GenerationJob:
             params = body.to_params()
             thinking = choose_thinking(model, body.think, "think", params.response_format is not None)
-            return model.make_job([model.render_chat(body.to_messages(), tools, thinking)], params, "messages")
+            messages = body.to_messages()
+            if body.truncate is False:
+                return model.make_job([model.render_chat(messages, tools, thinking)], params, "messages")
+            prompt = render_fitting(model, messages, tools, thinking, body.max_new_tokens)
+            return model.make_job([prompt], params, "messages")
 
         writer = make_writer(formatter) if body.is_streamed else None
         return await respond(service, request, model.queue.reserve(), prepare_job, formatter.build_response, writer)
@@ -85,13 +92,19 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
 
         def prepare_job() -> GenerationJob:
             params, text = body.to_params(), body.prompt or ""
-            if body.suffix:
-                prompt = encode_fill_in(model, text, body.suffix)
-            elif body.raw:
-                prompt = model.encode_text(text)
-            else:
+            thinking = None
+            if not body.continues_text:
                 thinking = choose_thinking(model, body.think, "think", params.response_format is not None)
-                prompt = model.render_chat(body.to_messages(), thinking=thinking)
+
+            def encode(text: str) -> tuple[int, ...]:
+                if body.suffix:
+                    return encode_fill_in(model, text, body.suffix)
+                return model.encode_text(text) if body.raw else model.render_chat(body.to_messages(text), (), thinking)
+
+            if body.truncate is False:
+                prompt = encode(text)
+            else:
+                prompt = encode_truncated(model, text, encode, body.max_new_tokens)
             return model.make_job([prompt], params, "prompt")
 
         writer = make_writer(formatter) if body.is_streamed else None

@@ -70,6 +70,13 @@ class _AnswerRequest(RequestBody):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     keep_alive: str | float | None = None
+    truncate: bool | None = None
+    """A prompt that is too long is shortened, as Ollama does it, unless this is false; see `api.truncation`."""
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """The limit of the answer; None: what fits."""
+        return self.options.to_sampling()["max_new_tokens"] if self.options is not None else None
 
     @property
     def is_streamed(self) -> bool:
@@ -160,9 +167,10 @@ class GenerateRequest(_AnswerRequest):
                 raise ApiError(400, tr("{name} has no place beside {field}", name=name, field=field), param=name)
         return super().to_params()
 
-    def to_messages(self) -> list[Message]:
+    def to_messages(self, prompt: str) -> list[Message]:
+        """The system text, and `prompt` as the question."""
         system = [Message("system", self.system)] if self.system else []
-        return [*system, Message("user", self.prompt or "")]
+        return [*system, Message("user", prompt)]
 
 
 class EmbedRequest(RequestBody):

@@ -48,8 +48,8 @@ class ChatFormatter:
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         """The only object of a response that is not streamed."""
         choices = [self._make_choice(job, index, answer) for index, answer in enumerate(answers)]
-        tokens = sum(answer.end.completion_tokens for answer in answers)
-        return self._make_object("chat.completion", choices) | {"usage": make_usage(job.prompt_tokens, tokens)}
+        usage = make_usage(job, [answer.end for answer in answers])
+        return self._make_object("chat.completion", choices) | {"usage": usage}
 
     def _make_choice(self, job: GenerationJob, index: int, answer: Answer) -> dict[str, Any]:
         splitter = self._make_splitter(job, index)
@@ -80,7 +80,7 @@ class ChatFormatter:
         """The SSE events that one answer event makes; none while the text may still become a tool call."""
         stream = self._streams[index]
         if isinstance(event, AnswerEnd):
-            stream.completion_tokens = event.completion_tokens
+            stream.end = event
             held = self._format_parts(index, stream.splitter.flush())
             return [*held, self._make_event(index, {}, stream.splitter.finish_reason(event.finish_reason))]
         stream.unsent_deltas.append(event)
@@ -88,9 +88,10 @@ class ChatFormatter:
 
     def close_stream(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
         """The last events: usage if it was asked for, and `[DONE]`."""
-        tokens = sum(stream.completion_tokens for stream in self._streams)
-        usage = self._make_object("chat.completion.chunk", []) | {"usage": make_usage(job.prompt_tokens, tokens)}
-        return [*([encode_sse(usage)] if with_usage else []), SSE_DONE]
+        if not with_usage:
+            return [SSE_DONE]
+        usage = make_usage(job, [stream.end for stream in self._streams])
+        return [encode_sse(self._make_object("chat.completion.chunk", []) | {"usage": usage}), SSE_DONE]
 
     def _format_parts(self, index: int, parts: Sequence[AnswerPart]) -> list[bytes]:
         return [self._make_event(index, _make_delta(part)) for part in parts if part.kind != "call_end"]
@@ -109,12 +110,12 @@ class ChatFormatter:
 
 
 class _AnswerState:
-    """Of a streamed answer: its splitter, the text whose log probabilities no event has carried yet, its tokens."""
+    """Of a streamed answer: its splitter, the text whose log probabilities no event has carried yet, its end."""
 
     def __init__(self) -> None:
         self.splitter = AnswerSplitter()
         self.unsent_deltas: list[TextDelta] = []
-        self.completion_tokens = 0
+        self.end = AnswerEnd("cancelled", 0)
 
 
 def _make_delta(part: AnswerPart) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class CompletionFormatter:
         self._with_logprobs = with_logprobs
         self._echoes = echoes
         self._text_offsets = [0] * len(echoes)
-        self._completion_tokens = 0
+        self._ends = [AnswerEnd("cancelled", 0) for _ in echoes]
 
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         """The only object of a response that is not streamed."""
@@ -155,8 +156,7 @@ class CompletionFormatter:
             self._make_choice(index, self._echoes[index] + answer.text, answer.text_deltas, answer.end.finish_reason)
             for index, answer in enumerate(answers)
         ]
-        tokens = sum(answer.end.completion_tokens for answer in answers)
-        return self._make_object(choices) | {"usage": make_usage(job.prompt_tokens, tokens)}
+        return self._make_object(choices) | {"usage": make_usage(job, [answer.end for answer in answers])}
 
     def open_stream(self, _: GenerationJob) -> list[bytes]:
         """The first events: the prompts that are echoed."""
@@ -166,14 +166,14 @@ class CompletionFormatter:
     def format_event(self, index: int, event: TextDelta | AnswerEnd) -> list[bytes]:
         """The SSE event of one answer event."""
         if isinstance(event, AnswerEnd):
-            self._completion_tokens += event.completion_tokens
+            self._ends[index] = event
             return [self._make_event(index, "", (), event.finish_reason)]
         return [self._make_event(index, event.text, [event], None)]
 
     def close_stream(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
         """The last events: usage if it was asked for, and `[DONE]`."""
-        usage = self._make_object([]) | {"usage": make_usage(job.prompt_tokens, self._completion_tokens)}
-        return [*([encode_sse(usage)] if with_usage else []), SSE_DONE]
+        usage = [encode_sse(self._make_object([]) | {"usage": make_usage(job, self._ends)})] if with_usage else []
+        return [*usage, SSE_DONE]
 
     def _make_event(self, index: int, text: str, text_deltas: Sequence[TextDelta], finish_reason: str | None) -> bytes:
         return encode_sse(self._make_object([self._make_choice(index, text, text_deltas, finish_reason)]))
@@ -212,10 +212,14 @@ class CompletionFormatter:
         return {**self._head, "object": "text_completion", "choices": choices}
 
 
-def make_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """The `usage` object of a response."""
+def make_usage(job: GenerationJob, ends: Sequence[AnswerEnd]) -> dict[str, Any]:
+    """The `usage` object of a response; without `prompt_tokens_details` if the engine knows nothing of its cache."""
+    completion_tokens = sum(end.completion_tokens for end in ends)
+    cached_tokens = job.count_cached([end.cached_tokens for end in ends])
+    details = {} if cached_tokens is None else {"prompt_tokens_details": {"cached_tokens": cached_tokens}}
     return {
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": job.prompt_tokens,
         "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
+        "total_tokens": job.prompt_tokens + completion_tokens,
+        **details,
     }

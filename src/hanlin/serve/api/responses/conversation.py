@@ -1,23 +1,19 @@
-"""The conversation that a request continues: stored turns, the items that it refers to, and what fits the context."""
+"""The conversation that a request continues: stored turns, and the items that it refers to."""
 
 from __future__ import annotations
 
 import uuid
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from hanlin.chat.history import split_turns
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.serve.api.responses.items import InputItem, ItemReference, read_items, to_messages
 from hanlin.serve.api.responses.schemas import PromptBody
 from hanlin.serve.api.responses.store import ResponseStore, StoredResponse
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import ServedModel
 
 _ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
-_ANSWER_SHARE = 4  # with truncation and no limit of the answer, a quarter of the context is left for it
 
 
 class StoredConversation:
@@ -77,43 +73,3 @@ def _with_parts(row: dict[str, Any]) -> dict[str, Any]:
         return row
     kind = "output_text" if row["role"] == "assistant" else "input_text"
     return {**row, "status": "completed", "content": [{"type": kind, "text": row["content"]}]}
-
-
-def render_truncated(
-    model: ServedModel,
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]],
-    thinking: bool | None,
-    max_output_tokens: int | None,
-) -> tuple[int, ...]:
-    """The prompt of a conversation without as many of its oldest turns as do not fit beside the answer.
-
-    System texts and the last turn stay; if they alone are too long, the prompt is too, and is rejected later.
-
-    Args:
-        model: Renders the prompt.
-        messages: The conversation.
-        tools: Tools that the model is offered.
-        thinking: Whether the answer thinks; None: what the template does by itself.
-        max_output_tokens: Tokens left for the answer; None: a quarter of the context.
-
-    Raises:
-        ApiError: 400 as `ServedModel.render_chat`.
-    """
-    context_length = model.engine.context_length
-    budget = context_length - min(max_output_tokens or context_length // _ANSWER_SHARE, context_length - 1)
-    system, turns = split_turns(messages)
-
-    def render(dropped: int) -> tuple[int, ...]:
-        return model.render_chat([*system, *(message for turn in turns[dropped:] for message in turn)], tools, thinking)
-
-    def fits(dropped: int) -> bool:
-        try:
-            return len(render(dropped)) <= budget
-        except ApiError as error:
-            if error.code != "context_length_exceeded":
-                raise
-            return False
-
-    last = max(0, len(turns) - 1)
-    return render(bisect_left(range(last), True, key=fits))

@@ -172,7 +172,10 @@ class ResponseBuilder:
             "output": self._items,
             "usage": {
                 "input_tokens": job.prompt_tokens,
-                "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+                "input_tokens_details": {
+                    "cached_tokens": job.count_cached([end.cached_tokens]) or 0,
+                    "cache_write_tokens": 0,
+                },
                 "output_tokens": end.completion_tokens,
                 "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
                 "total_tokens": job.prompt_tokens + end.completion_tokens,

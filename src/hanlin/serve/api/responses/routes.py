@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from hanlin.core.i18n import tr
 from hanlin.serve.admission import Slot
 from hanlin.serve.api.http import parse_request, respond
-from hanlin.serve.api.responses.conversation import StoredConversation, render_truncated
+from hanlin.serve.api.responses.conversation import StoredConversation
 from hanlin.serve.api.responses.events import ResponseBuilder
 from hanlin.serve.api.responses.output import Event
 from hanlin.serve.api.responses.schemas import PromptBody, ResponseRequest
@@ -19,6 +19,7 @@ from hanlin.serve.api.responses.store import ResponseStore
 from hanlin.serve.api.streaming import SSE, StreamWriter, encode_sse
 from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
+from hanlin.serve.api.truncation import render_truncated
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
 from hanlin.serve.service import Answer, GenerationService
