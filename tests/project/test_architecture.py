@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -179,3 +180,62 @@ def test_help_and_plan_import_no_torch(arguments: list[str], tmp_path: Path) -> 
         encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
+
+
+STARTERS = {
+    "subprocess": re.compile(r"Popen|run|call|check_call|check_output|getoutput|getstatusoutput"),
+    "os": re.compile(r"system|popen|exec\w+|spawn\w+|posix_spawnp?|startfile"),
+    "sys": re.compile(r"executable|_base_executable"),
+    "asyncio": re.compile(r"create_subprocess_\w+"),
+    "pty": re.compile(r"spawn"),
+    "runpy": re.compile(r"run_\w+"),
+    "multiprocessing": re.compile(r"(?!connection|parent_process)\w+"),
+    "concurrent.futures": re.compile(r"ProcessPoolExecutor"),
+    "torch.multiprocessing": re.compile(r"\w+"),
+}
+"""What starts a process, or begins the command of one, by module; pipes and waiting for processes are no start."""
+
+
+def starts_of(source: str) -> set[str]:
+    """What a file uses that starts processes; a type such as `subprocess.Popen[bytes]` is no use."""
+    tree = ast.parse(source)
+    types = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and id(node) not in types:
+            module, names = ast.unparse(node.value), [node.attr]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            module, names = node.module, [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            module, names = "", [alias.name for alias in node.names if alias.name.startswith("torch.multiprocessing")]
+        else:
+            continue
+        pattern = STARTERS.get(module.removeprefix("_"))
+        used |= {f"{module}.{name}" for name in names if not module or (pattern and pattern.fullmatch(name))}
+    return used
+
+
+def test_every_process_is_started_by_core_process() -> None:
+    """Only there is the working folder kept off the path of a Python child."""
+    used = {module: starts for module, file in FILES.items() if (starts := starts_of(file.read_text(encoding="utf-8")))}
+    assert used.pop("core.process") == {"subprocess.Popen", "subprocess.run", "sys.executable"}
+    assert used == {}, "start processes with start_process, run_process and python_command of core/process"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import subprocess\nsubprocess.Popen(['x'])",
+        "from subprocess import run",
+        "import sys\ncommand = [sys.executable, '-c', '']",
+        "import os\nos.execvp('x', [])",
+        "import multiprocessing\nmultiprocessing.get_context('spawn')",
+        "from multiprocessing import Process",
+        "from concurrent.futures import ProcessPoolExecutor",
+        "import torch.multiprocessing",
+        "import functools, subprocess\nstart = functools.partial(subprocess.Popen, ['x'])",
+    ],
+)
+def test_a_start_of_a_process_is_seen(source: str) -> None:
+    assert starts_of(source)
+    assert starts_of("import subprocess, os\nx: subprocess.Popen[bytes]\nos.fork()\nsubprocess.PIPE") == set()

@@ -1,6 +1,8 @@
-"""Processes and what the machine offers them: ending children, ending with the parent, cores and memory.
+"""Processes and what the machine offers them: starting and ending children, ending with the parent, cores and memory.
 
-What only some systems offer is asked here, so that callers work the same on all of them.
+What only some systems offer is asked here, so that callers work the same on all of them. Every process that Hanlin
+starts is started here: Python puts the working folder first on the path of a child (`python -c`, `python -m`), so that
+a `random.py` beside the data would run in it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,63 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+_IMPORT_NOTHING_HERE = "PYTHONSAFEPATH"
+
+
+def python_command(*arguments: str, python: str = "") -> list[str]:
+    """The command of a Python child that imports nothing from the working folder.
+
+    Args:
+        arguments: What follows the interpreter: `-m`, a module, ...
+        python: The interpreter; by default the one that runs.
+    """
+    return [python or sys.executable, "-P", *arguments]
+
+
+def child_environment(changes: Mapping[str, str] | None = None, without: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a child, Python or not: none of the Python processes below it imports from the working folder.
+
+    An empty entry of `PYTHONPATH` means the working folder (`PYTHONPATH=$PYTHONPATH:/x` leaves one if it was not set),
+    so it is taken out.
+
+    Args:
+        changes: Variables to set.
+        without: Variables that the child does not get.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in without}
+    if "PYTHONPATH" in environment:
+        entries = [entry for entry in environment["PYTHONPATH"].split(os.pathsep) if entry]
+        environment["PYTHONPATH"] = os.pathsep.join(entries)
+    return {**environment, **(changes or {}), _IMPORT_NOTHING_HERE: "1"}
+
+
+def keep_working_folder_out() -> None:
+    """Let no process that a library (Daft, multiprocessing) starts from this one import from the working folder."""
+    os.environ.update(child_environment())
+
+
+def start_process(
+    command: Sequence[str], *, changes: Mapping[str, str] | None = None, without: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[Any]:
+    """Start a child.
+
+    Args:
+        command: Program and arguments; of a Python child from `python_command`.
+        changes: Variables of its environment to set.
+        without: Variables that it does not get.
+        options: Other arguments of `subprocess.Popen`.
+    """
+    return subprocess.Popen(command, env=child_environment(changes, without), **options)
+
+
+def run_process(
+    command: Sequence[str], *, changes: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """Start a child and wait for it; `options` are other arguments of `subprocess.run`."""
+    return subprocess.run(command, env=child_environment(changes), **options)
 
 
 def die_with_parent() -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.core.process import total_memory
+from hanlin.core.process import python_command, run_process, total_memory
 from hanlin.estimate.batch_plan import BatchPlan
 from hanlin.estimate.flops import Speed, step_operations
 from hanlin.estimate.memory import Machine, TrainingSetup
@@ -100,8 +98,8 @@ def measure_speeds(stages: list[tuple[str, TrainingSetup]], timeout: float = 300
         settings = setup.settings.model_dump(mode="json")
         tokens, learned = setup.batch.micro_batch_tokens, setup.batch.learned
         rows.append({"kind": kind, "settings": settings, "model": model, "tokens": tokens, "learned": learned})
-    command = [sys.executable, "-m", "hanlin.train.throughput"]
-    process = subprocess.run(
+    command = python_command("-m", "hanlin.train.throughput")
+    process = run_process(
         command, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8", timeout=timeout
     )
     if process.returncode != 0:

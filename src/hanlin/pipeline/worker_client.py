@@ -6,12 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import IO, Any, Self
 
 from hanlin.core.errors import UserError
-from hanlin.core.process import end_process
+from hanlin.core.process import end_process, python_command, start_process
 
 _SECONDS_TO_END = 10.0
 
@@ -42,9 +41,9 @@ class WorkerClient:
     def run_stage(self, request: Mapping[str, Any]) -> None:
         """Make one artifact. Raises UserError as the stage raised it; RuntimeError if the process died or failed."""
         if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-m", "hanlin.pipeline.worker", *(["--preload"] if self._preload else [])]
-            self._process = subprocess.Popen(
-                command,
+            preload = ["--preload"] if self._preload else []
+            self._process = start_process(
+                python_command("-m", "hanlin.pipeline.worker", *preload),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -20,7 +20,7 @@ from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
 from hanlin.core.i18n import tr
-from hanlin.core.process import total_memory
+from hanlin.core.process import run_process, total_memory
 
 app = new_app()
 DEVELOPMENT_EXTRA = "dev"
@@ -106,7 +106,7 @@ def _gpu() -> Check:
         return Check("GPU", tr("none; everything runs on the CPU"), False, "", optional=True)
     query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        shown = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", timeout=10, check=True).stdout
+        shown = run_process(query, capture_output=True, text=True, encoding="utf-8", timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return Check("GPU", tr("nvidia-smi does not answer"), False, "", optional=True)
     return Check("GPU", "; ".join(shown.strip().splitlines()), True)

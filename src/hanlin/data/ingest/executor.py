@@ -11,17 +11,19 @@ import os
 import pickle
 import signal
 import socket
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.process import keep_working_folder_out
 
 SMALL_INPUT_BYTES = 24 << 20
 """Bytes of text that one process has processed before Daft and its workers would have started."""
@@ -134,6 +136,7 @@ def _sum_counts(counts: Path) -> int:
 
 def _run_with_daft(call: bytes, tasks: Sequence[bytes], context: StageContext) -> Iterator[tuple[int, bytes]]:
     """Yield the indices of tasks and their pickled results, as they finish."""
+    keep_working_folder_out()  # Daft gives its workers this process's environment
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     import daft
@@ -172,7 +175,8 @@ def _connect_to_cluster(address: str) -> int:
             if address != "auto":  # Ray itself would retry for minutes
                 host, _, port = address.removeprefix("ray://").rpartition(":")
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with tempfile.TemporaryDirectory() as nothing, chdir(nothing):  # Ray's workers import from the folder
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             hint = tr("start one with `ray start --head`")
             raise UserError(tr("no Ray cluster answers"), address, hint) from error

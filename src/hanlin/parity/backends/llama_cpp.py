@@ -9,7 +9,6 @@ import http.client
 import json
 import secrets
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.process import python_command, start_process
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.parity.backends.base import ChatPrompt, openai_body
 
@@ -37,9 +37,8 @@ class LlamaCppBackend:
             model.close()
         self.name = f"llama.cpp {file.name}"
         self._key = secrets.token_urlsafe(16)
-        command = [sys.executable, "-m", "hanlin.parity.backends.llama_cpp_server", str(file), self._key]
-        self._process = subprocess.Popen(
-            command,
+        self._process = start_process(
+            python_command("-m", "hanlin.parity.backends.llama_cpp_server", str(file), self._key),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

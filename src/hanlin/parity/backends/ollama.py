@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -20,6 +19,7 @@ from typing import Any
 from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.process import run_process
 from hanlin.core.records import Message
 from hanlin.parity.backends.base import BackendUnavailable, ChatPrompt
 from hanlin.parity.modelfile import Modelfile, read_modelfile
@@ -137,7 +137,7 @@ def _render(request: Mapping[str, Any]) -> dict[str, Any]:
     text = json.dumps(request, ensure_ascii=False)
     renderer = _renderer()
     try:
-        done = subprocess.run([str(renderer)], input=text.encode(), capture_output=True, timeout=600)
+        done = run_process([str(renderer)], input=text.encode(), capture_output=True, timeout=600)
     except OSError as error:
         raise BackendUnavailable(tr("{renderer} cannot be run: {error}", renderer=renderer, error=error)) from error
     if done.returncode:
@@ -161,7 +161,7 @@ def _renderer() -> Path:
         (Path(work) / "render.go").write_bytes(source)
         settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOPROXY": "off", "GOFLAGS": "", "GOWORK": "off"}
         command = [go, "build", "-trimpath", "-o", "render", "render.go"]
-        done = subprocess.run(command, cwd=work, env={**os.environ, **settings}, capture_output=True, timeout=600)
+        done = run_process(command, changes=settings, cwd=work, capture_output=True, timeout=600)
         if done.returncode:
             output = done.stderr.decode(errors="replace").strip()
             raise BackendUnavailable(tr("Go cannot build render.go: {output}", output=output))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.core.process import end_process
+from hanlin.core.process import end_process, start_process
 from hanlin.inference.backends.http.replicas import Replica
 
 _LOG = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ class ServerProcess:
         self.replica = replica
         self.restarts = 0
         self._command = list(command)
-        # its Python is not ours: what points ours to its packages would mislead it
-        inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        self._environment = {**inherited, **environment}
+        self._environment = dict(environment)
         handle, name = tempfile.mkstemp(prefix=f"hanlin-{Path(command[0]).name}-", suffix=".log")
         os.close(handle)
         self.log = Path(name)
@@ -86,9 +84,10 @@ class ServerProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("wb") as output:
-            return subprocess.Popen(
+            return start_process(
                 self._command,
-                env=self._environment,
+                changes=self._environment,
+                without=("PYTHONPATH", "VIRTUAL_ENV"),  # its Python is not ours: our packages would mislead it
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import pickle
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -24,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.core.process import end_process
+from hanlin.core.process import end_process, python_command, start_process
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.llama_cpp.process_messages import AnswerStart, CallResult
 from hanlin.inference.protocol import (
@@ -336,13 +334,12 @@ def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
     parent_end, child_end = Pipe()
     with child_end:
         # a session of its own: Ctrl-C in the terminal is for the server, which lets answers end
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from {_CHILD} import main; main({child_end.fileno()})"],
+        process = start_process(
+            python_command("-c", f"from {_CHILD} import main; main({child_end.fileno()})"),
             pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         )
     return process, parent_end
 
