@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Package
 from hanlin.core.context import Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError
-from hanlin.export.package import run
+from hanlin.export.package import _command, _write_start, run
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.parity.modelfile import read_modelfile
 
@@ -169,3 +170,17 @@ def test_programs_take_their_own_form_of_model_only(files: Path, plain_model: Pa
         pack(files, "llama_cpp", file="Q2_K")
     with pytest.raises(ValidationError, match="pattern"):
         Package(model="./m", target="ollama", name="../up")
+
+
+@pytest.mark.parametrize("name", ["a$(touch x)-Q8_0.gguf", "`touch x`.gguf", "a'b\"c;touch x.gguf", "a\ntouch x.gguf"])
+def test_a_start_script_runs_nothing_of_a_file_name(tmp_path: Path, name: str) -> None:
+    settings = Package(model="./m", target="llama_cpp")
+    source: Any = SimpleNamespace(context=2048)
+    _write_start(tmp_path / "start.sh", _command(settings, source, [tmp_path / name]))
+    server = tmp_path / "server"
+    server.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n', encoding="utf-8")
+    server.chmod(0o755)
+    environment = {**os.environ, "LLAMA_SERVER": str(server)}
+    done = subprocess.run([tmp_path / "start.sh"], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:2] == ["--model", str(tmp_path / name)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["server", "start.sh"]

@@ -41,8 +41,14 @@ MAY_IMPORT: dict[str, str] = {
 }
 
 ORDER: dict[str, list[str]] = {
-    "core": ["version i18n", "errors", "files", "text records progress process disk", "context discover resumable"],
-    "config": ["settings", "kinds references validation", "recipe", "recipe_file schema settings_page"],
+    "core": [
+        "version i18n",
+        "errors",
+        "names files",
+        "text records progress process disk",
+        "context discover resumable",
+    ],
+    "config": ["settings", "kinds references validation yaml_text", "recipe", "recipe_file schema settings_page"],
     "tokenizer": [
         "file_names byte_alphabet prefix_space gguf_metadata gguf_splitting",
         "gguf_vocabulary",

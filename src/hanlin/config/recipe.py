@@ -15,8 +15,8 @@ from hanlin.config.settings.launch import Launch
 from hanlin.config.validation import read_settings
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
+from hanlin.core.names import check_name, describe_name_problem, show_name
 
-_RECIPE_NAME = re.compile(r"(?!\.\.?\Z)[^/\\\0]+")
 _STAGE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -152,9 +152,10 @@ def build_recipe(
     if seed >= 1 << 63:
         raise UserError(tr("seed must be less than {limit}", limit="2**63"), location("seed"))
     recipe_name = data.get("name", default_name)
-    if isinstance(recipe_name, dict | list | None) or not _RECIPE_NAME.fullmatch(str(recipe_name)):
-        hint = tr("its runs are saved in runs/<name>: write a name without path separators")
-        raise UserError(tr("{name!r} cannot be the name of a recipe", name=recipe_name), location("name"), hint)
+    recipe_name = "" if isinstance(recipe_name, dict | list | None) else str(recipe_name)
+    check_name(recipe_name, tr("the name of a recipe, whose runs are in runs/<name>"), location("name"))
+    if not isinstance(data.get("root", "."), str):
+        raise UserError(tr("root must be a path"), location("root"))
     root = Path(str(data.get("root", "."))).expanduser()
     launch = read_settings(Launch, data.get("launch") or {}, location("launch"), "launch")
     report = read_settings(ReportSettings, data.get("report") or {}, location("report"), "report")
@@ -163,7 +164,9 @@ def build_recipe(
         at = location("stages", name)
         if not isinstance(name, str) or not _STAGE_NAME.fullmatch(name):
             hint = tr("letters, digits and _ only")
-            raise UserError(tr("'{name}' is not a valid stage name", name=name), at, hint)
+            raise UserError(tr("{name} is not a valid stage name", name=show_name(str(name))), at, hint)
+        if problem := describe_name_problem(name):
+            raise UserError(tr("{name} is not a valid stage name", name=show_name(name)), at, problem)
         if not isinstance(row, dict) or "kind" not in row:
             hint = tr("write `kind:` and its settings")
             raise UserError(tr("stage '{name}' has no kind", name=name), at, hint)
@@ -172,7 +175,7 @@ def build_recipe(
         stage_location = _StageLocation(location, ("stages", name))
         settings = read_settings(kind.settings, rest, stage_location, tr("stage '{name}'", name=name), kind.name)
         stages[name] = Stage(name, kind, settings, at)
-    recipe = Recipe(str(recipe_name), seed, root, launch, stages, report)
+    recipe = Recipe(recipe_name, seed, root, launch, stages, report)
     _check_types(recipe, location)
     ordered = _sort_stages(recipe)
     recipe = Recipe(recipe.name, seed, root, launch, ordered, report)

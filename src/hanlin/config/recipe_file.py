@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hanlin.config.recipe import Recipe, build_recipe
+from hanlin.config.yaml_text import MAX_BYTES, load_yaml
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
 from hanlin.core.i18n import join_list, tr
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number (YAML 1.2) and refuses duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, "a key is a text or a number", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key}'", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, RecursionError) as error:  # 2026-99-99, 0x_, brackets without end
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        try:
-            return super().compose_node(parent, index)
-        except RecursionError as error:
-            raise yaml.composer.ComposerError(None, None, str(error), None) from error
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+"),
-    list("-+0123456789"),
-)
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -62,7 +28,9 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         UserError: For the first mistake, with file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data_bytes = file.read(MAX_BYTES + 1)
+        text = data_bytes[:MAX_BYTES].decode("utf-8").replace("\r\n", "\n")
     except FileNotFoundError as error:
         raise UserError(tr("no such file"), path, _suggest_recipe(path)) from error
     except UnicodeDecodeError as error:
@@ -73,9 +41,12 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         hint = tr("name a recipe in it: {recipes}", recipes=recipes)
         what = tr("cannot be read: {strerror}", strerror=error.strerror)
         raise UserError(what, path, hint if recipes else tr("name a recipe file")) from error
+    if len(data_bytes) > MAX_BYTES:
+        what = tr("larger than a recipe may be ({limit} MiB)", limit=MAX_BYTES >> 20)
+        raise UserError(what, path, tr("name a recipe file"))
     try:
-        data = yaml.load(text, _Loader)
-        lines = _lines(yaml.compose(text, _Loader))
+        data, node = load_yaml(text)
+        lines = _lines(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -92,9 +63,9 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 def read_value(text: str, where: str) -> Any:
     """Parse a setting's value from the command line. Raises UserError, with `where`, if it is not YAML."""
     try:
-        return yaml.load(text, _Loader) if text else ""
+        return load_yaml(text)[0] if text else ""
     except yaml.YAMLError as error:
-        raise UserError(tr("'{text}' is not valid YAML", text=text), where) from error
+        raise UserError(tr("'{text}' is not valid YAML", text=text), where, getattr(error, "problem", None)) from error
 
 
 def _apply(data: dict[str, Any], change: str) -> None:

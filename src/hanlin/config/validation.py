@@ -28,6 +28,9 @@ _MESSAGES = {
 """pydantic's errors by type, with the placeholders that pydantic fills in; other errors keep pydantic's words."""
 
 
+_MAX_SHOWN = 200
+
+
 def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = "") -> Any:
     """Make settings from plain data.
 
@@ -76,7 +79,7 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
                 "{owner}: {name}={value!r} is not accepted: {problem}",
                 owner=owner,
                 name=name,
-                value=first["input"],
+                value=_Shortened(first["input"]),
                 problem=problem,
             )
             if path
@@ -84,6 +87,17 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
             at,
             hint,
         ) from error
+
+
+class _Shortened:
+    """A value whose `repr` is cut: of a message, the beginning of a long list says enough."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        text = repr(self._value)
+        return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def _fields_at(cls: type[Any], path: Sequence[str]) -> list[str]:

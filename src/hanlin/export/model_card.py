@@ -8,6 +8,7 @@ from typing import Any
 
 from hanlin.config.settings.export import Package
 from hanlin.core.context import LineageNode
+from hanlin.core.names import quote_markdown, quote_shell, quote_yaml
 from hanlin.export.quality_page import format_table
 
 _DATA = ("documents", "conversations", "preferences", "unpaired_preferences")
@@ -53,9 +54,9 @@ def _front(card: Card) -> Iterator[str]:
     settings = card.settings
     yield from ("---", "language:", "- zh", "- en")
     if settings.license:
-        yield f"license: {settings.license}"
+        yield f"license: {quote_yaml(settings.license)}"
     if card.base:
-        yield f"base_model: {card.base.name.removeprefix('hf:').partition('@')[0]}"
+        yield f"base_model: {quote_yaml(card.base.name.removeprefix('hf:').partition('@')[0])}"
     yield f"library_name: {'gguf' if card.files else 'transformers'}"
     yield from ("pipeline_tag: text-generation", "---", "")
 
@@ -78,7 +79,9 @@ def _usage(card: Card) -> Iterator[str]:
         "llama_cpp": ["./start.sh                 # http://127.0.0.1:8080/v1, LLAMA_SERVER names the program"],
         "vllm": ["./start.sh                 # http://127.0.0.1:8000/v1, VLLM names the program"],
         "huggingface": (
-            [f"llama-server --model {file} --jinja" for file in files] if files else ["vllm serve .", "hanlin chat ."]
+            [f"llama-server --model {quote_shell(file)} --jinja" for file in files]
+            if files
+            else ["vllm serve .", "hanlin chat ."]
         ),
     }
     yield from ("## Use · 使用", "", "```", *commands[card.settings.target], "```", "")
@@ -159,4 +162,4 @@ def get_quality_reports(root: LineageNode | None) -> dict[str, Mapping[str, Any]
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return quote_markdown(text)

@@ -4,7 +4,6 @@ Hugging Face). The artifact appears only when the parity check has passed.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hanlin.core.disk import catch_full_disk, check_free_space, copy_atomic
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_text
 from hanlin.core.i18n import tr
+from hanlin.core.names import quote_shell
 from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import CHART_FILE
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
@@ -168,9 +168,9 @@ def _target_path(settings: Package, source: _PackagedModel, path: Path) -> Path:
 
 def _command(settings: Package, source: _PackagedModel, packed: Sequence[Path]) -> list[str]:
     """Return the command line that starts the server; `$here` is the folder of the package."""
-    name, context = shlex.quote(settings.name), str(source.context)
+    name, context = quote_shell(settings.name), str(source.context)
     if settings.target == "llama_cpp":
-        model = f'"$here/{packed[0].name}"'
+        model = f'"$here"/{quote_shell(packed[0].name)}'
         command = [
             '"${LLAMA_SERVER:-llama-server}"',
             "--model",

@@ -5,7 +5,6 @@ The stage's work and its artifact are in `worker`.
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from typing import Any
 from hanlin.config.settings.launch import GROUP_TIMEOUT, Launch
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.core.process import die_with_parent
+from hanlin.core.names import quote_comment, quote_shell
+from hanlin.core.process import die_with_parent, python_command, start_process
 
 REQUEST_FILE = "request.json"
 """The file in a stage's scratch folder that the processes of its group read."""
@@ -26,9 +26,10 @@ PORT = 29500
 _LOST = ("gloo", "nccl", "connection reset by peer", "connection closed by peer", "broken pipe", "socket")
 
 
-def launch_command(launch: Launch, request_file: Path, python: str = sys.executable) -> list[str]:
+def launch_command(launch: Launch, request_file: Path, python: str = "") -> list[str]:
     """The command that starts this machine's processes of a group."""
-    arguments = [python, "-m", "torch.distributed.run", f"--nproc-per-node={launch.processes}"]
+    count = f"--nproc-per-node={launch.processes}"
+    arguments = python_command("-m", "torch.distributed.run", count, python=python)
     if launch.nodes == 1:
         arguments.append("--standalone")
     else:
@@ -41,10 +42,10 @@ def launch_command(launch: Launch, request_file: Path, python: str = sys.executa
 
 def run_group(launch: Launch, request_file: Path) -> int:
     """Start this machine's processes and wait for them. Returns torchrun's exit code."""
-    environment = {**os.environ, GROUP_TIMEOUT: str(launch.timeout)}
+    environment = {GROUP_TIMEOUT: str(launch.timeout)}
     command = launch_command(launch, request_file)
     in_child = die_with_parent if sys.platform == "linux" else None  # one system call, safe with threads
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, preexec_fn=in_child) as group:  # noqa: PLW1509
+    with start_process(command, changes=environment, stdin=subprocess.DEVNULL, preexec_fn=in_child) as group:
         try:
             return group.wait()
         except KeyboardInterrupt:  # the group gets it too, and saves a checkpoint
@@ -101,12 +102,12 @@ def launch_scripts(launch: Launch, command: Sequence[str], name: str, request_fi
     with_rendezvous = launch.model_copy(update={"rendezvous": rendezvous})
     shared = tr("one line for each machine; all share the folder")
     first = tr("machine 0 makes all earlier stages, prepares the data and starts its processes with torchrun")
-    lines = [f"# {shared}: {home}", f"# {first}"]
+    lines = [f"# {shared}: {quote_comment(home)}", f"# {first}"]
     if nodes == 1:
         lines.append(shlex.join(run))
         lines += [
             "# " + tr("which runs"),
-            "#   " + shlex.join(launch_command(with_rendezvous, request_file, "python")),
+            "#   " + quote_comment(shlex.join(launch_command(with_rendezvous, request_file, "python"))),
         ]
     else:
         for rank in range(nodes):
@@ -117,9 +118,8 @@ def launch_scripts(launch: Launch, command: Sequence[str], name: str, request_fi
         )  # fmt: skip
         for rank in range(1, nodes):
             node = with_rendezvous.model_copy(update={"node_rank": rank})
-            lines.append(
-                f"{GROUP_TIMEOUT}={launch.timeout:g} " + shlex.join(launch_command(node, request_file, "python"))
-            )
+            variables = f"PYTHONSAFEPATH=1 {GROUP_TIMEOUT}={launch.timeout:g} "  # for what torchrun starts
+            lines.append(variables + shlex.join(launch_command(node, request_file, "python")))
     return "\n".join([*lines, "", *_slurm(launch, run, rendezvous, name)]) + "\n"
 
 
@@ -130,7 +130,7 @@ def _slurm(launch: Launch, run: list[str], rendezvous: str, name: str) -> list[s
     return [
         "# " + tr("Slurm: save what follows as a file and submit it with sbatch"),
         "#!/bin/bash",
-        f"#SBATCH --job-name={name}",
+        f"#SBATCH --job-name={quote_shell(name)}",
         f"#SBATCH --nodes={launch.nodes}",
         "#SBATCH --ntasks-per-node=1",
         f"#SBATCH --gpus-per-node={launch.processes}",

@@ -30,6 +30,9 @@ class Settings(BaseModel):
     def _wrap_single_texts(cls, row: Any) -> Any:
         if not isinstance(row, dict):
             return row
+        for name, value in row.items():
+            if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+                raise ValueError(tr("{name} does not fit into 64 bits", name=name))
         list_fields = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
         return {
             name: (value,) if name in list_fields and isinstance(value, str) else value for name, value in row.items()

@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.names import describe_name_problem
 
 GgufType = Literal[
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
@@ -187,6 +188,14 @@ class Package(Settings):
         default=(),
         description="evaluations of this model to show in the model card",
     )
+
+    @field_validator("name", "publisher")
+    @classmethod
+    def _check_file_name(cls, name: str) -> str:
+        problem = describe_name_problem(name)
+        if problem is not None:
+            raise ValueError(problem)
+        return name
 
 
 class QuantizedModel(Settings):
