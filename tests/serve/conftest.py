@@ -47,10 +47,7 @@ def untaught(tiny_model: Path) -> Iterator[LoadedEngine]:
 @pytest.fixture(scope="session")
 def untaught_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model as a folder with a GGUF file."""
-    folder = tmp_path_factory.mktemp("untaught")
-    settings = Gguf(model="m", types=("F32",), compare=False)
-    export_gguf(settings, Inputs({"model": (tiny_model,)}), folder, StageContext())
-    return folder
+    return _export_f32(tiny_model, tmp_path_factory.mktemp("untaught"))
 
 
 @pytest.fixture()
@@ -60,14 +57,29 @@ def server(opened: LoadedEngine) -> Iterator[LiveServer]:
 
 
 @pytest.fixture(scope="session")
-def tool_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A model of random weights with Llama 3.1's template and a context long enough for its text about tools."""
-    folder = tmp_path_factory.mktemp("tools") / "model"
+def long_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with Llama 3.1's template and a context long enough for its text about tools."""
+    folder = tmp_path_factory.mktemp("long") / "model"
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}), encoding="utf-8")
     ChatTemplate.from_packaged("llama3.1", Tokenizer.load(folder)).save(folder)
-    opened = load_engine(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def long_gguf(long_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _export_f32(long_model, tmp_path_factory.mktemp("long_gguf"))
+
+
+@pytest.fixture(scope="session")
+def tool_server(long_model: Path) -> Iterator[LiveServer]:
+    opened = load_engine(long_model)
     with run_server(opened) as running:
         yield running
     opened.engine.close()
+
+
+def _export_f32(model: Path, out: Path) -> Path:
+    export_gguf(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (model,)}), out, StageContext())
+    return out

@@ -123,7 +123,7 @@ def _encode_embedding(row: np.ndarray, encoding_format: str | None) -> Any:
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:
-    """A model as OpenAI's clients read it, and with the fields that Anthropic's read."""
+    """A model as OpenAI's clients read it, and with the fields that Anthropic's and vLLM's (`max_model_len`) read."""
     created_at = datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
     return {
         "id": model.name,
@@ -134,4 +134,5 @@ def _describe(model: ServedModel) -> dict[str, Any]:
         "display_name": model.name,
         "created_at": created_at,
         "max_input_tokens": model.engine.context_length,
+        "max_model_len": model.engine.context_length,
     }
