@@ -357,7 +357,9 @@ class BreakingStream:
 def test_the_model_is_listed_and_found(server: LiveServer) -> None:
     client = server.client()
     assert [model.id for model in client.models.list()] == ["tiny"]
-    assert client.models.retrieve("tiny").object == "model"
+    card = client.models.retrieve("tiny")
+    assert card.object == "model"
+    assert card.model_extra and card.model_extra["max_model_len"] == server.engine.context_length
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
 
