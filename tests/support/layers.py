@@ -51,6 +51,7 @@ ORDER: dict[str, list[str]] = {
     "config": ["settings", "kinds references validation yaml_text", "recipe", "recipe_file schema settings_page"],
     "tokenizer": [
         "file_names byte_alphabet prefix_space gguf_metadata gguf_splitting",
+        "sentencepiece_encoder",
         "gguf_vocabulary",
         "generation_config sentencepiece tiktoken_encoder",
         "tokenizer",

@@ -5,10 +5,12 @@ The other direction, a tokenizer as GGUF metadata, is `export/gguf/vocab`.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -18,7 +20,9 @@ from hanlin.core.i18n import tr
 from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
 from hanlin.tokenizer.gguf_metadata import GgufMetadata, read_gguf_metadata
 from hanlin.tokenizer.gguf_splitting import SPLITTING_RULES
+from hanlin.tokenizer.sentencepiece_encoder import SentencePieceEncoder
 
+_LOG = logging.getLogger(__name__)
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 """Types of tokens (`tokenizer.ggml.token_type`)."""
 
@@ -27,18 +31,48 @@ END_TOKEN_NAMES = (
     *("<|eot_id|>", "<|im_end|>", "<|eom_id|>"),
 )
 """Tokens that llama.cpp takes as ends by their names alone."""
-_END_KEYS = ("eos", "eot", "eom")
+_FURTHER_END_TOKEN_NAMES = (
+    *("<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<eos>", "<end_of_utterance>", "<｜end▁of▁sentence｜>"),
+    *("<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<turn|>", "<|tool_response>", "[e~[", "<|ifm|im_end|>"),
+)
+"""The same, of newer llama.cpp: a file that is written here does not rely on them."""
+_END_KEYS = {
+    **dict.fromkeys(("eos", "eot", "eom"), ()),
+    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>", "<|plamo:file_separator|>"),
+}
+"""Keys of ends (`tokenizer.ggml.KEY_token_id`), with the names that take the place of a key that is missing."""
+_NOT_ENDS = (
+    ({"<|return|>", "<|call|>"}, "<|end|>"),
+    ({"<|call|>", "<|flush|>"}, "<|end|>"),
+    ({"<|calls|>", "<|flush|>"}, "<|end|>"),
+    ({"<|tool_response>"}, "</s>"),
+)
+"""Names that are no end in a vocabulary with these others."""
 _SENTENCEPIECE_IDS = {"unk": 0, "bos": 1, "eos": 2}
 """Ids of a SentencePiece vocabulary whose file does not name them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """The tokens of a file in order of ids, and the type of each."""
+    """The tokens of a file in order of ids, the type of each, and which are ends by their names."""
 
     metadata: GgufMetadata
     tokens: Sequence[str]
     types: Sequence[int]
+    ends: tuple[int, ...]
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """The scores of a SentencePiece vocabulary; all are 0 if the file has none."""
+        scores = self.metadata.get("tokenizer.ggml.scores", list, [])
+        return scores if len(scores) == len(self.tokens) else [0.0] * len(self.tokens)
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether a space is set before a text of a SentencePiece vocabulary."""
+        return bool(self.metadata.get("tokenizer.ggml.add_space_prefix", bool, True))
 
     def ids(self, *types: int) -> list[int]:
         return [token_id for token_id, kind in enumerate(self.types) if kind in types]
@@ -62,8 +96,22 @@ class _Vocabulary:
         return next((i + 1 for i in range(len(self.types) - 1, -1, -1) if self.types[i] not in added), 0)
 
 
-def read_gguf_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Read the tokenizer of a GGUF file, and what `tokenizer_config.json` would say: special tokens, chat template.
+class GgufTokenizer(NamedTuple):
+    """The tokenizer of a GGUF file.
+
+    Attributes:
+        backend: The tokenizer of the library.
+        config: What `tokenizer_config.json` would say: special tokens, chat template.
+        encoder: Encodes text in place of `backend` if pieces share a score, which no list of merges can say.
+    """
+
+    backend: tokenizers.Tokenizer
+    config: dict[str, Any]
+    encoder: SentencePieceEncoder | None
+
+
+def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
+    """Read the tokenizer of a GGUF file.
 
     Raises:
         UserError: It is no GGUF file, or its tokenizer is of a kind that is not read here.
@@ -89,15 +137,15 @@ def read_gguf_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any
             single=[bos, "$A"], pair=[bos, "$A", bos, "$B:1"], special_tokens=[(bos, bos_id)]
         )
     template = vocabulary.metadata.get("tokenizer.chat_template", str)
-    return backend, config | ({"chat_template": template} if template else {})
+    encoder = _exact_encoder(vocabulary) if vocabulary.kind == "llama" else None
+    return GgufTokenizer(backend, config | ({"chat_template": template} if template else {}), encoder)
 
 
 def read_gguf_end_ids(path: Path) -> tuple[int, ...]:
     """The ids at which llama.cpp ends an answer: those that the file names, and tokens that it knows by their names."""
     vocabulary = _read_vocabulary(path)
     named = [vocabulary.special_id(key) for key in _END_KEYS]
-    by_name = [token_id for token_id in vocabulary.ids(_CONTROL) if vocabulary.tokens[token_id] in END_TOKEN_NAMES]
-    return tuple(dict.fromkeys(token_id for token_id in (*named, *by_name) if token_id is not None))
+    return tuple(dict.fromkeys(token_id for token_id in (*named, *vocabulary.ends) if token_id is not None))
 
 
 def _read_vocabulary(path: Path) -> _Vocabulary:
@@ -108,7 +156,24 @@ def _read_vocabulary(path: Path) -> _Vocabulary:
         what = tr("the tokenizer in this GGUF file ({kind}) is not read here", kind=kind or "-")
         raise UserError(what, path, tr("put the tokenizer.json of the model beside it"))
     types = metadata.get("tokenizer.ggml.token_type", list, [])
-    return _Vocabulary(metadata, tokens, types if len(types) == len(tokens) else [_NORMAL] * len(tokens))
+    types = list(types) if len(types) == len(tokens) else [_NORMAL] * len(tokens)
+    ends = _find_ends(metadata, tokens)
+    for token_id in ends:
+        types[token_id] = _CONTROL  # whatever the file says: so that a typed one stays text
+    return _Vocabulary(metadata, tokens, types, ends)
+
+
+def _find_ends(metadata: GgufMetadata, tokens: Sequence[str]) -> tuple[int, ...]:
+    """The ids of tokens that llama.cpp takes as ends by their names, in order."""
+    names = {*END_TOKEN_NAMES, *_FURTHER_END_TOKEN_NAMES}
+    for key, stand_ins in _END_KEYS.items():
+        if f"tokenizer.ggml.{key}_token_id" not in metadata.values:
+            names.update(stand_ins)
+    found = {token: token_id for token_id, token in enumerate(tokens) if token in names}
+    for others, name in _NOT_ENDS:
+        if others <= found.keys():
+            found.pop(name, None)
+    return tuple(sorted(found.values()))
 
 
 def _adds_bos(vocabulary: _Vocabulary) -> bool:
@@ -126,6 +191,9 @@ def _byte_level(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
     if rule is None:
         what = tr("the tokenizer in this GGUF file splits text by a rule that is not known here: {name}", name=name)
         raise UserError(what, vocabulary.metadata.path, tr("put the tokenizer.json of the model beside it"))
+    if "tokenizer.ggml.pre" not in vocabulary.metadata.values:
+        what = tr("this GGUF file does not say how its tokenizer splits text: ids may differ from those of training")
+        _LOG.warning("%s: %s", vocabulary.metadata.path, what)
     size = vocabulary.model_size
     entries = {token: token_id for token_id, token in enumerate(vocabulary.tokens[:size])}
     merges = []
@@ -151,8 +219,7 @@ def _sentencepiece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
     """
     size = vocabulary.model_size
     entries = {token: token_id for token_id, token in enumerate(vocabulary.tokens[:size])}
-    scores = vocabulary.metadata.get("tokenizer.ggml.scores", list, [])
-    scores = scores if len(scores) == len(vocabulary.tokens) else [0.0] * len(vocabulary.tokens)
+    scores = vocabulary.scores
     pieces = {token_id for token_id in vocabulary.ids(_NORMAL, _USER_DEFINED) if token_id < size}
     merges = []
     for token_id in sorted(pieces, key=lambda token_id: -scores[token_id]):
@@ -169,14 +236,34 @@ def _sentencepiece(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
         byte_fallback=True,
     )
     backend = tokenizers.Tokenizer(model)
-    space_before = bool(vocabulary.metadata.get("tokenizer.ggml.add_space_prefix", bool, True))
-    before = [normalizers.Prepend(SENTENCEPIECE_SPACE)] if space_before else []
+    before = [normalizers.Prepend(SENTENCEPIECE_SPACE)] if vocabulary.adds_space else []
     backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SENTENCEPIECE_SPACE)])
-    after = [decoders.Strip(" ", 1, 0)] if space_before else []
+    after = [decoders.Strip(" ", 1, 0)] if vocabulary.adds_space else []
     backend.decoder = decoders.Sequence(
         [decoders.Replace(SENTENCEPIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
     )
     return backend
+
+
+def _exact_encoder(vocabulary: _Vocabulary) -> SentencePieceEncoder | None:
+    """The encoder of a vocabulary in which pieces of several characters share a score; None if `backend` does.
+
+    Pieces of nothing but spaces always do, in Llama's own vocabularies; merges give the right ids of them.
+    """
+    pieces = vocabulary.ids(_NORMAL, _USER_DEFINED)
+    scores = {vocabulary.tokens[token_id]: vocabulary.scores[token_id] for token_id in pieces}
+    counts = Counter(score for piece, score in scores.items() if len(piece) > 1 and piece.strip(SENTENCEPIECE_SPACE))
+    ids: dict[str, int] = {vocabulary.tokens[token_id]: token_id for token_id in pieces}
+    byte_ids = {vocabulary.tokens[token_id]: token_id for token_id in vocabulary.ids(_BYTE)}
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    if max(counts.values(), default=1) == 1:
+        return None
+    if not byte_ids.keys() >= set(names):
+        what = tr("pieces share a score and there are no tokens for bytes: ids may differ from those of llama.cpp")
+        _LOG.warning("%s: %s", vocabulary.metadata.path, what)
+        return None
+    whole = {vocabulary.tokens[token_id]: token_id for token_id in vocabulary.ids(_USER_DEFINED)}
+    return SentencePieceEncoder(scores, ids, [byte_ids[name] for name in names], whole, vocabulary.adds_space)
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: _Vocabulary) -> None:

@@ -6,6 +6,7 @@ Text never becomes special tokens. Conversations are `chat/template`.
 from __future__ import annotations
 
 import codecs
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,9 +32,11 @@ from hanlin.tokenizer.prefix_space import (
 from hanlin.tokenizer.sentencepiece import convert_sentencepiece
 
 if TYPE_CHECKING:
+    from hanlin.tokenizer.sentencepiece_encoder import SentencePieceEncoder
     from hanlin.tokenizer.tiktoken_encoder import TiktokenEncoder
 
 
+_LOG = logging.getLogger(__name__)
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 PAD_TOKEN_CANDIDATES = (
     "<|pad|>",
@@ -55,8 +58,15 @@ class Tokenizer:
     while it is generated and afterwards.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        config: Mapping[str, Any],
+        folder: Path,
+        exact_encoder: SentencePieceEncoder | None = None,
+    ) -> None:
         self.backend = backend
+        self._exact_encoder = exact_encoder
         self.config = dict(config)
         self.folder = folder
         self._short_text_cache: dict[tuple[str, bool], list[int]] = {}
@@ -74,8 +84,8 @@ class Tokenizer:
         """
         folder = Path(folder)
         if is_gguf_file(folder):
-            backend, config = read_gguf_tokenizer(folder)
-            return cls(backend, config, folder)
+            from_file = read_gguf_tokenizer(folder)
+            return cls(from_file.backend, from_file.config, folder, from_file.encoder)
         config = _read_config(folder)
         file = folder / TOKENIZER_FILE
         if file.is_file():
@@ -126,6 +136,9 @@ class Tokenizer:
         return self._fast_encoder is not None
 
     def _encode(self, text: str, continuation: bool) -> list[int]:
+        if self._exact_encoder is not None:
+            check_text(text)
+            return self._exact_encoder.encode(text, continuation)
         if self._fast_encoder is not None and (cached := self._fast_encoder.encode(text)) is not None:
             return cached
         backend = self._backend_without_prefix_space if continuation else self.backend
@@ -136,7 +149,9 @@ class Tokenizer:
             raise
 
     def encode_batch(self, texts: Sequence[str], *, continuation: bool = False) -> list[list[int]]:
-        """`encode` of each text; the library uses every core for it, unless the fast encoder is in use."""
+        """`encode` of each text; the library uses every core for it, unless another encoder is in use."""
+        if self._exact_encoder is not None:
+            return [self._encode(text, continuation) for text in texts]
         if self._fast_encoder is not None:
             cached = [ids for text in texts if (ids := self._fast_encoder.encode(text)) is not None]
             if len(cached) == len(texts):
@@ -218,7 +233,15 @@ class Tokenizer:
         return cached
 
     def save(self, folder: Path) -> None:
-        """Write every file of the tokenizer, with its chat template and generation settings if it has them."""
+        """Write every file of the tokenizer, with its chat template and generation settings if it has them.
+
+        A warning is logged if pieces share a score (see `GgufTokenizer`): `tokenizer.json` then gives other ids.
+        """
+        if self._exact_encoder is not None:
+            what = tr(
+                "{file_name} gives other ids than this GGUF file: its pieces share scores", file_name=TOKENIZER_FILE
+            )
+            _LOG.warning("%s: %s", self.folder, what)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
         write_sorted_json(folder / CONFIG_FILE, self.build_config())
