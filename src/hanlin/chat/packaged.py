@@ -17,6 +17,8 @@ from hanlin.tokenizer.gguf_metadata import read_gguf_template
 
 _GENERATION = re.compile(r"(?P<open>\{%[-+]?\s*)(?P<end>end)?generation(?P<close>\s*[-+]?%\})")
 _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<｜[^｜<>\s]+｜>|<(?:start|end)_of_turn>")
+_DROP_VARIABLES = ("clear_thinking", "truncate_history_thinking", "drop_thinking")
+"""Names of the same switch in templates of other models: true leaves the reasoning of earlier answers out."""
 
 
 def packaged_names() -> tuple[str, ...]:
@@ -99,6 +101,16 @@ def packaged_template_sources() -> frozenset[str]:
 def keep_setting(keep: bool) -> str:
     """The line that makes a template keep or leave out the reasoning of earlier answers, whatever a program says."""
     return f"{{%- set {KEEP_VARIABLE} = {str(keep).lower()} -%}}\n"
+
+
+def pin_past_reasoning(source: str, keep: bool) -> str:
+    """A template that does with the reasoning of earlier answers what it does by itself.
+
+    `llama-server` sets the variables that templates ask for this, to keep it, unless it is told otherwise.
+    """
+    values = {KEEP_VARIABLE: keep, **dict.fromkeys(_DROP_VARIABLES, not keep)}
+    lines = (f"{{%- set {name} = {str(value).lower()} -%}}\n" for name, value in values.items() if name in source)
+    return "".join(line for line in lines if line not in source) + source
 
 
 def without_keep_setting(source: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Ggml
 from numpy.typing import NDArray
 
-from hanlin.chat.packaged import without_generation_blocks
+from hanlin.chat.packaged import pin_past_reasoning, without_generation_blocks
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.errors import UserError
@@ -93,7 +93,10 @@ class GgufSource:
     @cached_property
     def chat_template(self) -> str | None:
         """The folder's chat template in the Jinja that every program knows."""
-        return None if self.template is None else without_generation_blocks(self.template.source)
+        if self.template is None:
+            return None
+        source, form = without_generation_blocks(self.template.source), self.template.reasoning_form
+        return pin_past_reasoning(source, form.keeps_past) if form.is_known else source
 
     def tensor_types(self, file_type: str) -> list[Ggml]:
         """The type of each tensor in a file of this type."""
