@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -310,12 +311,21 @@ def _embed(schema: Mapping[str, Any], definitions: dict[str, Any], param: str) -
 
 
 def parse_arguments(arguments: str) -> dict[str, Any] | None:
-    """The arguments of a call as an object; None if they are not a JSON object."""
+    """The arguments of a call as an object; None if they are not a JSON object.
+
+    Nor are they one if a number is `NaN`, `Infinity` or beyond a double (`1e999`): no response could hold it as JSON.
+    """
     try:
-        value = json.loads(arguments, strict=False)
+        value = json.loads(arguments, strict=False, parse_float=_parse_float, parse_constant=_parse_float)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _parse_float(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(text)
 
 
 def _get_function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
