@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,6 +129,32 @@ def test_a_call_that_is_cut_keeps_its_text(serve_template: Any) -> None:
         assert parts[-1].done_reason == "length"
 
 
+@pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
+def test_a_call_with_a_number_that_json_cannot_hold_is_no_error(serve_template: Any, number: str) -> None:
+    written = f'{{"name": "weather", "parameters": {{"city": {number}}}}}'
+    fields = {"model": "tiny", "messages": MESSAGES, "max_tokens": 99}
+    with serve_template("llama3.1", written) as (_, server):
+        for path, tool in (
+            ("/v1/chat/completions", WEATHER),
+            ("/api/chat", WEATHER),
+            ("/v1/messages", {"name": "weather", "input_schema": {"type": "object"}}),
+        ):
+            body = (
+                {**fields, "tools": [tool]} if path != "/api/chat" else {**fields, "tools": [tool], "max_tokens": None}
+            )
+            for stream in (False, True):
+                answer = httpx.post(server.address + path, json={**body, "stream": stream}, timeout=60)
+                assert answer.status_code == 200, (path, answer.text)
+                for line in answer.text.splitlines():
+                    if "{" in line:
+                        json.loads(line.removeprefix("data: "), parse_constant=pytest.fail, parse_float=_parse_finite)
+
+
+def _parse_finite(text: str) -> float:
+    assert math.isfinite(float(text))
+    return float(text)
+
+
 def test_without_parallel_calls_the_first_one_is_all(serve_template: Any) -> None:
     with serve_template("llama3.1", TEXTS["llama3.1"]) as (_, server):
         choice = ask(server, tools=[WEATHER], parallel_tool_calls=False).json()["choices"][0]
@@ -139,7 +166,13 @@ def test_without_parallel_calls_the_first_one_is_all(serve_template: Any) -> Non
     [
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"chat_template_kwargs": {"thinking": False}},
+        {"chat_template_kwargs": {"reasoning_effort": "none"}},
         {"reasoning_effort": "none"},
+        {"enable_thinking": False, "thinking": {"type": "disabled"}},
+        {"thinking": False},
+        {"thinking_budget": 0},
+        {"reasoning": {"enabled": False}},
+        {"reasoning": {"effort": "none", "exclude": True}},
     ],
 )
 def test_a_request_turns_thinking_off(serve_template: Any, fields: dict[str, Any]) -> None:
@@ -151,6 +184,65 @@ def test_a_request_turns_thinking_off(serve_template: Any, fields: dict[str, Any
         message = ask(server, **fields).json()["choices"][0]["message"]
         assert "reasoning_content" not in message and message["content"] == "好"
         assert script.prompt().endswith("<think>\n\n</think>\n\n")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}, {"reasoning_format": "hidden"}]
+)
+def test_reasoning_that_a_client_does_not_want_is_left_out(serve_template: Any, fields: dict[str, Any]) -> None:
+    with serve_template("deepseek_r1", "想\n</think>\n\n好") as (_, server):
+        message = ask(server, **fields).json()["choices"][0]["message"]
+        assert (message["content"], "reasoning" in message, "reasoning_content" in message) == ("好", False, False)
+        streamed = ask(server, stream=True, **fields).text
+    assert "reasoning" not in streamed and "好" in streamed and "想" not in streamed
+
+
+def test_thinking_blocks_without_text_are_signed(serve_template: Any) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}
+    body = {"model": "tiny", "max_tokens": 99, "messages": MESSAGES, "thinking": thinking}
+    with serve_template("deepseek_r1", "想\n</think>\n\n好") as (_, server):
+        thought, text = httpx.post(f"{server.address}/v1/messages", json=body).json()["content"]
+        streamed = httpx.post(f"{server.address}/v1/messages", json={**body, "stream": True}).text
+    assert (thought["type"], thought["thinking"], bool(thought["signature"]), text["text"]) == (
+        "thinking",
+        "",
+        True,
+        "好",
+    )
+    assert "signature_delta" in streamed and "thinking_delta" not in streamed
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"enable_thinking": True, "reasoning_effort": "none"}, "reasoning_effort"),
+        ({"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False}}, "enable_thinking"),
+        ({"thinking": {"type": "enabled"}, "thinking_budget": 0}, "thinking_budget"),
+        ({"thinking": {"type": "sometimes"}}, "thinking.type"),
+        ({"reasoning_format": "none"}, "reasoning_format"),
+    ],
+)
+def test_fields_about_thinking_that_contradict_are_refused_by_name(
+    serve_template: Any, fields: dict[str, Any], named: str
+) -> None:
+    with serve_template("deepseek_r1", "好") as (_, server):
+        refused = ask(server, **fields)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, named)
+
+
+def test_an_effort_asks_nothing_of_a_model_that_cannot_think(serve_template: Any) -> None:
+    budget = {"type": "enabled", "budget_tokens": 1024}
+    with serve_template("no reasoning", "好") as (_, server):
+        assert ask(server, reasoning_effort="high").json()["choices"][0]["message"]["content"] == "好"
+        body = {"model": "tiny", "max_tokens": 9, "messages": MESSAGES, "thinking": budget}
+        (block,) = httpx.post(f"{server.address}/v1/messages", json=body).json()["content"]
+        assert block["text"] == "好"
+        response = {"model": "tiny", "input": "?", "reasoning": {"effort": "high"}}
+        assert httpx.post(f"{server.address}/v1/responses", json=response).json()["output"][0]["type"] == "message"
+        for field in ("enable_thinking", "thinking"):
+            assert ask(server, **{field: True}).json()["error"]["param"] == field
+        think = {"model": "tiny", "messages": MESSAGES, "think": "high"}
+        assert httpx.post(f"{server.address}/api/chat", json=think).status_code == 400
 
 
 def test_ollamas_think_turns_it_on_and_off(serve_template: Any) -> None:

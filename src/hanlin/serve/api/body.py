@@ -33,9 +33,9 @@ class RequestBody(BaseModel):
             errors = error.errors(include_url=False, include_context=False, include_input=False)
             # if a field may have several types, the type that was matched deepest has the best message
             same_field = [entry for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
-            deepest = max(same_field, key=lambda entry: _field_path(entry["loc"], body).count("."))
-            param = _field_path(deepest["loc"], body) or None
-            raise ApiError(400, f"{param or 'body'}: {deepest['msg']}", param=param) from error
+            paths = [_field_path(entry["loc"], body, entry["type"] == "missing") for entry in same_field]
+            param, deepest = max(zip(paths, same_field, strict=True), key=lambda pair: pair[0].count("."))
+            raise ApiError(400, f"{param or 'body'}: {deepest['msg']}", param=param or None) from error
 
     def model_post_init(self, _: Any) -> None:
         for name, value in (self.model_extra or {}).items():
@@ -52,10 +52,11 @@ class RequestBody(BaseModel):
             raise ApiError(400, what, param=name, code="unknown_parameter")
 
 
-def _field_path(location: Sequence[int | str], body: bytes) -> str:
+def _field_path(location: Sequence[int | str], body: bytes, is_missing: bool) -> str:
     """A pydantic error location as the path within the body, such as `messages.0.content`.
 
-    Pydantic's locations also hold the names of the union members that it tried; those are left out.
+    Pydantic's locations also hold the names of the union members that it tried; those are left out. Only a field that
+    is missing (`is_missing`) may be the last step without being in the body.
     """
     try:
         data: Any = json.loads(body)
@@ -63,7 +64,7 @@ def _field_path(location: Sequence[int | str], body: bytes) -> str:
         return ""
     path: list[str] = []
     for depth, step in enumerate(location):
-        if isinstance(data, dict) and (step in data or (depth == len(location) - 1 and str(step).isidentifier())):
+        if isinstance(data, dict) and (step in data or (is_missing and depth == len(location) - 1)):
             data = data.get(step)
         elif isinstance(data, list) and isinstance(step, int) and step < len(data):
             data = data[step]

@@ -77,12 +77,20 @@ FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "tool_prompt": (None, ""),
     "echo": (None, False),
     "mm_processor_kwargs": (None, {}),
-    "prediction": (None,),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "web_search_options": (None,),
+    # DashScope, Dify, xAI, OpenRouter and Mistral
+    "enable_search": (None, False),
+    "web_search": (None, False),
+    "search_parameters": (None,),
+    "plugins": (None, []),
+    "transforms": (None, []),
+    "models": (None, []),
+    "random_seed": (None,),
+    "safe_prompt": (None, False),
     "suffix": (None, ""),
     "prompt": (None, ""),
     "input": (None, ""),
@@ -90,6 +98,13 @@ FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "system": (None, ""),
 }
 """For chat completions."""
+
+FOREIGN_THINKING_FIELDS: dict[str, tuple[Any, ...]] = {
+    "chat_template_kwargs": (None, {}),
+    "enable_thinking": (None,),
+    "reasoning_effort": (None,),
+}
+"""For the APIs that have their own field for thinking: these are of chat completions."""
 
 FOREIGN_OLLAMA_FIELDS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
@@ -120,6 +135,7 @@ FOREIGN_OLLAMA_FIELDS: dict[str, tuple[Any, ...]] = {
     ),
     "shift": (None, False),
     "n": (None, 1),
+    **FOREIGN_THINKING_FIELDS,
 }
 """For Ollama's chat and generation: options have their place in `options`, the rest is not Ollama's."""
 

@@ -34,14 +34,17 @@ class MessageFormatter:
         model: Name of the model.
         tool_names: Tools whose calls are parsed out of the answer.
         max_calls: How many calls are read; None: all.
+        shows_thinking: Give thinking blocks their text.
     """
 
-    def __init__(self, model: str, tool_names: Collection[str], max_calls: int | None = None) -> None:
+    def __init__(
+        self, model: str, tool_names: Collection[str], max_calls: int | None = None, shows_thinking: bool = True
+    ) -> None:
         self._id = f"msg_{uuid.uuid4().hex[:24]}"
         self._model = model
         self._tool_names, self._max_calls = tool_names, max_calls
         self._splitter = AnswerSplitter()
-        self._blocks = BlockEvents()
+        self._blocks = BlockEvents(shows_thinking)
 
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         """The only object of a response that is not streamed."""
@@ -107,7 +110,8 @@ class MessageFormatter:
 class BlockEvents:
     """Turns the parts of an answer into the events of its blocks, which open and close in turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, shows_thinking: bool = True) -> None:
+        self._shows_thinking = shows_thinking
         self._index = -1
         self._open_type = ""
 
@@ -120,7 +124,8 @@ class BlockEvents:
             return [self._make_delta({"type": "input_json_delta", "partial_json": part.text})]
         if part.kind == "reasoning":
             opened = self._open({"type": "thinking", "thinking": "", "signature": ""}, unless_open=True)
-            return [*opened, self._make_delta({"type": "thinking_delta", "thinking": part.text})]
+            shown = [self._make_delta({"type": "thinking_delta", "thinking": part.text})]
+            return [*opened, *(shown if self._shows_thinking else ())]
         if part.kind == "content":
             opened = self._open({"type": "text", "text": ""}, unless_open=True)
             return [*opened, self._make_delta({"type": "text_delta", "text": part.text})]

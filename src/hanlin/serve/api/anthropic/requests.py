@@ -19,7 +19,8 @@ from hanlin.serve.api.fields import (
     StructuredOutputBody,
     choose_output_format,
 )
-from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
+from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
+from hanlin.serve.api.thinking import ThinkingEffort
 from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
@@ -69,7 +70,7 @@ class _Thinking(RequestBody):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = Field(None, ge=1)
-    display: Literal["summarized"] | None = None
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class _JsonFormat(RequestBody):
@@ -102,6 +103,7 @@ class CountTokensRequest(RequestBody):
         "mcp_servers": (None, []),
         "inference_geo": (None,),
         "speed": (None, "standard"),
+        **FOREIGN_THINKING_FIELDS,
     }
     model: str
     messages: list[InputMessage] = Field(min_length=1)
@@ -151,9 +153,15 @@ class CountTokensRequest(RequestBody):
         return 1 if self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use else None
 
     @property
-    def thinks(self) -> bool | None:
-        """Whether the answer must think; None leaves that to the model."""
-        return {"enabled": True, "disabled": False}.get(self.thinking.type) if self.thinking is not None else None
+    def thinks(self) -> ThinkingEffort | None:
+        """How much the answer may think; None leaves that to the model. Claude Code enables it for every model."""
+        efforts: dict[str, ThinkingEffort] = {"enabled": "high", "disabled": "none"}
+        return efforts.get(self.thinking.type) if self.thinking is not None else None
+
+    @property
+    def shows_thinking(self) -> bool:
+        """Whether thinking blocks hold their text."""
+        return self.thinking is None or self.thinking.display != "omitted"
 
 
 class MessagesRequest(CountTokensRequest, StructuredOutputBody, SamplingBody):

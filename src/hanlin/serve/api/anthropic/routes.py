@@ -28,7 +28,8 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def create_message(request: Request) -> Response:
         body = await parse_request(service, MessagesRequest, request)
         model = models.get(body.model)
-        formatter = MessageFormatter(model.name, get_tool_names(body.get_tools()), body.max_calls)
+        tool_names = get_tool_names(body.get_tools())
+        formatter = MessageFormatter(model.name, tool_names, body.max_calls, body.shows_thinking)
 
         def prepare_job() -> GenerationJob:
             with _client_fields(body):

@@ -27,7 +27,7 @@ from hanlin.serve.api.ollama.schemas import (
     ShowRequest,
 )
 from hanlin.serve.api.streaming import NDJSON, StreamWriter, encode_ndjson
-from hanlin.serve.api.thinking import choose_thinking
+from hanlin.serve.api.thinking import choose_thinking, wants_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
 from hanlin.serve.api.truncation import encode_truncated, render_fitting
 from hanlin.serve.errors import ApiError
@@ -72,7 +72,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
 
         def prepare_job() -> GenerationJob:
             params = body.to_params()
-            thinking = choose_thinking(model, body.think, "think", params.response_format is not None)
+            thinking = choose_thinking(model, wants_thinking(body.think), "think", params.response_format is not None)
             messages = body.to_messages()
             if body.truncate is False:
                 return model.make_job([model.render_chat(messages, tools, thinking)], params, "messages")
@@ -94,7 +94,9 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             params, text = body.to_params(), body.prompt or ""
             thinking = None
             if not body.continues_text:
-                thinking = choose_thinking(model, body.think, "think", params.response_format is not None)
+                thinking = choose_thinking(
+                    model, wants_thinking(body.think), "think", params.response_format is not None
+                )
 
             def encode(text: str) -> tuple[int, ...]:
                 if body.suffix:

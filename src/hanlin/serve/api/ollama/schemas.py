@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,11 @@ class Options(RequestBody):
     penalize_newline: bool | None = None
     num_predict: int | None = Field(None, ge=-2)
     seed: int | None = None
-    stop: list[StopString] | None = Field(None, max_length=16)
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def to_sampling(self) -> dict[str, Any]:
         """Fields of `SamplingParams`; None for those that the client did not set.
@@ -98,7 +102,7 @@ class _AnswerRequest(RequestBody):
                 schema = build_call_schema(tools, schema)
             response_format = JsonSchemaFormat(schema, "format", compact=False)
         sampling = {**options.to_sampling(), "top_logprobs": (self.top_logprobs or 0) if self.logprobs else None}
-        return GenerationParams(sampling, tuple(options.stop or ()), 1, response_format)
+        return GenerationParams(sampling, options.stop_strings, 1, response_format)
 
 
 class _ChatMessage(RequestBody):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
@@ -25,7 +25,7 @@ from hanlin.serve.api.fields import (
 )
 from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.messages import Content, ToolCallEntry, parse_call_arguments, to_text
-from hanlin.serve.api.thinking import ThinkingEffort
+from hanlin.serve.api.thinking import ThinkingBody
 from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
@@ -122,14 +122,6 @@ class _ResponseFormat(StrictModel):
         return JsonSchemaFormat(schema, "response_format.json_schema.schema", compact=False)
 
 
-class _TemplateSettings(BaseModel):
-    """Variables of the chat template, as vLLM and llama.cpp take them. Only the switches of thinking are known."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    enable_thinking: bool | None = None
-    thinking: bool | None = None
-
-
 class _AnswerRequest(StructuredOutputBody, SamplingBody):
     """What every request for an answer may hold."""
 
@@ -141,8 +133,11 @@ class _AnswerRequest(StructuredOutputBody, SamplingBody):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatRequest(_AnswerRequest):
-    """The body of `POST /v1/chat/completions`."""
+class ChatRequest(ThinkingBody, _AnswerRequest):
+    """The body of `POST /v1/chat/completions`.
+
+    `prediction` (a hint for speed) and `verbosity` have no effect: no chat template has a form for them.
+    """
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {**FOREIGN_SAMPLING_FIELDS, **FOREIGN_CHAT_FIELDS}
     messages: list[ChatMessage] = Field(min_length=1)
@@ -152,8 +147,8 @@ class ChatRequest(_AnswerRequest):
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | _NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: ThinkingEffort | None = None
-    chat_template_kwargs: _TemplateSettings | None = None
+    prediction: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
     response_format: _ResponseFormat | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -161,15 +156,6 @@ class ChatRequest(_AnswerRequest):
     @property
     def with_logprobs(self) -> bool:
         return bool(self.logprobs)
-
-    @property
-    def thinking(self) -> tuple[bool | ThinkingEffort | None, str]:
-        """Whether the answer is to think, and the field that says so."""
-        settings = self.chat_template_kwargs or _TemplateSettings()
-        for name, value in (("enable_thinking", settings.enable_thinking), ("thinking", settings.thinking)):
-            if value is not None:
-                return value, f"chat_template_kwargs.{name}"
-        return self.reasoning_effort, "reasoning_effort"
 
     @property
     def max_calls(self) -> int | None:

@@ -27,6 +27,7 @@ class ChatFormatter:
         with_logprobs: Include log probabilities.
         answers: How many answers there are.
         max_calls: How many calls of an answer are read; None: all.
+        shows_reasoning: Include what the model thought.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class ChatFormatter:
         with_logprobs: bool,
         answers: int,
         max_calls: int | None = None,
+        shows_reasoning: bool = True,
     ) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._tool_names = tool_names
         self._tokenizer = tokenizer
         self._with_logprobs = with_logprobs
-        self._max_calls = max_calls
+        self._max_calls, self._shows_reasoning = max_calls, shows_reasoning
         self._streams = [_AnswerState() for _ in range(answers)]
 
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class ChatFormatter:
         splitter = self._make_splitter(job, index)
         split = split_answer(splitter, (delta.text for delta in answer.text_deltas))
         message: dict[str, Any] = {"role": "assistant", "content": split.content, "refusal": None}
-        if split.reasoning:
+        if split.reasoning and self._shows_reasoning:
             message |= {"reasoning_content": split.reasoning, "reasoning": split.reasoning}
         if split.calls:
             message["content"] = split.content or None
@@ -94,7 +96,8 @@ class ChatFormatter:
         return [encode_sse(self._make_object("chat.completion.chunk", []) | {"usage": usage}), SSE_DONE]
 
     def _format_parts(self, index: int, parts: Sequence[AnswerPart]) -> list[bytes]:
-        return [self._make_event(index, _make_delta(part)) for part in parts if part.kind != "call_end"]
+        unsent = ("call_end",) if self._shows_reasoning else ("call_end", "reasoning")
+        return [self._make_event(index, _make_delta(part)) for part in parts if part.kind not in unsent]
 
     def _make_event(self, index: int, delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
         text_deltas, self._streams[index].unsent_deltas = self._streams[index].unsent_deltas, []

@@ -47,12 +47,19 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         model = models.get(body.model)
         tools = body.get_tools()
         formatter = ChatFormatter(
-            model.name, get_tool_names(tools), model.tokenizer, body.with_logprobs, body.choices, body.max_calls
+            model.name,
+            get_tool_names(tools),
+            model.tokenizer,
+            body.with_logprobs,
+            body.choices,
+            body.max_calls,
+            body.shows_reasoning,
         )
 
         def prepare_job() -> GenerationJob:
             params = body.to_params()
-            thinking = choose_thinking(model, *body.thinking, is_constrained=params.response_format is not None)
+            is_constrained = params.response_format is not None
+            thinking = choose_thinking(model, *body.requested_thinking, is_constrained=is_constrained)
             prompt = model.render_chat(body.to_messages(), tools, thinking)
             return model.make_job([prompt], params, "messages")
 

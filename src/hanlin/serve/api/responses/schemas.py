@@ -17,7 +17,7 @@ from hanlin.serve.api.fields import (
     Tool,
     choose_output_format,
 )
-from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
+from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
 from hanlin.serve.api.responses.items import InputItem, MessageItem
 from hanlin.serve.api.thinking import ThinkingEffort
 from hanlin.serve.api.tool_calls import build_call_schema
@@ -85,6 +85,8 @@ class _TextFormat(StrictModel):
 
 
 class _TextSettings(StrictModel):
+    """`verbosity` has no effect: no chat template has a form for it. The response says `medium`."""
+
     format: _TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
@@ -201,6 +203,7 @@ class ResponseRequest(PromptBody, StructuredOutputBody, SamplingBody):
         "moderation": (None,),
         "prompt": (None,),
         **FOREIGN_SAMPLING_FIELDS,
+        **FOREIGN_THINKING_FIELDS,
     }
     n: Literal[1] | None = None
     max_output_tokens: int | None = Field(None, ge=1)
@@ -243,8 +246,6 @@ class ResponseRequest(PromptBody, StructuredOutputBody, SamplingBody):
         if self.max_tokens is not None:
             what = tr("unknown field {name}: did you mean {similar}?", name="max_tokens", similar="max_output_tokens")
             raise ApiError(400, what, param="max_tokens", code="unknown_parameter")
-        if self.text is not None and self.text.verbosity in ("low", "high"):
-            raise unsupported_value_error("text.verbosity", self.text.verbosity)
         if self.stream_options is not None and self.stream_options.include_obfuscation:
             raise unsupported_value_error("stream_options.include_obfuscation", True)
         sampling = self.to_sampling()
