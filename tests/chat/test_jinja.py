@@ -7,7 +7,9 @@ import time
 import jinja2
 import pytest
 
-from hanlin.chat.rendering.jinja import JinjaTemplate, Markers, TemplateLimitError
+from hanlin.chat.rendering import work_budget
+from hanlin.chat.rendering.jinja import JinjaTemplate, Markers
+from hanlin.chat.rendering.work_budget import TemplateLimitError
 
 MARKS = Markers("⟦", "⟧", "¦")
 
@@ -67,6 +69,39 @@ ENDLESS = {
     "a number that squares": (
         "{% set n = namespace(a=9) %}{% for i in range(60) %}{% set n.a = n.a * n.a %}{% endfor %}"
     ),
+    "a counter that is a variable": (
+        "{% set hanlin_step = dict %}{% set budget = dict %}{% set environment = dict %}"
+        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+    ),
+    "a loop that skips": "{% for i in range(90000) %}{% for j in range(90000) if false %}{% endfor %}{% endfor %}",
+    "a search in a loop": "{% for i in range(90000) %}{{ 'x' in range(90000) }}{% endfor %}",
+    "blocks in blocks": "".join(
+        f"{{% block b{i} %}}" + f"{{{{ self.b{i + 1}() }}}}" * 10 + "{% endblock %}" for i in range(12)
+    )
+    + "{% block b12 %}{% endblock %}",
+    "columns": "{{ [1] | batch(1000000000, 'x') | list | length }}",
+    "many fields": "{{ ('{:9999}' * 100000).format(*([1] * 100000)) }}",
+    "one field many times": "{{ ('{0}' * 100000).format('x' * 10000) }}",
+    "a joined list": "{% set a = 'x' * 10000000 %}{{ ([a] * 10000) | join }}",
+    "a joined generator": "{% set a = 'x' * 10000000 %}{{ ''.join(([a] * 10000) | map('string')) }}",
+    "a list as text": "{% set a = 'x' * 10000000 %}{{ ([a] * 10000) | string | length }}",
+    "a rounding": "{{ 1.5 | round(10000000, 'ceil') }}",
+    "an indent of JSON": "{{ [1] | tojson(indent=1000000000) | length }}",
+    "an indent that is a text": "{{ ('\\n' * 100000) | indent('x' * 9999) }}",
+    "texts that are kept": (
+        "{% set n = namespace(l=[]) %}{% set b = '好' * 9000000 %}"
+        "{% for i in range(6000) %}{% set n.l = n.l + [b ~ i] %}{% endfor %}"
+    ),
+    "a text that is split": "{{ ('x ' * 9000000).split() | length }}",
+    "literal text in a macro": (
+        "{% macro m() %}" + "y" * 50000 + "{% endmacro %}{% for i in range(99999) %}{% set x = m() %}{% endfor %}"
+    ),
+    "bytes": "{{ (5).to_bytes(1000000000, 'big') | length }}",
+    "a namespace that holds itself": "{% set n = namespace() %}{% set n.x = n %}{{ n }}",
+    "a deep list": (
+        "{% set n = namespace(a=[1]) %}{% for i in range(20000) %}{% set n.a = [n.a] %}{% endfor %}{{ n.a }}"
+    ),
+    "characters to strip": "{{ ('a' * 10000000).strip('b' * 9999 ~ 'a') }}",
     "endless output": "{% for i in range(90000) %}{% for j in range(5) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
 }
 
@@ -77,6 +112,57 @@ def test_endless_work_is_ended(source: str) -> None:
     with pytest.raises(TemplateLimitError):
         render(source)
     assert time.monotonic() - started < 20
+
+
+TEN_OF_TEN = "{% set a = ('lol', 'lol') %}" + "{% set a = (a, a, a, a, a, a, a, a, a, a) %}" * 12
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        *("{{ a }}", "{{ a ~ 1 }}", "{{ a | string }}", "{{ a | upper }}", "{{ a | tojson }}", "{{ [a] | join }}"),
+        *("{{ '%s' % (a,) }}", "{{ '{}'.format(a) }}", "{{ a == (a, 1) }}", "{{ a is eq((a,)) }}", "{{ a in [(a,)] }}"),
+        *("{{ {}[a] }}", "{{ {a: 1} }}", "{{ dict([(a, 1)]) }}", "{{ {}.get(a) }}", "{{ [a, a] | sort }}"),
+        *("{{ [a, a] | unique | list }}", "{{ [(a, 1)] | groupby(0) }}", "{{ [(a,)].index((a, 1)) }}"),
+    ],
+)
+def test_ten_lists_of_ten_lists_are_never_walked_through_to_the_end(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_budget, "MAX_ITEMS", 100_000)
+    started = time.monotonic()
+    with pytest.raises(TemplateLimitError):
+        render(TEN_OF_TEN + use)
+    assert time.monotonic() - started < 10
+
+
+def test_filters_in_a_loop_end_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_budget, "MAX_SECONDS", 0.3)
+    started = time.monotonic()
+    with pytest.raises(TemplateLimitError, match="seconds"):
+        render("{% for i in range(90000) %}{{ range(90000) | map('string') | list | length }}{% endfor %}")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("{{ " + "(" * 30000, "{% for i in [1] %}" * 40 + "{% endfor %}" * 40, "{{ a" + ".b" * 30000 + " }}"),
+        *("{{ " + "9" * 5000 + " }}", "x" * 100_000, "{{ '" + "x" * 60000, "{{ x | urlize }}", "{{" * 30000),
+    ],
+)
+def test_what_cannot_be_compiled_is_a_syntax_error(source: str) -> None:
+    with pytest.raises(jinja2.TemplateSyntaxError):
+        JinjaTemplate(source)
+
+
+def test_a_long_conversation_is_no_endless_work() -> None:
+    turns = [{"role": "user" if i % 2 == 0 else "assistant", "content": "好" * 100} for i in range(1000)]
+    source = (
+        "{% set n = namespace(text='') %}{% for m in messages %}{% if m == messages[-1] and 'x' not in m.content %}"
+        "{% set n.text = n.text ~ m.content | trim | replace('好', '很好') %}{% else %}"
+        "{% set n.text = n.text + '%s: ' % m.role + m['content'].strip().split('。')[0] %}{% endif %}{% endfor %}"
+        "{{ n.text }}{{ messages | tojson(indent=4) }}{{ messages | map(attribute='role') | unique | join(',') }}"
+    )
+    assert len(render(source, messages=turns)) > 200_000
 
 
 @pytest.mark.parametrize(

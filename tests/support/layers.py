@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, str] = {
 
 ORDER: dict[str, list[str]] = {
     "core": [
-        "version i18n",
+        "version i18n limits limits",
         "errors",
         "names files",
         "text records progress process disk",

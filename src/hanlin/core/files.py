@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.limits import MAX_JSON_BITS, MAX_JSON_DEPTH, MAX_SETTINGS_BYTES
 
 PARTIAL_SUFFIX = ".writing"
 """The ending of a file that is not complete."""
@@ -74,17 +76,80 @@ def write_json(
     write_text(path, text + "\n", shared=shared, fsync=fsync)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file is an empty one. Raises UserError if the file holds anything else."""
-    if not path.is_file():
-        return {}
+def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES) -> dict[str, Any]:
+    """Read a JSON object; an absent file is an empty one. Raises UserError as `load_json_object` does."""
+    return load_json_object(path, max_bytes) if path.is_file() else {}
+
+
+def load_json_object(path: Path, max_bytes: int = MAX_SETTINGS_BYTES, hint: str | None = None) -> dict[str, Any]:
+    """Read a JSON object from a file that exists, within the limits on size, depth and numbers.
+
+    Raises:
+        UserError: It is too large, no JSON, no object, or its texts are no Unicode.
+    """
+    check_file_size(path, max_bytes)
+    data = path.read_bytes()
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(tr("not JSON: {error}", error=error), path) from error
-    if not isinstance(data, dict):
-        raise UserError(tr("not a JSON object"), path)
-    return data
+        return parse_json_object(data)
+    except ValueError as error:
+        raise UserError(tr("not JSON: {error}", error=error), path, hint) from error
+    except TypeError as error:
+        raise UserError(str(error), path, hint) from error
+
+
+def check_file_size(path: Path, max_bytes: int) -> None:
+    """Raise UserError if a file is larger than a limit, before it is read."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        what = tr("the file has {size:,} bytes, but at most {limit:,} are read", size=size, limit=max_bytes)
+        raise UserError(what, path)
+
+
+def parse_json_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object within the limits on depth and numbers; its size is the caller's to limit.
+
+    Raises:
+        ValueError: It is no JSON, or beyond a limit.
+        TypeError: It is no object.
+    """
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError(_depth_problem()) from None
+    if not isinstance(value, dict):
+        raise TypeError(tr("not a JSON object"))
+    _check_json(value, _SURROGATE.search(data) is not None)
+    return value
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half a character, written as an escape; beside its other half it is a whole one."""
+
+
+def _depth_problem() -> str:
+    return tr("nested deeper than {limit} levels", limit=MAX_JSON_DEPTH)
+
+
+def _check_json(value: Any, with_surrogates: bool) -> None:
+    """Raise ValueError for too deep data, too long integers, and halves of characters."""
+    level: list[Any] = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        inner: list[Any] = []
+        for item in level:
+            for entry in item.values() if isinstance(item, dict) else item:
+                kind = type(entry)
+                if kind is dict or kind is list:
+                    inner.append(entry)
+                elif kind is int and entry.bit_length() > MAX_JSON_BITS:
+                    raise ValueError(tr("an integer of more than {limit} bits", limit=MAX_JSON_BITS))
+                elif kind is str and with_surrogates:
+                    entry.encode()
+            if with_surrogates and isinstance(item, dict):
+                "".join(item).encode()
+        if not inner:
+            return
+        level = inner
+    raise ValueError(_depth_problem())
 
 
 def write_sorted_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
+from hanlin.core.i18n import tr
+from hanlin.core.limits import MAX_VOCABULARY
 from hanlin.tokenizer.file_names import GENERATION_FILE
 from hanlin.tokenizer.gguf_metadata import is_gguf_file, read_gguf_metadata
 from hanlin.tokenizer.gguf_vocabulary import read_gguf_end_ids
@@ -21,9 +25,16 @@ def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
     for name in (GENERATION_FILE, "config.json"):
         settings = read_json(folder / name)
         if settings:
-            eos_ids = settings.get("eos_token_id")
-            return tuple(eos_ids) if isinstance(eos_ids, list) else () if eos_ids is None else (eos_ids,)
+            return _check_token_ids(settings.get("eos_token_id"), folder / name)
     return ()
+
+
+def _check_token_ids(value: Any, where: Path) -> tuple[int, ...]:
+    """The ids of `eos_token_id`: one, a list of them, or none. Raises UserError for anything else."""
+    token_ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token_id) is int and -1 <= token_id <= MAX_VOCABULARY for token_id in token_ids):
+        raise UserError(tr("'eos_token_id' is neither a token id nor a list of them"), where)
+    return tuple(token_id for token_id in token_ids if token_id >= 0)
 
 
 def read_sampling_params(folder: Path) -> dict[str, Any]:
@@ -36,8 +47,18 @@ def read_sampling_params(folder: Path) -> dict[str, Any]:
     config = read_json(folder / GENERATION_FILE)
     if not config.get("do_sample"):
         return {"temperature": 0.0}
-    names = ("temperature", "top_p", "top_k", "repetition_penalty")
-    return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}
+    values = {"temperature": 1.0, **{name: config[name] for name in _LIMITS if config.get(name) is not None}}
+    for name, value in values.items():
+        low, high = _LIMITS[name]
+        is_number = type(value) is int or (type(value) is float and math.isfinite(value) and name != "top_k")
+        if not is_number or not low <= value <= high:
+            what = tr("'{name}' is no number from {low} to {high}", name=name, low=low, high=high)
+            raise UserError(what, folder / GENERATION_FILE)
+    return values
+
+
+_LIMITS = {"temperature": (0, 100), "top_p": (0, 1), "top_k": (0, MAX_VOCABULARY), "repetition_penalty": (0, 100)}
+"""Sampling settings and what each may be; what no answer can be drawn with is refused by `SamplingParams`."""
 
 
 _GGUF_SAMPLING = {"temperature": "temp", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "penalty_repeat"}

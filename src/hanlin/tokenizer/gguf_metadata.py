@@ -15,6 +15,7 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.limits import MAX_GGUF_BYTES, MAX_GGUF_ITEMS, MAX_GGUF_KEYS
 
 GGUF_SUFFIX = ".gguf"
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
@@ -45,13 +46,16 @@ def read_gguf_metadata(path: Path) -> GgufMetadata:
     """Read all metadata of a GGUF file; what was read last is kept, until the file changes.
 
     Raises:
-        UserError: It is no GGUF file, or it is cut within its metadata.
+        UserError: It is no GGUF file, it is cut within its metadata, or they are larger than those of any model.
     """
     try:
         status = path.stat()
         return _read(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
+    except OverflowError as error:
+        what = tr("the metadata of this GGUF file are larger than those of any model")
+        raise UserError(what, path, tr("copy it again from its source")) from error
     except (struct.error, UnicodeDecodeError, KeyError) as error:
         what = tr("the metadata of this GGUF file is broken")
         raise UserError(what, path, tr("copy it again from its source")) from error
@@ -75,6 +79,8 @@ def _read(path: Path, _modified: int, size: int) -> GgufMetadata:
             if version not in _VERSIONS:
                 what = tr("GGUF of version {version} is not read here", version=version)
                 raise UserError(what, path, tr("convert it with a current llama.cpp"))
+            if count > MAX_GGUF_KEYS:
+                raise OverflowError(count)
             return GgufMetadata(path, {reader.text(): reader.value() for _ in range(count)})
 
 
@@ -86,9 +92,11 @@ class _Reader:
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._offset = len(_MAGIC)
+        self._end = min(len(data), MAX_GGUF_BYTES)
 
     def numbers(self, layout: str) -> tuple[Any, ...]:
         layout = f"<{layout}"
+        self._check(struct.calcsize(layout))
         values = struct.unpack_from(layout, self._data, self._offset)
         self._offset += struct.calcsize(layout)
         return values
@@ -100,6 +108,8 @@ class _Reader:
         (kind,) = self.numbers("I")
         if kind == _ARRAY:
             item, count = self.numbers("IQ")
+            if count > MAX_GGUF_ITEMS:
+                raise OverflowError(count)
             if item == _STRING:
                 return self._texts(count)
             self._check(count)
@@ -113,8 +123,7 @@ class _Reader:
         for _ in range(count):
             start = offset + 8
             offset = start + length_of(data, offset)[0]
-            if offset > len(data):
-                raise struct.error
+            self._check(0, offset)
             texts.append(data[start:offset].decode("utf-8", "replace"))
         self._offset = offset
         return texts
@@ -127,5 +136,8 @@ class _Reader:
 
     def _check(self, length: int, start: int | None = None) -> None:
         """Raise unless the file is long enough, before memory is taken for what it says that it holds."""
-        if length > len(self._data) - (self._offset if start is None else start):
+        end = length + (self._offset if start is None else start)
+        if end > len(self._data):
             raise struct.error
+        if end > self._end:
+            raise OverflowError(end)

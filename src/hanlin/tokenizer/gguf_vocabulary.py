@@ -17,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.limits import MAX_ADDED_TOKENS, MAX_TOKEN_CHARACTERS, MAX_VOCABULARY, MAX_VOCABULARY_CHARACTERS
 from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
 from hanlin.tokenizer.gguf_metadata import GgufMetadata, read_gguf_metadata
 from hanlin.tokenizer.gguf_splitting import SPLITTING_RULES
@@ -156,11 +157,29 @@ def _read_vocabulary(path: Path) -> _Vocabulary:
         what = tr("the tokenizer in this GGUF file ({kind}) is not read here", kind=kind or "-")
         raise UserError(what, path, tr("put the tokenizer.json of the model beside it"))
     types = metadata.get("tokenizer.ggml.token_type", list, [])
+    _check_limits(tokens, types, path)
     types = list(types) if len(types) == len(tokens) else [_NORMAL] * len(tokens)
     ends = _find_ends(metadata, tokens)
     for token_id in ends:
         types[token_id] = _CONTROL  # whatever the file says: so that a typed one stays text
     return _Vocabulary(metadata, tokens, types, ends)
+
+
+def _check_limits(tokens: Sequence[str], types: Sequence[int], path: Path) -> None:
+    """Raise UserError for more or longer tokens than any model has, before anything is built of them."""
+    if not all(isinstance(token, str) for token in tokens):
+        raise UserError(tr("the tokens of this GGUF file are no texts"), path, tr("copy it again from its source"))
+    lengths = list(map(len, tokens))
+    if len(tokens) > MAX_VOCABULARY or sum(lengths) > MAX_VOCABULARY_CHARACTERS or max(lengths) > MAX_TOKEN_CHARACTERS:
+        what = tr(
+            "the tokenizer in this GGUF file has more than {count:,} tokens, or one of more than {length:,} characters",
+            count=MAX_VOCABULARY,
+            length=MAX_TOKEN_CHARACTERS,
+        )
+        raise UserError(what, path)
+    if sum(kind in (_CONTROL, _USER_DEFINED, _UNKNOWN) for kind in types) > MAX_ADDED_TOKENS:
+        what = tr("the tokenizer in this GGUF file has more than {count:,} added tokens", count=MAX_ADDED_TOKENS)
+        raise UserError(what, path)
 
 
 def _find_ends(metadata: GgufMetadata, tokens: Sequence[str]) -> tuple[int, ...]:

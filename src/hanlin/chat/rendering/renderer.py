@@ -217,7 +217,7 @@ class TemplateRenderer:
     @cached_property
     def _words(self) -> frozenset[str]:
         """The words of the template, without its comments."""
-        return frozenset(re.findall(r"\w+", re.sub(r"(?s)\{#.*?#\}", "", self.template.source)))
+        return frozenset(re.findall(r"\w+", _without_comments(self.template.source)))
 
     @cached_property
     def loses_text_beside_calls(self) -> bool:
@@ -228,3 +228,12 @@ class TemplateRenderer:
             return "besidecalls" not in self.render_text(turns, (), False, None).text
         except UserError:
             return False  # told when a conversation is refused
+
+
+def _without_comments(source: str) -> str:
+    """A template without its comments; a pattern would look for each one's end through all that follows."""
+    pieces, position = [], 0
+    while (start := source.find("{#", position)) >= 0 and (end := source.find("#}", start + 2)) >= 0:
+        pieces.append(source[position:start])
+        position = end + 2
+    return "".join([*pieces, source[position:]])

@@ -17,10 +17,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, cast
 
-import jinja2
 from jinja2 import nodes
 
 from hanlin.chat.reasoning import TEMPLATE_TAGS
+from hanlin.chat.rendering.sandbox import SandboxEnvironment
 
 MAX_SEGMENTS = 64
 """Pieces of a text that a template builds: so a text in use is at most so many times as long as what is said."""
@@ -152,15 +152,15 @@ def _writes_directly(tree: nodes.Template) -> bool:
 class SymbolicRenderer:
     """Renders a template on symbolic text."""
 
-    def __init__(self, environment: jinja2.Environment, source: str) -> None:
+    def __init__(self, environment: SandboxEnvironment, source: str) -> None:
         """Prepare the template. The environment is modified, so it must not be shared."""
         self._written_texts: list[SymbolicText] = []
-        concat = cast(Callable[..., str], environment.globals["hanlin_concat"])
-        binop = environment.call_binop  # type: ignore[attr-defined]
+        concat, binop, write = environment.concat_texts, environment.call_binop, environment.finalize
+        self._budget, self._write = environment.budget, cast(Callable[[Any], Any], write)
 
-        def concat_symbolic(*parts: Any) -> Any:
+        def concat_symbolic(parts: tuple[Any, ...]) -> Any:
             if not any(isinstance(part, SymbolicText) for part in parts):
-                return concat(*parts)
+                return concat(parts)
             return SymbolicText(
                 *(segment for part in parts for segment in _segments_of(part if _is_text(part) else str(part)))
             )
@@ -175,9 +175,9 @@ class SymbolicRenderer:
         environment.tests = {
             name: _wrap_test(name, cast(Callable[..., bool], call)) for name, call in environment.tests.items()
         }
-        environment.globals["hanlin_concat"] = concat_symbolic
-        environment.call_binop = binop_symbolic  # type: ignore[attr-defined]
-        self._template = environment.from_string(source) if _writes_directly(environment.parse(source)) else None
+        environment.concat_texts = concat_symbolic  # type: ignore[method-assign]
+        environment.call_binop = binop_symbolic  # type: ignore[method-assign]
+        self._template = environment.compile_source(source) if _writes_directly(environment.parse(source)) else None
 
     def render(self, variables: Mapping[str, Any]) -> tuple[Segment, ...] | None:
         """Render with variables that hold `SymbolicText`.
@@ -187,6 +187,7 @@ class SymbolicRenderer:
         if self._template is None:
             return None
         self._written_texts.clear()
+        self._budget.start()
         try:
             return self._split_segments(self._template.render(**variables))
         except (TextDependenceError, Exception):  # what goes wrong with holes is told with texts
@@ -195,7 +196,7 @@ class SymbolicRenderer:
     def _write_placeholder(self, value: Any) -> Any:
         """What is written for a value: for symbolic text, one character that stands for it until rendering is done."""
         if not isinstance(value, SymbolicText):
-            return value
+            return self._write(value)
         if len(self._written_texts) == MAX_SEGMENTS:
             raise TextDependenceError
         self._written_texts.append(value)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 from hanlin.chat.rendering.answer_spans import begins_with_line_end
-from hanlin.chat.rendering.jinja import DEFAULT_MARKERS, MAX_CHARACTERS, JinjaTemplate, has_no_marker_chars
+from hanlin.chat.rendering.jinja import DEFAULT_MARKERS, JinjaTemplate, has_no_marker_chars
 from hanlin.chat.rendering.special_tokens import MASK_BYTE, Span, SpecialTokens
 from hanlin.chat.rendering.symbolic import (
     FIRST_PLACEHOLDER_CODE,
@@ -25,6 +25,7 @@ from hanlin.chat.rendering.symbolic import (
     fill,
     is_prefix,
 )
+from hanlin.chat.rendering.work_budget import MAX_CHARACTERS
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Role
 from hanlin.tokenizer.tokenizer import Tokenizer

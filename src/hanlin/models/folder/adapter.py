@@ -20,6 +20,7 @@ from hanlin.models.folder.checks import (
     missing_weights_error,
     read_json_object,
 )
+from hanlin.models.folder.config import check_adapter_config
 from hanlin.models.folder.layout import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -57,10 +58,23 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
     if kind != "LORA":
         what = tr("an adapter of type {kind!r} is not supported", kind=kind)
         raise UserError(what, folder / ADAPTER_CONFIG, tr("supported: LORA"))
+    check_adapter_config(config, folder / ADAPTER_CONFIG)
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise missing_weights_error(folder, ADAPTER_WEIGHTS, INDEX)
-    return AdapterFiles(folder, config, check_safetensors(weights))
+    tensors = check_safetensors(weights)
+    _check_rank(config, tensors, folder / ADAPTER_CONFIG)
+    return AdapterFiles(folder, config, tensors)
+
+
+def _check_rank(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: Path) -> None:
+    """Raise UserError for a rank that no tensor has, before PEFT takes memory for it."""
+    ranks = {entry.shape[0] for name, entry in tensors.items() if ".lora_A." in name and entry.shape}
+    ranks |= {entry.shape[-1] for name, entry in tensors.items() if ".lora_embedding_A" in name and entry.shape}
+    named = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
+    if ranks and max(named) > max(ranks):
+        what = tr("the configuration says rank {rank:,}, but no tensor has it", rank=max(named))
+        raise UserError(what, where, tr("copy or download it again"))
 
 
 def refuse_adapter(folder: Path, hint: str | None = None) -> None:

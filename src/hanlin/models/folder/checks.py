@@ -6,7 +6,6 @@ It imports neither torch nor transformers, so that a recipe can be planned with 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import struct
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import load_json_object, parse_json_object
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.limits import (
+    MAX_DIMENSIONS,
+    MAX_HEADER_BYTES,
+    MAX_SHARDS,
+    MAX_TENSORS,
+    MAX_TOKENIZER_BYTES,
+    MAX_VOCABULARY,
+)
+from hanlin.models.folder.config import check_config
 from hanlin.models.folder.layout import (
     CONFIG,
     DTYPE_NAMES,
@@ -36,7 +45,6 @@ _BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-_MAX_HEADER_BYTES = 100_000_000
 NUM_WINDOWS, WINDOW_BYTES = 32, 1024
 """Windows of a tensor that a fingerprint covers (see `hanlin.models.folder.adapter`)."""
 
@@ -57,24 +65,21 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
     with path.open("rb") as file:
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-        if len(first) < 8 or (length <= _MAX_HEADER_BYTES and 8 + length > file_size):
+        is_plausible = length <= max(MAX_HEADER_BYTES, file_size)
+        if len(first) < 8 or (is_plausible and 8 + length > file_size):
             raise truncated_error(path, 8 + length, file_size)
-        if length > _MAX_HEADER_BYTES:
-            raise not_safetensors_error(path)
-        text = file.read(length)
+        text = file.read(length) if length <= MAX_HEADER_BYTES else b""
+    if not text.startswith(b"{") and (length <= MAX_HEADER_BYTES or not is_plausible):
+        raise not_safetensors_error(path)
+    if not text:
+        what = tr("the header has {size:,} bytes, but at most {limit:,} are read", size=length, limit=MAX_HEADER_BYTES)
+        raise UserError(what, path)
     try:
-        rows = {name: row for name, row in json.loads(text.decode("utf-8")).items() if name != "__metadata__"}
-        tensors = {
-            name: TensorEntry(
-                str(row["dtype"]),
-                tuple(int(size) for size in row["shape"]),
-                path,
-                8 + length + int(row["data_offsets"][0]),
-                8 + length + int(row["data_offsets"][1]),
-            )
-            for name, row in rows.items()
-        }
-    except (UnicodeDecodeError, ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
+        rows = {name: row for name, row in parse_json_object(text).items() if name != "__metadata__"}
+        if len(rows) > MAX_TENSORS:
+            raise too_many_tensors_error(len(rows), path)
+        tensors = {name: _read_entry(row, path, 8 + length) for name, row in rows.items()}
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
         raise not_safetensors_error(path) from error
     offset = 8 + length
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
@@ -90,6 +95,16 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
         what = tr("the file has {extra_bytes:,} bytes after its last tensor", extra_bytes=extra_bytes)
         raise UserError(what, path, copy_again_hint())
     return tensors
+
+
+def _read_entry(row: Mapping[str, Any], path: Path, start: int) -> TensorEntry:
+    """One tensor of a header. Raises ValueError if its sizes are no sizes."""
+    shape, offsets = list(row["shape"]), list(row["data_offsets"])
+    if len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
+        raise ValueError(shape)
+    if not all(type(size) is int and 0 <= size < 1 << 63 for size in [*shape, *offsets]):
+        raise ValueError(shape)
+    return TensorEntry(str(row["dtype"]), tuple(shape), path, start + offsets[0], start + offsets[1])
 
 
 def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
@@ -113,7 +128,7 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
             folder,
             missing_config_hint(folder, is_adapter(folder)),
         )
-    config = read_json_object(folder / CONFIG)
+    config = read_config(folder)
     _check_family(config, folder / CONFIG, {**SUPPORTED_ARCHITECTURES, **(MOE_ARCHITECTURES if experts else {})})
     if get_quantization_method(config):
         hint = tr("name the checkpoint that it was quantized from")
@@ -133,7 +148,7 @@ def get_quantization_method(config: Mapping[str, Any]) -> str:
 
 def is_quantized(folder: Path) -> bool:
     """Whether the weights of a model folder are quantized in a way that transformers loads itself."""
-    return (Path(folder) / CONFIG).is_file() and bool(get_quantization_method(read_json_object(Path(folder) / CONFIG)))
+    return (Path(folder) / CONFIG).is_file() and bool(get_quantization_method(read_config(Path(folder))))
 
 
 def check_quantized_folder(folder: Path) -> dict[str, Any]:
@@ -142,7 +157,7 @@ def check_quantized_folder(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: Another architecture, or a weight file is missing or incomplete.
     """
-    config = read_json_object(folder / CONFIG)
+    config = read_config(folder)
     _check_family(config, folder / CONFIG, SUPPORTED_ARCHITECTURES)
     check_weights(folder)
     return config
@@ -162,7 +177,9 @@ def check_weights(folder: Path) -> dict[str, TensorEntry]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(tr("the index names no weights"), folder / INDEX, copy_again_hint())
     shards = sorted({str(name) for name in weight_map.values()})
-    missing = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
+    if len(shards) > MAX_SHARDS or len(weight_map) > MAX_TENSORS:
+        raise too_many_tensors_error(len(weight_map), folder / INDEX)
+    missing = [name for name in shards if not _is_shard(folder, name)]
     if missing:
         what = tr(
             "{count} of {total} weight files are missing: {names}",
@@ -174,11 +191,21 @@ def check_weights(folder: Path) -> dict[str, TensorEntry]:
     tensors: dict[str, TensorEntry] = {}
     for name in shards:
         tensors.update(check_safetensors(folder / name))
+        if len(tensors) > MAX_TENSORS:
+            raise too_many_tensors_error(len(tensors), folder / INDEX)
     absent = [name for name in weight_map if name not in tensors]
     if absent:
         what = tr("no weight file contains {names}", names=shorten(absent))
         raise UserError(what, folder / INDEX, copy_again_hint())
     return tensors
+
+
+def _is_shard(folder: Path, name: str) -> bool:
+    """Whether an index may name this file: one of the folder itself, which is there."""
+    try:
+        return Path(name).name == name and (folder / name).is_file()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
 
 
 def _check_family(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
@@ -202,6 +229,16 @@ def _check_family(config: Mapping[str, Any], where: Path, families: Mapping[str,
 
 
 def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], folder: Path) -> None:
+    layers, experts = (int(config.get(name) or 0) for name in ("num_hidden_layers", "num_local_experts"))
+    if max(layers, experts) > len(tensors):
+        what = tr(
+            "the configuration says {layers:,} layers and {experts:,} experts, but there are {count:,} weights",
+            layers=layers,
+            experts=experts,
+            count=len(tensors),
+        )
+        hint = tr("weights and {config} must belong together", config=CONFIG)
+        raise UserError(what, folder / CONFIG, hint)
     try:
         expected = llama_shapes(config, packed_experts=PACKED_EXPERTS.format(0) in tensors)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -260,11 +297,18 @@ def _check_vocabulary(files: ModelFiles) -> None:
 @functools.lru_cache(maxsize=16)
 def _count_tokens(tokenizer: Path, size: int, mtime_ns: int) -> int:
     """Return the highest id + 1; cached while the file is unchanged, since a large one takes half a second to read."""
-    data = read_json_object(tokenizer)
-    entries = (data.get("model") or {}).get("vocab") or {}
-    token_ids: Iterable[int] = entries.values() if isinstance(entries, dict) else range(len(entries))
-    added = (int(row["id"]) for row in data.get("added_tokens") or ())
-    return max([*token_ids, *added], default=-1) + 1
+    data = load_json_object(tokenizer, MAX_TOKENIZER_BYTES, copy_again_hint())
+    try:
+        entries = data["model"].get("vocab") or {}
+        token_ids: Iterable[int] = entries.values() if isinstance(entries, dict) else range(len(entries))
+        added = (row["id"] for row in data.get("added_tokens") or ())
+        highest: int = max([*token_ids, *added], default=-1)
+        if type(highest) is not int or highest >= MAX_VOCABULARY:
+            raise ValueError(highest)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = tr("the vocabulary is broken, or has more than {limit:,} entries", limit=MAX_VOCABULARY)
+        raise UserError(what, tokenizer, copy_again_hint()) from error
+    return highest + 1
 
 
 def _same_bytes(entry: TensorEntry, other: TensorEntry) -> bool:
@@ -282,19 +326,20 @@ def _same_bytes(entry: TensorEntry, other: TensorEntry) -> bool:
     return True
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the `config.json` of a folder, see `check_config`."""
+    config = read_json_object(folder / CONFIG)
+    check_config(config, folder / CONFIG)
+    return config
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object of a model folder; unlike `core.files.read_json`, the file must exist.
 
     Raises:
-        UserError: It is not JSON or not an object; the hint is to copy it again.
+        UserError: It is not JSON, not an object or beyond a limit; the hint is to copy it again.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(tr("not JSON: {error}", error=error), path, copy_again_hint()) from error
-    if not isinstance(data, dict):
-        raise UserError(tr("not a JSON object"), path, copy_again_hint())
-    return data
+    return load_json_object(path, hint=copy_again_hint())
 
 
 def shorten(names: list[str]) -> str:
@@ -316,6 +361,12 @@ def truncated_error(path: Path, expected: int, actual: int) -> UserError:
 def not_safetensors_error(path: Path) -> UserError:
     """Build the error for a file of another format."""
     return UserError(tr("this is not a safetensors file"), path, copy_again_hint())
+
+
+def too_many_tensors_error(count: int, path: Path) -> UserError:
+    """Build the error for more tensors than any model has."""
+    what = tr("{count:,} tensors, but at most {limit:,} are read", count=count, limit=MAX_TENSORS)
+    return UserError(what, path)
 
 
 def _find_pickles(folder: Path) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hanlin.core.limits import MAX_TENSORS
+
 PACKED_EXPERTS = "model.layers.{}.mlp.experts.gate_up_proj"
 """Name of the tensor [experts, 2 * intermediate, hidden] in which transformers 5 keeps gate and up of all experts."""
 
@@ -17,8 +19,12 @@ def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> 
         packed_experts: The experts of a layer are one tensor (transformers 5), not separate ones.
 
     Raises:
-        KeyError, TypeError, ValueError: The configuration lacks a size or has a wrong one.
+        KeyError, TypeError, ValueError: The configuration lacks a size or has a wrong one, or more tensors than any
+            model has.
     """
+    layers, experts = int(config["num_hidden_layers"]), int(config.get("num_local_experts") or 0)
+    if not 0 <= layers * max(1, experts) <= MAX_TENSORS:
+        raise ValueError("num_hidden_layers")
     hidden, intermediate = int(config["hidden_size"]), int(config["intermediate_size"])
     heads = int(config["num_attention_heads"])
     kv_heads = int(config.get("num_key_value_heads") or heads)
@@ -29,7 +35,6 @@ def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> 
         "self_attn.v_proj": (kv_heads * head_dim, hidden),
         "self_attn.o_proj": (hidden, heads * head_dim),
     }
-    experts = int(config.get("num_local_experts") or 0)
     if not experts:
         projections |= {
             "mlp.gate_proj": (intermediate, hidden),
@@ -46,7 +51,7 @@ def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> 
                 f"{prefix}.w3": (intermediate, hidden),
             }
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (int(config["vocab_size"]), hidden)}
-    for layer in range(int(config["num_hidden_layers"])):
+    for layer in range(layers):
         block = f"model.layers.{layer}."
         for name, shape in projections.items():
             shapes[f"{block}{name}.weight"] = shape

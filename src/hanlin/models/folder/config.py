@@ -1,0 +1,143 @@
+"""Check the values of a `config.json` and an `adapter_config.json`: of the right kind, finite and within limits.
+
+Whoever reads a value later (the shapes of tensors, transformers, the export to GGUF) can then rely on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import mark, tr
+from hanlin.core.limits import MAX_RANK, MAX_SIZE, MAX_VOCABULARY
+
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _is_int(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_token_id(value: Any) -> bool:
+    return _is_int(value, -1, MAX_VOCABULARY)  # Llama 1 writes -1 for no padding
+
+
+def _is_rope(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    for name, entry in value.items():
+        is_name = name in ("type", "rope_type")
+        if is_name and not isinstance(entry, str):
+            return False
+        if isinstance(entry, int | float) and not isinstance(entry, bool) and not _is_number(entry):
+            return False
+        if name in _ROPE_NUMBERS and entry is not None and not (_is_number(entry) and entry > 0):
+            return False
+    return True
+
+
+_ROPE_NUMBERS = frozenset(
+    [
+        *("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        *("attention_factor", "beta_fast", "beta_slow"),
+    ]
+)
+
+
+def _is_quantization(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("quant_method", ""), str)
+
+
+_SIZE: _Check = (lambda value: _is_int(value, 1, MAX_SIZE), mark("a positive integer"))
+_COUNT: _Check = (lambda value: _is_int(value, 0, MAX_SIZE), mark("an integer from 0 on"))
+_NUMBER: _Check = (_is_number, mark("a finite number"))
+_POSITIVE: _Check = (lambda value: _is_number(value) and value > 0, mark("a positive number"))
+_FLAG: _Check = (lambda value: isinstance(value, bool), mark("true or false"))
+_TEXT: _Check = (lambda value: isinstance(value, str), mark("a text"))
+_TEXTS: _Check = (_is_texts, mark("a list of texts"))
+_TEXT_OR_TEXTS: _Check = (lambda value: isinstance(value, str) or _is_texts(value), mark("a text or a list of texts"))
+_OBJECT: _Check = (lambda value: isinstance(value, dict), mark("an object"))
+_ROPE: _Check = (_is_rope, mark("an object of positive numbers and names"))
+_TOKEN_IDS: _Check = (
+    lambda value: _is_token_id(value) or (isinstance(value, list) and all(map(_is_token_id, value))),
+    mark("a token id or a list of them"),
+)
+
+_CONFIG: dict[str, _Check] = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"), _SIZE),
+    **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "pretraining_tp"), _SIZE),
+    **dict.fromkeys(("num_local_experts", "num_experts_per_tok"), _COUNT),
+    "vocab_size": (lambda value: _is_int(value, 1, MAX_VOCABULARY), mark("a positive integer")),
+    **dict.fromkeys(("rms_norm_eps", "rope_theta"), _POSITIVE),
+    **dict.fromkeys(("initializer_range", "attention_dropout"), _NUMBER),
+    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache"), _FLAG),
+    **dict.fromkeys(("model_type", "hidden_act", "dtype", "torch_dtype", "transformers_version"), _TEXT),
+    "architectures": _TEXTS,
+    **dict.fromkeys(("rope_scaling", "rope_parameters"), _ROPE),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _TOKEN_IDS),
+    "quantization_config": (_is_quantization, mark("an object whose quant_method is a text")),
+}
+_ADAPTER: dict[str, _Check] = {
+    "peft_type": _TEXT,
+    "r": (lambda value: _is_int(value, 1, MAX_RANK), mark("a positive integer")),
+    "lora_alpha": _POSITIVE,
+    "lora_dropout": (lambda value: _is_number(value) and 0 <= value <= 1, mark("a number from 0 to 1")),
+    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), _TEXT_OR_TEXTS),
+    **dict.fromkeys(("modules_to_save", "target_parameters"), _TEXTS),
+    "rank_pattern": (
+        lambda value: isinstance(value, dict) and all(_is_int(rank, 1, MAX_RANK) for rank in value.values()),
+        mark("an object of positive integers"),
+    ),
+    "alpha_pattern": (
+        lambda value: isinstance(value, dict) and all(_is_number(alpha) for alpha in value.values()),
+        mark("an object of numbers"),
+    ),
+    "layers_to_transform": (
+        lambda value: (
+            _is_int(value, 0, MAX_SIZE)
+            or (isinstance(value, list) and all(_is_int(item, 0, MAX_SIZE) for item in value))
+        ),
+        mark("an integer or a list of them"),
+    ),
+    **dict.fromkeys(("use_dora", "use_rslora", "fan_in_fan_out", "inference_mode", "lora_bias"), _FLAG),
+    **dict.fromkeys(("base_model_name_or_path", "bias", "task_type"), _TEXT),
+}
+
+
+def check_config(config: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError for the first value of a model's configuration that is of another kind or out of range.
+
+    What is null counts as left out; whether a size that is left out is needed is the reader's to say.
+    """
+    _check(config, _CONFIG, where)
+
+
+def check_adapter_config(config: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError for the first value of an adapter's configuration that is of another kind or out of range."""
+    _check(config, _ADAPTER, where)
+
+
+def _check(config: Mapping[str, Any], checks: Mapping[str, _Check], where: Path) -> None:
+    for name, (fits, expected) in checks.items():
+        value = config.get(name)
+        if value is None or fits(value):
+            continue
+        shown = repr(value)
+        what = tr(
+            "'{name}' is {value}, but must be {expected}",
+            name=name,
+            value=shown if len(shown) <= 40 else shown[:37] + "...",
+            expected=tr(expected),
+        )
+        raise UserError(what, where, tr("copy or download it again"))
