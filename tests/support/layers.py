@@ -94,7 +94,8 @@ ORDER: dict[str, list[str]] = {
     "parity": ["modelfile", "backends", "cases", "check"],
     "export": ["calibration quality quality_page gptq", "gguf hf model_card", "package"],
     "pipeline": [
-        "manifest step",
+        "manifest",
+        "integrity step",
         "artifacts lineage hub torchrun",
         "inputs",
         "plan worker_client requirements",

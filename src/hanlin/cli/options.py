@@ -25,8 +25,8 @@ Home = Annotated[
 EngineName = Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")]
 
 
-def open_recipe(path: Path, changes: list[str], until: str, home: Path) -> tuple[Recipe, Store]:
-    """Read a recipe, cut down to `until` and what it needs, and open the store in `home`.
+def open_recipe(path: Path, changes: list[str], until: str, home: Path, verify: bool = False) -> tuple[Recipe, Store]:
+    """Read a recipe, cut down to `until` and what it needs, and open the store in `home`; `verify` as in `Store`.
 
     Raises:
         UserError: The recipe is not valid, or it has no stage `until`.
@@ -35,7 +35,7 @@ def open_recipe(path: Path, changes: list[str], until: str, home: Path) -> tuple
     from hanlin.pipeline.artifacts import Store
 
     recipe = read_recipe(path, changes)
-    return (recipe.until(until) if until else recipe), Store(home)
+    return (recipe.until(until) if until else recipe), Store(home, verify)
 
 
 _RULE_PARAMETER = re.compile(r"(?P<rule>\w+)\.(?P<name>\w+)=(?P<value>.*)", re.DOTALL)

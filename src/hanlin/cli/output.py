@@ -13,7 +13,7 @@ from hanlin.core.i18n import tr
 if TYPE_CHECKING:
     from hanlin.pipeline.step import Step
 
-STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow"}
+STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow", "edited": "red"}
 
 
 def state_name(state: str) -> str:
@@ -23,6 +23,7 @@ def state_name(state: str) -> str:
         "resume": tr("resume"),
         "run": tr("run"),
         "stale": tr("stale"),
+        "edited": tr("edited"),
     }
     return names[state]
 

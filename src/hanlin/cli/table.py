@@ -44,6 +44,7 @@ def sections() -> tuple[Section, ...]:
                 Entry("status", tr("Show the progress of a recipe"), "run"),
                 Entry("report", tr("Write the report of a recipe again"), "run"),
                 Entry("lineage", tr("Show what an artifact was made from"), "artifacts"),
+                Entry("verify", tr("Check that artifacts are as they were made"), "artifacts"),
             ),
         ),
         Section(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanlin.core.files import FileState
 from hanlin.core.progress import Progress
 
 SCRATCH_FOLDER = ".work"
@@ -48,11 +49,13 @@ class Inputs:
 
     `by_field` holds the paths of each reference field of the settings, in order; a reference inside a list has a
     dotted name such as `sources.0.path`. `lineage` holds the lineage node of each artifact by field, for kinds that
-    write down where their inputs come from.
+    write down where their inputs come from. `states` holds, by absolute path, the state in which a file was hashed:
+    what is read in another state is not what the manifest will name.
     """
 
     by_field: Mapping[str, tuple[Path, ...]]
     lineage: Mapping[str, tuple[LineageNode, ...]] = field(default_factory=dict)
+    states: Mapping[str, FileState] = field(default_factory=dict)
 
     def path(self, field_name: str) -> Path:
         """The path of a field that names exactly one."""

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -20,6 +20,47 @@ from hanlin.core.limits import MAX_JSON_BITS, MAX_JSON_DEPTH, MAX_SETTINGS_BYTES
 
 PARTIAL_SUFFIX = ".writing"
 """The ending of a file that is not complete."""
+
+
+class FileState(NamedTuple):
+    """What tells whether a file is the one that it was: no change of its bytes leaves all four as they are.
+
+    Size, time and inode alone do: a program can set the time of a file back. The time of the last change of the inode
+    (`ctime`, on POSIX) no program can set.
+    """
+
+    size: int
+    mtime_ns: int
+    inode: int
+    ctime_ns: int
+
+
+class HashedFile(NamedTuple):
+    """The SHA-256 of a file, and the state in which it has it."""
+
+    state: FileState
+    sha256: str
+
+
+def file_state(status: os.stat_result) -> FileState:
+    """The state of a file from `os.stat` or `os.fstat`."""
+    ctime_ns = status.st_ctime_ns if os.name == "posix" else 0  # on Windows the time when it was created
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ino, ctime_ns)
+
+
+def changed_while_read(path: Path) -> UserError:
+    """The error for a file that is not the one that it was when it was opened, or when it was hashed."""
+    return UserError(tr("it changed while it was read"), path, tr("run again when no program writes to it"))
+
+
+def show_file_name(name: str) -> str:
+    r"""A file's name as a text that UTF-8 can hold: bytes that are not UTF-8 become escapes (`\xff`)."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Open a file for writing, never one that a link at its place leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def partial_path(path: Path, *, shared: bool = False) -> Path:
@@ -48,7 +89,9 @@ def open_atomic(path: Path, mode: str = "w", *, shared: bool = False, fsync: boo
     """
     partial = partial_path(path, shared=shared)
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    with partial.open(mode, **text) as file:
+    if partial.is_symlink():
+        partial.unlink()
+    with open(partial, mode, opener=_open_own, **text) as file:
         yield file
         if fsync:
             file.flush()

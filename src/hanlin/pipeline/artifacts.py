@@ -7,11 +7,12 @@ is complete. The key identifies a run and is known before it; the digest is the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,33 +22,45 @@ import filelock
 
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_json
+from hanlin.core.files import FileState, file_state, write_json
 from hanlin.core.i18n import tr
+from hanlin.core.progress import Progress
+from hanlin.pipeline.integrity import Check, check_files, load_states, save_states, unknown_bytes
 from hanlin.pipeline.manifest import (
     MANIFEST,
     FileEntry,
     Manifest,
     digest_files,
+    hash_file,
     read_manifest,
-    sha256_file,
     write_manifest,
 )
 
 PARTIAL_FOLDER = ".partial"
 """The ending of the folder of an artifact that is not complete."""
+_DIGESTS_FILE = ".digests.json"
+_SHOWN_BYTES = 256 << 20
+"""Hashing more than this shows its progress; it takes a second."""
 
 
 class Store:
-    """All artifacts below the folder `home`, and the links `runs/<recipe>/<stage>` that lead people to them."""
+    """All artifacts below the folder `home`, and the links `runs/<recipe>/<stage>` that lead people to them.
 
-    def __init__(self, home: str | Path) -> None:
+    Args:
+        home: The folder of `artifacts/` and `runs/`.
+        verify: Hash every file that is read, whatever is known of its state.
+    """
+
+    def __init__(self, home: str | Path, verify: bool = False) -> None:
         self.home = home = Path(home)
         if os.path.exists(home) and not home.is_dir():
             raise UserError(tr("this is a file, not a folder"), home, tr("name a folder for artifacts/ and runs/"))
         self.artifacts = home / "artifacts"
         self.runs = home / "runs"
+        self._verify = verify
         self._digests: dict[str, list[Any]] | None = None
-        self._digests_changed = False
+        self._new_digests: dict[str, list[Any]] = {}
+        self._checks: dict[tuple[Path, str], Check] = {}
 
     def folder(self, kind: str, key: str) -> Path:
         """The folder of an artifact, whether it exists or not."""
@@ -68,6 +81,7 @@ class Store:
         """
         folder = self.artifacts / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_links(folder, folder / f"{kind}-{key}.lock")
         lock = filelock.FileLock(folder / f"{kind}-{key}.lock")
         with lock.acquire():
             yield
@@ -84,6 +98,61 @@ class Store:
             return True
         lock.release()
         return False
+
+    def open_partial(self, kind: str, key: str) -> Path:
+        """Make the folder in which an artifact is made, with its scratch folder, or find what an earlier run left.
+
+        Raises:
+            UserError: A link is there or in it: what is written would be elsewhere.
+        """
+        partial = self.partial_folder(kind, key)
+        _refuse_links(partial, partial / SCRATCH_FOLDER)
+        (partial / SCRATCH_FOLDER).mkdir(parents=True, exist_ok=True)
+        _refuse_links(*partial.rglob("*"))
+        return partial
+
+    def check(self, folder: Path, manifest: Manifest) -> Check:
+        """Compare the files of an artifact with its manifest, which need not be in this store.
+
+        A file is hashed only if it is not in the state in which it was hashed before, or with `verify` once.
+        """
+        inside = folder.resolve().parent == self.artifacts.resolve()
+        states_file = self._states_file(folder.name)
+        checked = self._checks.get((folder, manifest.digest))
+        if checked is not None:
+            known = checked.states
+        elif self._verify:
+            known = {}
+        else:
+            known = load_states(states_file, manifest.digest) if inside else self._known_states(folder, manifest)
+        with _hashing(unknown_bytes(folder, manifest.files, known), folder.name) as on_bytes:
+            check = check_files(folder, manifest, known, on_bytes)
+        self._checks[folder, manifest.digest] = check
+        if inside and not check.changes and check.states != known:
+            save_states(states_file, manifest.digest, check.states)
+        elif not inside:
+            self._remember(folder, manifest, check)
+        return check
+
+    def _states_file(self, name: str) -> Path:
+        return self.artifacts / ".states" / f"{name}.json"
+
+    def _known_states(self, folder: Path, manifest: Manifest) -> dict[str, FileState]:
+        """The states in which files of an artifact from elsewhere had the hashes of its manifest."""
+        known = {}
+        for entry in manifest.files:
+            row = self._load_digests().get(_cache_name(folder / entry.path))
+            if row and row[-1] == entry.sha256 and len(row) == len(FileState._fields) + 1:
+                known[entry.path] = FileState(*row[:-1])
+        return known
+
+    def _remember(self, folder: Path, manifest: Manifest, check: Check) -> None:
+        for entry in manifest.files:
+            if entry.path in check.states:
+                row = [*check.states[entry.path], entry.sha256]
+                name = _cache_name(folder / entry.path)
+                if self._load_digests().get(name) != row:
+                    self._load_digests()[name] = self._new_digests[name] = row
 
     def commit(self, partial: Path, manifest: Manifest) -> Manifest:
         """Make a finished folder visible: delete its scratch folder, hash its files, write the manifest, rename it.
@@ -102,38 +171,60 @@ class Store:
             os.replace(partial / SCRATCH_FOLDER, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         (partial / MANIFEST).unlink(missing_ok=True)
-        files = [
-            FileEntry(path.relative_to(partial).as_posix(), path.stat().st_size, sha256_file(path))
-            for path in sorted(partial.rglob("*"))
-            if path.is_file()
-        ]
+        _refuse_links(*partial.rglob("*"))
+        files, states = [], {}
+        for path in sorted(partial.rglob("*")):
+            if path.is_file():
+                sha256, state = hash_file(path)
+                files.append(FileEntry(path.relative_to(partial).as_posix(), state.size, sha256))
+                states[files[-1].path] = state
         complete = replace(manifest, files=tuple(files), digest=digest_files(files))
         write_manifest(partial, complete)
         folder = self.folder(complete.kind, complete.key)
         if folder.exists():
             self.archive(folder)
         os.replace(partial, folder)
+        save_states(self._states_file(folder.name), complete.digest, states)
         return complete
 
     def archive(self, folder: Path) -> Path:
         """Move a stale artifact to `<folder>.was-<digest>`; a complete artifact is never deleted."""
-        manifest = read_manifest(folder)
+        try:
+            manifest = read_manifest(folder)
+        except UserError:
+            manifest = None
         digest = manifest.digest[:8] if manifest else "unknown"
         archived = folder.with_name(f"{folder.name}.was-{digest}")
-        if archived.exists():  # the same bytes are there already
-            shutil.rmtree(folder)
-        else:
-            os.replace(folder, archived)
-        return archived
+        if archived.exists() and manifest is not None and not self.check(folder, manifest).changes:
+            shutil.rmtree(folder)  # the same bytes are there already
+            return archived
+        return self.set_aside(folder, f"was-{digest}")
+
+    def set_aside(self, folder: Path, ending: str) -> Path:
+        """Rename a folder to `<folder>.<ending>`, with a number if that exists; return the new path."""
+        target = folder.with_name(f"{folder.name}.{ending}")
+        names = (target.with_name(f"{target.name}-{number}") for number in itertools.count(2))
+        while os.path.lexists(target):
+            target = next(names)
+        os.replace(folder, target)
+        return target
 
     def log_folder(self, recipe: str, stage: str, key: str) -> Path:
         """The folder for a stage's logs, which depend on the clock and are no part of the artifact."""
-        return self.runs / recipe / "training-logs" / f"{stage}-{key[:8]}"  # no stage can have that name
+        folder = self.runs / recipe / "training-logs" / f"{stage}-{key[:8]}"  # no stage can have that name
+        _refuse_links(self.runs / recipe, folder.parent, folder)
+        return folder
+
+    def run_folder(self, recipe: str) -> Path:
+        """The folder of a recipe's links and report; it is created. Raises UserError if a link is there."""
+        folder = self.runs / recipe
+        _refuse_links(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def link(self, recipe: str, stage: str, folder: Path) -> Path:
         """Let `runs/<recipe>/<stage>` lead to an artifact; if links are not allowed, a small text file names it."""
-        link = self.runs / recipe / stage
-        link.parent.mkdir(parents=True, exist_ok=True)
+        link = self.run_folder(recipe) / stage
         target = os.path.relpath(folder, link.parent)
         if link.is_symlink() and os.readlink(link) == target:
             return link
@@ -153,31 +244,70 @@ class Store:
         folder = link.parent / link.read_text(encoding="utf-8") if link.is_file() else link
         return read_manifest(folder) if folder.is_dir() else None
 
-    def digest_file(self, path: Path) -> str:
-        """The SHA-256 of a source file, cached by path, size, modification time and inode."""
+    def digest_file(self, path: Path) -> tuple[str, FileState]:
+        """The SHA-256 of a source file and the state in which it has it; cached by path and state."""
+        name = _cache_name(path)
+        known = self._load_digests().get(name)
+        state = file_state(path.stat())
+        is_known = known is not None and known[:-1] == list(state) and (not self._verify or name in self._new_digests)
+        if known is not None and is_known:
+            return str(known[-1]), state
+        with _hashing(state.size, path.name) as on_bytes:
+            sha256, state = hash_file(path, on_bytes)
+        self._load_digests()[name] = self._new_digests[name] = [*state, sha256]
+        return sha256, state
+
+    def _load_digests(self) -> dict[str, list[Any]]:
         if self._digests is None:
-            try:
-                self._digests = json.loads((self.artifacts / ".digests.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                self._digests = {}
-        assert self._digests is not None
-        state = path.stat()
-        name = str(path.resolve())
-        known = self._digests.get(name)
-        if known and known[:3] == [state.st_size, state.st_mtime_ns, state.st_ino]:
-            return str(known[3])
-        sha = sha256_file(path)
-        self._digests[name] = [state.st_size, state.st_mtime_ns, state.st_ino, sha]
-        self._digests_changed = True
-        return sha
+            self._digests = self._read_digests()
+        return self._digests
+
+    def _read_digests(self) -> dict[str, list[Any]]:
+        try:
+            rows = json.loads((self.artifacts / _DIGESTS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return {name: row for name, row in rows.items() if isinstance(row, list)} if isinstance(rows, dict) else {}
 
     def save_digests(self) -> None:
         """Keep the hashes of source files for the next plan; a failure is ignored, they can be computed again."""
-        if not self._digests_changed or self._digests is None:
+        if not self._new_digests:
             return
         try:
             self.artifacts.mkdir(parents=True, exist_ok=True)
-            write_json(self.artifacts / ".digests.json", self._digests, indent=None, shared=True)
-            self._digests_changed = False
+            rows = {**self._read_digests(), **self._new_digests}  # another run may have saved some meanwhile
+            write_json(self.artifacts / _DIGESTS_FILE, rows, indent=None, shared=True)
+            if not self._verify:
+                self._new_digests = {}
         except OSError:
             pass
+
+
+def _cache_name(path: Path) -> str:
+    """The path of a file as a text that UTF-8 can hold, whatever bytes are in its name."""
+    return os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _hashing(num_bytes: int, name: str) -> Iterator[Callable[[int], None]]:
+    """Show how far the hashing of so many bytes is, if it takes a while."""
+    done = 0
+    progress = Progress(tr("checking {name}", name=name), quiet=num_bytes < _SHOWN_BYTES)
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.update(done, num_bytes, "bytes")
+
+    try:
+        yield on_bytes
+    finally:
+        progress.close()
+
+
+def _refuse_links(*paths: Path) -> None:
+    """Raise UserError if one of the paths is a link: what is written there would be elsewhere."""
+    for path in paths:
+        if path.is_symlink():
+            what = tr("a link is here, and what Hanlin writes would be elsewhere")
+            raise UserError(what, path, tr("remove the link; only artifacts/ and runs/ themselves may be links"))

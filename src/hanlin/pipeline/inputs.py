@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from hanlin.config.recipe import Recipe, Stage, adapter_hint
 from hanlin.config.settings.base import Reference, Settings
 from hanlin.core.discover import RECORD_KINDS, record_pattern
 from hanlin.core.errors import UserError, suggest_path
+from hanlin.core.files import FileState, HashedFile, changed_while_read, file_state, show_file_name
 from hanlin.core.i18n import join_list, mark, tr
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest, digest_files, read_manifest
+from hanlin.pipeline.integrity import edited_artifact
+from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest, digest_files, hash_file, read_manifest
 from hanlin.pipeline.step import ResolvedInput, Step
 
 
@@ -49,11 +51,20 @@ def resolve_input(
         entry = replace(entry, key=key, artifact=folder.name, inside=target.inside)
         if upstream.state != "done" or upstream.manifest is None:
             return ResolvedInput(entry, ready=False)
+        check = store.check(folder, upstream.manifest)
+        if check.changes:
+            raise edited_artifact(folder, check.changes)
         if not target.inside:
-            return ResolvedInput(replace(entry, digest=upstream.manifest.digest), (folder,))
+            return ResolvedInput(
+                replace(entry, digest=upstream.manifest.digest),
+                (folder,),
+                _hashed_files(folder, upstream.manifest.files, check.states),
+            )
         files = _entries_inside(upstream.manifest, target.inside, where)
         return ResolvedInput(
-            replace(entry, digest=digest_files(list(files)), files=files), expand_glob(folder / target.inside, where)
+            replace(entry, digest=digest_files(list(files)), files=files),
+            expand_glob(folder / target.inside, where),
+            _hashed_files(folder, files, check.states),
         )
     assert target.path is not None
     return _resolve_local(entry, target.path, item, where, store)
@@ -65,8 +76,12 @@ def _resolve_local(entry: InputEntry, path: Path, item: Reference, where: str, s
         manifest = read_manifest(paths[0])
         if manifest is not None:
             _check_type(manifest.type, item, where)
+            folder = paths[0].resolve()
+            check = store.check(folder, manifest)
+            if check.changes:
+                raise edited_artifact(folder, check.changes)
             entry = replace(entry, key=manifest.digest, digest=manifest.digest, artifact=manifest.folder_name)
-            return ResolvedInput(entry, (paths[0].resolve(),))
+            return ResolvedInput(entry, (folder,), _hashed_files(folder, manifest.files, check.states))
     if "files" not in item.types:
         detected = _detect_type(paths[0])
         if detected is None:
@@ -75,15 +90,46 @@ def _resolve_local(entry: InputEntry, path: Path, item: Reference, where: str, s
         _check_type(detected, item, where)
         if detected == "model":
             check_model_folder(paths[0], experts=True)
-    files = tuple(
-        FileEntry(relative, file.stat().st_size, store.digest_file(file))
-        for base in paths
-        for relative, file in _walk_files(base)
-    )
-    digest = digest_files(list(files))
-    return ResolvedInput(
-        replace(entry, key=digest, digest=digest, files=files), tuple(base.resolve() for base in paths)
-    )
+    bases = tuple(base.resolve() for base in paths)
+    files: list[FileEntry] = []
+    hashed: dict[str, HashedFile] = {}
+    for base, named in zip(bases, paths, strict=True):
+        for relative, file in walk_files(base, named.name):
+            sha256, state = store.digest_file(file)
+            files.append(FileEntry(relative, state.size, sha256))
+            hashed[str(file)] = HashedFile(state, sha256)
+    digest = digest_files(files)
+    return ResolvedInput(replace(entry, key=digest, digest=digest, files=tuple(files)), bases, hashed)
+
+
+def _hashed_files(folder: Path, entries: Iterable[FileEntry], states: Mapping[str, FileState]) -> dict[str, HashedFile]:
+    folder = folder.resolve()
+    return {str(folder / entry.path): HashedFile(states[entry.path], entry.sha256) for entry in entries}
+
+
+def check_inputs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the files of a stage's inputs hold the bytes that were hashed.
+
+    Args:
+        rows: The inputs of a request to the worker.
+
+    Raises:
+        UserError: A file holds other bytes, is missing, or was added to a folder that is read as it is.
+    """
+    for row in rows:
+        for name, (state, sha256) in row["files"].items():
+            try:
+                # touched, linked or copied back: the bytes tell
+                is_same = file_state(os.stat(name)) == FileState(*state) or hash_file(Path(name))[0] == sha256
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise changed_while_read(Path(name))
+        if not row["entry"]["artifact"]:
+            for base in map(Path, row["paths"]):
+                added = next((file for _, file in walk_files(base, "") if str(file) not in row["files"]), None)
+                if added is not None:
+                    raise changed_while_read(added)
 
 
 def _check_type(detected: str, item: Reference, where: str) -> None:
@@ -184,13 +230,16 @@ def _without_linked_duplicates(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(sorted(shortest.values(), key=str))
 
 
-def _walk_files(base: Path) -> Iterator[tuple[str, Path]]:
+def walk_files(base: Path, name: str) -> Iterator[tuple[str, Path]]:
+    r"""The files at a path, with their names in manifests, which begin with `name`; bytes that are not UTF-8 are shown
+    as escapes (`\xff`).
+    """
     if base.is_file():
-        yield base.name, base
+        yield show_file_name(name), base
     else:
         for file in sorted(base.rglob("*")):
             if file.is_file():
-                yield f"{base.name}/{file.relative_to(base).as_posix()}", file
+                yield show_file_name(f"{name}/{file.relative_to(base).as_posix()}"), file
 
 
 def _entries_inside(manifest: Manifest, inside: str, where: str) -> tuple[FileEntry, ...]:

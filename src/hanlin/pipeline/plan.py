@@ -16,6 +16,7 @@ from hanlin.core.files import is_file_name
 from hanlin.core.i18n import join_list, tr
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.inputs import resolve_input
+from hanlin.pipeline.integrity import describe_changes
 from hanlin.pipeline.manifest import Manifest, compute_key
 from hanlin.pipeline.step import Step
 
@@ -57,6 +58,10 @@ def plan_stage(recipe: Recipe, stage: Stage, earlier: Mapping[str, Step], store:
             names = join_list(changed)
             why = tr("{names} changed since it was made", names=names)
             return replace(step, state="stale", why=why, manifest=manifest)
+        changes = store.check(store.folder(stage.kind.name, key), manifest).changes
+        if changes:
+            why = describe_changes(changes)
+            return replace(step, state="edited", why=why, manifest=manifest)
         return replace(step, state="done", why=_when(manifest), manifest=manifest)
     if store.partial_folder(stage.kind.name, key).exists():
         busy = store.is_locked(stage.kind.name, key)

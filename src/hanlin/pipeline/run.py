@@ -12,7 +12,8 @@ from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.manifest import InputEntry
+from hanlin.pipeline.integrity import edited_artifact
+from hanlin.pipeline.manifest import InputEntry, read_manifest
 from hanlin.pipeline.plan import plan, plan_stage
 from hanlin.pipeline.requirements import check_packages
 from hanlin.pipeline.step import Step
@@ -39,11 +40,15 @@ def run(
         KeyboardInterrupt: The run was interrupted; likewise.
     """
     done: dict[str, Step] = {}
-    pending = [step for step in plan(recipe, store) if step.state != "done"]
+    steps = plan(recipe, store)
+    for step in steps:
+        _refuse_edited(step, store)
+    pending = [step for step in steps if step.state != "done"]
     check_packages(pending, recipe.launch)
     with WorkerClient(preload=any(step.stage.kind.heavy for step in pending)) as worker:
         for name, stage in recipe.stages.items():
             step = plan_stage(recipe, stage, done, store)
+            _refuse_edited(step, store)
             if step.state == "done":
                 on_event("skip", step)
             else:
@@ -64,6 +69,15 @@ def run(
     return list(done.values())
 
 
+def _refuse_edited(step: Step, store: Store) -> None:
+    """Raise UserError if the files of a stage's artifact are not those that were made."""
+    if step.state == "edited":
+        folder = store.folder(step.stage.kind.name, step.key)
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        raise edited_artifact(folder, store.check(folder, manifest).changes)
+
+
 def build_request(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
     """What a worker must know to make one artifact, as JSON data."""
     stage = step.stage
@@ -79,7 +93,11 @@ def build_request(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
         "threads": recipe.launch.threads,
         "log": str(store.log_folder(recipe.name, stage.name, step.key).resolve()),
         "inputs": [
-            {"entry": _entry_json(item.entry), "paths": [str(path.resolve()) for path in item.paths]}
+            {
+                "entry": _entry_json(item.entry),
+                "paths": [str(path.resolve()) for path in item.paths],
+                "files": item.files,
+            }
             for item in step.inputs
         ],
     }

@@ -31,7 +31,7 @@ from hanlin.config.settings.base import Settings, setting_info
 from hanlin.config.settings.launch import Launch
 from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError, explain_memory_error, explain_os_error, memory_error
-from hanlin.core.files import write_text
+from hanlin.core.files import FileState, write_text
 from hanlin.core.i18n import tr
 from hanlin.core.process import available_cores, die_with_parent, quiet_libraries
 from hanlin.core.progress import Progress
@@ -39,6 +39,7 @@ from hanlin.core.version import __version__
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.hub import download
+from hanlin.pipeline.inputs import check_inputs
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest
 
@@ -74,7 +75,7 @@ def serve_requests(preload: bool) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if not hasattr(os, "fork"):
-            replies.write(json.dumps(_handle_request(request), ensure_ascii=False) + "\n")
+            replies.write(json.dumps(_handle_request(request)) + "\n")
             replies.flush()
             return
         if KINDS[request["kind"]].heavy:
@@ -90,7 +91,7 @@ def serve_requests(preload: bool) -> None:
             die_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                pipe.write(json.dumps(_handle_request(request), ensure_ascii=False))
+                pipe.write(json.dumps(_handle_request(request)))
             sys.stderr.flush()
             os._exit(0)
         os.close(writing)
@@ -169,10 +170,10 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
         existing = _existing_artifact(request, store)
         if existing is not None:
             return existing
-        partial = store.partial_folder(kind.name, request["key"])
+        check_inputs(request["inputs"])
+        partial = store.open_partial(kind.name, request["key"])
         scratch = partial / SCRATCH_FOLDER
-        scratch.mkdir(parents=True, exist_ok=True)
-        write_text(scratch / torchrun.REQUEST_FILE, json.dumps(request, ensure_ascii=False, indent=1))
+        write_text(scratch / torchrun.REQUEST_FILE, json.dumps(request, indent=1))
         started = datetime.now(UTC)
         in_group = kind.group and launch.grouped
         try:
@@ -181,6 +182,12 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
         except BaseException:
             if not in_group:  # the other machines of a group read the scratch folder until they know of its end
                 _remove_if_empty(partial)
+            raise
+        try:
+            check_inputs(request["inputs"])
+        except UserError:
+            # no run may go on from it: it is of other bytes than those whose hash the manifest would name
+            store.set_aside(partial, "changed-input")
             raise
         settings = kind.settings.model_validate(request["settings"])
         return store.commit(
@@ -320,7 +327,8 @@ def _run_work(request: Mapping[str, Any], partial: Path, prepare_only: bool = Fa
         cores=launch.threads or available_cores(),
         ray=launch.ray or "",
     )
-    metrics: dict[str, Any] = work(settings, Inputs(paths, lineage_by_field), partial, context)
+    states = {path: FileState(*state) for row in request["inputs"] for path, (state, _) in row["files"].items()}
+    metrics: dict[str, Any] = work(settings, Inputs(paths, lineage_by_field, states), partial, context)
     progress.close()
     return metrics
 
@@ -369,11 +377,11 @@ def run_rank(request_file: Path) -> None:
     except Exception as error:
         # the first rank to fail knows why: the others only see that it has ended
         with contextlib.suppress(FileExistsError), reply_file.open("x", encoding="utf-8") as file:
-            json.dump(_error_reply(error, request), file, ensure_ascii=False)
+            json.dump(_error_reply(error, request), file)
         sys.stderr.flush()
         os._exit(2)  # threads of a broken group may never end
     if os.environ.get("RANK", "0") == "0":
-        write_text(reply_file, json.dumps(reply, ensure_ascii=False))
+        write_text(reply_file, json.dumps(reply))
 
 
 def _made_by() -> dict[str, Any]:

@@ -51,7 +51,7 @@ class WorkerClient:
                 process_group=0 if os.name == "posix" else None,  # Ctrl-C is passed on, once (`_read_reply`)
             )
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(request, ensure_ascii=False) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         line = self._read_reply(self._process.stdout)
         if not line:

@@ -1,4 +1,4 @@
-"""`hanlin lineage`, `tensorboard`."""
+"""`hanlin lineage`, `verify`, `tensorboard`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,57 @@ app = new_app()
 def lineage(
     artifact: Annotated[Path, typer.Argument(help=tr("folder of an artifact"))], as_json: AsJson = False
 ) -> None:
-    from dataclasses import asdict
-
     from hanlin.pipeline.lineage import lineage as read_lineage
+    from hanlin.pipeline.lineage import lineage_json
 
     root = read_lineage(artifact)
     if as_json:
-        print_json(asdict(root))
+        print_json(lineage_json(root))
     else:
-        _print_node(root, 0)
+        _print_node(root, 0, set())
 
 
-def _print_node(node: LineageNode, depth: int) -> None:
+def _print_node(node: LineageNode, depth: int, seen: set[tuple[str, str]]) -> None:
     license = f"  [{node.license}]" if node.license else ""
-    typer.echo(f"{'  ' * depth}{node.name}  {node.type}  {node.digest[:16]}{license}")
-    for parent in node.parents:
-        _print_node(parent, depth + 1)
+    is_repeated = bool(node.parents) and (node.name, node.digest) in seen
+    above = "  " + tr("(as above)") if is_repeated else ""
+    typer.echo(f"{'  ' * depth}{node.name}  {node.type}  {node.digest[:16]}{license}{above}")
+    seen.add((node.name, node.digest))
+    for parent in () if is_repeated else node.parents:
+        _print_node(parent, depth + 1, seen)
+
+
+@command(app, tr("Hashes every file of an artifact, and of all that it was made from; exit code 2 if one was changed."))
+def verify(
+    artifact: Annotated[
+        Path, typer.Argument(help=tr("folder of an artifact, runs/NAME of a recipe, or the home of a store"))
+    ],
+    as_json: AsJson = False,
+) -> None:
+    from hanlin.core.progress import Progress
+    from hanlin.pipeline.integrity import edited_artifact
+    from hanlin.pipeline.lineage import verify as verify_artifacts
+
+    progress = Progress(tr("verify"))
+    rows, changed = [], []
+    for result in verify_artifacts(artifact, lambda done, total: progress.update(done, total, "bytes")):
+        progress.close()
+        changes = [f"{change.path}: {change.what}" for change in result.changes]
+        if result.changes:
+            changed.append(result)
+        row = {"artifact": str(result.folder), "files": len(result.manifest.files), "bytes": result.bytes}
+        rows.append({**row, "digest": result.manifest.digest, "changes": changes, "missing": list(result.missing)})
+        if not as_json:
+            size = tr("{count} files, {size:,.1f} MB", count=len(result.manifest.files), size=result.bytes / 1e6)
+            typer.echo(f"{tr('changed') if changes else tr('unchanged')}  {result.folder.name}  {size}")
+            for text in changes:
+                typer.echo(f"  {text}")
+            for name in result.missing:
+                typer.echo("  " + tr("made from {name}, which is no longer here", name=name))
+    if as_json:
+        print_json(rows)
+    if changed:
+        raise edited_artifact(changed[0].folder, changed[0].changes)
 
 
 @command(app)

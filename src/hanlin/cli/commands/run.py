@@ -31,6 +31,9 @@ def run(
     until: Until = "",
     home: Home = Path("."),
     as_json: AsJson = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help=tr("hash every source and artifact again before it is used"))
+    ] = False,
     print_command: Annotated[
         bool,
         typer.Option(
@@ -47,7 +50,7 @@ def run(
     from hanlin.pipeline.run import run as run_recipe
     from hanlin.web.pages.run_report import write_report
 
-    checked, store = open_recipe(recipe, set_, until, home)
+    checked, store = open_recipe(recipe, set_, until, home, verify)
     if print_command:
         typer.echo(launch_commands(checked, store, until, str(recipe), set_), nl=False)
         return

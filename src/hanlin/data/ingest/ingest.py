@@ -22,7 +22,7 @@ from typing import Any
 from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_json
+from hanlin.core.files import changed_while_read, file_state, write_json
 from hanlin.core.i18n import tr
 from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE, QuestionIndex
 from hanlin.data.ingest import executor
@@ -95,8 +95,7 @@ def ingest(
 
 
 def _make_reference_splits(file: SourceFile) -> list[InputSplit]:
-    status = file.path.stat()
-    probe = FileProbe(Layout("jsonl", "utf-8"), "", True, status.st_size, status.st_mtime_ns)
+    probe = FileProbe(Layout("jsonl", "utf-8"), "", True, file_state(file.path.stat()))
     return [
         InputSplit(file, probe, byte_range, f"{file.name}-{index:05d}", is_reference=True)
         for index, byte_range in enumerate(probe.split())
@@ -105,7 +104,11 @@ def _make_reference_splits(file: SourceFile) -> list[InputSplit]:
 
 def _probe_files(worker: WorkerContext, context: StageContext, files: FileListing, num_bytes: int) -> list[FileProbe]:
     in_process = num_bytes <= _PROBE_SPEED * executor.SMALL_INPUT_BYTES
-    return list(Executor(context, worker.shard_folder, in_process).map(probe_file, worker, files.files))
+    probes = list(Executor(context, worker.shard_folder, in_process).map(probe_file, worker, files.files))
+    for file, probe in zip(files.files, probes, strict=True):
+        if worker.inputs.states.get(str(file.path), probe.state) != probe.state:
+            raise changed_while_read(file.path)
+    return probes
 
 
 def _make_splits(files: FileListing, probes: Sequence[FileProbe]) -> list[InputSplit]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_bytes
+from hanlin.core.files import changed_while_read, file_state, write_bytes
 from hanlin.core.i18n import tr
 from hanlin.data.formats.base import ParsedRow
 from hanlin.data.formats.detect import DetectedFormat, find_others, read_records
@@ -83,6 +83,8 @@ class _SplitProcessor:
             return shards
         self._check_unchanged()
         with InputFile(self._file.path, split.byte_range) as file:
+            if file.state != split.probe.state:
+                raise changed_while_read(self._file.path)
             rows: Iterator[ParsedRow[Any]] = read_records(self._file, file, self._detected)
             done = sum(shard.stats.rows_in for shard in shards)
             rows = islice(rows, done, split.limit if split.limit is None else max(split.limit, done))
@@ -102,8 +104,7 @@ class _SplitProcessor:
     def _check_unchanged(self) -> None:
         hint = tr("run again when no program writes to it")
         try:
-            status = self._file.path.stat()
-            is_same = (status.st_size, status.st_mtime_ns) == (self._split.probe.size, self._split.probe.mtime_ns)
+            is_same = file_state(self._file.path.stat()) == self._split.probe.state
         except FileNotFoundError:
             is_same, host = False, socket.gethostname()
             hint = tr(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -102,4 +102,7 @@ class WorkerContext:
         return None if settings is None else QuestionIndex.read(settings, self.inputs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+        # states of a million source files are compared by the parent alone
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__} | {
+            "inputs": replace(self.inputs, states={})
+        }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hanlin.core.files import FileState
 from hanlin.data.formats.detect import detect_format
 from hanlin.data.ingest.executor import ProgressCounter
 from hanlin.data.ingest.spec import WorkerContext
@@ -25,15 +26,18 @@ class FileProbe:
         layout: Container and encoding.
         format: Name of the format of its rows, one of the spec's.
         splittable: Whether it can be read from the middle.
-        size: Bytes.
-        mtime_ns: Time of its last change, to detect later changes.
+        state: The state in which it was probed, to detect later changes.
     """
 
     layout: Layout
     format: str
     splittable: bool
-    size: int
-    mtime_ns: int
+    state: FileState
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.state.size
 
     def split(self) -> list[ByteRange]:
         """Return the byte ranges to process: the whole file, or ranges of `SPLIT_BYTES`."""
@@ -55,11 +59,11 @@ def probe_file(worker: WorkerContext, file: SourceFile, progress: ProgressCounte
         UserError: As `detect_format`, or the file changed meanwhile.
     """
     with InputFile(file.path) as opened:
-        status, is_compressed = file.path.stat(), opened.is_compressed
+        state, is_compressed = opened.state, opened.is_compressed
         detected = detect_format(file, worker.spec.formats(file), worker.spec.other_formats)
         opened.check_unchanged()
     splittable = not is_compressed and is_splittable(detected.layout)
-    return FileProbe(detected.layout, detected.format.name, splittable, status.st_size, status.st_mtime_ns)
+    return FileProbe(detected.layout, detected.format.name, splittable, state)
 
 
 @dataclass(frozen=True, slots=True)

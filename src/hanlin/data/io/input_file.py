@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import changed_while_read, file_state
 from hanlin.core.i18n import tr
 
 CHUNK_SIZE = 1 << 20
@@ -43,6 +44,7 @@ class InputFile:
     Attributes:
         stream: The decompressed bytes.
         head: The first 6 bytes of the file itself.
+        state: The state of the file when it was opened.
         lines_read: Lines that `lines` has read so far.
 
     Raises:
@@ -57,7 +59,7 @@ class InputFile:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise UserError(tr("not a regular file"), path)
             self._file = path.open("rb")
-            self._state = _file_state(os.fstat(self._file.fileno()))
+            self.state = file_state(os.fstat(self._file.fileno()))
             head = self._file.read(6)
             self._file.seek(0)
         except OSError as error:
@@ -166,12 +168,12 @@ class InputFile:
     def check_unchanged(self) -> None:
         """Raise UserError if the file changed since it was opened: half old and half new is neither file."""
         try:
-            same = _file_state(self.path.stat()) == self._state
+            same = file_state(self.path.stat()) == self.state
+            same = same and (self._file.closed or file_state(os.fstat(self._file.fileno())) == self.state)
         except OSError:
             same = False
         if not same:
-            hint = tr("run again when no program writes to it")
-            raise UserError(tr("it changed while it was read"), self.path, hint)
+            raise changed_while_read(self.path)
 
     def __enter__(self) -> InputFile:
         return self
@@ -179,10 +181,6 @@ class InputFile:
     def __exit__(self, *exc: object) -> None:
         self.stream.close()
         self._file.close()
-
-
-def _file_state(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _ZstdReader(io.RawIOBase):

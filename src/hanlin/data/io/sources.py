@@ -13,6 +13,7 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError, suggest_path
+from hanlin.core.files import show_file_name
 from hanlin.core.i18n import tr
 
 _ROW_SUFFIXES = frozenset((
@@ -29,7 +30,7 @@ class SourceFile:
 
     Attributes:
         path: Where it is.
-        name: Short, unique in the stage, and without the machine's folders.
+        name: Short, unique in the stage, without the machine's folders, and with escapes for what is not UTF-8.
         source_index: Index of the entry of `sources` that names it.
         settings: That entry.
     """
@@ -80,7 +81,7 @@ def list_files(sources: Sequence[Source], inputs: Inputs) -> FileListing:
                     if readable:
                         indexed_paths.append((index, file))
                     else:
-                        skipped.append(file.relative_to(path).as_posix())
+                        skipped.append(show_file_name(file.relative_to(path).as_posix()))
             elif path.exists():
                 indexed_paths.append((index, path))
             else:
@@ -157,7 +158,7 @@ def _make_unique_names(paths: list[Path]) -> list[str]:
     """
     depth = [1] * len(paths)
     while True:
-        names = ["/".join(path.parts[-deep:]) for path, deep in zip(paths, depth, strict=True)]
+        names = [show_file_name("/".join(path.parts[-deep:])) for path, deep in zip(paths, depth, strict=True)]
         indices: dict[str, list[int]] = {}
         for index, name in enumerate(names):
             indices.setdefault(name, []).append(index)

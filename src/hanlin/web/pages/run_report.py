@@ -45,8 +45,7 @@ _METRIC_NAMES = {
 def write_report(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[Report, Path]:
     """Write `report.json` and `report.html`; return the report and the page's path."""
     report = build_report(recipe, steps)
-    folder = store.runs / recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = store.run_folder(recipe.name)
     write_json(folder / "report.json", report.data)
     write_text(folder / "report.html", render_report(recipe, steps, store, report))
     return report, folder / "report.html"
