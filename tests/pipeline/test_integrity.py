@@ -274,7 +274,7 @@ def test_the_command_verify_ends_with_2_if_a_file_was_changed(data: Path, store:
 def test_lineage_names_the_bytes_that_were_read_not_those_of_now(data: Path, store: Store) -> None:
     make(recipe_of(data, "b"), store)
     before = lineage(store.runs / "r" / "b").parents[0]
-    kept = store.set_aside(artifact_of(store), f"was-{before.digest[:8]}")
+    kept = store.archive_as(artifact_of(store), f"was-{before.digest[:8]}")
     shutil.copytree(kept, kept.with_name(before.name))
     (kept.with_name(before.name) / "documents.jsonl").write_text("{}", encoding="utf-8")
     manifest_module.refresh_manifest(kept.with_name(before.name))

@@ -198,9 +198,9 @@ class Store:
         if archived.exists() and manifest is not None and not self.check(folder, manifest).changes:
             shutil.rmtree(folder)  # the same bytes are there already
             return archived
-        return self.set_aside(folder, f"was-{digest}")
+        return self.archive_as(folder, f"was-{digest}")
 
-    def set_aside(self, folder: Path, ending: str) -> Path:
+    def archive_as(self, folder: Path, ending: str) -> Path:
         """Rename a folder to `<folder>.<ending>`, with a number if that exists; return the new path."""
         target = folder.with_name(f"{folder.name}.{ending}")
         names = (target.with_name(f"{target.name}-{number}") for number in itertools.count(2))

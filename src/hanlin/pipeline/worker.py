@@ -187,7 +187,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
             check_inputs(request["inputs"])
         except UserError:
             # no run may go on from it: it is of other bytes than those whose hash the manifest would name
-            store.set_aside(partial, "changed-input")
+            store.archive_as(partial, "changed-input")
             raise
         settings = kind.settings.model_validate(request["settings"])
         return store.commit(
