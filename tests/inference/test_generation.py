@@ -87,6 +87,12 @@ def test_a_cancelled_stream_ends_soon_in_whatever_thread_reads_it(engine: Engine
 class Breaking:
     """A constraint with a fault."""
 
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        raise ZeroDivisionError
+
+    def close(self) -> None:
+        pass
+
     def allowed_tokens(self) -> object:
         raise ZeroDivisionError
 

@@ -23,6 +23,12 @@ class FixedConstraint:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.spec = spec
 
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
     def allowed_tokens(self) -> NDArray[np.bool_]:
         raise AssertionError
 

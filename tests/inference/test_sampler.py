@@ -66,6 +66,12 @@ def test_a_constraint_has_the_last_word() -> None:
         def __init__(self) -> None:
             self.took_ids: list[int] = []
 
+        def is_ready(self, seconds: float = 0.0) -> bool:
+            return True
+
+        def close(self) -> None:
+            pass
+
         def allowed_tokens(self) -> np.ndarray:
             return np.array([False, False, True])  # shorter than the logits: the rest may not come
 

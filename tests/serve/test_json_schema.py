@@ -56,7 +56,7 @@ def test_a_malformed_keyword_is_refused_by_the_field_that_holds_the_schema(
 ) -> None:
     tokenizer = Tokenizer.load(tiny_tokenizer)
     assert tokenizer.eos_id is not None
-    compiler = GrammarCompiler(tokenizer, [tokenizer.eos_id], tiny_tokenizer)
+    compiler = GrammarCompiler([tokenizer.eos_id], tiny_tokenizer)
     with pytest.raises(ApiError) as refusal:
         compiler.compile_schema(schema, "response_format")
     assert (refusal.value.status, refusal.value.param) == (400, "response_format")

@@ -104,6 +104,7 @@ ORDER: dict[str, list[str]] = {
     "serve": [
         "errors",
         "admission auth json_schema",
+        "grammar_worker",
         "guided_decoding",
         "registry",
         "metrics loaded_model",

@@ -116,6 +116,14 @@ class Constraint(Protocol):
         `choice` (texts), `grammar` (GBNF or Lark).
         """
 
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        """Whether `allowed_tokens` need not wait; waits up to `seconds` for it. The scheduler goes on without an
+        answer whose constraint is not ready.
+        """
+
+    def close(self) -> None:
+        """Called when the answer has ended."""
+
     def allowed_tokens(self) -> NDArray[np.bool_]:
         """A mask [vocabulary or less]: True for each token that may come next. Tokens beyond its end may not."""
 

@@ -61,6 +61,15 @@ class Sampler:
             and not self._sampling.min_tokens
         )
 
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        """Whether `sample` need not wait for the constraint; waits up to `seconds` for it."""
+        return self._constraint is None or self._constraint.is_ready(seconds)
+
+    def close(self) -> None:
+        """Let go of what the constraint holds; the answer has ended."""
+        if self._constraint is not None:
+            self._constraint.close()
+
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Choose the next token from `logits` [vocabulary], which are not modified."""
         adjusted = self._adjust_logits(logits)

@@ -7,6 +7,7 @@ It decides which sequences share a step and reuses the prefix that a slot's KV c
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,11 +22,16 @@ from hanlin.inference.tasks import Task
 _MIN_SLOT_LENGTH = 512
 _PREFILL_TOKENS_PER_STEP = 512  # beside answers in progress, so that a long prompt does not hold them up
 _MAX_LOGITS_BYTES_PER_STEP = 64 << 20
+_MAX_WAIT_PER_STEP = 0.01
+"""Seconds that a step waits for constraints in all. What is ready a little later would else miss every other step."""
+_MAX_WAIT_PER_TASK = 0.05
+"""Seconds that one answer may hold up those beside it in all; after that it is never waited for."""
+_POLL_SECONDS = 0.002
 
 
 class _Slot:
     """A sequence of the KV cache: the tokens whose keys and values it holds, the adapter that made them, its current
-    task.
+    task, and, while the task's constraint is not ready, the positions and logits of its last step.
     """
 
     def __init__(self, index: int) -> None:
@@ -33,6 +39,11 @@ class _Slot:
         self.token_ids: list[int] = []
         self.adapter: str | None = None
         self.task: Task | None = None
+        self.held: tuple[Sequence[int], NDArray[np.float32]] | None = None
+        self.seconds_to_wait = 0.0
+
+    def assign(self, task: Task | None) -> None:
+        self.task, self.held, self.seconds_to_wait = task, None, _MAX_WAIT_PER_TASK
 
     def common_prefix_length(self, task: Task) -> int:
         """How many tokens of the task's sequence the slot already holds."""
@@ -119,6 +130,7 @@ class Scheduler:
             except BaseException as error:  # whoever waits must hear of it
                 self._finish_all(error)
         try:
+            self._sample_held()
             self._decode()
         except BaseException as error:
             with self._wake:
@@ -134,7 +146,7 @@ class Scheduler:
         for slot in self._slots:
             if slot.task is not None:
                 slot.task.finish(error)
-                slot.task = None
+                slot.assign(None)
         while self._waiting:
             self._waiting.popleft().finish(error)
 
@@ -142,7 +154,7 @@ class Scheduler:
         for slot in self._slots:
             if slot.task is not None and slot.task.cancelled:
                 slot.task.finish(None)
-                slot.task = None
+                slot.assign(None)
         for task in [task for task in self._waiting if task.cancelled]:
             self._waiting.remove(task)
             task.finish(None)
@@ -161,7 +173,7 @@ class Scheduler:
             if not free:
                 return
             slot = max(free, key=lambda slot: (slot.common_prefix_length(task), -len(slot.token_ids), -slot.index))
-            slot.task = self._waiting.popleft()
+            slot.assign(self._waiting.popleft())
             self._rewind(slot)
 
     def _grow_cache(self, length: int) -> None:
@@ -191,9 +203,19 @@ class Scheduler:
             self._kv_cache.truncate(slot.index, reused)
             del slot.token_ids[reused:]
 
+    def _sample_held(self) -> None:
+        """Sample from the logits that were held back, if by now the constraint is ready."""
+        for slot in self._slots:
+            if slot.task is not None and slot.held is not None and slot.task.is_ready():
+                (positions, logits), slot.held = slot.held, None
+                self._handle_result(slot, positions, logits)
+
     def _decode(self) -> None:
-        active = [slot for slot in self._slots if slot.task is not None]
+        active = [slot for slot in self._slots if slot.task is not None and slot.held is None]
         if not active or self._kv_cache is None:
+            with self._wake:
+                if not self._closed and any(slot.held is not None for slot in self._slots):
+                    self._wake.wait(_POLL_SECONDS)  # nothing else can be done
             return
         active.sort(key=lambda slot: len(slot.task.sequence) - len(slot.token_ids) if slot.task else 0)
         decoding = any(slot.task and len(slot.task.sequence) - len(slot.token_ids) == 1 for slot in active)
@@ -218,9 +240,25 @@ class Scheduler:
             items.append(BatchItem(slot.index, start, slot.task.sequence[start:stop], offsets, slot.task.adapter))
             requests.append((slot, positions))
         results = self._kv_cache.decode(items)
+        seconds_left = _MAX_WAIT_PER_STEP
         for (slot, positions), item, logits in zip(requests, items, results, strict=True):
             slot.token_ids.extend(item.ids)
+            assert slot.task is not None
+            if positions and not slot.task.is_ready():
+                seconds_left -= self._wait_for(slot, seconds_left)
+                if not slot.task.is_ready():
+                    slot.held = positions, logits.copy()
+                    continue
             self._handle_result(slot, positions, logits)
+
+    def _wait_for(self, slot: _Slot, seconds: float) -> float:
+        """Wait until a slot's task is ready, as long as it may hold up the others. Returns the seconds waited."""
+        assert slot.task is not None
+        start_time = time.monotonic()
+        slot.task.is_ready(max(0.0, min(seconds, slot.seconds_to_wait)))
+        waited = time.monotonic() - start_time
+        slot.seconds_to_wait -= waited
+        return waited
 
     def _handle_result(self, slot: _Slot, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         task = slot.task
@@ -232,7 +270,7 @@ class Scheduler:
         if not complete:
             return
         if not task.advance():
-            slot.task = None
+            slot.assign(None)
             task.finish(None)
         elif task.sequence is not sequence:  # another one; an answer's own has only grown
             self._rewind(slot)

@@ -33,6 +33,9 @@ class Task(Protocol):
     def positions(self, start: int, stop: int) -> list[int]:
         """The positions in [start, stop) whose logits are needed."""
 
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        """Whether `process_logits` need not wait; waits up to `seconds` for it."""
+
     def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         """Receive logits [positions, vocabulary], a view that is valid until the next step."""
 
@@ -87,6 +90,12 @@ class GenerationTask:
         last = len(self.sequence) - 1
         return [last] if start <= last < stop else []
 
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        try:
+            return self._sampler.is_ready(seconds)
+        except Exception:  # `process_logits` meets it again, and tells whoever waits
+            return True
+
     def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         try:
             token_id = self._sampler.sample(logits[0])
@@ -107,6 +116,7 @@ class GenerationTask:
     def finish(self, error: BaseException | None) -> None:
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
+        self._sampler.close()
         error = error or self._error
         self.ended.set()
         self.ids.put(error)
@@ -142,6 +152,9 @@ class ScoreTask:
 
     def positions(self, start: int, stop: int) -> list[int]:
         return [position for position in self._positions if start <= position < stop]
+
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        return True
 
     def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         for position, row in zip(positions, logits, strict=True):

@@ -1,51 +1,70 @@
 """Guided decoding: answers that must be JSON of a schema, or fit a pattern, by masking the ids that may not come next.
 
-The grammar engine is llguidance. Here are the bounds on what a client's schema may cost, and the tokenizer as
-llguidance reads it. Nothing that a schema refers to (`$ref` with an address) is ever fetched.
+The grammar engine is llguidance. It runs in processes of its own (`grammar_worker`), so that no schema of a client can
+hold up the server, the engine or other answers. Nothing that a schema refers to (`$ref` with an address) is fetched.
 """
 
 from __future__ import annotations
 
-import functools
 import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import llguidance.gbnf_to_lark
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
-from hanlin.serve.json_schema import SchemaError, rewrite_schema
-from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.serve.grammar_worker import (
+    COMPILED,
+    ERROR,
+    FAILED,
+    HEADER,
+    LIMITS,
+    MASK,
+    MAX_SCHEMA_CHARS,
+    REQUEST,
+    TOKEN,
+    pack_token,
+    send_message,
+)
 
-MAX_SCHEMA_CHARS = 64 * 2**10
-_MAX_REWRITTEN_CHARS = 4 * MAX_SCHEMA_CHARS
-_FLEXIBLE_JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
-"""White space between the parts of JSON is at most one space: a small model that may write more writes little else."""
-_COMPACT_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""The spelling of `json.dumps`, in which tool calls are trained."""
+_MAX_COMPILING = 8
+"""Grammars that are compiled at once; with the memory of a worker this bounds what compiling can take."""
+_MAX_UNUSED = 8
+"""Compiled grammars that keep their worker while their answer waits for its turn; others are compiled once more."""
+_SECONDS_TO_START = 120.0
+"""For the first grammar, until the tokenizer is loaded."""
+_MAX_SOCKET_PATH = 103
+_BACKLOG = 512
 
 
 class GrammarCompiler:
     """Compiles JSON schemas to constraints over the vocabulary of one tokenizer. Safe to use from any thread.
 
     Args:
-        tokenizer: Its vocabulary is what the masks range over.
         stop_ids: Ids that end an answer; allowed only where the JSON is complete.
-        folder: Folder of the tokenizer's files, from which another process reads it again.
+        folder: Folder of the tokenizer's files, from which the grammar process reads it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], folder: Path) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, stop_ids: Sequence[int], folder: Path) -> None:
         self.stop_ids = tuple(stop_ids)
         self.folder = folder
-        self._lock = threading.Lock()
-        self._ll_tokenizer: LLTokenizer | None = None
+        self._process = _GrammarProcess(folder, self.stop_ids)
+        self._compiling = threading.BoundedSemaphore(_MAX_COMPILING)
+        self._unused: deque[weakref.ref[GrammarConstraint]] = deque()
 
     def compile_schema(self, schema: Mapping[str, Any], param: str, compact: bool = False) -> GrammarConstraint:
         """A constraint to JSON that conforms to `schema`.
@@ -58,154 +77,333 @@ class GrammarCompiler:
         Raises:
             ApiError: 400 for a schema that is too long, too costly, or uses a keyword that is not supported.
         """
-        _check_length(json.dumps(schema, ensure_ascii=False), MAX_SCHEMA_CHARS, param)
-        try:
-            rewritten = rewrite_schema(schema)
-        except SchemaError as error:
-            raise _grammar_error(str(error), param) from error
-        text = json.dumps(rewritten, ensure_ascii=False)
-        _check_length(text, _MAX_REWRITTEN_CHARS, param)  # targets of references are copied
-        overrides = _COMPACT_JSON if compact else _FLEXIBLE_JSON
-        return self._compile({"json": rewritten}, param, LLMatcher.grammar_from_json_schema, text, overrides=overrides)
+        check_schema_length(schema, param)
+        return self._compile("json", schema, param, compact)
 
     def compile_regex(self, regex: str, param: str) -> GrammarConstraint:
         """A constraint to text that a regular expression matches as a whole; errors as in `compile_schema`."""
-        _check_length(regex, MAX_SCHEMA_CHARS, param)
-        return self._compile({"regex": regex}, param, LLMatcher.grammar_from_regex, regex)
+        _check_length(regex, param)
+        return self._compile("regex", regex, param)
 
     def compile_choice(self, choices: Sequence[str], param: str) -> GrammarConstraint:
         """A constraint to one of some texts; errors as in `compile_schema`."""
-        regex = "|".join(map(_escape_regex, choices))
-        _check_length(regex, MAX_SCHEMA_CHARS, param)
-        return self._compile({"choice": list(choices)}, param, LLMatcher.grammar_from_regex, f"({regex})")
+        _check_length("|".join(choices), param)
+        return self._compile("choice", list(choices), param)
 
     def compile_grammar(self, grammar: str, param: str) -> GrammarConstraint:
         """A constraint to a grammar in GBNF (llama.cpp's) or Lark (vLLM's); errors as in `compile_schema`."""
-        _check_length(grammar, MAX_SCHEMA_CHARS, param)
-        return self._compile({"grammar": grammar}, param, _compile_any_grammar, grammar)
+        _check_length(grammar, param)
+        return self._compile("grammar", grammar, param)
 
-    def _compile(
-        self, spec: Mapping[str, Any], param: str, compile_text: Callable[..., str], text: str, **options: Any
-    ) -> GrammarConstraint:
-        try:
-            grammar = compile_text(text, **options)
-        except (ValueError, RecursionError) as error:
-            raise _grammar_error(str(error), param) from error
-        matcher = self.make_matcher(grammar)
-        if matcher.is_error():
-            raise _grammar_error(matcher.get_error(), param)
-        return GrammarConstraint(matcher, self, grammar, spec)
+    def _compile(self, kind: str, value: Any, param: str, compact: bool = False) -> GrammarConstraint:
+        request = json.dumps({"kind": kind, "value": value, "compact": compact}).encode()
+        with self._compiling:
+            worker = _Worker(self._process.connect(), request)
+            try:
+                if not worker.wait(_SECONDS_TO_START):
+                    raise ApiError(503, tr("the grammar process does not answer"), param=param, retry_after=5)
+                kind_of_answer, content = worker.take()
+                if kind_of_answer == ERROR:
+                    raise _grammar_error(content.decode("utf-8", "replace"), param)
+                if kind_of_answer != COMPILED:
+                    what = tr(
+                        "the schema takes more than {seconds:g} s or {megabytes} MB to compile: make it simpler",
+                        seconds=LIMITS.compile_seconds,
+                        megabytes=LIMITS.memory_bytes >> 20,
+                    )
+                    raise ApiError(400, what, param=param)
+            except BaseException:
+                worker.close()
+                raise
+        grammar, rewritten = json.loads(content)
+        spec = {kind: rewritten}
+        constraint = GrammarConstraint(self.address, self.stop_ids, grammar, spec, worker)
+        self._unused.append(weakref.ref(constraint))
+        while len(self._unused) > _MAX_UNUSED:
+            oldest = self._unused.popleft()()
+            if oldest is not None:
+                oldest.suspend()
+        return constraint
 
-    def make_matcher(self, grammar: str) -> LLMatcher:
-        return LLMatcher(self._get_ll_tokenizer(), grammar, log_level=0, limits=_parser_limits())
+    @property
+    def process_id(self) -> int:
+        """Of the grammar process; 0 if there is none."""
+        return self._process.process_id
 
-    def _get_ll_tokenizer(self) -> LLTokenizer:
-        with self._lock:
-            if self._ll_tokenizer is None:
-                wrapper = TokenizerWrapper(_LlguidanceVocab(self._tokenizer, self.stop_ids))
-                self._ll_tokenizer = LLTokenizer(wrapper, eos_token=list(self.stop_ids))
-            return self._ll_tokenizer
+    @property
+    def address(self) -> str:
+        """Path of the socket at which workers are reached."""
+        return self._process.address
 
-
-def _parser_limits() -> LLParserLimits:
-    return LLParserLimits(
-        max_items_in_row=1000,
-        initial_lexer_fuel=500_000,
-        step_lexer_fuel=100_000,
-        step_max_items=25_000,
-        max_lexer_states=50_000,
-        max_grammar_size=100_000,
-        precompute_large_lexemes=False,
-        verbose_errors=False,
-    )
-
-
-class _LlguidanceVocab:
-    """What llguidance asks of a tokenizer: the bytes of each id, and which ids are never text (marked by 0xFF)."""
-
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
-        special = tokenizer.special_ids | set(stop_ids)
-        self.tokens = [
-            b"\xff" + str(token_id).encode() if token_id in special else tokenizer.token_bytes(token_id)
-            for token_id in range(len(tokenizer))
-        ]
-        self.special_token_ids = sorted(special)
-        self.eos_token_id = stop_ids[0]
-        self.bos_token_id = tokenizer.bos_id
-        self._tokenizer = tokenizer
-
-    def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, continuation=True)
+    def close(self) -> None:
+        """End the grammar process."""
+        self._process.close()
 
 
 class GrammarConstraint:
-    """Implements `Constraint` with a grammar. If the grammar fails or outgrows its bounds, only the stop ids are
+    """Implements `Constraint` with a worker. If the grammar fails or outgrows its limits, only the stop ids are
     allowed from then on, and `failed` says why.
+
+    Args:
+        address: Where workers are reached.
+        stop_ids: Ids that end an answer.
+        grammar: The compiled grammar.
+        spec: See `Constraint.spec`.
+        worker: A worker that has compiled the grammar; None: one is asked when it is first needed.
     """
 
-    def __init__(self, matcher: LLMatcher, compiler: GrammarCompiler, grammar: str, spec: Mapping[str, Any]) -> None:
-        self._matcher = matcher
-        self._compiler, self._grammar = compiler, grammar
-        self._stop_ids = frozenset(compiler.stop_ids)
+    def __init__(
+        self,
+        address: str,
+        stop_ids: Sequence[int],
+        grammar: str,
+        spec: Mapping[str, Any],
+        worker: _Worker | None = None,
+    ) -> None:
+        self._address, self._grammar = address, grammar
+        self._stop_ids = frozenset(stop_ids)
+        self._worker = worker
+        self._starting = threading.Lock()
+        self._is_started = False
+        self._mask: NDArray[np.bool_] | None = None
         self.spec = spec
         self.failed = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles as a fresh constraint of the same grammar, for a process that reads the tokenizer for itself."""
-        return _restore_constraint, (
-            self._compiler.folder,
-            self._compiler.stop_ids,
-            self._grammar,
-            dict(self.spec),
-        )
+        """Pickles as a fresh constraint of the same grammar, whose worker the other process asks for."""
+        self.suspend()
+        return _restore_constraint, (self._address, tuple(self._stop_ids), self._grammar, dict(self.spec))
+
+    def start(self) -> None:
+        """Ask for a worker, unless there is one; from now on it is not given back before the end."""
+        with self._starting:
+            self._is_started = True
+            if self._worker is None and not self.failed:
+                try:
+                    request = json.dumps({"grammar": self._grammar}).encode()
+                    self._worker = _Worker(_connect(self._address), request)
+                except OSError as error:
+                    self.failed = str(error)
+
+    def suspend(self) -> None:
+        """Give the worker back if the answer has not begun."""
+        with self._starting:
+            if not self._is_started and self._worker is not None:
+                self._worker.close()
+                self._worker = None
+
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        """Whether `allowed_tokens` need not wait; waits up to `seconds` for it."""
+        if not self._is_started:
+            self.start()
+        while self._mask is None and not self.failed:
+            worker = self._worker
+            assert worker is not None
+            if not worker.wait(seconds):
+                return False
+            kind, content = worker.take()
+            if kind == MASK:
+                bits = np.frombuffer(content, np.uint8)
+                self._mask = np.unpackbits(bits, bitorder="little").view(np.bool_)
+            elif kind in (ERROR, FAILED):
+                self.failed = content.decode("utf-8", "replace") or "?"
+            elif kind != COMPILED:
+                self.failed = tr(
+                    "a step of the schema takes more than {seconds:g} s or {megabytes} MB",
+                    seconds=LIMITS.step_seconds,
+                    megabytes=LIMITS.memory_bytes >> 20,
+                )
+        return True
 
     def allowed_tokens(self) -> NDArray[np.bool_]:
         """Boolean mask [vocabulary, rounded up to a multiple of 8]: True for ids that may come next."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        mask = np.unpackbits(bits, bitorder="little").astype(np.bool_)
-        if self._matcher.is_error():
-            self.failed = self._matcher.get_error()
-        if self.failed or not mask.any():
-            mask = np.zeros(max(len(mask), max(self._stop_ids) + 1), np.bool_)
+        if not self.is_ready(_SECONDS_TO_START) and not self.failed:
+            self.failed = tr("the grammar process does not answer")
+        mask = self._mask
+        if self.failed or mask is None or not mask.any():
+            mask = np.zeros(max(0 if mask is None else len(mask), max(self._stop_ids) + 1), np.bool_)
             mask[list(self._stop_ids)] = True
         return mask
 
     def accept_token(self, token_id: int) -> None:
         """Advance by the id that was chosen."""
-        if token_id not in self._stop_ids and not self._matcher.consume_token(token_id) and not self.failed:
-            self.failed = self._matcher.get_error()
+        if token_id in self._stop_ids or self.failed or self._worker is None:
+            return
+        self._mask = None
+        self._worker.send(TOKEN, pack_token(token_id))
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _restore_constraint(
-    folder: Path, stop_ids: tuple[int, ...], grammar: str, spec: dict[str, Any]
+    address: str, stop_ids: tuple[int, ...], grammar: str, spec: dict[str, Any]
 ) -> GrammarConstraint:
-    compiler = _load_compiler(folder, stop_ids)
-    return GrammarConstraint(compiler.make_matcher(grammar), compiler, grammar, spec)
+    constraint = GrammarConstraint(address, stop_ids, grammar, spec)
+    constraint.start()  # so that it is compiled while the prompt is run
+    return constraint
 
 
-@functools.lru_cache(maxsize=4)
-def _load_compiler(folder: Path, stop_ids: tuple[int, ...]) -> GrammarCompiler:
-    return GrammarCompiler(Tokenizer.load(folder), stop_ids, folder)
+class _Worker:
+    """A connection to a worker; `request` is sent at once."""
+
+    def __init__(self, connection: socket.socket, request: bytes) -> None:
+        self._connection = connection
+        self._received = bytearray()
+        self._is_lost = False
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self.send(REQUEST, request)
+
+    def send(self, kind: int, content: bytes) -> None:
+        try:
+            send_message(self._connection, kind, content)
+        except OSError:  # the worker is gone: `wait` sees it too
+            self._is_lost = True
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a message is there, or the worker is gone, after at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not self._is_lost and not self._has_message():
+            left = max(0.0, deadline - time.monotonic())
+            if not self._poll.poll(left * 1000):
+                return False
+            try:
+                part = self._connection.recv(1 << 18)
+            except OSError:
+                part = b""
+            self._is_lost = not part
+            self._received += part
+        return True
+
+    def _has_message(self) -> bool:
+        if len(self._received) < HEADER.size:
+            return False
+        return len(self._received) >= HEADER.size + HEADER.unpack_from(self._received)[1]
+
+    def take(self) -> tuple[int, bytes]:
+        """The message that is there; of kind -1 if the worker is gone."""
+        if not self._has_message():
+            return -1, b""
+        kind, size = HEADER.unpack_from(self._received)
+        content = bytes(self._received[HEADER.size : HEADER.size + size])
+        del self._received[: HEADER.size + size]
+        return kind, content
+
+    def close(self) -> None:
+        self._connection.close()
 
 
-def _compile_any_grammar(grammar: str) -> str:
-    """Raises ValueError for what is neither GBNF nor Lark."""
+class _GrammarProcess:
+    """The process that forks workers; started with the first grammar, and again if it ends."""
+
+    def __init__(self, folder: Path, stop_ids: Sequence[int]) -> None:
+        self._folder, self._stop_ids = folder, tuple(stop_ids)
+        self._lock = threading.Lock()
+        self._running: list[Any] = []
+        self._listener: socket.socket | None = None
+        self.address = ""
+
+    @property
+    def process_id(self) -> int:
+        return self._running[0].pid if self._running else 0
+
+    def connect(self) -> socket.socket:
+        """A connection to a worker. Raises OSError if there is none."""
+        with self._lock:
+            if self._listener is None:
+                self._listen()
+            if not self._running or self._running[0].poll() is not None:
+                self._start()
+        return _connect(self.address)
+
+    def _listen(self) -> None:
+        folder = tempfile.mkdtemp(prefix="hanlin-grammar-")
+        if len(os.fsencode(folder)) + 2 > _MAX_SOCKET_PATH:
+            os.rmdir(folder)
+            folder = tempfile.mkdtemp(prefix="hanlin-grammar-", dir="/tmp")
+        self.address = os.path.join(folder, "s")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.address)
+        self._listener.listen(_BACKLOG)
+        self._finalizer = weakref.finalize(self, _close, self._running, self._listener, folder)
+
+    def _start(self) -> None:
+        assert self._listener is not None
+        if self._running:
+            _end(self._running)
+        control, own_end = os.pipe()
+        try:
+            listener = self._listener.fileno()
+            call = f"main({listener}, {control}, {os.fspath(self._folder)!r}, {self._stop_ids!r})"
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"from hanlin.serve.grammar_worker import main; {call}"],
+                pass_fds=[listener, control],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+                    "MALLOC_ARENA_MAX": "1",  # an arena more would reserve 64 MB of what a worker may have
+                },
+            )
+        except BaseException:
+            os.close(own_end)
+            raise
+        finally:
+            os.close(control)
+        self._running[:] = [process, own_end]
+
+    def close(self) -> None:
+        """End the process; harmless when repeated."""
+        with self._lock:
+            if self._listener is not None:
+                self._finalizer()
+
+
+def _connect(address: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
     try:
-        lark = llguidance.gbnf_to_lark.any_to_lark(grammar)
-    except Exception as error:  # the converter raises bare Exceptions too
-        raise ValueError(str(error)) from error
-    compiled: str = LLMatcher.grammar_from_lark(lark)
-    return compiled
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
-def _escape_regex(text: str) -> str:
-    """A text as a regular expression of llguidance, in which `/` has no meaning and a letter must not be escaped."""
-    return "".join(f"\\x{{{ord(char):x}}}" if not char.isalnum() else char for char in text)
+def _end(running: list[Any]) -> None:
+    process, own_end = running
+    os.close(own_end)
+    process.kill()
+    process.wait()
+    running.clear()
 
 
-def _check_length(text: str, max_chars: int, param: str) -> None:
-    if len(text) > max_chars:
-        what = tr("the schema is longer than {max_schema_chars} characters", max_schema_chars=max_chars)
+def _close(running: list[Any], listener: socket.socket, folder: str) -> None:
+    if running:
+        _end(running)
+    listener.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_schema_length(schema: Any, param: str) -> None:
+    """Raises ApiError (400) for a schema, or several, with more characters than are ever looked at."""
+    try:
+        _check_length(json.dumps(schema, ensure_ascii=False), param)
+    except RecursionError as error:
+        raise _grammar_error(tr("the schema is nested too deep"), param) from error
+
+
+def _check_length(text: str, param: str) -> None:
+    if len(text) > MAX_SCHEMA_CHARS:
+        what = tr("the schema is longer than {max_schema_chars} characters", max_schema_chars=MAX_SCHEMA_CHARS)
         raise ApiError(400, what, param=param)
 
 

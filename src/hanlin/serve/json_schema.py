@@ -68,6 +68,10 @@ _LEAVES_OPEN = frozenset(
 """Beside any of these, the properties that are listed may not be all that the object has."""
 _MAX_COMPARED_ALTERNATIVES = 150
 """Alternatives of a `oneOf` that are compared pair by pair: 11,000 pairs take about 30 ms."""
+_MAX_COMPARED_PAIRS = 25_000
+"""Pairs of a whole schema; a `oneOf` beyond them stays, and the grammar engine refuses it by name."""
+_MAX_COMPARED_NAMES = 64
+"""Required properties of an alternative that is compared."""
 
 
 class SchemaError(ValueError):
@@ -117,6 +121,8 @@ class _Rewriter:
         self._root = root
         self._definitions = definitions
         self._names: dict[tuple[str, bool], str] = {}
+        self._anchors: dict[str, Any] | None = None
+        self._num_compared = 0
 
     def rewrite(self, schema: Any, is_partial: bool = False) -> Any:
         """Rewrite a schema.
@@ -174,8 +180,11 @@ class _Rewriter:
         fragment = reference[1:]
         for pointer in (unquote(fragment), fragment):
             if pointer and not pointer.startswith("/"):
-                if anchored := _find_anchor(self._root, pointer):
-                    return anchored[0]
+                if self._anchors is None:
+                    self._anchors = {}
+                    _collect_anchors(self._root, self._anchors)
+                if pointer in self._anchors:
+                    return self._anchors[pointer]
                 continue
             target = self._root
             try:
@@ -192,6 +201,9 @@ class _Rewriter:
         if "discriminator" in schema:
             return True
         alternatives = [self._follow(part) for part in _as_list(schema["oneOf"])]
+        self._num_compared += len(alternatives) * (len(alternatives) - 1) // 2
+        if self._num_compared > _MAX_COMPARED_PAIRS:
+            return False
         return 0 < len(alternatives) <= _MAX_COMPARED_ALTERNATIVES and all(
             _exclude_each_other(first, second)
             for index, first in enumerate(alternatives)
@@ -222,6 +234,8 @@ def _exclude_each_other(first: Any, second: Any) -> bool:
     types = [_types(schema) for schema in (first, second)]
     if all(types) and types[0].isdisjoint(types[1]):
         return True
+    if any(len(_as_list(schema.get("required"))) > _MAX_COMPARED_NAMES for schema in (first, second)):
+        return False
     shared = _names(first.get("required")) & _names(second.get("required"))
     if not (shared and types[0] == types[1] == {"object"}):
         return False
@@ -256,8 +270,9 @@ def _names(value: Any) -> set[str]:
     return {name for name in _as_list(value) if isinstance(name, str)}
 
 
-def _find_anchor(schema: Any, name: str) -> list[Any]:
-    """The parts of a schema with this `$anchor`."""
-    parts = schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ()
-    found = [target for part in parts for target in _find_anchor(part, name)]
-    return [schema, *found] if isinstance(schema, Mapping) and schema.get("$anchor") == name else found
+def _collect_anchors(schema: Any, anchors: dict[str, Any]) -> None:
+    """Add the parts of a schema that have an `$anchor`, by its name; of equal names the first."""
+    if isinstance(schema, Mapping) and isinstance(schema.get("$anchor"), str):
+        anchors.setdefault(schema["$anchor"], schema)
+    for part in schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ():
+        _collect_anchors(part, anchors)

@@ -134,7 +134,7 @@ class ServedModel:
 
     @cached_property
     def grammar_compiler(self) -> GrammarCompiler:
-        return GrammarCompiler(self.tokenizer, self.stop_ids, self.opened.location.folder)
+        return GrammarCompiler(self.stop_ids, self.opened.location.folder)
 
     @cached_property
     def call_form(self) -> CallForm:

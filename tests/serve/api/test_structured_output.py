@@ -191,7 +191,7 @@ def test_ollamas_format_takes_references_with_chinese_names(server: Any) -> None
 def compiler(taught_model: Path) -> Iterator[GrammarCompiler]:
     tokenizer = TOKENIZERS[taught_model] = Tokenizer.load(taught_model)
     assert tokenizer.eos_id is not None
-    yield GrammarCompiler(tokenizer, (tokenizer.eos_id,), taught_model)
+    yield GrammarCompiler((tokenizer.eos_id,), taught_model)
 
 
 def accepts(compiler: GrammarCompiler, schema: dict[str, Any], text: str) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from hanlin.serve.errors import ApiError
+from hanlin.serve.guided_decoding import check_schema_length
 from hanlin.serve.json_schema import SchemaError, embed_schema
 
 BEGIN_CALL, END_CALL = "<tool_call>", "</tool_call>"
@@ -283,6 +284,9 @@ def build_call_schema(tools: Sequence[Mapping[str, Any]], answer: Mapping[str, A
     Raises:
         ApiError: 400 for a tool whose schema has a reference to nowhere.
     """
+    check_schema_length([_get_function(tool).get("parameters") for tool in tools], "tools")
+    if answer is not None:
+        check_schema_length(answer, "response_format")
     definitions: dict[str, Any] = {}
     alternatives: list[dict[str, Any]] = []
     for index, tool in enumerate(tools):
