@@ -10,7 +10,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hanlin.core.i18n import tr
@@ -28,6 +29,15 @@ class Limits:
         drain_seconds: Time that a stopping server gives to the requests in progress.
         max_output_tokens: Upper limit of one answer's tokens; None: what is left of the context.
         max_body_bytes: Upper limit of a request body.
+        max_bodies_bytes: Upper limit of all bodies that are being received or read.
+        max_connections: Open connections of all clients.
+        max_connections_per_client: Open connections of one address; a reverse proxy is one.
+        max_headers: Headers of a request.
+        max_header_bytes: Bytes of its first line and headers.
+        head_seconds: Time from a connection, or the first byte of a further request, to the end of the headers.
+        body_seconds: Time for the body, beside what `min_body_rate` gives it.
+        min_body_rate: Bytes of the body that add a second to its time.
+        write_seconds: Time in which a client that is sent an answer has to read something of it.
     """
 
     parallel: int = 16
@@ -36,6 +46,56 @@ class Limits:
     drain_seconds: float = 30.0
     max_output_tokens: int | None = None
     max_body_bytes: int = 8 * 2**20
+    max_bodies_bytes: int = 128 * 2**20
+    max_connections: int = 1000
+    max_connections_per_client: int = 256
+    max_headers: int = 100
+    max_header_bytes: int = 64 * 2**10
+    head_seconds: float = 10.0
+    body_seconds: float = 20.0
+    min_body_rate: int = 32 * 2**10
+    write_seconds: float = 120.0
+
+
+class BodyBudget:
+    """Counts the bytes of all bodies that are being received or parsed. Runs on the event loop's thread.
+
+    Args:
+        max_bytes: What they may have together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+
+    @contextmanager
+    def open(self) -> Iterator[HeldBody]:
+        """The share of one body, given back at the end."""
+        held = HeldBody(self)
+        try:
+            yield held
+        finally:
+            held.release()
+
+
+class HeldBody:
+    """What one body takes of a `BodyBudget`."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """Take more bytes. Raises ApiError (503) if there are no more."""
+        if self._budget.held_bytes + size > self._budget.max_bytes:
+            what = tr("the server is receiving too many large requests: try again")
+            raise ApiError(503, what, code="bodies_too_large", retry_after=1)
+        self._size += size
+        self._budget.held_bytes += size
+
+    def release(self) -> None:
+        self._budget.held_bytes -= self._size
+        self._size = 0
 
 
 class AdmissionQueue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -157,7 +158,16 @@ class ServedModel:
         Raises:
             ApiError: 400 for turns that the chat template has no form for, or tools that it does not support.
         """
+        if len(messages) > self.engine.context_length:  # each is a token at least
+            what = tr(
+                "{count} messages cannot fit the model's context, which holds {context_length} tokens",
+                count=len(messages),
+                context_length=self.engine.context_length,
+            )
+            raise ApiError(400, what, param="messages", code="context_length_exceeded")
         self._check_length((message.text for message in messages), "messages")
+        if tools:
+            self._check_length((json.dumps(tools, ensure_ascii=False),), "tools")
         try:
             return ChatPrompt.create(*self.template.render_request(messages, tools, thinking=thinking))
         except RequestRefusal as error:

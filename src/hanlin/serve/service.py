@@ -15,7 +15,7 @@ import anyio.to_thread
 from fastapi import Request
 
 from hanlin.inference.text_stream import TextDelta
-from hanlin.serve.admission import Limits, Slot
+from hanlin.serve.admission import BodyBudget, Limits, Slot
 from hanlin.serve.answer_stream import AnswerEnd, AnswerEvent, AnswerStream
 from hanlin.serve.metrics import Metrics
 from hanlin.serve.registry import GenerationJob
@@ -46,11 +46,17 @@ class GenerationService:
         limits: Limits of the server.
         metrics: Counters of the server.
         model_count: How many models are served; the threads are sized by it.
+
+    Attributes:
+        bodies: Counts the bodies that are being received or parsed.
+        parsing_large: Held while a large body is parsed.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, model_count: int) -> None:
         self.limits = limits
         self.metrics = metrics
+        self.bodies = BodyBudget(limits.max_bodies_bytes)
+        self.parsing_large = asyncio.Semaphore(1)
         self._compute_threads = anyio.CapacityLimiter(_COMPUTE_THREADS)  # to parse, render, tokenize
         # more threads than slots: a job may have more answers than the slots it holds
         self._generation_threads = anyio.CapacityLimiter(_SPARE_GENERATION_THREADS + 16 * limits.parallel * model_count)

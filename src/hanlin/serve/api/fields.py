@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Constraint
-from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.body import BoundedModel, RequestBody
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.guided_decoding import GrammarCompiler
@@ -28,15 +28,46 @@ def _check_token_limit(value: int) -> int:
     return value
 
 
+def _check_biases(biases: dict[str, Any]) -> dict[str, float]:
+    """Checks entry by entry, so that a body of wrong ones is one error."""
+    for token_id, bias in biases.items():
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            shown = token_id if len(token_id) <= 20 else token_id[:17] + "..."
+            raise ValueError(tr("the bias of token {token_id} must be a number from -100 to 100", token_id=shown))
+    return biases
+
+
+LogitBias = Annotated[
+    dict[str, Any],
+    Field(max_length=1024),
+    AfterValidator(_check_biases),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}),
+]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 TokenLimit = Annotated[int, Field(ge=-1), AfterValidator(_check_token_limit)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
-class StrictModel(BaseModel):
+class StrictModel(BoundedModel):
     """Base of the objects inside a body: values must have their JSON type, unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True)
+
+
+class ClosedModel(StrictModel):
+    """A strict model in which an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_one_unknown(cls, data: Any) -> Any:
+        """The first unknown field alone: each is an error of its own, and a body of errors takes gigabytes."""
+        if not isinstance(data, dict):
+            return data
+        known = {item.alias or name for name, item in cls.model_fields.items()}
+        unknown = [name for name in data if name not in known]
+        return {name: value for name, value in data.items() if name in known or name == unknown[0]}
 
 
 class OutputFormat:
@@ -74,10 +105,9 @@ class JsonSchemaFormat(OutputFormat):
 Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
-class _StructuredOutputs(StrictModel):
+class _StructuredOutputs(ClosedModel):
     """vLLM's `structured_outputs`."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
     choice: Choices | None = None
@@ -176,7 +206,7 @@ class SamplingBody(RequestBody):
     repetition_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
+    logit_bias: LogitBias | None = None
     max_tokens: TokenLimit | None = None
     n_predict: TokenLimit | None = None
     min_tokens: int | None = Field(None, ge=0)

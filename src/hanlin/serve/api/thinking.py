@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from hanlin.core.i18n import tr
 from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.fields import ClosedModel
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import ServedModel
 
@@ -15,10 +14,9 @@ ThinkingEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "m
 """How long a model should think. Templates know no degrees: `none` turns thinking off, the others turn it on."""
 
 
-class _TemplateSettings(BaseModel):
+class _TemplateSettings(ClosedModel):
     """Variables of the chat template, as vLLM and llama.cpp take them. Only those about thinking are known."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
     enable_thinking: bool | None = None
     thinking: bool | None = None
     reasoning_effort: ThinkingEffort | None = None

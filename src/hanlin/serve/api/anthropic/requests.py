@@ -10,7 +10,7 @@ from pydantic import Field
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.serve.api.anthropic.blocks import InputMessage, TextBlock, make_system_turns
-from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
 from hanlin.serve.api.fields import (
     JsonSchemaFormat,
     OutputFormat,
@@ -106,7 +106,7 @@ class CountTokensRequest(RequestBody):
         **FOREIGN_THINKING_FIELDS,
     }
     model: str
-    messages: list[InputMessage] = Field(min_length=1)
+    messages: list[InputMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     system: str | list[TextBlock] | None = None
     tools: list[_Tool] | None = Field(None, max_length=_MAX_TOOLS)
     tool_choice: _ToolChoice | None = None

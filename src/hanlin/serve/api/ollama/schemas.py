@@ -9,7 +9,7 @@ from pydantic import Field
 from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
 from hanlin.serve.api.fields import JsonSchemaFormat, StopString, Tool, clean_sampling
 from hanlin.serve.api.foreign_fields import FOREIGN_OLLAMA_FIELDS, FOREIGN_OLLAMA_OPTIONS
 from hanlin.serve.api.messages import Content, ToolCallEntry, to_text
@@ -140,7 +140,7 @@ class _ChatMessage(RequestBody):
 class ChatRequest(_AnswerRequest):
     """The body of `POST /api/chat`; without messages it only asks whether the model is loaded."""
 
-    messages: list[_ChatMessage] | None = None
+    messages: list[_ChatMessage] | None = Field(None, max_length=MAX_MESSAGES)
     tools: list[Tool] | None = Field(None, max_length=128)
 
     def to_messages(self) -> list[Message]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
-from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
 from hanlin.serve.api.fields import (
+    ClosedModel,
     JsonSchemaFormat,
     OutputFormat,
     SamplingBody,
@@ -101,8 +102,7 @@ class _NamedSchema(StrictModel):
     schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
-class _ResponseFormat(StrictModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+class _ResponseFormat(ClosedModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _NamedSchema | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
@@ -140,7 +140,7 @@ class ChatRequest(ThinkingBody, _AnswerRequest):
     """
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {**FOREIGN_SAMPLING_FIELDS, **FOREIGN_CHAT_FIELDS}
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)

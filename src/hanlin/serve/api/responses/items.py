@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, TypeAdapter
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from hanlin.chat.reasoning import split_reasoning
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message, Role, ToolCall
+from hanlin.serve.api.body import BoundedModel
 from hanlin.serve.api.messages import parse_call_arguments
 from hanlin.serve.errors import ApiError, unsupported_value_error
 
@@ -24,7 +25,7 @@ _TEXT_PARTS = ("input_text", "output_text", "text")
 _ENCRYPTED_PREFIX = "hanlin."
 
 
-class _Item(BaseModel):
+class _Item(BoundedModel):
     """Base of the items. Fields that say nothing to the model (ids, states) are kept, to be read again."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -68,7 +69,7 @@ class ReasoningItem(_Item):
     """What the model thought before the answer or the calls that follow."""
 
     type: Literal["reasoning"]
-    summary: list[ContentPart] = []
+    summary: list[ContentPart] = Field(default_factory=list)
     content: list[ContentPart] | None = None
     encrypted_content: str | None = None
 
