@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.i18n import tr
+from hanlin.core.process import python_command, start_process
 from hanlin.serve.errors import ApiError
 from hanlin.serve.grammar_worker import (
     COMPILED,
@@ -341,18 +342,17 @@ class _GrammarProcess:
         try:
             listener = self._listener.fileno()
             call = f"main({listener}, {control}, {os.fspath(self._folder)!r}, {self._stop_ids!r})"
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"from hanlin.serve.grammar_worker import main; {call}"],
+            process = start_process(
+                python_command("-c", f"from hanlin.serve.grammar_worker import main; {call}"),
+                changes={
+                    "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+                    "MALLOC_ARENA_MAX": "1",  # an arena more would reserve 64 MB of what a worker may have
+                },
                 pass_fds=[listener, control],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
-                    "MALLOC_ARENA_MAX": "1",  # an arena more would reserve 64 MB of what a worker may have
-                },
             )
         except BaseException:
             os.close(own_end)
