@@ -1,4 +1,4 @@
-"""Grammars of clients run in processes of their own: what costs too much is ended there, and nobody else notices."""
+"""Schemas of clients run in processes of their own: what costs too much is ended there, and nobody else notices."""
 
 from __future__ import annotations
 

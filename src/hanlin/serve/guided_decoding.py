@@ -43,7 +43,7 @@ from hanlin.serve.grammar_worker import (
 )
 
 _MAX_COMPILING = 8
-"""Grammars that are compiled at once; with the memory of a worker this bounds what compiling can take."""
+"""How many are compiled at once; with the memory of a worker this bounds what compiling can take."""
 _MAX_UNUSED = 8
 """Compiled grammars that keep their worker while their answer waits for its turn; others are compiled once more."""
 _SECONDS_TO_START = 120.0
