@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow test-parity test-vllm test-llama-cpp lint format docs site clean bench-startup help
+.PHONY: demo test test-slow test-parity test-vllm test-llama-cpp test-clients lint format docs site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
@@ -12,6 +13,7 @@ help:
 	@echo "make test-slow     the tests marked slow as well"
 	@echo "make test-parity 10,000 conversations for each chat template through transformers and llama.cpp"
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
+	@echo "make test-clients  structured output through instructor and llama-index, in an environment of their own"
 	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
 	@echo "make bench-imatrix_gain  what an importance matrix gains (HANLIN_MODEL a trained model, HANLIN_DATA its data)"
@@ -40,13 +42,21 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp and not clients"
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m "not gpu and not vllm and not llama_cpp"
+	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m "not gpu and not vllm and not llama_cpp and not clients"
 
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m vllm
+
+$(CLIENTS)/.done: tests/serve/clients/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet -r tests/serve/clients/requirements.txt
+	touch $@
+
+test-clients: $(VENV)/.dev $(CLIENTS)/.done
+	HANLIN_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python $(BIN)/python -m pytest -m clients
 
 test-parity: $(VENV)/.dev
 	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -o faulthandler_timeout=7200 -q -rP tests/parity/test_generated.py tests/parity/test_check.py
@@ -71,10 +81,10 @@ messages: $(VENV)/.dev
 	$(BIN)/python scripts/messages.py
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp and not clients"
 
 bench-%: $(VENV)/.dev
 	$(BIN)/python bench/$(subst -,_,$*).py
 
 clean:
-	rm -rf $(VENV) artifacts runs site
+	rm -rf $(VENV) $(CLIENTS) artifacts runs site
