@@ -93,7 +93,7 @@ def test_a_refused_key_is_told() -> None:
 
 
 def test_a_redirection_is_not_followed_with_the_key() -> None:
-    assert "answers 302" in refusal({"/v1/models": (302, "http://127.0.0.1:1/v1/models")})
+    assert "sends to another address" in refusal({"/v1/models": (302, "http://127.0.0.1:1/v1/models")})
 
 
 def test_a_model_that_is_not_served_is_told_with_the_nearest_that_is() -> None:

@@ -42,10 +42,10 @@ MAY_IMPORT: dict[str, str] = {
 
 ORDER: dict[str, list[str]] = {
     "core": [
-        "version i18n limits limits",
+        "version i18n limits",
         "errors",
         "names files",
-        "text records progress process disk",
+        "text records progress process disk http signals",
         "context discover resumable",
     ],
     "config": ["settings", "kinds references validation yaml_text", "recipe", "recipe_file schema settings_page"],

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from hanlin.cli.help import usage_error
+from hanlin.cli.output import echo
 from hanlin.cli.table import RootGroup
 from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.i18n import tr
@@ -36,7 +37,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"hanlin {__version__}")
+        echo(f"hanlin {__version__}")
         raise typer.Exit
 
 
@@ -78,16 +79,16 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        typer.echo(tr("\nstopped; the same command goes on from here"), err=True)
+        echo(tr("\nstopped; the same command goes on from here"), err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _refuse(error: UserError) -> None:
     """Print an error and its hint, and end with exit code 2."""
     sentence = error.what if error.where is None else f"{error.where}: {error.what}"
-    typer.secho(tr("error: {sentence}", sentence=sentence), fg="red", err=True)
+    echo(tr("error: {sentence}", sentence=sentence), fg="red", err=True)
     if error.hint:
-        typer.echo(tr("  hint: {hint}", hint=error.hint), err=True)
+        echo(tr("  hint: {hint}", hint=error.hint), err=True)
     sys.exit(2)
 
 

@@ -1,4 +1,8 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON for programs.
+
+All text of a command reaches the terminal here. What people read is made `printable`; data (JSON, a model's answer, a
+path alone) is left as it is where it goes into a pipe or a file.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hanlin.core.i18n import tr
+from hanlin.core.terminal import printable, printable_json
 
 if TYPE_CHECKING:
     from hanlin.pipeline.step import Step
@@ -28,9 +33,27 @@ def state_name(state: str) -> str:
     return names[state]
 
 
-def print_json(data: Any) -> None:
+def echo(text: str = "", *, err: bool = False, nl: bool = True, **style: Any) -> None:
+    """Print text for people, on standard output or standard error.
+
+    Args:
+        text: What to print; control characters in it are shown, not obeyed.
+        err: Print to standard error.
+        nl: End the line.
+        **style: Color and weight, as `typer.secho` takes them.
+    """
+    typer.secho(printable(text), err=err, nl=nl, **style)
+
+
+def echo_data(text: str, *, nl: bool = True) -> None:
+    """Print data, which a pipe or a file gets as it is and a terminal gets `printable`."""
+    typer.echo(printable(text) if sys.stdout.isatty() else text, nl=nl)
+
+
+def print_json(data: Any, indent: int | None = 1) -> None:
     """Print a value as JSON, one space of indent, characters as they are."""
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
+    text = json.dumps(data, ensure_ascii=False, indent=indent)
+    typer.echo(printable_json(text) if sys.stdout.isatty() else text)
 
 
 def print_table(columns: list[str], rows: list[list[str]], styles: list[str] | None = None) -> None:
@@ -42,7 +65,7 @@ def print_table(columns: list[str], rows: list[list[str]], styles: list[str] | N
     for name in columns:
         table.add_column(name, overflow="fold")
     for index, row in enumerate(rows):
-        table.add_row(*row, style=styles[index] if styles else None)
+        table.add_row(*map(printable, row), style=styles[index] if styles else None)
     width = None if sys.stdout.isatty() else 140
     Console(width=width, markup=False, highlight=False).print(table)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hanlin.core.files import write_text
 from hanlin.core.i18n import tr
+from hanlin.core.terminal import printable
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class Progress:
             share = 100 * done / total if total else 100
             eta = "" if left is None else tr(" · {clock} left", clock=_clock(left))
             pace = f" · {rate:,.1f}/s" if rate > 0 else ""
-            line = f"  {self.name} {share:3.0f}% · {done:,.0f}/{total:,.0f} {unit}{pace}"
+            line = printable(f"  {self.name} {share:3.0f}% · {done:,.0f}/{total:,.0f} {unit}{pace}")
             line += (f" · {shown}" if shown else "") + eta
             if sys.stderr.isatty():
                 pad = " " * max(0, self._width - len(line))
@@ -73,7 +74,8 @@ class Progress:
         """Show a sentence on a line of its own."""
         if not self.quiet:
             self._clear()
-            sys.stderr.write(f"  {self.name}: {sentence}\n" if self.name else f"  {sentence}\n")
+            line = f"  {self.name}: {sentence}" if self.name else f"  {sentence}"
+            sys.stderr.write(printable(line) + "\n")
             sys.stderr.flush()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ import uvicorn
 
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.terminal import printable
 from hanlin.inference.protocol import Engine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
@@ -33,7 +34,7 @@ _MAX_SOCKET_PATH = 103
 
 
 def _print_line(line: str) -> None:
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def serve(

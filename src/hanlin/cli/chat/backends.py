@@ -9,12 +9,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-import httpx2
-
 from hanlin.chat.history import truncate
 from hanlin.chat.reasoning import BEGIN_TAG, END_TAG
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.http import Reply, ServerClient, ServerError, Unreachable, error_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine, load_engine, parse_model_spec
@@ -26,6 +25,11 @@ P = TypeVar("P")
 OnText = Callable[[str], None]
 TIMEOUT = 600
 """Seconds that a server may take between two pieces of an answer."""
+SECONDS_TO_LIST = 30
+"""Seconds that it may take to list its models."""
+_MAX_TOKEN_CHARACTERS = 64
+"""Characters for each token that was asked for, on average, beyond which an answer is ended: the longest entries of a
+vocabulary are runs of 128 spaces, its average is below 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,8 @@ class RemoteServer:
         base = url.rstrip("/")
         self._base = base if base.count("/") > 2 else base + "/v1"
         self._sampling = dict(sampling)
-        headers = {"User-Agent": "hanlin", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
-        self._client = httpx2.Client(headers=headers, timeout=TIMEOUT, follow_redirects=True)
+        self._max_characters = 4096 + _MAX_TOKEN_CHARACTERS * int(sampling.get("max_new_tokens", 512))
+        self._client = ServerClient(self._base, api_key, seconds=TIMEOUT)
         try:
             known = self._list_models()
             if model and model not in known:
@@ -179,12 +183,12 @@ class RemoteServer:
         }
         with (
             self._catch_errors(),
-            self._client.sse(self._base + "/chat/completions", method="POST", json=body) as events,
+            self._client.stream("POST", "/chat/completions", body) as reply,
         ):
-            self._check_status(events.response)
+            self._check_status(reply)
             self._total_tokens = self._answer_tokens = None
             timer = _AnswerTimer()
-            text = _collect(timer.watch(self._read_stream(events)), on_text)
+            text = _collect(timer.watch(self._read_stream(reply)), on_text)
         stats = None
         if self._total_tokens is not None:
             stats = ReplyStats(self._total_tokens, timer.speed(self._answer_tokens or 0))
@@ -212,73 +216,83 @@ class RemoteServer:
 
     def _list_models(self) -> list[str]:
         with self._catch_errors():
-            response = self._client.get(self._base + "/models")
-        self._check_status(response)
-        rows = self._parse(response.text).get("data")
+            reply = self._client.fetch("GET", "/models", seconds=SECONDS_TO_LIST)
+        self._check_status(reply)
+        rows = self._parse(reply.text()).get("data")
         rows = rows if isinstance(rows, list) else []
         names = [row["id"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
         if not names:
             raise UserError(tr("the server lists no model"), self._base)
         return names
 
-    def _read_stream(self, events: httpx2.EventSource) -> Iterator[str]:
-        """The pieces of an answer, from the server-sent events of OpenAI's chat completions; reasoning within tags."""
+    def _read_stream(self, reply: Reply) -> Iterator[str]:
+        """The pieces of an answer, from the server-sent events of OpenAI's chat completions; reasoning within tags.
+
+        Raises UserError if it is far longer than was asked for, or has nothing to say for as long as a server may wait.
+        """
+        characters, last = 0, time.monotonic()
+        for piece in self._read_pieces(reply):
+            if piece:
+                characters, last = characters + len(piece), time.monotonic()
+                if characters > self._max_characters:
+                    what = tr("the server sends more than was asked for: {count:,} characters", count=characters)
+                    raise UserError(what, self._base)
+                yield piece
+            elif time.monotonic() - last > TIMEOUT:  # events that say nothing, one after the other
+                raise ServerError(tr("no answer in {seconds:g} seconds", seconds=TIMEOUT))
+
+    def _read_pieces(self, reply: Reply) -> Iterator[str]:
         is_thinking = False
-        for sent in events:
-            if sent.data == "[DONE]":
+        for data in reply.events():
+            yield ""
+            if data == "[DONE]":
                 return
-            event = self._parse(sent.data)
-            if "error" in event:
+            event = self._parse(data)
+            if event.get("error"):
                 raise UserError(_error_message(event["error"]), self._base)
             usage = event.get("usage")
             if isinstance(usage, Mapping) and isinstance(usage.get("total_tokens"), int):
                 self._total_tokens = usage["total_tokens"]
                 answer_tokens = usage.get("completion_tokens")
                 self._answer_tokens = answer_tokens if isinstance(answer_tokens, int) else None
-            for choice in event.get("choices", ()):
-                delta = choice.get("delta", {})
-                if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+            choices = event.get("choices")
+            for choice in choices if isinstance(choices, list) else ():
+                delta = choice.get("delta") if isinstance(choice, Mapping) else None
+                if not isinstance(delta, Mapping):
+                    continue
+                if reasoning := _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")):
                     yield reasoning if is_thinking else f"{BEGIN_TAG}\n{reasoning}"
                     is_thinking = True
-                if text := delta.get("content"):
+                if text := _text(delta.get("content")):
                     yield f"\n{END_TAG}\n\n{text}" if is_thinking else text
                     is_thinking = False
 
     def _parse(self, data: str) -> dict[str, Any]:
         try:
             row = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise UserError(tr("not an OpenAI-compatible server"), self._base)
         return row
 
-    def _check_status(self, response: httpx2.Response) -> None:
+    def _check_status(self, reply: Reply) -> None:
         """Raise UserError with the server's message if it refuses a request."""
-        if response.is_success:
+        if 200 <= reply.status < 300:
             return
-        response.read()
-        try:
-            message = _error_message(response.json())
-        except ValueError:
-            message = response.reason_phrase
-        hint = tr("set the key in HANLIN_API_KEY") if response.status_code == 401 else None
-        raise UserError(f"{message} ({response.status_code})", self._base, hint)
+        hint = tr("set the key in HANLIN_API_KEY") if reply.status == 401 else None
+        raise UserError(f"{error_message(reply)} ({reply.status})", self._base, hint)
 
     @contextmanager
     def _catch_errors(self) -> Iterator[None]:
         """Turn the errors of a connection inside the block into UserErrors."""
         try:
             yield
-        except httpx2.SSEError as error:
-            raise UserError(tr("not an OpenAI-compatible server"), self._base) from error
-        except (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError) as error:
-            reason = str(error) or type(error).__name__
-            raise UserError(tr("the server broke off: {reason}", reason=reason), self._base) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
-            what = tr("the server cannot be reached: {reason}", reason=reason)
+        except Unreachable as error:
+            what = tr("the server cannot be reached: {reason}", reason=error)
             raise UserError(what, self._base, tr("start one with `hanlin serve`")) from error
+        except ServerError as error:
+            raise UserError(tr("the server broke off: {reason}", reason=error), self._base) from error
 
 
 class _AnswerTimer:
@@ -300,10 +314,15 @@ class _AnswerTimer:
         return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
 
 
+def _text(value: Any) -> str:
+    """The text of a piece, with halves of surrogate pairs replaced, which no file could hold; of anything else none."""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else ""
+
+
 def _error_message(error: Any) -> str:
     """The message of an error in OpenAI's form; of anything else, its text."""
     inner = error.get("error", error) if isinstance(error, Mapping) else error
-    return str(inner.get("message", inner)) if isinstance(inner, Mapping) else str(inner)
+    return str(inner.get("message", inner) if isinstance(inner, Mapping) else inner)[:500]
 
 
 def _collect(pieces: Iterator[str], on_text: OnText) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hanlin.chat.reasoning import assistant_message
 from hanlin.cli.chat.backends import ChatBackend, OnText, ReplyStats, open_backend
+from hanlin.cli.output import echo_data
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import PARTIAL_SUFFIX
 from hanlin.core.i18n import tr
@@ -387,5 +387,5 @@ def _report_dropped(conversation: ChatSession, before: int, write: OnText) -> No
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Write to standard output, of which a terminal gets what it would not obey, and a pipe all as it is."""
+    echo_data(text, nl=False)

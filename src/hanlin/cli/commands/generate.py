@@ -9,7 +9,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import EngineName
-from hanlin.cli.output import print_json
+from hanlin.cli.output import echo, print_json
 from hanlin.core.i18n import tr
 
 app = new_app()
@@ -79,4 +79,4 @@ def generate(
         stopped=counts["stopped"],
         tokens=counts["tokens"],
     )
-    typer.echo(f"{out}: {summary}")
+    echo(f"{out}: {summary}")

@@ -8,7 +8,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.cli.output import print_json, print_table
+from hanlin.cli.output import echo, print_json, print_table
 from hanlin.config.kinds import KINDS, get_kind
 from hanlin.core.i18n import tr
 
@@ -43,7 +43,7 @@ def _print_settings(kind: StageKind) -> None:
     """Print every setting of a kind as an option of its command."""
     from hanlin.config.settings_page import rows_of
 
-    typer.echo(f"hanlin {kind.name}: {kind.summary}\n")
+    echo(f"hanlin {kind.name}: {kind.summary}\n")
     rows = [
         [f"--{row.name.replace('_', '-')}", row.default, row.limits, tr(row.description)]
         for row in rows_of(kind.settings)

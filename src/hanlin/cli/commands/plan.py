@@ -10,7 +10,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
-from hanlin.cli.output import print_steps, print_table
+from hanlin.cli.output import echo, print_steps, print_table
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
@@ -140,13 +140,13 @@ def print_estimates(results: Sequence[Estimate | UnknownEstimate]) -> None:
 
     known = [result for result in results if isinstance(result, Estimate)]
     if known:
-        typer.echo(tr("\nEstimated training:"))
+        echo(tr("\nEstimated training:"))
         headings = tr("stage,parameters,trainable,steps,tokens per step,step time,hours,disk")
         print_table(headings.split(","), [_row(estimate) for estimate in known])
         hours = [estimate.hours for estimate in known if estimate.hours is not None]
         if len(hours) == len(known) > 1:
-            typer.echo(tr("{hours:.3g} hours in total", hours=sum(hours)))
-        typer.echo(tr("\nPeak memory of a process, GB:"))
+            echo(tr("{hours:.3g} hours in total", hours=sum(hours)))
+        echo(tr("\nPeak memory of a process, GB:"))
         headings = tr("stage,process,weights,gradients,optimizer,activations,logits,checkpoint,peak,")
         rows = [
             [
@@ -160,7 +160,7 @@ def print_estimates(results: Sequence[Estimate | UnknownEstimate]) -> None:
         print_table(headings.split(","), rows, ["" if estimate.fits else "red" for estimate in known])
     for result in results:
         if isinstance(result, UnknownEstimate):
-            typer.echo(tr("{stage}: no estimate, {why}", stage=result.stage, why=result.why))
+            echo(tr("{stage}: no estimate, {why}", stage=result.stage, why=result.why))
         elif not result.fits:
             _print_changes(result)
     for estimate in known:
@@ -191,7 +191,7 @@ def _fits(estimate: Estimate) -> str:
 
 def _print_changes(estimate: Estimate) -> None:
     limit = _gigabytes(estimate.memory_limit or 0)
-    typer.echo(
+    echo(
         tr(
             "\n{stage} does not fit {limit} GB. Changes, each on top of those before:",
             stage=estimate.stage,
@@ -201,11 +201,11 @@ def _print_changes(estimate: Estimate) -> None:
     for change in estimate.changes:
         note = tr("  (another result)") if change.changes_result else ""
         setting = " ".join(f"--set {estimate.stage}.{part}" for part in change.setting.split())
-        typer.echo(f"  {setting}  → {_gigabytes(change.peak)} GB{note}")
+        echo(f"  {setting}  → {_gigabytes(change.peak)} GB{note}")
     if not estimate.changes or (
         estimate.memory_limit is not None and estimate.changes[-1].peak > estimate.memory_limit
     ):
-        typer.echo(tr("  that is not enough: take a smaller model, or divide it over several processes"))
+        echo(tr("  that is not enough: take a smaller model, or divide it over several processes"))
 
 
 def _print_published(estimate: Estimate) -> None:
@@ -222,7 +222,7 @@ def _print_published(estimate: Estimate) -> None:
             lora.quantization
         ]
     name, gigabytes = _method_name(method), PUBLISHED_MEMORY[method][near]
-    typer.echo(
+    echo(
         tr(
             "{stage}: the published rule of thumb for {sizes}, {name}, is {gigabytes} GB",
             stage=estimate.stage,
@@ -235,12 +235,10 @@ def _print_published(estimate: Estimate) -> None:
 
 def print_published_costs() -> None:
     """Print the published rule of thumb for every method and size."""
-    typer.echo(
-        tr("\nGPU memory of training by a published rule of thumb, GB (it names no sequence length or vocabulary):")
-    )
+    echo(tr("\nGPU memory of training by a published rule of thumb, GB (it names no sequence length or vocabulary):"))
     rows = [[_method_name(method), *map(str, sizes)] for method, sizes in PUBLISHED_MEMORY.items()]
     print_table([tr("method"), *SIZES], rows)
-    typer.echo(
+    echo(
         tr(
             "To run an 8B model: about 16 GB in 16 bits (a 24 GB card), about 8 GB in 4 bits (a 10 GB card). "
             "DPO of 8B with rank 128 on a published set of preferences took 5 to 10 minutes on 8 A100."
@@ -266,7 +264,7 @@ def _print_missing_packages(recipe: Recipe, steps: Sequence[Step]) -> None:
     for step in steps:
         for requirement in missing_packages(step, recipe.launch) if step.state != "done" else ():
             error = requirement.error(step.stage.name)
-            typer.secho(f"{error.where}: {error.what}; {error.hint}", fg="red")
+            echo(f"{error.where}: {error.what}; {error.hint}", fg="red")
 
 
 @command(

@@ -9,7 +9,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
-from hanlin.cli.output import STATE_STYLE, print_json, print_table, state_name
+from hanlin.cli.output import STATE_STYLE, echo, echo_data, print_json, print_table, state_name
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 
@@ -52,7 +52,7 @@ def run(
 
     checked, store = open_recipe(recipe, set_, until, home, verify)
     if print_command:
-        typer.echo(launch_commands(checked, store, until, str(recipe), set_), nl=False)
+        echo_data(launch_commands(checked, store, until, str(recipe), set_), nl=False)
         return
     count = len(checked.stages)
     index = {name: position for position, name in enumerate(checked.stages, start=1)}
@@ -60,12 +60,12 @@ def run(
     def on_event(event: str, step: Step) -> None:
         head = f"[{index[step.stage.name]}/{count}] {step.stage.name}"
         if event == "skip":
-            typer.echo(f"{head}: {tr('done before')}", err=True)
+            echo(f"{head}: {tr('done before')}", err=True)
         elif event == "start":
             why = f"({step.why})" if step.why else ""
-            typer.echo(f"{head}: {step.stage.kind.summary} {why}", err=True)
+            echo(f"{head}: {step.stage.kind.summary} {why}", err=True)
         elif event == "made" and step.manifest:
-            typer.echo(f"{head}: {step.manifest.seconds:.1f} s · {summarize_metrics(step)}", err=True)
+            echo(f"{head}: {step.manifest.seconds:.1f} s · {summarize_metrics(step)}", err=True)
 
     steps = run_recipe(checked, store, on_event)
     report, page = write_report(checked, steps, store)
@@ -79,14 +79,14 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) 
     """Print what each stage changed, the figures beside their targets, a few answers, and what to do next."""
     from hanlin.pipeline.report import build_report, format_number, sample_answers, summarize_metrics
 
-    typer.echo("")
+    echo("")
     headings = tr("stage,seconds,what changed").split(",")
     print_table(
         headings, [[s.stage.name, f"{s.manifest.seconds:.1f}", summarize_metrics(s)] for s in steps if s.manifest]
     )
     report = build_report(recipe, steps)
     if report.results:
-        typer.echo("")
+        echo("")
         rows = [
             [
                 v.figure,
@@ -100,16 +100,16 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) 
         print_table(headings, rows, ["green" if v.reached else "bold red" for v in report.results])
     answers = sample_answers(recipe, steps, store, 5)
     if answers:
-        typer.echo(tr("\nSome answers to held-out questions:"))
+        echo(tr("\nSome answers to held-out questions:"))
         for row in answers:
             question, answer = row["question"], row["answer"]
-            typer.echo(
+            echo(
                 tr("  user: {question}\n  model: {answer}", question=question, answer=answer),
             )
-    typer.echo(tr("\nreport: {page}", page=page))
+    echo(tr("\nreport: {page}", page=page))
     if recipe.report.chat:
         model = store.runs / recipe.name / recipe.report.chat
-        typer.echo(tr("next:   hanlin chat {model}   ·   hanlin serve {model}", model=model))
+        echo(tr("next:   hanlin chat {model}   ·   hanlin serve {model}", model=model))
 
 
 @command(app, tr("Shows the progress of the stage that is running too."))
@@ -153,5 +153,5 @@ def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
     else:
         if missing:
             stages = join_list(missing)
-            typer.echo(tr("not run yet: {stages}", stages=stages), err=True)
-        typer.echo(str(page))
+            echo(tr("not run yet: {stages}", stages=stages), err=True)
+        echo_data(str(page))

@@ -12,7 +12,7 @@ import typer
 
 from hanlin.cli.help import new_app
 from hanlin.cli.options import AsJson, Home
-from hanlin.cli.output import print_json
+from hanlin.cli.output import echo, print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
@@ -96,7 +96,7 @@ def run_stage(
     if as_json:
         print_json({"path": str(out or folder), "metrics": step.manifest.metrics, "digest": step.manifest.digest})
     else:
-        typer.echo(f"{out or folder}\n{summarize_metrics(step)}")
+        echo(f"{out or folder}\n{summarize_metrics(step)}")
 
 
 def _copy_artifact(folder: Path, out: Path) -> None:

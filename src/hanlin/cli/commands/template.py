@@ -9,7 +9,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.cli.output import print_json
+from hanlin.cli.output import echo, echo_data, print_json
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import tr
 
@@ -80,7 +80,7 @@ def modelfile(
     path = out or location.weights.parent / "Modelfile"
     template = load_template(location)
     result = verify_modelfile(path, location.weights, template, context=context, system=system, license=license)
-    typer.echo(str(path))
+    echo_data(str(path))
     _print_verdicts([result])
 
 
@@ -113,10 +113,10 @@ def _backends(
 def _print_verdicts(results: list[ParityResult]) -> None:
     for result in results:
         if result.skip_reason is not None:
-            typer.echo(tr("–  {name}: unchecked: {skip_reason}", name=result.name, skip_reason=result.skip_reason))
+            echo(tr("–  {name}: unchecked: {skip_reason}", name=result.name, skip_reason=result.skip_reason))
             continue
         sign = "✓" if result.passed else "✗"
-        typer.echo(
+        echo(
             tr(
                 "{sign}  {name}: {cases} cases, {mismatches} mismatches",
                 sign=sign,
@@ -126,13 +126,13 @@ def _print_verdicts(results: list[ParityResult]) -> None:
             )
         )
         if result.first:
-            typer.echo(f"   {result.first}")
+            echo(f"   {result.first}")
         if result.missing_stop_ids:
             ids = ", ".join(map(str, result.missing_stop_ids))
-            typer.echo(tr("   would not stop at {ids}", ids=ids))
+            echo(tr("   would not stop at {ids}", ids=ids))
         if result.typed_tokens_parsed:
             count = result.typed_tokens_parsed
-            typer.echo(
+            echo(
                 tr(
                     "   in {count} cases it takes a special token that the user typed for a real one; Hanlin does not",
                     count=count,

@@ -6,7 +6,6 @@ How a token is shown is decided in `chat/inspect`, how a file is read in `data/r
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
+from hanlin.cli.output import echo, echo_data, print_json
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import mark, tr
 from hanlin.core.version import __version__
@@ -61,16 +61,16 @@ def view(
         records.write_page(html, file)
     if as_json:
         rows = [{**_counts(view), **view.to_json()} for views in records.views for view in views]
-        typer.echo(json.dumps({"records": rows, "not_shown": list(map(str, records.errors))}, ensure_ascii=False))
+        print_json({"records": rows, "not_shown": list(map(str, records.errors))}, indent=None)
         return
     if html is not None:
-        typer.echo(str(html))
+        echo_data(str(html))
     else:
         _TerminalView().show(records.views, records.total())
     for error in records.errors:
-        typer.echo(tr("not shown: {error}", error=error), err=True)
+        echo(tr("not shown: {error}", error=error), err=True)
     if records.spelling_tags:
-        typer.echo(
+        echo(
             tr(
                 "{count:,} records have an answer that spells a thinking tag such as <think> in its text: it is "
                 "learned as plain text, not as the tag of the chat template",

@@ -9,7 +9,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.cli.output import print_json, print_table
+from hanlin.cli.output import echo, print_json, print_table
 from hanlin.core.i18n import tr
 
 app = new_app()
@@ -31,7 +31,7 @@ def upload(
     total = sum(item.bytes for item in items)
     address = ""
     if not dry_run:
-        address = upload_files(folder, items, target, private=not public, log=lambda text: typer.echo(text, err=True))
+        address = upload_files(folder, items, target, private=not public, log=lambda text: echo(text, err=True))
     if as_json:
         print_json({"to": to, "sent": address, "bytes": total, "files": [item._asdict() for item in items]})
         return
@@ -39,4 +39,4 @@ def upload(
     print_table(headings, [[item.path, f"{item.bytes:,}", item.sha256] for item in items])
     summary = tr("{count} files, {total:,} bytes", count=len(items), total=total)
     not_sent = tr("nothing was sent")
-    typer.echo(f"{summary} → {address or f'{to} ({not_sent})'}")
+    echo(f"{summary} → {address or f'{to} ({not_sent})'}")

@@ -10,12 +10,14 @@ import sys
 
 
 def main() -> None:
-    """`python -m hanlin.parity.backends.llama_cpp_server FILE KEY`: print the address, serve until the input ends."""
+    """`python -m hanlin.parity.backends.llama_cpp_server FILE`: read the key, print the address, serve until the input
+    ends.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = sys.argv[1]
-    params.api_keys = [sys.argv[2]]
+    params.api_keys = [sys.stdin.readline().strip()]
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 256, 1, 0
     params.warmup, params.use_jinja, params.port, params.verbosity = False, True, 0, -1
     server = xllamacpp.Server(params)

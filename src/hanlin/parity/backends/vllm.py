@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
 
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.http import ServerClient, ServerError, Unreachable, error_message, parse_address
 from hanlin.core.i18n import tr
 from hanlin.parity.backends.base import ChatPrompt, openai_body
 
@@ -20,8 +16,6 @@ SECONDS = 30.0
 
 AT_ONCE = 4
 """Requests under way at a time: few, for the server may be at work for others."""
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class VllmBackend:
@@ -37,13 +31,8 @@ class VllmBackend:
         not served.
         """
         self.url = _strip_api_path(url)
-        self._api_key = api_key
         self._chat_template = chat_template
-        # No redirection: the key is for this server. No proxy on the way to this machine itself.
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-        if urlsplit(self.url).hostname in _LOOPBACK:
-            handlers.append(urllib.request.ProxyHandler({}))
-        self._opener = urllib.request.build_opener(*handlers)
+        self._client = ServerClient(self.url, api_key, seconds=SECONDS)
         served = self._served()
         if model and model not in served:
             what = tr("vLLM does not serve {model!r}", model=model)
@@ -95,28 +84,20 @@ class VllmBackend:
 
     def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         where = self.url + path
-        headers = {"Content-Type": "application/json"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
-        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         try:
-            with self._opener.open(urllib.request.Request(where, data, headers), timeout=SECONDS) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refused(path, error.code, _read_error_reason(error)) from error
-        except TimeoutError as error:
-            raise self._silent(where) from error
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                raise self._silent(where) from error
-            what = tr("vLLM cannot be reached: {reason}", reason=reason)
+            reply = self._client.fetch("GET" if body is None else "POST", path, body)
+        except Unreachable as error:
+            what = tr("vLLM cannot be reached: {reason}", reason=error)
             hint = tr("start it with `vllm serve MODEL --host 127.0.0.1`")
             raise UserError(what, self.url, hint) from error
+        except ServerError as error:
+            what = tr("vLLM breaks off: {reason}", reason=error)
+            raise UserError(what, where, tr("look at what vLLM prints")) from error
+        if reply.status != 200:
+            raise self._refused(path, reply.status, error_message(reply))
         try:
-            return json.loads(text)
-        except ValueError as error:
+            return reply.json()
+        except ServerError as error:
             raise self._not_vllm(path) from error
 
     def _refused(self, path: str, status: int, reason: str) -> UserError:
@@ -130,10 +111,6 @@ class VllmBackend:
         what = tr("vLLM answers {status}: {reason}", status=status, reason=reason)
         return _TurnsRefused(what, where) if status == 400 else UserError(what, where)
 
-    def _silent(self, where: str) -> UserError:
-        what = tr("no answer in {seconds:.0f} seconds", seconds=SECONDS)
-        return UserError(what, where, tr("look at what vLLM prints"))
-
     def _not_vllm(self, path: str) -> UserError:
         what = tr("the server here is not vLLM: it has no {path}", path=path)
         hint = tr("give the address that `vllm serve` prints")
@@ -144,28 +121,7 @@ class _TurnsRefused(UserError):
     """What vLLM says when the chat template raises."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:  # type: ignore[override]
-        return None
-
-
 def _strip_api_path(url: str) -> str:
     """The address without a path that clients of the API give with it."""
-    base = url.rstrip("/").removesuffix("/v1")
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        what = tr("not the address of a server")
-        raise UserError(what, url, tr("write http://127.0.0.1:8000"))
-    return base
-
-
-def _read_error_reason(error: urllib.error.HTTPError) -> str:
-    """Read why vLLM refused a request: the message of an OpenAI error body, else the start of the body."""
-    try:
-        text = error.read(100_000).decode("utf-8", "replace")
-    except (OSError, HTTPException):
-        return str(error.reason)
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return " ".join(text.split())[:200] or str(error.reason)
+    address, path = parse_address(url)
+    return address + path.removesuffix("/v1")

@@ -10,7 +10,7 @@ import typer
 
 from hanlin.cli.help import command
 from hanlin.cli.options import AsJson
-from hanlin.cli.output import print_json
+from hanlin.cli.output import echo, echo_data, print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import ROLES
@@ -124,32 +124,32 @@ def _print_file(row: dict[str, Any]) -> None:
     from hanlin.data.ledger import describe_reason, describe_unread_fields
     from hanlin.data.report.excerpts import shorten_row
 
-    typer.secho(row["path"], bold=True)
+    echo(row["path"], bold=True)
     if "error" in row:
-        typer.secho(f"  {row['error']}", fg=None if row.get("skipped") else "red")
+        echo(f"  {row['error']}", fg=None if row.get("skipped") else "red")
         return
     stage = tr("for the stage {stage}", stage=row["stage"])
-    typer.echo(f"  {row['format']} · {row['encoding']} · {stage}")
+    echo(f"  {row['format']} · {row['encoding']} · {stage}")
     counts = tr(
         "{records:,} records, {kept:,} kept, {characters:,} characters",
         records=row["records"],
         kept=row["kept"],
         characters=row["characters"],
     )
-    typer.echo(f"  {counts}")
+    echo(f"  {counts}")
     for reason, count in row["dropped"].items():
         why = describe_reason(reason)
-        typer.echo(tr("    dropped {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
+        echo(tr("    dropped {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
     if row["unread_fields"]:
-        typer.echo("    " + describe_unread_fields(row["unread_fields"]))
+        echo("    " + describe_unread_fields(row["unread_fields"]))
     for reason, refused in row.get("refused", {}).items():
         why = tr(REFUSAL_REASONS[reason])
-        typer.echo(tr("    refused {count:,}  {reason}: {why}", count=refused["count"], reason=reason, why=why))
-        typer.echo("      " + tr("the first: {detail}", detail=refused["first"]))
+        echo(tr("    refused {count:,}  {reason}: {why}", count=refused["count"], reason=reason, why=why))
+        echo("      " + tr("the first: {detail}", detail=refused["first"]))
     if row.get("refused") == {}:
-        typer.echo("    " + tr("the chat template has a form for every record"))
+        echo("    " + tr("the chat template has a form for every record"))
     for sample in row["samples"]:
-        typer.echo(f"  · {shorten_row(sample)}")
+        echo(f"  · {shorten_row(sample)}")
 
 
 def convert(
@@ -172,15 +172,15 @@ def convert(
         print_json([stats.to_json() for stats in all_stats])
         return
     for stats in all_stats:
-        typer.secho(stats.path, bold=True)
+        echo(stats.path, bold=True)
         counts = tr("{rows_in:,} rows, {kept:,} written", rows_in=stats.rows_in, kept=stats.kept)
-        typer.echo(f"  {stats.format} · {stats.encoding} · {counts}")
+        echo(f"  {stats.format} · {stats.encoding} · {counts}")
         for reason, count in sorted(stats.dropped.items()):
             why = describe_reason(reason)
-            typer.echo(tr("    left out {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
+            echo(tr("    left out {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
         for part, count in sorted(stats.lost_parts.items()):
             what = describe_lost_part(part)
-            typer.echo(tr("    written without {count:,}  {part}: {what}", count=count, part=part, what=what))
+            echo(tr("    written without {count:,}  {part}: {what}", count=count, part=part, what=what))
         if stats.unread_fields:
-            typer.echo("    " + describe_unread_fields(stats.unread_fields))
-    typer.echo(str(out))
+            echo("    " + describe_unread_fields(stats.unread_fields))
+    echo_data(str(out))

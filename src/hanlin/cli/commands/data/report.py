@@ -15,7 +15,7 @@ import typer
 
 from hanlin.cli.help import command
 from hanlin.cli.options import AsJson
-from hanlin.cli.output import print_json
+from hanlin.cli.output import echo_data, print_json
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import language, mark, tr
 from hanlin.core.version import __version__
@@ -82,7 +82,7 @@ def report(
         print_json(figures)
         return
     _write_page(out, figures)
-    typer.echo(str(out))
+    echo_data(str(out))
 
 
 def _token_counter(model: Path, template: str) -> Callable[[str], TokenCounter]:

@@ -10,7 +10,7 @@ import typer
 
 from hanlin.cli.help import command
 from hanlin.cli.options import AsJson, Home, read_rule
-from hanlin.cli.output import print_json, print_table
+from hanlin.cli.output import echo, print_json, print_table
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import join_list, tr
 
@@ -126,7 +126,7 @@ def _make_settings(
 
 def _print_result(result: DryRun) -> None:
     unreadable = sum(result.unread.values())
-    typer.echo(
+    echo(
         tr(
             "{rows} records, {kept} kept, {unreadable} unreadable; nothing was written",
             rows=result.rows,
@@ -139,18 +139,18 @@ def _print_result(result: DryRun) -> None:
         headings = tr("rule,changes,drops,first to drop").split(",")
         print_table(headings, [[v.rule, str(v.changes), str(v.drops), str(v.first_drops)] for v in effective])
     for effect in effective:
-        typer.echo(f"\n{effect.rule}")
+        echo(f"\n{effect.rule}")
         for sample in effect.dropped:
             detail = f" ({sample.detail})" if sample.detail else ""
-            typer.echo(f"  ✗ {sample.location}{detail}\n    {sample.text}")
+            echo(f"  ✗ {sample.location}{detail}\n    {sample.text}")
         for sample in effect.changed:
-            typer.echo(f"  ~ {sample.location}\n    − {sample.text}\n    + {sample.after}")
+            echo(f"  ~ {sample.location}\n    − {sample.text}\n    + {sample.after}")
     idle = join_list(effect.rule for effect in result.effects.values() if not (effect.changes or effect.drops))
     if idle:
-        typer.echo(tr("\nno effect: {idle}", idle=idle))
+        echo(tr("\nno effect: {idle}", idle=idle))
     if result.unread:
         from hanlin.data.ledger import describe_reason
 
-        typer.echo("")
+        echo("")
         for reason, count in result.unread.most_common():
-            typer.echo(f"{count} × {describe_reason(reason)}")
+            echo(f"{count} × {describe_reason(reason)}")

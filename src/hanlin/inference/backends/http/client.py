@@ -5,12 +5,10 @@ What each kind of server expects is a `Dialect`; which server gets a request is 
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
+from hanlin.core.http import Reply, ServerError, error_message
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.http.process import ServerProcess
@@ -35,7 +34,8 @@ from hanlin.inference.request_checks import check_pair, max_completion_tokens
 
 KEY_VARIABLE = "HANLIN_ENGINE_KEY"
 _MAX_CONCURRENT = 64
-
+_SECONDS_TO_ANSWER = 30.0
+"""Of a question beside an answer: what is served, a piece of text as ids."""
 
 PostJson = Callable[[str, dict[str, Any]], dict[str, Any]]
 """Asks a server at a path with a body; the whole answer."""
@@ -82,14 +82,12 @@ class HttpEngine:
         *,
         context_length: int,
         vocabulary: int,
-        key: str = "",
         programs: Sequence[ServerProcess] = (),
     ) -> None:
         self.name = dialect.name
         self.context_length = context_length
         self.replicas = replicas
         self._dialect, self._vocabulary = dialect, vocabulary
-        self._headers = request_headers(key)
         self._programs = programs
 
     @property
@@ -122,8 +120,8 @@ class HttpEngine:
     def stream(self, request: GenerationRequest) -> HttpStream:
         max_new_tokens = max_completion_tokens(request, self.context_length, self._vocabulary)
         body = self._dialect.request_body(request, max_new_tokens)
-        replica, connection, response = self._post(self._dialect.completion_path, body, request.prompt_ids, None)
-        return HttpStream(self, self._dialect, request, replica, connection, response)
+        replica, reply = self._post(self._dialect.completion_path, body, request.prompt_ids)
+        return HttpStream(self, self._dialect, request, max_new_tokens, replica, reply)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         for prefix, continuation in pairs:
@@ -133,13 +131,13 @@ class HttpEngine:
 
     def _score(self, prefix: Sequence[int], continuation: Sequence[int]) -> Score:
         def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
-            replica, connection, response = self._post(path, body, prefix, None)
+            replica, reply = self._post(path, body, prefix)
             try:
-                return dict(json.loads(response.read()))
-            except (OSError, ValueError, http.client.HTTPException) as error:
+                return dict(reply.json())
+            except (OSError, ValueError, TypeError) as error:
                 raise EngineUnavailableError(f"{replica.address} broke off: {error}") from error
             finally:
-                self._release(replica, connection)
+                self._release(replica, reply)
 
         return self._dialect.score(prefix, continuation, ask)
 
@@ -152,39 +150,34 @@ class HttpEngine:
         for program in self._programs:
             program.close()
 
-    def _post(
-        self, path: str, body: dict[str, Any], prompt: Sequence[int], timeout: float | None
-    ) -> tuple[Replica, http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _post(self, path: str, body: dict[str, Any], prompt: Sequence[int]) -> tuple[Replica, Reply]:
         """The beginning of an answer from a healthy server.
 
         Raises EngineUnavailableError when there is none, UserError for what the server refuses.
         """
-        data = json.dumps(body).encode()
         tried: list[Replica] = []
         while True:
             replica = self.replicas.acquire(prompt, tried)
-            connection = None
+            reply = None
             try:
-                connection = replica.connection(timeout)
-                connection.request("POST", replica.path + path, data, self._headers)
-                response = connection.getresponse()
-                if response.status == 200:
-                    return replica, connection, response
-                text = response.read(2000).decode("utf-8", "replace")
-                if 400 <= response.status < 500 and response.status not in (401, 403, 408, 429):
+                reply = replica.client.open("POST", path, body)
+                if reply.status == 200:
+                    return replica, reply
+                text = error_message(reply, 2000)
+                if 400 <= reply.status < 500 and reply.status not in (401, 403, 408, 429):
                     raise UserError(tr("the engine refuses this: {text}", text=text[:300]))
-                raise OSError(f"status {response.status}: {text[:200]}")
-            except (OSError, http.client.HTTPException):
-                self._release(replica, connection)
+                raise ServerError(f"status {reply.status}: {text[:200]}")
+            except ServerError:
+                self._release(replica, reply)
                 self.replicas.mark_unhealthy(replica)
                 tried.append(replica)
             except BaseException:
-                self._release(replica, connection)
+                self._release(replica, reply)
                 raise
 
-    def _release(self, replica: Replica, connection: http.client.HTTPConnection | None) -> None:
-        if connection is not None:
-            connection.close()
+    def _release(self, replica: Replica, reply: Reply | None) -> None:
+        if reply is not None:
+            reply.close()
         self.replicas.release(replica)
 
 
@@ -196,16 +189,17 @@ class HttpStream:
         engine: HttpEngine,
         dialect: Dialect,
         request: GenerationRequest,
+        max_new_tokens: int,
         replica: Replica,
-        connection: http.client.HTTPConnection,
-        response: http.client.HTTPResponse,
+        reply: Reply,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.logprobs: list[TokenLogprobs] = []
         self.cached_tokens: int | None = None
         self._engine, self._dialect, self._replica = engine, dialect, replica
-        self._connection, self._answer = connection, response
-        self._socket = connection.sock
+        self._reply, self._events = reply, reply.events()
+        # text that llama-server spells again as ids may have more of them than were generated
+        self._tokens_left = 4 * max_new_tokens + 64
         self._stop_ids = frozenset(request.stop_ids)
         self._pending: list[int] = []
         self._state: dict[str, int] = {}
@@ -234,16 +228,19 @@ class HttpStream:
 
     def _read(self) -> None:
         try:
-            line = self._answer.readline()
-            if not line:
-                raise OSError("the stream broke off")
-            if not line.startswith(b"data:") or line.startswith(b"data: [DONE]"):
+            data = next(self._events, None)
+            if data is None:
+                raise ServerError("the stream broke off")
+            if data == "[DONE]":
                 return
-            event = json.loads(line[5:])
+            event = json.loads(data)
             if "error" in event:
-                raise OSError(str(event["error"])[:200])
+                raise ServerError(str(event["error"])[:200])
             event_data = self._dialect.parse_event(event, self._state, self._post)
-        except (OSError, ValueError, AttributeError, http.client.HTTPException) as error:
+            self._tokens_left -= len(event_data.ids)
+            if self._tokens_left < 0:
+                raise ServerError("more tokens came than were asked for")
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             if self._cancelled:  # its socket was taken away
                 return
             self._finish("cancelled")
@@ -256,7 +253,7 @@ class HttpStream:
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the server that writes this answer says to something else."""
-        return fetch_json(self._replica, path, body, self._engine._headers)
+        return fetch_json(self._replica, path, body)
 
     def _finish(self, finish: FinishReason) -> None:
         self.finish_reason = finish
@@ -264,14 +261,11 @@ class HttpStream:
             if self._released:
                 return
             self._released = True
-        self._engine._release(self._replica, self._connection)
+        self._engine._release(self._replica, self._reply)
 
     def cancel(self) -> None:
         self._cancelled = True
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:  # it has ended already
-            pass
+        self._reply.shutdown()
 
     def close(self) -> None:
         if self.finish_reason is None:
@@ -283,41 +277,43 @@ class HttpStream:
             self.close()
 
 
-def fetch_json(
-    replica: Replica, path: str, body: dict[str, Any] | None, headers: Mapping[str, str], timeout: float = 30.0
-) -> dict[str, Any]:
-    """Fetch one JSON response. Raises OSError."""
-    connection = replica.connection(timeout)
-    try:
-        data = None if body is None else json.dumps(body).encode()
-        connection.request("GET" if data is None else "POST", replica.path + path, data, dict(headers))
-        response = connection.getresponse()
-        text = response.read()
-        if response.status != 200:
-            raise OSError(f"status {response.status}: {text[:200].decode('utf-8', 'replace')}")
-        return dict(json.loads(text))
-    except (http.client.HTTPException, ValueError) as error:
-        raise OSError(str(error)) from error
-    finally:
-        connection.close()
+def fetch_json(replica: Replica, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """Fetch one JSON object. Raises ServerError."""
+    reply = replica.client.fetch("GET" if body is None else "POST", path, body, _SECONDS_TO_ANSWER)
+    if reply.status != 200:
+        raise ServerError(f"status {reply.status}: {error_message(reply)[:200]}")
+    data = reply.json()
+    if not isinstance(data, dict):
+        raise ServerError(tr("the answer is no JSON"))
+    return data
 
 
-def fetch_from_any(replicas: ReplicaPool, path: str, key: str) -> dict[str, Any]:
+def fetch_from_any(replicas: ReplicaPool, path: str) -> dict[str, Any]:
     """Fetch `path` from the first server that answers. Raises UserError if none does."""
     problem = ""
     for replica in replicas.all:
         try:
-            return fetch_json(replica, path, None, request_headers(key))
-        except OSError as error:
+            return fetch_json(replica, path, None)
+        except ServerError as error:
             problem = f"{replica.address}: {error}"
     replicas.close()
     what = tr("no server of this model can be reached ({problem})", problem=problem)
     raise UserError(what, hint=tr("a key goes into {key_variable}", key_variable=KEY_VARIABLE))
 
 
-def request_headers(key: str) -> dict[str, str]:
-    """The headers of a request with a JSON body; an empty `key` sends no `Authorization`."""
-    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+def first_model(replicas: ReplicaPool) -> dict[str, Any]:
+    """What the servers say of the model that they serve. Raises UserError if none answers in OpenAI's form."""
+    rows = fetch_from_any(replicas, "/v1/models").get("data")
+    row = rows[0] if isinstance(rows, list) and rows else None
+    if not isinstance(row, dict):
+        replicas.close()
+        raise UserError(tr("the server lists no model"), replicas.all[0].address)
+    return row
+
+
+def as_count(value: Any) -> int:
+    """A number of tokens that a server states; 0 if it is none."""
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
 
 
 def api_key_from_env() -> str:

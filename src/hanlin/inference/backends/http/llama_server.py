@@ -16,7 +16,15 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.inference.backends.http.client import HttpEngine, PostJson, StreamEvent, api_key_from_env, fetch_from_any
+from hanlin.inference.backends.http.client import (
+    HttpEngine,
+    PostJson,
+    StreamEvent,
+    api_key_from_env,
+    as_count,
+    fetch_from_any,
+    first_model,
+)
 from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
 from hanlin.inference.backends.http.replicas import ReplicaPool
 from hanlin.inference.protocol import FinishReason, GenerationRequest, Score
@@ -53,7 +61,7 @@ class LlamaServer(HttpEngine):
                 raise UserError(what, hint=" ".join(at))
             key = secrets.token_urlsafe(16)
             addresses = [f"http://127.0.0.1:{free_port()}" for _ in started]
-        replicas = ReplicaPool(addresses, _HEALTH, is_healthy=not started)
+        replicas = ReplicaPool(addresses, _HEALTH, is_healthy=not started, key=key)
         try:
             for server, replica in zip(started, replicas.all, strict=False):
                 port = replica.address.rpartition(":")[2]
@@ -72,21 +80,21 @@ class LlamaServer(HttpEngine):
                 programs.append(ServerProcess([*command, *arguments], {"LLAMA_API_KEY": key}, replica))
             for program in programs:
                 program.wait_until_healthy(_HEALTH)
-            properties = fetch_from_any(replicas, "/props", key)
-            models = fetch_from_any(replicas, "/v1/models", key)
+            properties = fetch_from_any(replicas, "/props")
+            model = first_model(replicas)
         except BaseException:
             replicas.close()
             for program in programs:
                 program.close()
             raise
-        of_one = int(properties.get("default_generation_settings", {}).get("n_ctx") or 0)
-        meta = models["data"][0].get("meta") or {}
+        settings, meta = properties.get("default_generation_settings"), model.get("meta")
+        of_one = as_count(settings.get("n_ctx")) if isinstance(settings, dict) else 0
+        entries = as_count(meta.get("n_vocab")) if isinstance(meta, dict) else 0
         super().__init__(
             LlamaServerDialect(of_one),
             replicas,
             context_length=min(of_one, context_length or of_one),
-            vocabulary=int(meta.get("n_vocab") or 2**31),
-            key=key,
+            vocabulary=entries or 2**31,
             programs=programs,
         )
 

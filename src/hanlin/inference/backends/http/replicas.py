@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
 import threading
 import weakref
 from collections.abc import Collection, Sequence
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import tr
+from hanlin.core.http import ServerClient, ServerError, parse_address
 from hanlin.inference.protocol import EngineUnavailableError
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_CHECKS = 1.0
-_SECONDS_TO_CONNECT = 5.0
+_SECONDS_TO_ANSWER = 5.0
+"""Of a health check, which costs a server nothing."""
+_SECONDS_OF_SILENCE = 3600.0
+"""Of an answer: a prompt of 100,000 tokens that waits behind 64 others on a CPU takes many minutes to begin."""
 _HASHED_PREFIX_TOKENS = 256
 _MAX_EXTRA_REQUESTS = 4
 
@@ -26,43 +27,28 @@ _MAX_EXTRA_REQUESTS = 4
 class Replica:
     """One server: its address, whether it is healthy, and its number of requests in flight."""
 
-    def __init__(self, address: str) -> None:
-        parts = urlsplit(address if "//" in address else f"http://{address}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            what = tr("'{address}' is not the address of a server", address=address)
-            raise UserError(what, hint=tr("write http://HOST:PORT"))
-        self.address = f"{parts.scheme}://{parts.netloc}"
-        self.path = parts.path.rstrip("/").removesuffix("/v1")
+    def __init__(self, address: str, key: str = "") -> None:
+        self.address, path = parse_address(address if "//" in address else f"http://{address}")
         self.healthy = True
         self.in_flight = 0
-        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._netloc = parts.netloc
-
-    def connection(self, timeout: float | None) -> http.client.HTTPConnection:
-        """Open a connection; `timeout` limits each wait for bytes, not the connecting. Raises OSError."""
-        connection = self._kind(self._netloc, timeout=_SECONDS_TO_CONNECT)
-        connection.connect()
-        connection.sock.settimeout(timeout)
-        return connection
+        self.client = ServerClient(self.address + path.removesuffix("/v1"), key, seconds=_SECONDS_OF_SILENCE)
 
     def is_healthy(self, path: str) -> bool:
         try:
-            connection = self.connection(_SECONDS_TO_CONNECT)
-            try:
-                connection.request("GET", self.path + path)
-                return connection.getresponse().status == 200
-            finally:
-                connection.close()
-        except (OSError, http.client.HTTPException):
+            with self.client.stream("GET", path, seconds=_SECONDS_TO_ANSWER) as reply:
+                return reply.status == 200
+        except (ServerError, UserError):
             return False
 
 
 class ReplicaPool:
     """The servers of one model. A thread checks each of them at `health`; unhealthy ones get no requests."""
 
-    def __init__(self, addresses: Sequence[str], health: str, is_healthy: bool = True) -> None:
-        """`is_healthy` says whether the servers answer already; servers that are only being started do not."""
-        self.all = [Replica(address) for address in addresses]
+    def __init__(self, addresses: Sequence[str], health: str, is_healthy: bool = True, key: str = "") -> None:
+        """`is_healthy` says whether the servers answer already; servers that are only being started do not. `key` is
+        sent to all of them.
+        """
+        self.all = [Replica(address, key) for address in addresses]
         for replica in self.all:
             replica.healthy = is_healthy
         self._lock = threading.Lock()
@@ -103,7 +89,7 @@ class ReplicaPool:
             _LOG.error("%s does not answer and is left out until it does", replica.address)
 
     def close(self) -> None:
-        self._closed.set()
+        self._closed.set()  # the clients hold nothing between two requests
 
 
 def _rendezvous_weight(start: bytes, address: str) -> bytes:

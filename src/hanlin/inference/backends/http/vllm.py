@@ -15,7 +15,14 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.inference.backends.http.client import HttpEngine, PostJson, StreamEvent, api_key_from_env, fetch_from_any
+from hanlin.inference.backends.http.client import (
+    HttpEngine,
+    PostJson,
+    StreamEvent,
+    api_key_from_env,
+    as_count,
+    first_model,
+)
 from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
 from hanlin.inference.backends.http.replicas import ReplicaPool
 from hanlin.inference.protocol import FinishReason, GenerationRequest, Score, TokenLogprobs
@@ -69,7 +76,7 @@ class VllmEngine(HttpEngine):
         if adapters:
             options += ["--enable-lora", "--max-lora-rank", str(_max_lora_rank(adapters)), "--lora-modules"]
             options += [f"{name}={folder.resolve()}" for name, folder in adapters.items()]
-        pool = ReplicaPool(addresses, _HEALTH, is_healthy=not started)
+        pool = ReplicaPool(addresses, _HEALTH, is_healthy=not started, key=key)
         programs: list[ServerProcess] = []
         try:
             devices = tensor_parallel * pipeline_parallel
@@ -82,20 +89,19 @@ class VllmEngine(HttpEngine):
                 programs.append(ServerProcess(command, environment, replica))
             for program in programs:
                 program.wait_until_healthy(_HEALTH)
-            model = fetch_from_any(pool, "/v1/models", key)["data"][0]
+            model = first_model(pool)
         except BaseException:
             pool.close()
             for program in programs:
                 program.close()
             raise
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        max_length = int(model.get("max_model_len") or config["max_position_embeddings"])
+        max_length = as_count(model.get("max_model_len")) or int(config["max_position_embeddings"])
         super().__init__(
-            VllmDialect(str(model["id"])),
+            VllmDialect(str(model.get("id", _NAME))),
             pool,
             context_length=min(max_length, context_length or max_length),
             vocabulary=int(config["vocab_size"]),
-            key=key,
             programs=programs,
         )
 

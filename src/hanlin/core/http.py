@@ -1,0 +1,412 @@
+"""HTTP to servers of others (a chat's server, vLLM, llama-server): the one place that makes clients.
+
+What a client promises, whatever the server does: the key goes to the address that the user named and nowhere else, not
+after a redirect and not to a proxy that was not asked for; an answer is bounded in size and in time, its headers too;
+what goes wrong is one sentence. Hubs are spoken to by their own libraries (`pipeline.hub`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore2
+import httpx2
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
+
+PROXY_VARIABLE = "HANLIN_PROXY"
+MAX_BODY = 32 << 20
+"""Bytes of an answer that is read whole; a list of prompt log probabilities of 8,192 tokens has about 2 MB."""
+MAX_LINE = 1 << 20
+"""Bytes of one line of a stream; an event with 20 log probabilities has about 2 KB."""
+MAX_STREAM = 256 << 20
+"""Bytes of a whole stream."""
+SECONDS_TO_CONNECT = 5.0
+_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
+_deadline: ContextVar[float] = ContextVar("deadline")
+
+
+class ServerError(OSError):
+    """A server cannot be reached, breaks off, or answers what is no answer; the message is one sentence."""
+
+
+class Unreachable(ServerError):
+    """Nothing was answered: no server, no TLS, no HTTP."""
+
+
+class RedirectError(UserError):
+    """A server sends to another address, to which no key is sent."""
+
+
+def parse_address(url: str) -> tuple[str, str]:
+    """The address `scheme://host:port` and the path of a server's URL. Raises UserError if it is none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        port, parts = None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
+        what = tr("'{address}' is not the address of a server", address=url)
+        raise UserError(what, hint=tr("write http://HOST:PORT"))
+    if "@" in parts.netloc:
+        what = tr("an address with a name or password in it is not taken")
+        raise UserError(what, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", tr("give the key apart"))
+    return f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine itself, by its name or number."""
+    name = host.lower().strip("[]").rstrip(".")
+    if name in _LOOPBACK_NAMES or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        pass
+    try:  # 127.1, 0x7f000001 and other old ways to write it
+        return socket.inet_aton(name)[0] == 127
+    except OSError:
+        return False
+
+
+def proxy_for(address: str) -> str | None:
+    """The proxy that the user asked for (`HANLIN_PROXY`) for an address; None for this machine.
+
+    The common variables (`http_proxy`, `all_proxy`) do not count: they are set for downloads, and a proxy of plain HTTP
+    reads the key.
+    """
+    proxy = os.environ.get(PROXY_VARIABLE, "").strip()
+    if not proxy or is_loopback(urlsplit(address).hostname or ""):
+        return None
+    if urlsplit(proxy).scheme not in ("http", "https") or not urlsplit(proxy).hostname:
+        what = tr("'{proxy}' is not the address of a proxy", proxy=proxy)
+        raise UserError(what, PROXY_VARIABLE, tr("write http://HOST:PORT"))
+    return proxy
+
+
+class ServerClient:
+    """A client of one server; safe to use from several threads.
+
+    Args:
+        url: `http://HOST:PORT`, with the path before each request's path if it has one.
+        key: Sent as a bearer token; empty: none.
+        seconds: How long a whole answer may take, or, of a stream, how long it may send nothing.
+        connect_seconds: How long connecting may take.
+
+    Raises:
+        UserError: `url` is no address of a server.
+    """
+
+    def __init__(
+        self, url: str, key: str = "", *, seconds: float = 30.0, connect_seconds: float = SECONDS_TO_CONNECT
+    ) -> None:
+        self.address, self.path = parse_address(url)
+        self._seconds, self._connect_seconds = seconds, connect_seconds
+        headers = {"User-Agent": "hanlin", "Accept-Encoding": "identity"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = httpx2.Client(
+            transport=_Transport(self.address), headers=headers, follow_redirects=False, trust_env=False
+        )
+
+    def fetch(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Reply:
+        """Send a request and read the whole answer, of any status. Raises ServerError, RedirectError."""
+        with self.stream(method, path, body, seconds) as reply:
+            reply.read()
+            return reply
+
+    @contextmanager
+    def stream(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Iterator[Reply]:
+        """Send a request and read the answer inside the block, line by line or whole."""
+        reply = self.open(method, path, body, seconds)
+        try:
+            yield reply
+        finally:
+            reply.close()
+
+    def open(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Reply:
+        """The beginning of an answer; the caller closes it.
+
+        Args:
+            method: `GET` or `POST`.
+            path: What follows the client's own path.
+            body: JSON data; None for a request without a body.
+            seconds: In place of the client's own.
+
+        Raises:
+            ServerError: The server cannot be reached or breaks off.
+            RedirectError: It sends to another address.
+        """
+        limit = self._seconds if seconds is None else seconds
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        timeout = httpx2.Timeout(limit, connect=self._connect_seconds)
+        token = _deadline.set(time.monotonic() + limit)
+        try:
+            with _sentences(limit):
+                url = self.address + self.path + path
+                request = self._client.build_request(method, url, content=content, headers=headers, timeout=timeout)
+                response = self._client.send(request, stream=True)
+        finally:
+            _deadline.reset(token)
+        reply = Reply(response, limit)
+        if 300 <= response.status_code < 400:
+            reply.close()
+            where = response.headers.get("location", "")[:200]
+            what = tr("the server sends to another address, which is not followed: {where}", where=where)
+            raise RedirectError(what, self.address, tr("give that address if you trust it"))
+        if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+            reply.close()
+            raise ServerError(tr("the answer is compressed, which was not asked for"))
+        return reply
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Reply:
+    """An answer: its status, and its body whole or line by line."""
+
+    def __init__(self, response: httpx2.Response, seconds: float) -> None:
+        self.status = response.status_code
+        self.reason = response.reason_phrase[:100]
+        self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._response, self._seconds = response, seconds
+        self._body: bytes | None = None
+        stream = response.extensions.get("network_stream")
+        self._socket = stream.get_extra_info("socket") if stream is not None else None
+
+    def read(self, limit: int = MAX_BODY) -> bytes:
+        """The whole body. Raises ServerError if it is larger than `limit`, or takes longer than the client allows."""
+        if self._body is None:
+            parts: list[bytes] = []
+            total = 0
+            for part in self._parts(time.monotonic() + self._seconds, idle=False):
+                total += len(part)
+                if total > limit:
+                    raise ServerError(tr("the answer is longer than {limit:,} bytes", limit=limit))
+                parts.append(part)
+            self._body = b"".join(parts)
+        return self._body
+
+    def text(self, limit: int = MAX_BODY) -> str:
+        """The whole body as text."""
+        return self.read(limit).decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The whole body as JSON data. Raises ServerError if it is none."""
+        try:
+            return json.loads(self.read())
+        except (ValueError, RecursionError) as error:
+            raise ServerError(tr("the answer is no JSON")) from error
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines of a stream as they come, without their ends. Raises ServerError for one that has no end, and if
+        nothing comes for as long as the client allows.
+        """
+        rest = bytearray()
+        total = 0
+        for part in self._parts(0.0, idle=True):
+            total += len(part)
+            if total > MAX_STREAM:
+                raise ServerError(tr("the answer is longer than {limit:,} bytes", limit=MAX_STREAM))
+            rest += part
+            if b"\n" in part:
+                *whole, last = rest.split(b"\n")
+                rest = last
+                for line in whole:
+                    yield bytes(line.removesuffix(b"\r"))
+            if len(rest) > MAX_LINE:
+                raise ServerError(tr("a line of the answer is longer than {limit:,} bytes", limit=MAX_LINE))
+        if rest:
+            yield bytes(rest)
+
+    def events(self) -> Iterator[str]:
+        """The data of each server-sent event; the streams read here have one line of data in each.
+
+        Raises ServerError if the answer is no such stream, or if for as long as the client allows nothing but comments
+        comes.
+        """
+        if self.content_type != "text/event-stream":
+            found = self.content_type[:60] or "?"
+            raise ServerError(tr("the answer is no stream of events but {found}", found=found))
+        last = time.monotonic()
+        for line in self.lines():
+            if line.startswith(b"data:"):
+                yield line[5:].strip().decode("utf-8", "replace")
+                last = time.monotonic()
+            elif time.monotonic() - last > self._seconds:
+                raise ServerError(tr("no answer in {seconds:g} seconds", seconds=self._seconds))
+
+    def shutdown(self) -> None:
+        """Break off, from any thread: who reads gets an error at once."""
+        try:
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it has ended already
+            pass
+
+    def close(self) -> None:
+        self._response.close()
+
+    def _parts(self, deadline: float, idle: bool) -> Iterator[bytes]:
+        parts = self._response.iter_raw()
+        while True:
+            token = _deadline.set(time.monotonic() + self._seconds if idle else deadline)
+            try:
+                with _sentences(self._seconds):
+                    part = next(parts, None)
+            finally:
+                _deadline.reset(token)
+            if part is None:
+                return
+            yield part
+
+
+class _Transport(httpx2.BaseTransport):
+    """Connections to one address, whose reads end at the deadline of the request however slowly bytes drip.
+
+    Every request has a connection of its own: one that was kept may have been closed by the server meanwhile.
+    """
+
+    def __init__(self, address: str) -> None:
+        context = httpx2.create_ssl_context() if address.startswith("https:") else None
+        proxy = proxy_for(address)
+        options: dict[str, Any] = {
+            "ssl_context": context,
+            "max_connections": None,
+            "max_keepalive_connections": 0,
+            "network_backend": _Backend(),
+        }
+        pool = httpcore2.HTTPProxy(proxy, **options) if proxy else httpcore2.ConnectionPool(**options)
+        self._pool: httpcore2.ConnectionPool = pool
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        response = self._pool.handle_request(
+            httpcore2.Request(
+                method=request.method,
+                url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        body = _Body(response.stream)  # type: ignore[arg-type]
+        return httpx2.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx2.SyncByteStream):
+    def __init__(self, stream: Iterable[bytes]) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+
+
+class _Backend(httpcore2.SyncBackend):
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:
+        return _Stream(super().connect_tcp(*args, **options))
+
+
+class _Stream(httpcore2.NetworkStream):
+    """A connection whose reads and writes end at the deadline of the request."""
+
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _seconds_left(timeout, httpcore2.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _seconds_left(timeout, httpcore2.WriteTimeout))
+
+    def start_tls(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:
+        return _Stream(self._stream.start_tls(*args, **options))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _seconds_left(timeout: float | None, error: type[Exception]) -> float | None:
+    deadline = _deadline.get(None)
+    if deadline is None:
+        return timeout
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise error("deadline")
+    return left if timeout is None else min(left, timeout)
+
+
+@contextmanager
+def _sentences(seconds: float) -> Iterator[None]:
+    """Turn what the library raises inside the block into a ServerError of one sentence."""
+    try:
+        yield
+    except (httpcore2.ConnectTimeout, httpcore2.ConnectError) as error:
+        raise Unreachable(_connect_reason(error)) from error
+    except httpcore2.ProxyError as error:
+        raise Unreachable(
+            tr("the proxy of {variable} refuses: {reason}", variable=PROXY_VARIABLE, reason=error)
+        ) from error
+    except httpcore2.TimeoutException as error:
+        raise ServerError(tr("no answer in {seconds:g} seconds", seconds=seconds)) from error
+    except (httpcore2.ProtocolError, httpx2.DecodingError) as error:
+        raise ServerError(tr("it does not speak HTTP as it should: {reason}", reason=_reason(error))) from error
+    except (httpcore2.NetworkError, httpx2.TransportError, httpx2.StreamError, OSError, ValueError) as error:
+        # ValueError: the library reads from a socket that `shutdown` took away
+        raise ServerError(_reason(error)) from error
+    except httpx2.InvalidURL as error:
+        raise Unreachable(_reason(error)) from error
+
+
+def _connect_reason(error: BaseException) -> str:
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 8:
+        chain.append(cause)
+    tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return tr("its TLS certificate is not trusted: {reason}", reason=tls.verify_message or tls.reason)
+    if tls is not None:
+        return tr("it does not speak TLS: {reason}", reason=(tls.reason or str(tls)).lower().replace("_", " "))
+    return _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).split("\n")[0][:200] or type(error).__name__
+
+
+def error_message(reply: Reply, limit: int = 100_000) -> str:
+    """What a server says of a refusal: the message of an error in OpenAI's form, else the start of the body."""
+    try:
+        text = reply.text(limit)
+    except OSError:
+        return reply.reason
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return " ".join(text.split())[:200] or reply.reason
+    inner = data.get("error", data) if isinstance(data, Mapping) else data
+    return str(inner.get("message", inner) if isinstance(inner, Mapping) else inner)[:500]

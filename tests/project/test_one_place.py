@@ -1,0 +1,56 @@
+"""What is dangerous is done in one place: printing text of others, and making clients of other servers."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "hanlin"
+
+PRINTS = {
+    "cli/output.py": "the one place: `echo` and `echo_data`",
+    "cli/help.py": "pages of help, which hold no text of others",
+    "cli/main.py": "the version; tracebacks, made printable",
+    "cli/commands/tokens.py": "tokens as `chat.inspect.visible` shows them",
+    "core/progress.py": "progress, made printable",
+    "serve/server.py": "the lines of the server, made printable",
+    "parity/backends/llama_cpp_server.py": "an address, for the parent process",
+    "train/throughput.py": "figures, for the parent process",
+}
+"""Files that may write to standard output or error, and why."""
+
+CLIENT_LIBRARIES = {"http.client", "urllib.request", "requests", "httpx", "httpx2", "httpcore2", "aiohttp", "urllib3"}
+CLIENTS = {"core/http.py"}
+
+
+@functools.cache
+def files() -> list[tuple[str, ast.Module]]:
+    """Every file of the package, by its name below it."""
+    named = ((file.relative_to(SOURCE).as_posix(), file) for file in sorted(SOURCE.rglob("*.py")))
+    return [(name, ast.parse(file.read_text(encoding="utf-8"))) for name, file in named]
+
+
+def prints(tree: ast.Module) -> bool:
+    """Whether a file calls `print`, `typer.echo`, `typer.secho`, a console, or writes to standard output or error."""
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    to_file = ("print", "typer.echo", "typer.secho", "click.echo", "Console", "sys.stdout.write", "sys.stderr.write")
+    return not called.isdisjoint(to_file)
+
+
+def test_text_reaches_the_terminal_in_one_place() -> None:
+    """Use `hanlin.cli.output.echo`, or `printable` of `core.terminal` before a new way to print is added here."""
+    assert {name for name, tree in files() if prints(tree)} <= PRINTS.keys()
+
+
+def test_clients_of_other_servers_are_made_in_one_place() -> None:
+    """Use `hanlin.core.http.ServerClient`: it bounds answers, follows no redirect and takes no proxy unasked."""
+    found = set()
+    for name, tree in files():
+        for node in ast.walk(tree):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if CLIENT_LIBRARIES & set(modules):
+                found.add(name)
+    assert found == CLIENTS
