@@ -1,4 +1,6 @@
-"""`python -m hanlin` is the command `hanlin`."""
+"""The command `hanlin`, which is `python -m hanlin` too."""
+
+from __future__ import annotations
 
 import sys
 
@@ -7,7 +9,17 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # before this line can only be kept from there by `python -P -m hanlin`.
     del sys.path[0]
 
-from hanlin.cli.main import main
+import signal
+
+
+def main() -> None:
+    """The console script: until the command can end in order, Ctrl-C ends it without a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from hanlin.cli.main import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

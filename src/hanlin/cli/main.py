@@ -1,21 +1,28 @@
 """The command `hanlin`: its entry point, and what a person sees of an error.
 
-Exit codes: 0 success, 1 a check that failed or a bug of ours, 2 bad input (one sentence and a hint), 130 interrupted.
+Exit codes: 0 success, 1 a check that failed or a bug of ours, 2 bad input (one sentence and a hint), 130, 143 and 129
+ended by Ctrl-C, SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import sys
-from typing import Annotated
+import traceback
+from types import TracebackType
+from typing import Annotated, NoReturn
 
 import typer
 
 from hanlin.cli.help import usage_error
 from hanlin.cli.output import echo
 from hanlin.cli.table import RootGroup
-from hanlin.core.errors import UserError, explain_os_error
+from hanlin.core.errors import UserError, explain_memory_error, explain_os_error
 from hanlin.core.i18n import tr
+from hanlin.core.process import kill_descendants
+from hanlin.core.signals import Terminated, install
+from hanlin.core.terminal import printable
 from hanlin.core.version import __version__
 
 INTERRUPTED = 130
@@ -61,7 +68,9 @@ def set_output_encoding(stream: io.TextIOWrapper) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command of the command line, and end with its exit code."""
+    install()
+    _make_reports_printable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             set_output_encoding(stream)
@@ -71,16 +80,40 @@ def main() -> None:
         _refuse(error)
     except typer.TyperException as error:
         _refuse(usage_error(error))
-    except OSError as error:
-        known = explain_os_error(error)
+    except Exception as error:
+        known = explain_os_error(error) or explain_memory_error(error, "hanlin")
         if known is None:
             raise
         _refuse(known)
+    except Terminated as ending:
+        _end_early(ending.code)
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        _end_early(INTERRUPTED)
     if code == INTERRUPTED:
-        echo(tr("\nstopped; the same command goes on from here"), err=True)
+        _end_early(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_early(code: object) -> NoReturn:
+    """End with the exit code of a signal, and with everything that the command has started."""
+    kill_descendants()
+    echo(tr("\nstopped; the same command goes on from here"), err=True)
+    sys.exit(code if isinstance(code, int) else 1)
+
+
+def _make_reports_printable() -> None:
+    """Show what log records and tracebacks quote of others, as `echo` does, instead of letting a terminal obey it."""
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return printable(super().format(record))
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Formatter())
+    sys.excepthook = report
 
 
 def _refuse(error: UserError) -> None:

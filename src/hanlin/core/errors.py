@@ -41,14 +41,40 @@ class UnsupportedToolsError(UserError):
     """A chat template has no form for tools and their calls."""
 
 
-_FIXED_BY_USERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_FIXED_BY_USERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ELOOP)
+_NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+_NO_SPACE_TEXTS = (
+    ("No space left on device", errno.ENOSPC),
+    ("(os error 28)", errno.ENOSPC),
+    ("Disk quota exceeded", _NO_SPACE[1]),
+    ("(os error 122)", _NO_SPACE[1]),
+    ("File too large", errno.EFBIG),
+    ("(os error 27)", errno.EFBIG),
+    ("PytorchStreamWriter failed writing", errno.ENOSPC),
+)
+"""How libraries in Rust and C++, and `shutil`, pass on what the system says."""
 
 
 def explain_os_error(error: BaseException) -> UserError | None:
-    """What the system refuses for a path that the user named; None if it is anything else."""
-    if isinstance(error, OSError) and error.errno in _FIXED_BY_USERS and error.filename:
+    """What the system refuses for a path that the user named, and full disks; None if it is anything else."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and not isinstance(error, UserError):
+        text = str(error)
+        number = next((number for words, number in _NO_SPACE_TEXTS if words in text), None)
+    name = getattr(error, "filename", None)
+    where = os.fsdecode(name) if isinstance(name, str | bytes) and name else None
+    if number in _NO_SPACE:
+        reasons = {
+            errno.ENOSPC: tr("the disk is full"),
+            errno.EFBIG: tr("the file grows larger than this system or its limit (ulimit -f) allows"),
+        }
+        what = reasons.get(number or 0, tr("the quota of this disk is used up"))
+        return UserError(what, where, tr("free some space and run again; finished work is kept"))
+    if isinstance(error, FileNotFoundError) and "temporary directory" in (error.strerror or ""):
+        return UserError(tr("there is no folder for temporary files"), None, tr("name one in TMPDIR"))
+    if isinstance(error, OSError) and number in _FIXED_BY_USERS and where:
         what = tr("cannot be read or written: {problem}", problem=error.strerror)
-        return UserError(what, os.fsdecode(error.filename), tr("check the path and its permissions"))
+        return UserError(what, where, tr("check the path and its permissions"))
     return None
 
 
@@ -69,6 +95,25 @@ def explain_memory_error(error: BaseException, where: str) -> UserError | None:
 def memory_error(what: str, where: str) -> UserError:
     """An error that says how to do with less memory."""
     return UserError(what, where, tr("lower `micro_batch_tokens` or `batch`; `hanlin plan` estimates what fits"))
+
+
+def killed_error(stage: str, code: int) -> UserError:
+    """What to say of a stage whose process was ended from outside, or by a fault in a library.
+
+    Args:
+        stage: Its name.
+        code: Its exit code; below zero the signal's number, as Python's `subprocess` has it.
+    """
+    if code == -9:
+        return memory_error(tr("it was killed (signal 9), as systems do when memory runs out"), stage)
+    if code in (-4, -6, -7, -8, -11):  # illegal instruction, abort, bus error, arithmetic, segmentation fault
+        what = tr("a library that it uses crashed (signal {number})", number=-code)
+        return UserError(what, stage, tr("one of its input files may be damaged; earlier stages are kept"))
+    if code < 0:
+        what = tr("its process was ended from outside (signal {number})", number=-code)
+    else:
+        what = tr("its process ended without a result")
+    return UserError(what, stage, tr("the same command goes on from here"))
 
 
 def suggest_path(path: str | Path) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -78,7 +78,8 @@ def is_file_name(text: str) -> bool:
 
 @contextmanager
 def open_atomic(path: Path, mode: str = "w", *, shared: bool = False, fsync: bool = False) -> Iterator[IO[Any]]:
-    """Open a file for writing that appears at `path` when the block ends; an error in the block leaves `path` alone.
+    """Open a file for writing that appears at `path` when the block ends; an error in the block leaves `path` alone and
+    nothing beside it.
 
     Args:
         path: The file; its folder exists.
@@ -91,12 +92,19 @@ def open_atomic(path: Path, mode: str = "w", *, shared: bool = False, fsync: boo
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     if partial.is_symlink():
         partial.unlink()
-    with open(partial, mode, opener=_open_own, **text) as file:
-        yield file
-        if fsync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, mode, opener=_open_own, **text) as file:
+            yield file
+            if fsync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            error.filename = str(path)  # a write that fails does not say where
+        raise
 
 
 def write_bytes(path: Path, data: bytes, *, shared: bool = False, fsync: bool = False) -> None:

@@ -81,6 +81,15 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, so that `kill_descendants` still finds them.
+
+    Linux only (prctl(2), `PR_SET_CHILD_SUBREAPER`); elsewhere it does nothing.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(36, 1)
+
+
 def end_process(process: subprocess.Popen[Any], seconds: float, *, group: bool = False, terminate: bool = True) -> None:
     """End a child process: ask it to, wait up to `seconds`, then kill it; returns when it has ended.
 
@@ -113,6 +122,43 @@ def _send_signal(process: subprocess.Popen[Any], name: str, group: bool) -> None
         process.terminate()
     else:
         process.kill()
+
+
+def kill_descendants(root: int | None = None, *, itself: bool = False) -> None:
+    """Kill all processes that a process has started, and those that they have started, in whatever group or session.
+
+    Args:
+        root: Its id; by default this process.
+        itself: Kill it too, first, so that it starts no more.
+    """
+    root = os.getpid() if root is None else root
+    doomed = descendants(root)
+    for pid in [root, *doomed] if itself else doomed:
+        try:
+            os.kill(pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+        except (ProcessLookupError, PermissionError):  # it has ended meanwhile
+            pass
+
+
+def descendants(root: int) -> list[int]:
+    """The processes that a process has started, and those that they have started; Linux only, elsewhere none."""
+    parents: dict[int, int] = {}
+    try:
+        names = [name for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    for name in names:
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+        except (OSError, ValueError, IndexError):  # it has ended meanwhile
+            continue
+    found: list[int] = []
+    level = {root}
+    while level:
+        level = {pid for pid, parent in parents.items() if parent in level and pid not in found}
+        found += level
+    return found
 
 
 def available_cores() -> int:

@@ -83,8 +83,15 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_links(folder, folder / f"{kind}-{key}.lock")
         lock = filelock.FileLock(folder / f"{kind}-{key}.lock")
-        with lock.acquire():
+        try:
+            lock.acquire()
+        except NotImplementedError as error:
+            what = tr("this file system has no locks, which keep two runs apart")
+            raise UserError(what, folder, tr("keep the store on another disk")) from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def is_locked(self, kind: str, key: str) -> bool:
         """Whether some process is making this artifact now."""
@@ -96,6 +103,8 @@ class Store:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             return True
+        except OSError:  # a store that can only be read
+            return False
         lock.release()
         return False
 

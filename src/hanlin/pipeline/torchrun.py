@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.launch import GROUP_TIMEOUT, Launch
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, memory_error
 from hanlin.core.i18n import tr
 from hanlin.core.names import quote_comment, quote_shell
 from hanlin.core.process import die_with_parent, python_command, start_process
+from hanlin.core.signals import announce_safe_points
 
 REQUEST_FILE = "request.json"
 """The file in a stage's scratch folder that the processes of its group read."""
@@ -46,11 +47,14 @@ def run_group(launch: Launch, request_file: Path) -> int:
     command = launch_command(launch, request_file)
     in_child = die_with_parent if sys.platform == "linux" else None  # one system call, safe with threads
     with start_process(command, changes=environment, stdin=subprocess.DEVNULL, preexec_fn=in_child) as group:
+        announce_safe_points(True)
         try:
             return group.wait()
         except KeyboardInterrupt:  # the group gets it too, and saves a checkpoint
             group.wait()
             raise
+        finally:
+            announce_safe_points(False)
 
 
 def explain_lost_peer(error: BaseException) -> UserError | None:
@@ -142,11 +146,14 @@ def _slurm(launch: Launch, run: list[str], rendezvous: str, name: str) -> list[s
 
 
 def metrics_of_reply(code: int, reply: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The metrics in the reply of a group. Raises UserError as the stage raised it, RuntimeError if the group
-    failed.
+    """The metrics in the reply of a group. Raises UserError as the stage raised it, or if a process was killed;
+    RuntimeError if the group failed.
     """
     if "user_error" in reply:
         raise UserError(*reply["user_error"])
+    if code != 0 and not reply:  # every process writes what it raises: one that could not was killed
+        what = tr("a process of its group was killed, as systems do when memory runs out")
+        raise memory_error(what, stage)
     if code != 0 or "metrics" not in reply:
         raise RuntimeError(reply.get("failed") or f"the process group of stage {stage} ended with {code}")
     metrics: dict[str, Any] = reply["metrics"]

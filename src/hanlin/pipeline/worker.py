@@ -8,7 +8,6 @@ If the system cannot fork (Windows), it handles one request and ends; the client
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import importlib
 import importlib.metadata
@@ -24,17 +23,17 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from hanlin.config.kinds import KINDS
 from hanlin.config.settings.base import Settings, setting_info
 from hanlin.config.settings.launch import Launch
 from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
-from hanlin.core.errors import UserError, explain_memory_error, explain_os_error, memory_error
+from hanlin.core.errors import UserError, explain_memory_error, explain_os_error, killed_error
 from hanlin.core.files import FileState, write_text
-from hanlin.core.i18n import tr
 from hanlin.core.process import available_cores, die_with_parent, quiet_libraries
 from hanlin.core.progress import Progress
+from hanlin.core.signals import on_announcement
 from hanlin.core.version import __version__
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
@@ -72,9 +71,14 @@ def serve_requests(preload: bool) -> None:
     die_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a stage prints goes to the terminal and not into the protocol
+    # an interrupt is for the child, whose reply is awaited; a function and not SIG_IGN, which programs that are started
+    # later would inherit. The client has blocked it until now.
+    signal.signal(signal.SIGINT, lambda signal_number, frame: None)
+    _block_interrupts(False)
     for line in sys.stdin:
         request = json.loads(line)
         if not hasattr(os, "fork"):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             replies.write(json.dumps(_handle_request(request)) + "\n")
             replies.flush()
             return
@@ -82,36 +86,66 @@ def serve_requests(preload: bool) -> None:
             _import_heavy()
         gc.freeze()  # a million imported objects, which the child would otherwise scan for garbage again and again
         reading, writing = os.pipe()
-        # an interrupt is for the child, whose reply is awaited; a function and not SIG_IGN, which programs that are
-        # started later would inherit
-        signal.signal(signal.SIGINT, lambda signal_number, frame: None)
+        parent = os.getpid()
+        _block_interrupts(True)  # the child would do as this process does, nothing, until it has a handler of its own
         child = os.fork()
         if child == 0:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             die_with_parent()
+            if os.getppid() != parent:  # it ended before it could be said
+                os._exit(1)
             os.close(reading)
-            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                pipe.write(json.dumps(_handle_request(request)))
-            sys.stderr.flush()
-            os._exit(0)
+            _run_child(request, writing)
+        _block_interrupts(False)
         os.close(writing)
         if preload:
             _import_heavy()  # while a light stage runs, for the next one
+        has_replied = False
         with os.fdopen(reading, encoding="utf-8") as pipe:
-            text = pipe.read()
+            for text in pipe:
+                if not text.endswith("\n"):  # it was killed while it wrote
+                    break
+                has_replied = has_replied or not text.startswith(_ANNOUNCEMENT)
+                replies.write(text)
+                replies.flush()
         _, status = os.waitpid(child, 0)
-        if not text and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            text = json.dumps({"user_error": _killed_error(request["stage"])}, ensure_ascii=False)
-        if not text:
-            text = json.dumps({"failed": f"stage {request['stage']} was killed (status {status})"})
-        replies.write(text + "\n")
-        replies.flush()
+        if not has_replied:
+            killed = killed_error(request["stage"], os.waitstatus_to_exitcode(status))
+            reply = {"user_error": [killed.what, killed.where, killed.hint]}
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()
 
 
-def _killed_error(stage: str) -> list[str | None]:
-    """What to say of a stage that was ended by force, as a system does whose memory is used up."""
-    error = memory_error(tr("it was killed (signal 9), as systems do when memory runs out"), stage)
-    return [error.what, error.where, error.hint]
+_ANNOUNCEMENT = '{"safe_points": '
+
+
+def _run_child(request: Mapping[str, Any], writing: int) -> NoReturn:
+    """Run a stage in the process that was forked for it, and end it; write the reply, and whether it ends at safe
+    points.
+    """
+    try:
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+
+            def announce(begin: bool) -> None:
+                pipe.write(f"{_ANNOUNCEMENT}{json.dumps(begin)}}}\n")
+                pipe.flush()
+
+            on_announcement(announce)
+            reply: dict[str, Any] = {"interrupted": True}
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                _block_interrupts(False)
+                reply = _handle_request(request)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            pipe.write(json.dumps(reply) + "\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
+
+
+def _block_interrupts(block: bool) -> None:
+    """Let interrupts wait, or come through again; a process that is started meanwhile lets them wait too."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _import_heavy() -> None:
@@ -147,14 +181,13 @@ def _handle_request(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _error_reply(error: Exception, request: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        hint = tr("free some space and run again; finished work is kept")
-        where = error.filename or Store(Path(request["home"])).partial_folder(request["kind"], request["key"])
-        return {"user_error": [tr("the disk is full"), str(where), hint]}
     known = error if isinstance(error, UserError) else explain_os_error(error) or torchrun.explain_lost_peer(error)
     known = known or explain_memory_error(error, request["stage"])
     if known is not None:
-        return {"user_error": [known.what, known.where, known.hint]}
+        where = known.where
+        if where is None and not isinstance(error, UserError):
+            where = str(Store(Path(request["home"])).partial_folder(request["kind"], request["key"]))
+        return {"user_error": [known.what, where, known.hint]}
     return {"failed": traceback.format_exc()}
 
 

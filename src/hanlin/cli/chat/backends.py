@@ -46,12 +46,15 @@ class ReplyStats:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """An answer, the messages of its prompt, how many of the oldest turns were left out of the prompt, and figures."""
+    """An answer, the messages of its prompt, how many of the oldest turns were left out of the prompt, and figures;
+    whether Ctrl-C ended the answer.
+    """
 
     text: str
     messages: tuple[Message, ...]
     dropped: int = 0
     stats: ReplyStats | None = None
+    interrupted: bool = False
 
 
 class ChatBackend(Protocol):
@@ -115,11 +118,11 @@ class LocalModel:
         request = GenerationRequest(fitted.ids, self._template.stop_ids, sampling)
         with closing(TextStream(self._opened.engine, self._template.tokenizer, request)) as stream:
             timer = _AnswerTimer()
-            text = _collect((piece.text for piece in timer.watch(stream)), on_text)
+            text, interrupted = _collect((piece.text for piece in timer.watch(stream)), on_text)
         total = stream.prompt_tokens + stream.tokens
         left = self._opened.engine.context_length - total
         stats = ReplyStats(total, timer.speed(stream.tokens), max(0, left))
-        return ChatReply(text, fitted.messages, fitted.dropped, stats)
+        return ChatReply(text, fitted.messages, fitted.dropped, stats, interrupted)
 
     def set_thinking(self, on: bool) -> None:
         if not self._template.thinking_switches:
@@ -188,11 +191,11 @@ class RemoteServer:
             self._check_status(reply)
             self._total_tokens = self._answer_tokens = None
             timer = _AnswerTimer()
-            text = _collect(timer.watch(self._read_stream(reply)), on_text)
+            text, interrupted = _collect(timer.watch(self._read_stream(reply)), on_text)
         stats = None
         if self._total_tokens is not None:
             stats = ReplyStats(self._total_tokens, timer.speed(self._answer_tokens or 0))
-        return ChatReply(text, tuple(messages), stats=stats)
+        return ChatReply(text, tuple(messages), stats=stats, interrupted=interrupted)
 
     def set_thinking(self, on: bool) -> None:
         self._thinking = on  # the server refuses it if its model has no switch
@@ -325,16 +328,16 @@ def _error_message(error: Any) -> str:
     return str(inner.get("message", inner) if isinstance(inner, Mapping) else inner)[:500]
 
 
-def _collect(pieces: Iterator[str], on_text: OnText) -> str:
-    """Pass each piece on and return all of them; at Ctrl-C, those that had come."""
+def _collect(pieces: Iterator[str], on_text: OnText) -> tuple[str, bool]:
+    """Pass each piece on and return all of them; at Ctrl-C, those that had come, and True."""
     received: list[str] = []
     try:
         for piece in pieces:
             received.append(piece)
             on_text(piece)
     except KeyboardInterrupt:
-        pass
-    return "".join(received)
+        return "".join(received), True
+    return "".join(received), False
 
 
 def open_backend(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import PARTIAL_SUFFIX
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
+from hanlin.core.signals import own_interrupts
 
 ReadLine = Callable[[str], str]
 LAST_SESSION = "last"
@@ -38,6 +41,8 @@ class ChatSession:
         self.messages: tuple[Message, ...] = self._system
         self.dropped_turns = 0
         self.stats: ReplyStats | None = None
+        self.interrupted = False
+        """Whether Ctrl-C ended the last answer."""
         self._attempt = 0
 
     @property
@@ -142,7 +147,7 @@ class ChatSession:
         reply = self._backend.answer(messages, on_text, self._attempt)
         self.messages = (*reply.messages, assistant_message(reply.text))
         self.dropped_turns += reply.dropped
-        self.stats = reply.stats
+        self.stats, self.interrupted = reply.stats, reply.interrupted
         self._save_session()
         return reply.text
 
@@ -243,8 +248,11 @@ def run_chat(
     )
     try:
         if once is not None:
-            ChatSession(backend, system or "").send(once, write)
+            single = ChatSession(backend, system or "")
+            single.send(once, write)
             write("\n")
+            if single.interrupted:
+                raise KeyboardInterrupt
             return
         file: Path | None = session_file(session or LAST_SESSION)
         problem = find_save_problem(session_file(session or LAST_SESSION))
@@ -259,6 +267,7 @@ def run_chat(
         write(tr("{model_name}: /help lists the commands, /quit ends\n", model_name=model_name))
         if turns:
             write(tr("(continuing after {turns} turns)\n", turns=turns))
+        typed = read_line is not None or sys.stdin.isatty()
         if read_line is None:
             from hanlin.cli.chat.editor import make_editor
 
@@ -267,7 +276,9 @@ def run_chat(
                 [*_commands(), *_END_COMMANDS[1:]],
                 lambda: describe_stats(conversation.stats),
             )
-        _loop(conversation, read_line, write)
+        # where somebody types, Ctrl-C ends an answer; a pipe has nobody who goes on after it
+        with own_interrupts() if typed else nullcontext():
+            _loop(conversation, read_line, write, typed)
     finally:
         backend.close()
 
@@ -302,12 +313,14 @@ def describe_stats(stats: ReplyStats | None) -> str:
     return " · ".join([*parts, "/help"])
 
 
-def _loop(conversation: ChatSession, read_line: ReadLine, write: OnText) -> None:
+def _loop(conversation: ChatSession, read_line: ReadLine, write: OnText, typed: bool) -> None:
     while True:
         try:
             text = read_line("> ").strip()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, KeyboardInterrupt) as error:
             write("\n")
+            if isinstance(error, KeyboardInterrupt) and not typed:
+                raise
             return
         except UserError as error:
             write(f"{error}\n")
@@ -327,6 +340,8 @@ def _loop(conversation: ChatSession, read_line: ReadLine, write: OnText) -> None
             write(f"{error}\n")
             continue
         write("\n")
+        if conversation.interrupted and not typed:
+            raise KeyboardInterrupt
         _report_dropped(conversation, dropped_before, write)
 
 

@@ -10,7 +10,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
 from hanlin.cli.output import STATE_STYLE, echo, echo_data, print_json, print_table, state_name
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.i18n import join_list, tr
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    from hanlin.pipeline.report import summarize_metrics
+    from hanlin.pipeline.report import build_report, summarize_metrics
     from hanlin.pipeline.run import launch_commands
     from hanlin.pipeline.run import run as run_recipe
     from hanlin.web.pages.run_report import write_report
@@ -68,14 +68,22 @@ def run(
             echo(f"{head}: {step.manifest.seconds:.1f} s · {summarize_metrics(step)}", err=True)
 
     steps = run_recipe(checked, store, on_event)
-    report, page = write_report(checked, steps, store)
+    page: Path | None = None
+    try:
+        report, page = write_report(checked, steps, store)
+    except OSError as error:  # all stages are done: their results are worth more than the page
+        known = explain_os_error(error)
+        if known is None:
+            raise
+        echo(tr("the report is not written: {reason}", reason=known), err=True)
+        report = build_report(checked, steps)
     if as_json:
         print_json(report.data)
         return
     _print_summary(checked, store, steps, page)
 
 
-def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) -> None:
+def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path | None) -> None:
     """Print what each stage changed, the figures beside their targets, a few answers, and what to do next."""
     from hanlin.pipeline.report import build_report, format_number, sample_answers, summarize_metrics
 
@@ -106,7 +114,8 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) 
             echo(
                 tr("  user: {question}\n  model: {answer}", question=question, answer=answer),
             )
-    echo(tr("\nreport: {page}", page=page))
+    if page is not None:
+        echo(tr("\nreport: {page}", page=page))
     if recipe.report.chat:
         model = store.runs / recipe.name / recipe.report.chat
         echo(tr("next:   hanlin chat {model}   ·   hanlin serve {model}", model=model))

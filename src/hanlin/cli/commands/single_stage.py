@@ -13,7 +13,7 @@ import typer
 from hanlin.cli.help import new_app
 from hanlin.cli.options import AsJson, Home
 from hanlin.cli.output import echo, print_json
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
@@ -110,10 +110,17 @@ def _copy_artifact(folder: Path, out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, partial)
-    if is_adapter(partial):
-        rewrite_base_path(partial, resolve_base(folder))
-        refresh_manifest(partial)
-    if out.exists():
-        out.rmdir()
-    os.replace(partial, out)
+    try:
+        shutil.copytree(folder, partial)
+        if is_adapter(partial):
+            rewrite_base_path(partial, resolve_base(folder))
+            refresh_manifest(partial)
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        known = explain_os_error(error)
+        if known is not None:  # the artifact is in the store: only the copy failed
+            raise UserError(known.what, out, known.hint) from error
+        raise

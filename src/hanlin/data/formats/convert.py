@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.errors import UserError, did_you_mean, explain_os_error
 from hanlin.core.files import partial_path
 from hanlin.core.i18n import tr
 from hanlin.data.formats.detect import open_records
@@ -132,7 +132,8 @@ def _open_output(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
         if size or empty:
             os.replace(partial, path)
     except OSError as error:
-        message = tr("cannot be written: {strerror}", strerror=error.strerror)
-        raise UserError(message, path) from error
+        known = explain_os_error(error)
+        what = known.what if known else tr("cannot be written: {strerror}", strerror=error.strerror)
+        raise UserError(what, path, known.hint if known else None) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
+from hanlin.core.signals import announce_safe_points
 from hanlin.train.callbacks.base import Callback, TrainerState
 
 INTERRUPT = "interrupt"
@@ -37,9 +38,11 @@ class Interrupt(Callback):
     def on_train_begin(self, state: TrainerState) -> None:
         if threading.current_thread() is threading.main_thread():
             self._handler_before = signal.signal(signal.SIGINT, self._on_signal)
+            announce_safe_points(True)
 
     def on_train_end(self, error: BaseException | None) -> None:
         if self._handler_before is not None:
+            announce_safe_points(False)
             signal.signal(signal.SIGINT, self._handler_before)
 
     def requests(self) -> dict[str, bool]:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
 from hanlin.core.process import end_process, python_command, start_process
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.llama_cpp.process_messages import AnswerStart, CallResult
@@ -52,7 +54,7 @@ class LlamaCppProcess:
     name = "llama_cpp"
 
     def __init__(self, path: Path, **options: Any) -> None:
-        self._command = pickle.dumps((path, options))
+        self._path, self._command = path, pickle.dumps((path, options))
         self.restarts = 0
         self._call_ids = itertools.count()
         self._pending: dict[int, _PendingCall] = {}
@@ -175,9 +177,10 @@ class LlamaCppProcess:
             item = self._connection.recv()
         except (EOFError, OSError) as error:
             _terminate(self._processes)
-            raise EngineUnavailableError(
-                f"llama.cpp ended while it loaded the model ({self._processes[0].returncode})"
-            ) from error
+            code = self._processes[0].returncode
+            what = tr("llama.cpp ended while it loaded this file (exit code {code})", code=code)
+            hint = tr("the file may be damaged or of a model that llama.cpp does not know, or memory ran out")
+            raise UserError(what, self._path, hint) from error
         if isinstance(item, BaseException):
             _terminate(self._processes)
             raise item

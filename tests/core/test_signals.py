@@ -1,0 +1,103 @@
+"""Signals end a command within a second with the exit code of the signal, whatever its main thread does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from endings import CODES, hear_signals, marked
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+COMMAND = """
+import ctypes, subprocess, sys, threading, time
+import hanlin.cli.main
+def work(**options):
+    print("ready", flush=True)
+    exec(sys.argv[1], globals())
+hanlin.cli.main.app = work
+hanlin.cli.main.main()
+"""
+WORK = {
+    "waiting": "time.sleep(30)",
+    "a library that does not come back": "ctypes.CDLL(None).sleep(30)",
+    "cleaning up without end": "try:\n    time.sleep(30)\nfinally:\n    time.sleep(30)",
+    "an exception that is lost": (
+        "class Lost:\n    def __del__(self):\n        time.sleep(20)\nlost = Lost()\ndel lost\ntime.sleep(30)"
+    ),
+    "a thread that does not end": "threading.Thread(target=time.sleep, args=(30,)).start()\ntime.sleep(30)",
+    "children of its own sessions": (
+        "subprocess.Popen(['sleep', '30'], start_new_session=True)\n"
+        "subprocess.run([sys.executable, '-c', 'import subprocess; subprocess.run([\"sleep\", \"30\"])'])"
+    ),
+}
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK.keys())
+def test_a_command_ends_within_a_second_and_leaves_no_process(work: str) -> None:
+    number = list(CODES)[list(WORK.values()).index(work) % 3]
+    process, mark = start(work)
+    time.sleep(0.2)
+    started = time.monotonic()
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert time.monotonic() - started < 2  # 0.7 s, and what a busy machine adds
+    assert process.returncode == CODES[number]
+    assert marked(mark, 0.5) == {}
+
+
+SAVING = """
+from hanlin.core.signals import safe_point_ahead
+try:
+    time.sleep(30)
+finally:
+    with safe_point_ahead():
+        print("saving", flush=True)
+        time.sleep(1.5)
+"""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_safe_point_is_waited_for_and_a_second_signal_does_not_wait(again: bool) -> None:
+    process, _ = start(SAVING)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None and process.stdout.readline() == b"saving\n"
+    started = time.monotonic()
+    if again:
+        time.sleep(0.4)
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert (time.monotonic() - started < 1.3) == again
+    assert process.returncode == 130
+
+
+def test_what_a_command_was_started_to_ignore_stays_ignored() -> None:
+    process, _ = start("time.sleep(1)\nsys.exit(7)", ignore=True)
+    for number in CODES:
+        process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == 7
+
+
+def ignore_signals() -> None:
+    for number in CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def start(work: str, ignore: bool = False) -> tuple[subprocess.Popen[bytes], str]:
+    mark = f"signals-{time.monotonic_ns()}"
+    environment = {**os.environ, "HANLIN_TEST_MARK": mark, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, work],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        preexec_fn=ignore_signals if ignore else hear_signals,  # noqa: PLW1509
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    return process, mark
