@@ -87,7 +87,7 @@ def test_every_way_to_write_this_machine_is_known(name: str) -> None:
         (HEAD + b"Content-Length: 100\r\n\r\ndata: {}\n", "speak HTTP"),
     ],
     ids=str.split(
-        "endless_line endless_chunk comments_only continue_only slow_status slow_headers huge_header many_headers "
+        "line_without_end endless_chunk comments_only continue_only slow_status slow_headers huge_header many_headers "
         "other_protocol nothing gzip_bomb other_type cut_off"
     ),
 )

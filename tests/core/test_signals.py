@@ -42,7 +42,7 @@ WORK = {
 def test_a_command_ends_within_a_second_and_leaves_no_process(work: str) -> None:
     number = list(CODES)[list(WORK.values()).index(work) % 3]
     process, mark = start(work)
-    time.sleep(0.2)
+    time.sleep(0.3)  # until the work is in its longest call
     started = time.monotonic()
     process.send_signal(number)
     process.communicate(timeout=20)
@@ -54,6 +54,7 @@ def test_a_command_ends_within_a_second_and_leaves_no_process(work: str) -> None
 SAVING = """
 from hanlin.core.signals import safe_point_ahead
 try:
+    print("begun", flush=True)
     time.sleep(30)
 finally:
     with safe_point_ahead():
@@ -65,8 +66,9 @@ finally:
 @pytest.mark.parametrize("again", [False, True])
 def test_a_safe_point_is_waited_for_and_a_second_signal_does_not_wait(again: bool) -> None:
     process, _ = start(SAVING)
+    assert process.stdout is not None and process.stdout.readline() == b"begun\n"
     process.send_signal(signal.SIGINT)
-    assert process.stdout is not None and process.stdout.readline() == b"saving\n"
+    assert process.stdout.readline() == b"saving\n"
     started = time.monotonic()
     if again:
         time.sleep(0.4)

@@ -89,7 +89,7 @@ def event(row: object) -> bytes:
         (whole(b"<html>", "Content-Type: text/html"), "no stream of events"),
         (whole(b"", "Location: http://127.0.0.1:1/", status="307 Temporary Redirect"), "sends to another address"),
     ],
-    ids=str.split("endless_tokens endless_line a_list odd_types deep_json nothing other_type redirect"),
+    ids=str.split("endless_tokens line_without_end a_list odd_types deep_json nothing other_type redirect"),
 )
 def test_an_answer_of_a_server_that_means_harm_is_bounded_and_one_sentence(
     answer: Answer | bytes, told: str, spoken_gguf: Path, monkeypatch: pytest.MonkeyPatch

@@ -48,7 +48,7 @@ def chat_server(stream: Answer | bytes) -> Answer:
         (whole(b"x" * 9_000, status="500 Sorry"), r"x \(500\)"),
         (whole(b"", "Location: http://127.0.0.1:1/", status="308 Permanent"), "sends to another address"),
     ],
-    ids=str.split("endless_text endless_reasoning endless_line a_list deep_json other_type long_error redirect"),
+    ids=str.split("endless_text endless_reasoning line_without_end a_list deep_json other_type long_error redirect"),
 )
 def test_an_answer_is_bounded_and_a_fault_is_one_sentence(stream: Answer | bytes, told: str) -> None:
     with host(chat_server(stream)) as server:
