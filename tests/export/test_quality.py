@@ -68,7 +68,7 @@ def test_a_quality_report_measures_each_file_against_the_source(
 def test_what_is_kept_of_the_source_must_fit_the_disk(
     taught: Path, held_out: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanlin.core.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    monkeypatch.setattr("hanlin.core.files.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     tokenizer = Tokenizer.load(taught)
     with pytest.raises(UserError, match=r"the disk has 0\.00 GB free"):
         prepare_reference(SETTINGS, held_out, check_model_folder(taught), tokenizer, None, tmp_path, StageContext())

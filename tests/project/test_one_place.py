@@ -39,7 +39,7 @@ def prints(tree: ast.Module) -> bool:
 
 
 def test_text_reaches_the_terminal_in_one_place() -> None:
-    """Use `hanlin.cli.output.echo`, or `printable` of `core.terminal` before a new way to print is added here."""
+    """Use `hanlin.cli.output.echo`, or `printable` of `core.text` before a new way to print is added here."""
     assert {name for name, tree in files() if prints(tree)} <= PRINTS.keys()
 
 

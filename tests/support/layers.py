@@ -45,7 +45,7 @@ ORDER: dict[str, list[str]] = {
         "version i18n limits",
         "errors",
         "names files",
-        "text records progress process disk http signals",
+        "text records progress process http signals",
         "context discover resumable",
     ],
     "config": ["settings", "kinds references validation yaml_text", "recipe", "recipe_file schema settings_page"],

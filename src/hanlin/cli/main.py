@@ -22,7 +22,7 @@ from hanlin.core.errors import UserError, explain_memory_error, explain_os_error
 from hanlin.core.i18n import tr
 from hanlin.core.process import kill_descendants
 from hanlin.core.signals import Terminated, install
-from hanlin.core.terminal import printable
+from hanlin.core.text import printable
 from hanlin.core.version import __version__
 
 INTERRUPTED = 130

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hanlin.core.i18n import tr
-from hanlin.core.terminal import printable, printable_json
+from hanlin.core.text import printable, printable_json
 
 if TYPE_CHECKING:
     from hanlin.pipeline.step import Step

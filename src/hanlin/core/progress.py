@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hanlin.core.files import write_text
 from hanlin.core.i18n import tr
-from hanlin.core.terminal import printable
+from hanlin.core.text import printable
 
 
 @dataclass(slots=True)

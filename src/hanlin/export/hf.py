@@ -18,9 +18,8 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template, save_tokenizer
 from hanlin.config.settings.export import QuantizedModel
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_sorted_json
+from hanlin.core.files import catch_full_disk, check_free_space, read_json, write_sorted_json
 from hanlin.core.i18n import join_list, tr
 from hanlin.export import gptq, quality
 from hanlin.export.calibration import load_calibration_rows

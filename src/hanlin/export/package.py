@@ -13,9 +13,8 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template, save_tokenizer
 from hanlin.config.settings.export import Package
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.disk import catch_full_disk, check_free_space, copy_atomic
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_text
+from hanlin.core.files import catch_full_disk, check_free_space, copy_atomic, write_text
 from hanlin.core.i18n import tr
 from hanlin.core.names import quote_shell
 from hanlin.export.model_card import Card, model_card

@@ -22,9 +22,8 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Condition, QualityReport
 from hanlin.core.context import StageContext
 from hanlin.core.discover import record_class, validation_file
-from hanlin.core.disk import check_free_space
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic, write_sorted_json
+from hanlin.core.files import check_free_space, open_atomic, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language

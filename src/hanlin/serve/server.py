@@ -20,7 +20,7 @@ import uvicorn
 
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
-from hanlin.core.terminal import printable
+from hanlin.core.text import printable
 from hanlin.inference.protocol import Engine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app

@@ -12,9 +12,8 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer
 from hanlin.config.settings.export import Gguf, parse_conditions
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.disk import catch_full_disk
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_sorted_json
+from hanlin.core.files import catch_full_disk, read_json, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.export import quality
 from hanlin.export.gguf import verify

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import StageContext
-from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
+from hanlin.core.files import catch_full_disk, check_free_space
 from hanlin.core.i18n import tr
 from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTIZED
 from hanlin.export.gguf.quantize import Quantizer, tensor_bytes

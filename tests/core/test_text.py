@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from hanlin.core.terminal import printable, printable_json
+from hanlin.core.text import printable, printable_json
 
 HARM = {
     "colors and cursor (CSI)": "\x1b[2J\x1b[31m\x1b[8m",
