@@ -1,7 +1,7 @@
 """Reading and writing files: a file appears under its name when it is complete, or not at all.
 
-A file that is being written ends in `.writing`, which an upload refuses; it is renamed when it is complete. Before large
-files are written the space is checked.
+A file that is being written ends in `.writing`, which an upload refuses; it is renamed when it is complete. Before
+large files are written the space is checked.
 """
 
 from __future__ import annotations
