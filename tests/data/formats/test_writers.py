@@ -231,7 +231,7 @@ def test_a_full_disk_is_reported_and_nothing_is_left(put: Put, tmp_path: Path, m
 
     source = put("a.jsonl", format_samples.CHAT_ROWS["alpaca"])
     monkeypatch.setattr(converting._JsonWriter, "add", full)
-    with pytest.raises(UserError, match="cannot be written: No space left"):
+    with pytest.raises(UserError, match="the disk is full"):
         convert([str(source)], "messages", tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["sources"]
 

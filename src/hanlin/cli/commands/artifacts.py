@@ -9,7 +9,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.cli.output import print_json
+from hanlin.cli.output import echo, print_json
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _print_node(node: LineageNode, depth: int, seen: set[tuple[str, str]]) -> No
     license = f"  [{node.license}]" if node.license else ""
     is_repeated = bool(node.parents) and (node.name, node.digest) in seen
     above = "  " + tr("(as above)") if is_repeated else ""
-    typer.echo(f"{'  ' * depth}{node.name}  {node.type}  {node.digest[:16]}{license}{above}")
+    echo(f"{'  ' * depth}{node.name}  {node.type}  {node.digest[:16]}{license}{above}")
     seen.add((node.name, node.digest))
     for parent in () if is_repeated else node.parents:
         _print_node(parent, depth + 1, seen)
@@ -64,11 +64,11 @@ def verify(
         rows.append({**row, "digest": result.manifest.digest, "changes": changes, "missing": list(result.missing)})
         if not as_json:
             size = tr("{count} files, {size:,.1f} MB", count=len(result.manifest.files), size=result.bytes / 1e6)
-            typer.echo(f"{tr('changed') if changes else tr('unchanged')}  {result.folder.name}  {size}")
+            echo(f"{tr('changed') if changes else tr('unchanged')}  {result.folder.name}  {size}")
             for text in changes:
-                typer.echo(f"  {text}")
+                echo(f"  {text}")
             for name in result.missing:
-                typer.echo("  " + tr("made from {name}, which is no longer here", name=name))
+                echo("  " + tr("made from {name}, which is no longer here", name=name))
     if as_json:
         print_json(rows)
     if changed:
@@ -83,4 +83,4 @@ def tensorboard(
     from hanlin.train.callbacks.metrics_log import METRICS_FILE, write_tensorboard
 
     write_tensorboard(artifact / METRICS_FILE, out / artifact.name)
-    typer.echo(f"tensorboard --logdir {out}")
+    echo(f"tensorboard --logdir {out}")
