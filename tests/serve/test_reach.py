@@ -52,6 +52,24 @@ def page_client(untaught: LoadedEngine) -> Iterator[TestClient]:
     yield make_client(untaught, make_policy(origins=(PAGE, "chrome-extension://*")))
 
 
+PROTOCOL_HEADERS = {
+    CHAT: "authorization,content-type,openai-organization,x-stainless-lang,x-stainless-retry-count",
+    "/v1/responses": "authorization,content-type,openai-beta,x-stainless-arch",
+    "/v1/messages": "anthropic-beta,anthropic-dangerous-direct-browser-access,anthropic-version,content-type,x-api-key",
+    "/v1/messages/count_tokens": "anthropic-version,content-type,x-api-key",
+    "/api/chat": "content-type,x-requested-with",
+    "/generate": "content-type",
+}
+
+
+@pytest.mark.parametrize("path", PROTOCOL_HEADERS)
+def test_a_preflight_grants_the_headers_of_each_protocols_clients(page_client: TestClient, path: str) -> None:
+    answer = preflight(page_client, path=path, **{"access-control-request-headers": PROTOCOL_HEADERS[path]})
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-headers"] == PROTOCOL_HEADERS[path]
+    assert "access-control-allow-private-network" not in answer.headers  # it was not asked for
+
+
 @pytest.mark.parametrize("path", [CHAT, "/api/chat", "/v1/models", "/generate"])
 @pytest.mark.parametrize("origin", [PAGE, "chrome-extension://abcdef"])
 def test_a_preflight_of_a_named_origin_is_granted(page_client: TestClient, path: str, origin: str) -> None:
@@ -148,6 +166,10 @@ def test_what_is_no_origin_is_refused(typed: str) -> None:
         ("ollama", "ollama:11434"),
         ("10.0.0.5", "10.0.0.5:8000"),
         ("[fd00::5]", "[fd00::5]:8000"),
+        ("[FD00:0:0::5]", "[fd00:0:0:0:0:0:0:5]"),
+        ("fd00:0::5", "[FD00::5]:8000"),
+        ("*.LAN", "nas.lan:8000"),
+        ("*.模型.中国", "甲.模型.中国".encode("idna").decode()),
     ],
 )
 def test_a_named_host_is_answered_to(host: str, header: str) -> None:
@@ -155,12 +177,24 @@ def test_a_named_host_is_answered_to(host: str, header: str) -> None:
     assert make_policy((host,)).allows_host(header) and make_policy((host,)).allows_host("localhost")
 
 
-@pytest.mark.parametrize("header", ["evil.example", "local", "evil.local.example", "mac.local.evil.example:80"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("evil.example", "local", "evil.local.example", "mac.local.evil.example:80", "", ":8000", "[::1", "[fd00::5]"),
+        *("models.lan:80:80", "evil.example:80@models.lan", "models.lan evil.example", "xmodels.lan"),
+    ],
+)
 def test_a_named_host_opens_no_other_name(header: str) -> None:
     assert not make_policy(("*.local", "models.lan")).allows_host(header)
 
 
-@pytest.mark.parametrize("header", ["host.docker.internal:11434", "gateway.docker.internal", "chat.localhost:8000"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("host.docker.internal:11434", "gateway.docker.internal", "chat.localhost:8000", "LOCALHOST:1"),
+        *("[::1]:8000", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]:8000", "127.0.0.2"),
+    ],
+)
 def test_names_that_no_public_dns_holds_need_no_option(header: str) -> None:
     assert make_policy().allows_host(header)
 

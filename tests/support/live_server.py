@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import openai
 import uvicorn
@@ -19,6 +20,7 @@ from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.auth import AccessPolicy
 from hanlin.serve.registry import ModelRegistry, ServedModel
+from hanlin.serve.server import bind_unix_socket
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,13 @@ def run_server(
     limits: Limits | None = None,
     names: Sequence[str] = ("tiny",),
     served: Sequence[ServedModel] | None = None,
+    unix_socket: Path | None = None,
+    base_path: str = "",
 ) -> Iterator[LiveServer]:
-    """Serve an opened model under `names`, or as `served`, for the time of a test; `pause`: seconds before each id."""
+    """Serve an opened model under `names`, or as `served`, for the time of a test; `pause`: seconds before each id.
+
+    With `unix_socket` it is reached there alone, and its address is `http://localhost`.
+    """
     streams: list[Stream] = []
     engine_stream = opened.engine.stream
 
@@ -91,10 +98,10 @@ def run_server(
     opened.engine.stream = stream_and_record  # type: ignore[method-assign]
     limits = limits or Limits()
     registry = ModelRegistry(served or [ServedModel(name, opened, limits) for name in names])
-    app = create_app(registry, policy, limits)
+    app = create_app(registry, policy, limits, base_path)
     loops: list[asyncio.AbstractEventLoop] = []
     clients: list[openai.OpenAI] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with bind_unix_socket(unix_socket) if unix_socket else socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
 
         async def run() -> None:
@@ -106,7 +113,7 @@ def run_server(
         try:
             while not loops:
                 time.sleep(0.001)
-            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            address = "http://localhost" if unix_socket else f"http://127.0.0.1:{listener.getsockname()[1]}"
             yield LiveServer(
                 address, opened.engine, streams, list(registry.by_name.values()), registry, loops[0], clients
             )

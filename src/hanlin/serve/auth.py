@@ -95,7 +95,7 @@ class AccessPolicy:
         if header is None or (not self.local_only and not self.allowed_hosts):
             return True
         name = header.rsplit(":", 1)[0] if not header.endswith("]") else header
-        name = name.strip("[]").lower().removesuffix(".")
+        name = _normalize_address(name.strip("[]").lower().removesuffix("."))
         if name == "localhost" or name.endswith(_LOCAL_SUFFIXES) or is_loopback(name):
             return True
         if not self.local_only and _is_address(name):
@@ -144,6 +144,15 @@ def _is_address(host: str) -> bool:
     return True
 
 
+def _normalize_address(name: str) -> str:
+    """An IP address in its shortest form (`fd00:0:0::5` is `fd00::5`); any other name as it is."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
 def _matches_host(name: str, pattern: str) -> bool:
     return pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
 
@@ -156,7 +165,7 @@ def parse_host(text: str) -> str:
     """
     name = text.strip().lower().removesuffix(".")
     if name == "*" or _is_address(name.strip("[]")):
-        return name.strip("[]")
+        return _normalize_address(name.strip("[]"))
     suffix = _to_ascii(name.removeprefix("*."))
     if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", suffix):
         what = tr("not the name of a host")
