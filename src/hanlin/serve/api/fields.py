@@ -19,6 +19,8 @@ from hanlin.serve.registry import MAX_CHOICES
 _MAX_STOP_STRINGS = 16
 MIN_TOP_P = 1e-6
 """What `top_p` (or `typical_p`) 0 becomes: the likeliest token alone, as clients mean it."""
+_MAX_MIN_P = 1 - 1e-6
+"""What `min_p` 1 becomes, with the same meaning."""
 _IGNORE_EOS = 2**31 - 1
 
 
@@ -43,6 +45,13 @@ LogitBias = Annotated[
     AfterValidator(_check_biases),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}),
 ]
+
+
+def no_limit_as_none(value: int) -> int | None:
+    """A limit of tokens, None for -1."""
+    return None if value < 0 else value
+
+
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 TokenLimit = Annotated[int, Field(ge=-1), AfterValidator(_check_token_limit)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
@@ -202,7 +211,7 @@ class SamplingBody(RequestBody):
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=2**31)
-    min_p: float | None = Field(None, ge=0, lt=1)
+    min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -273,13 +282,15 @@ class SamplingBody(RequestBody):
 def clean_sampling(sampling: dict[str, Any]) -> dict[str, Any]:
     """Values outside of `SamplingParams` that other servers give a meaning.
 
-    `top_p` 0 is the likeliest token, `top_k` -1 is all tokens, `max_tokens` -1 or less is no limit, `seed` -1 is a
-    random one.
+    `top_p` 0 and `min_p` 1 are the likeliest token, `top_k` -1 is all tokens, `max_tokens` -1 or less is no limit,
+    `seed` -1 is a random one.
     """
     cleaned = dict(sampling)
     for name in ("top_p", "typical_p"):
         if cleaned.get(name) is not None:
             cleaned[name] = max(cleaned[name], MIN_TOP_P)
+    if cleaned.get("min_p") is not None:
+        cleaned["min_p"] = min(cleaned["min_p"], _MAX_MIN_P)
     if cleaned.get("top_k") is not None:
         cleaned["top_k"] = max(cleaned["top_k"], 0)
     if (cleaned.get("max_new_tokens") or 0) < 0:

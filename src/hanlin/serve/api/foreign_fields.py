@@ -11,7 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
+_NAMES_OF_LIMITS = ("max_new_tokens", "max_gen_len", "max_tokens_to_sample", "maxOutputTokens", "max_length")
+"""What others call the longest answer: ignored, a client would wait for an answer as long as the context."""
+
 FOREIGN_SAMPLING_FIELDS: dict[str, tuple[Any, ...]] = {
+    # where a body does not have them
+    **dict.fromkeys((*_NAMES_OF_LIMITS, "max_completion_tokens", "max_output_tokens", "min_new_tokens"), (None,)),
+    "stop_sequences": (None, []),
     # vLLM
     "guided_whitespace_pattern": (None,),
     "structural_tag": (None,),
@@ -66,8 +72,6 @@ FOREIGN_SAMPLING_FIELDS: dict[str, tuple[Any, ...]] = {
     "top_a": (None, 0),
     "watermark": (None, False),
     "truncate": (None, False),
-    "max_output_tokens": (None,),
-    "max_length": (None,),
 }
 """For every API that takes sampling fields beside the prompt."""
 
@@ -123,6 +127,8 @@ FOREIGN_OLLAMA_FIELDS: dict[str, tuple[Any, ...]] = {
             "num_ctx",
             "max_tokens",
             "max_completion_tokens",
+            "max_output_tokens",
+            *_NAMES_OF_LIMITS,
             "seed",
             "stop",
             "response_format",
@@ -142,7 +148,9 @@ FOREIGN_OLLAMA_FIELDS: dict[str, tuple[Any, ...]] = {
 FOREIGN_OLLAMA_OPTIONS: dict[str, tuple[Any, ...]] = {
     "mirostat": (None, 0),
     "tfs_z": (None, 1),
-    **dict.fromkeys(("max_tokens", "max_completion_tokens", "n_predict", "max_new_tokens", "max_length"), (None,)),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"), (None,)),
+    **dict.fromkeys((*_NAMES_OF_LIMITS, "min_new_tokens"), (None,)),
+    "stop_sequences": (None, []),
     **dict.fromkeys(("repetition_penalty", "logit_bias", "grammar", "json_schema", "format"), (None,)),
     "min_tokens": (None, 0),
     "ignore_eos": (None, False),

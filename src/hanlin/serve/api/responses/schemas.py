@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from hanlin.core.i18n import tr
 from hanlin.serve.api.body import RequestBody
@@ -14,8 +14,10 @@ from hanlin.serve.api.fields import (
     SamplingBody,
     StrictModel,
     StructuredOutputBody,
+    TokenLimit,
     Tool,
     choose_output_format,
+    no_limit_as_none,
 )
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
 from hanlin.serve.api.responses.items import InputItem, MessageItem
@@ -206,7 +208,7 @@ class ResponseRequest(PromptBody, StructuredOutputBody, SamplingBody):
         **FOREIGN_THINKING_FIELDS,
     }
     n: Literal[1] | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_output_tokens: Annotated[TokenLimit, AfterValidator(no_limit_as_none)] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     include: list[_Include] | None = None
     store: bool | None = None
