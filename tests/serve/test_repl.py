@@ -329,3 +329,14 @@ def test_a_line_in_a_pipe_that_cannot_be_read_is_reported_and_the_talk_goes_on(
     typist = Typist()
     run_chat(taught_model, write=typist.write)
     assert "neither UTF-8 nor GBK" in typist.text and "我叫小翰。" in typist.text
+
+
+def test_an_answer_without_a_limit_takes_what_the_context_leaves_here_and_of_a_server(untaught: LoadedEngine) -> None:
+    question = [Message("user", "?")]
+    here = LocalModel(untaught, {"temperature": 0.0, "max_new_tokens": None}).answer(question, silent)
+    with run_server(untaught) as server:
+        remote = RemoteServer(server.address, "", {"temperature": 0.0, "max_new_tokens": None})
+        there = remote.answer(question, silent)
+        remote.close()
+    assert here.text == there.text
+    assert here.stats.context_left == 0

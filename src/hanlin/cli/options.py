@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ Home = Annotated[
     Path,
     typer.Option(envvar="HANLIN_HOME", help=tr("folder of artifacts/ and runs/")),
 ]
+NO_TOKEN_LIMIT = 2**31 - 1
+"""The longest answer of one without a limit: the context ends it before."""
 EngineName = Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")]
 
 
@@ -36,6 +39,22 @@ def open_recipe(path: Path, changes: list[str], until: str, home: Path, verify: 
 
     recipe = read_recipe(path, changes)
     return (recipe.until(until) if until else recipe), Store(home, verify)
+
+
+def read_sampling(max_new_tokens: int, **values: Any) -> dict[str, Any]:
+    """Fields of `SamplingParams` as they are typed: `--top-p 0`, `--top-k -1`, `--seed -1` mean what they mean to
+    servers (`serve.api.fields.clean_sampling`). What was not typed is left out; `max_new_tokens` is None for -1, which
+    is no limit.
+
+    Raises:
+        UserError: `max_new_tokens` is 0.
+    """
+    from hanlin.serve.api.fields import clean_sampling
+
+    if max_new_tokens == 0:
+        raise UserError(tr("must be at least 1, or -1 for no limit"), "--max-new-tokens")
+    cleaned = clean_sampling({**values, "max_new_tokens": max_new_tokens})
+    return {name: value for name, value in cleaned.items() if value is not None or name == "max_new_tokens"}
 
 
 _RULE_PARAMETER = re.compile(r"(?P<rule>\w+)\.(?P<name>\w+)=(?P<value>.*)", re.DOTALL)

@@ -92,7 +92,8 @@ class LocalModel:
     """A model that is opened on this machine.
 
     `max_new_tokens` tokens of the context are reserved for the answer, at most half of it. The turns before share the
-    rest; the oldest are left out if they do not fit.
+    rest; the oldest are left out if they do not fit. If it is None, half of the context is reserved, and an answer may
+    take whatever the turns leave.
 
     Args:
         opened: The model.
@@ -103,10 +104,12 @@ class LocalModel:
     def __init__(self, opened: LoadedEngine, sampling: Mapping[str, Any], truncate: bool = False) -> None:
         self._opened = opened
         self._template: ChatTemplate = opened.load_template()
-        requested = SamplingParams(**{**read_sampling_params(self._opened.location.folder), **sampling})
         context = self._opened.engine.context_length
+        fields = {**read_sampling_params(self._opened.location.folder), **sampling}
+        unlimited = fields.get("max_new_tokens", 0) is None
+        requested = SamplingParams(**{**fields, **({"max_new_tokens": context} if unlimited else {})})
         limit = max(1, min(requested.max_new_tokens, context // 2))
-        self._sampling = replace(requested, max_new_tokens=limit)
+        self._sampling = requested if unlimited else replace(requested, max_new_tokens=limit)
         self._prompt_limit, self._truncate = context - limit, truncate
         self._thinking: bool | None = None
         self.name = self._opened.location.name
@@ -210,7 +213,8 @@ class RemoteServer:
         self._client.close()
 
     def _sampling_fields(self, attempt: int) -> dict[str, Any]:
-        fields = {("max_tokens" if name == "max_new_tokens" else name): value for name, value in self._sampling.items()}
+        given = {name: value for name, value in self._sampling.items() if value is not None}
+        fields = {("max_tokens" if name == "max_new_tokens" else name): value for name, value in given.items()}
         if "seed" in fields:
             fields["seed"] = (fields["seed"] + attempt) % 2**32
         if self._thinking is not None:  # of vLLM, llama-server and Hanlin

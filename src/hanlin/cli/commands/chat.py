@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName
+from hanlin.cli.options import EngineName, read_sampling
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
@@ -29,11 +29,11 @@ def chat(
     resume: Annotated[bool, typer.Option("--resume", help=tr("continue the last conversation"))] = False,
     engine: EngineName = "auto",
     name: Annotated[str, typer.Option(help=tr("model of the server"))] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    max_new_tokens: Annotated[int, typer.Option(min=-1, help=tr("-1: as many as the context holds"))] = 512,
     temperature: Annotated[float | None, typer.Option(min=0.0, help=tr("0: greedy; default: the model's"))] = None,
     top_p: Annotated[float | None, typer.Option()] = None,
     repetition_penalty: Annotated[float | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=-1)] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help=tr("cut the end of a message that is too long"))] = False,
     api_key: Annotated[
         str,
@@ -46,19 +46,14 @@ def chat(
     message, system = None if message is None else recover_text(message), recover_text(system)
     if message is not None and not message.strip():
         raise UserError(tr("the message is empty"), "--message")
-    sampling = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-    }
     run_chat(
         model,
         engine=engine,
         system=system or None,
         once=message,
-        sampling={option: value for option, value in sampling.items() if value is not None},
+        sampling=read_sampling(
+            max_new_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
+        ),
         truncate=truncate,
         session=session,
         resume=resume,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName
+from hanlin.cli.options import NO_TOKEN_LIMIT, EngineName, read_sampling
 from hanlin.cli.output import echo, print_json
 from hanlin.core.i18n import tr
 
@@ -31,14 +31,14 @@ def generate(
     truncate: Annotated[
         bool, typer.Option("--truncate", help=tr("cut the end of questions that are too long"))
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 400,
+    max_new_tokens: Annotated[int, typer.Option(min=-1, help=tr("-1: as many as the context holds"))] = 400,
     temperature: Annotated[float | None, typer.Option(min=0.0, help=tr("0: greedy"))] = None,
     top_p: Annotated[float | None, typer.Option()] = None,
-    top_k: Annotated[int | None, typer.Option(min=0)] = None,
+    top_k: Annotated[int | None, typer.Option(min=-1)] = None,
     min_p: Annotated[float | None, typer.Option()] = None,
     repetition_penalty: Annotated[float | None, typer.Option()] = None,
     presence_penalty: Annotated[float | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=-1)] = None,
     engine: EngineName = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help=tr("answers at once"))] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto")] = None,
@@ -48,22 +48,24 @@ def generate(
     from hanlin.core.progress import Progress
     from hanlin.evaluate.predictions import PredictSettings, predict
 
-    sampling = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "seed": seed,
-    }
+    sampling = read_sampling(
+        max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        seed=seed,
+    )
+    limit = sampling.pop("max_new_tokens")
     options: dict[str, Any] = {"batch": batch, "dtype": dtype, "device": device}
     asking = PredictSettings(
         system,
         raw,
         truncate,
-        max_new_tokens,
-        {name: value for name, value in sampling.items() if value is not None},
+        NO_TOKEN_LIMIT if limit is None else limit,
+        sampling,
         engine,
         {name: value for name, value in options.items() if value is not None},
     )
