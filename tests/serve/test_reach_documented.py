@@ -33,7 +33,7 @@ def read_block(page: Path, kind: str) -> str:
     return block[1]
 
 
-def texts_of(lines: Iterator[str]) -> list[str]:
+def read_texts(lines: Iterator[str]) -> list[str]:
     rows = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     return [row["choices"][0]["delta"].get("content") or "" for row in rows if row["choices"]]
 
@@ -51,7 +51,7 @@ def test_requests_are_answered_over_a_socket_whose_file_another_server_left(
         whole = client.post("/v1/chat/completions", json=BODY)
         assert whole.status_code == 200, whole.text
         with client.stream("POST", "/v1/chat/completions", json={**BODY, "stream": True}) as stream:
-            parts = texts_of(stream.iter_lines())
+            parts = read_texts(stream.iter_lines())
         assert "".join(parts) == whole.json()["choices"][0]["message"]["content"]
         assert client.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
     assert not path.exists()
