@@ -224,7 +224,7 @@ def test_a_file_that_is_added_to_a_source_folder_meanwhile_is_noticed(
     recipe = build_recipe({"name": "r", "stages": stages}, "r.yaml")
     request = build_request(recipe, plan(recipe, store)[0], store)
     (data / "more.txt").write_text("又添了一篇新的文章，说的是河边的渡口。", encoding="utf-8")
-    with pytest.raises(UserError, match="changed while it was read"):
+    with pytest.raises(UserError, match="added while its folder was read"):
         worker.run_stage(request)
 
 
@@ -269,6 +269,9 @@ def test_the_command_verify_ends_with_2_if_a_file_was_changed(data: Path, store:
     assert json.loads(done.stdout)[0]["changes"] == ["documents.jsonl: it was changed after it was made"]
     with pytest.raises(UserError, match="no artifact"):
         list(verify(tmp_path / "data"))
+    shutil.rmtree(artifact_of(store))
+    with pytest.raises(UserError, match="is gone"):
+        list(verify(store.runs / "r"))
 
 
 def test_lineage_names_the_bytes_that_were_read_not_those_of_now(data: Path, store: Store) -> None:
@@ -331,3 +334,44 @@ def test_an_archived_artifact_that_was_edited_is_kept_beside_the_other(data: Pat
     edited = Path(shutil.copytree(folder, folder.with_name("corpus-0123")))
     append(edited / "documents.jsonl")
     assert store.archive(edited).name == f"{first.name}-2"
+
+
+@pytest.mark.parametrize("place", ["r", "r/a"])
+def test_what_has_the_place_of_a_runs_folder_or_link_is_kept_and_told(data: Path, store: Store, place: str) -> None:
+    path = store.runs / place
+    path.parent.mkdir(parents=True)
+    if place == "r":
+        path.write_text("kept", encoding="utf-8")
+    else:
+        path.mkdir()
+        (path / "kept").touch()
+    with pytest.raises(UserError, match=r"is here|this is a file"):
+        make(recipe_of(data), store)
+    assert path.exists()
+    assert [entry.name for entry in store.runs.rglob("*")] in (["r"], ["r", "a", "kept"])
+
+
+def test_states_are_not_written_through_a_link(data: Path, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    store.artifacts.mkdir(parents=True)
+    (store.artifacts / ".states").symlink_to(tmp_path / "outside")
+    make(recipe_of(data), store)
+    assert plan(recipe_of(data), Store(store.home))[0].state == "done"
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_the_store_itself_may_be_behind_links(data: Path, store: Store, tmp_path: Path) -> None:
+    store.home.mkdir()
+    for name in ("artifacts", "runs"):
+        (tmp_path / "disk" / name).mkdir(parents=True)
+        (store.home / name).symlink_to(tmp_path / "disk" / name)
+    make(recipe_of(data), store)
+    assert plan(recipe_of(data), store)[0].state == "done"
+    assert next(iter(verify(store.home))).changes == ()
+
+
+@pytest.mark.parametrize("text", ["hf:../..@main", "hf:./x@main", "hf:a/..@main", "hf:a/b@..", "hf:a/b@../x"])
+def test_the_name_of_a_hub_repository_is_no_path(store: Store, text: str) -> None:
+    recipe = {"stages": {"a": {"kind": "corpus", "sources": [text]}}}
+    with pytest.raises(UserError):
+        plan(build_recipe(recipe, "r.yaml"), store)

@@ -20,7 +20,7 @@ from hanlin.cli.output import echo
 from hanlin.cli.table import RootGroup
 from hanlin.core.errors import UserError, explain_memory_error, explain_os_error
 from hanlin.core.i18n import tr
-from hanlin.core.process import kill_descendants
+from hanlin.core.process import keep_working_folder_out, kill_descendants
 from hanlin.core.signals import Terminated, install
 from hanlin.core.text import printable
 from hanlin.core.version import __version__
@@ -70,6 +70,7 @@ def set_output_encoding(stream: io.TextIOWrapper) -> None:
 def main() -> None:
     """Run the command of the command line, and end with its exit code."""
     install()
+    keep_working_folder_out()
     _make_reports_printable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -12,7 +12,7 @@ from typing import Any
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 
-_HUB = re.compile(r"(?P<hub>hf):(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
+_HUB = re.compile(r"(?P<hub>hf):(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w.-]*))?")
 
 
 @dataclass(frozen=True, slots=True)

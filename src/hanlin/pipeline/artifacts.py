@@ -228,6 +228,8 @@ class Store:
         """The folder of a recipe's links and report; it is created. Raises UserError if a link is there."""
         folder = self.runs / recipe
         _refuse_links(folder)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(tr("this is a file, not a folder"), folder, tr("move it away"))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -240,6 +242,8 @@ class Store:
         # two runs of one recipe link at the same time, in processes or threads: each has a name of its own
         new = link.with_name(f"{link.name}.{os.getpid()}-{threading.get_ident()}.linking")
         new.unlink(missing_ok=True)
+        if link.is_dir() and not link.is_symlink():
+            raise UserError(tr("a folder is here, where a link to the artifact belongs"), link, tr("move it away"))
         try:
             new.symlink_to(target, target_is_directory=True)
         except OSError:

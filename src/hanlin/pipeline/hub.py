@@ -55,7 +55,7 @@ class Repository:
 
 def parse_repository(text: str) -> Repository:
     """The repository that `hf:owner/name` or `ms:owner/name` names. Raises UserError for anything else."""
-    match = re.fullmatch(r"(hf|ms):([\w.-]+/[\w.-]+)", text, re.ASCII)
+    match = re.fullmatch(r"(hf|ms):(\w[\w.-]*/\w[\w.-]*)", text, re.ASCII)
     if match is None:
         hint = tr("write hf:owner/name or ms:owner/name")
         raise UserError(tr("'{text}' names no repository", text=text), "--to", hint)
@@ -226,7 +226,7 @@ def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
     try:
         kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
         return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # ValueError: no repository's name
         hint = tr("set HF_ENDPOINT to a mirror, or give a local path")
         raise UserError(
             tr("cannot be downloaded: {name}", name=type(error).__name__),

@@ -127,9 +127,10 @@ def check_inputs(rows: Sequence[Mapping[str, Any]]) -> None:
                 raise changed_while_read(Path(name))
         if not row["entry"]["artifact"]:
             for base in map(Path, row["paths"]):
-                added = next((file for _, file in walk_files(base, "") if str(file) not in row["files"]), None)
-                if added is not None:
-                    raise changed_while_read(added)
+                for _, file in walk_files(base, ""):
+                    if str(file) not in row["files"] and not file.name.startswith("."):
+                        hint = tr("keep artifacts/ and other results out of the folders that it reads")
+                        raise UserError(tr("it was added while its folder was read"), file, hint)
 
 
 def _check_type(detected: str, item: Reference, where: str) -> None:

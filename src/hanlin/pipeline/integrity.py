@@ -127,6 +127,8 @@ def load_states(file: Path, digest: str) -> States:
 def save_states(file: Path, digest: str, states: States) -> None:
     """Keep the states of an artifact's files; a failure is ignored, they are hashed again."""
     row: dict[str, Any] = {"digest": digest, "files": {path: list(state) for path, state in states.items()}}
+    if file.parent.is_symlink():
+        return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, row, indent=None, shared=True)

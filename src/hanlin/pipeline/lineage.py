@@ -114,7 +114,7 @@ def lineage_json(root: LineageNode) -> dict[str, Any]:
     def row_of(node: LineageNode) -> dict[str, Any]:
         row: dict[str, Any] = {"name": node.name, "type": node.type, "digest": node.digest, "license": node.license}
         if node.parents and (node.name, node.digest) in seen:
-            return {**row, "repeated": True}
+            return {**row, "parents": [], "repeated": True}
         seen.add((node.name, node.digest))
         row |= {"metrics": node.metrics, "parents": [row_of(parent) for parent in node.parents]}
         return {**row, "kind": node.kind, "settings": node.settings}
@@ -196,6 +196,8 @@ def _find_artifacts(path: Path) -> list[Path]:
     for item in sorted(inside.iterdir()):
         # a link to an artifact is a small text file where links are not allowed
         target = item
+        if item.is_symlink() and not item.exists():
+            raise UserError(tr("the artifact that it leads to is gone"), item, tr("run its recipe again"))
         if item.is_file() and item.stat().st_size < 4096 and not item.suffix:
             target = item.parent / item.read_text(encoding="utf-8", errors="replace").strip()
         if not item.name.startswith(".") and ".partial" not in item.name and (target / MANIFEST).is_file():

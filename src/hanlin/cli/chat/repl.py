@@ -17,6 +17,7 @@ from hanlin.cli.output import echo_data
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import PARTIAL_SUFFIX
 from hanlin.core.i18n import tr
+from hanlin.core.names import check_name
 from hanlin.core.records import Message
 from hanlin.core.signals import own_interrupts
 
@@ -181,7 +182,7 @@ def session_file(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix == ".json" or len(path.parts) > 1:
         return path
-    return state_folder() / "chats" / f"{name}.json"
+    return state_folder() / "chats" / f"{check_name(name, tr('the name of a conversation'), '--session')}.json"
 
 
 def _not_saved(file: Path, error: OSError) -> UserError:

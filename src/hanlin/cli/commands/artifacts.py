@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hanlin.core.context import LineageNode
 
 app = new_app()
+_SHOWN_BYTES = 256 << 20
+"""Hashing less is done within a second and shows no progress."""
 
 
 @command(app, tr("Goes back to every source file, with hash and license."))
@@ -55,7 +57,12 @@ def verify(
 
     progress = Progress(tr("verify"))
     rows, changed = [], []
-    for result in verify_artifacts(artifact, lambda done, total: progress.update(done, total, "bytes")):
+
+    def on_bytes(done: int, total: int) -> None:
+        if total > _SHOWN_BYTES:
+            progress.update(done, total, "bytes")
+
+    for result in verify_artifacts(artifact, on_bytes):
         progress.close()
         changes = [f"{change.path}: {change.what}" for change in result.changes]
         if result.changes:
@@ -82,5 +89,5 @@ def tensorboard(
 ) -> None:
     from hanlin.train.callbacks.metrics_log import METRICS_FILE, write_tensorboard
 
-    write_tensorboard(artifact / METRICS_FILE, out / artifact.name)
+    write_tensorboard(artifact / METRICS_FILE, out / artifact.resolve().name)
     echo(f"tensorboard --logdir {out}")

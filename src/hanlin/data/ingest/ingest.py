@@ -106,7 +106,7 @@ def _probe_files(worker: WorkerContext, context: StageContext, files: FileListin
     in_process = num_bytes <= _PROBE_SPEED * executor.SMALL_INPUT_BYTES
     probes = list(Executor(context, worker.shard_folder, in_process).map(probe_file, worker, files.files))
     for file, probe in zip(files.files, probes, strict=True):
-        if worker.inputs.states.get(str(file.path), probe.state) != probe.state:
+        if not probe.is_unchanged(worker.inputs.states.get(str(file.path), probe.state)):
             raise changed_while_read(file.path)
     return probes
 

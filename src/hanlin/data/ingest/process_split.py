@@ -83,7 +83,7 @@ class _SplitProcessor:
             return shards
         self._check_unchanged()
         with InputFile(self._file.path, split.byte_range) as file:
-            if file.state != split.probe.state:
+            if not split.probe.is_unchanged(file.state):
                 raise changed_while_read(self._file.path)
             rows: Iterator[ParsedRow[Any]] = read_records(self._file, file, self._detected)
             done = sum(shard.stats.rows_in for shard in shards)
@@ -104,7 +104,7 @@ class _SplitProcessor:
     def _check_unchanged(self) -> None:
         hint = tr("run again when no program writes to it")
         try:
-            is_same = file_state(self._file.path.stat()) == self._split.probe.state
+            is_same = self._split.probe.is_unchanged(file_state(self._file.path.stat()))
         except FileNotFoundError:
             is_same, host = False, socket.gethostname()
             hint = tr(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
 
 from hanlin.core.files import FileState
 from hanlin.data.formats.detect import detect_format
@@ -27,12 +28,21 @@ class FileProbe:
         format: Name of the format of its rows, one of the spec's.
         splittable: Whether it can be read from the middle.
         state: The state in which it was probed, to detect later changes.
+        host: The machine that probed it.
     """
 
     layout: Layout
     format: str
     splittable: bool
     state: FileState
+    host: str = field(default_factory=socket.gethostname)
+
+    def is_unchanged(self, state: FileState) -> bool:
+        """Whether a file is in the state in which it was probed.
+
+        On some shared file systems a file has another inode on each machine: only size and time are the same.
+        """
+        return state == self.state if socket.gethostname() == self.host else state[:2] == self.state[:2]
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from hanlin.core.files import read_json, write_json, write_text
 from hanlin.core.i18n import mark, translate
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.lineage import lineage
+from hanlin.pipeline.lineage import lineage, lineage_json
 from hanlin.pipeline.report import Report, build_report, format_number, sample_answers, summarize_metrics
 from hanlin.pipeline.step import Step
 from hanlin.web.pages.render import render_page, show_both
@@ -59,7 +59,7 @@ def render_report(recipe: Recipe, steps: Sequence[Step], store: Store, report: R
     tree = None
     for step in reversed(steps):
         if step.manifest is not None and step.stage.makes in ("gguf", "model", "adapter"):
-            tree = lineage(store.folder(step.stage.kind.name, step.key))
+            tree = lineage_json(lineage(store.folder(step.stage.kind.name, step.key)))
             break
     values = {
         "recipe": recipe,
