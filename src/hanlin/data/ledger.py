@@ -69,6 +69,7 @@ REASONS: dict[str, str] = {
     "symbols": mark("too much of it is symbols"),
     "other_language": mark("it is neither Chinese nor English"),
     "advertisement": mark("it is an advertisement"),
+    "advertorial": mark("a company or clinic advertises itself in it"),
     "no_turns": mark("it has no turns"),
     "tool_turns": mark("the output format has no tool calls or tool results"),
     "system_not_first": mark("the output format allows one system turn, at the start"),

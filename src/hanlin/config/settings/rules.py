@@ -46,6 +46,7 @@ CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "personal_data": {"action": "mask", "of": " ".join(PERSONAL_DATA)},
     "chinese_share": {"share": 0.3},
     "language": {"keep": "zh-Hans zh-Hant yue en", "shortest": 10},
+    "advertorials": {"per_thousand": 8.5, "different": 3},
 }
 """Further rules on text, which apply if they are named."""
 

@@ -9,7 +9,7 @@ from hanlin.config.settings.quality import Quality
 from hanlin.config.settings.rules import Rule
 from hanlin.core.context import Inputs
 from hanlin.data.filters.answers import ANSWER_RULES
-from hanlin.data.filters.boilerplate import advertisement_lines
+from hanlin.data.filters.boilerplate import advertisement_lines, advertorials
 from hanlin.data.filters.html import html
 from hanlin.data.filters.language import chinese_share, language
 from hanlin.data.filters.mojibake import mojibake
@@ -104,5 +104,6 @@ RULE_FUNCTIONS: dict[str, Callable[..., str | Drop]] = {
         personal_data,
         chinese_share,
         language,
+        advertorials,
     )
 }

@@ -12,7 +12,18 @@ import unicodedata
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
-from hanlin.data.text.lexicons import BETTING_SITES, NOT_A_SALES_CALL, SALES_CALL, SALES_CALL_WORDS, SPAM_PHRASES
+from hanlin.data.text.lexicons import (
+    BETTING_SITES,
+    GENERATED,
+    GENERATED_CUE,
+    INSTITUTION,
+    NOT_A_SALES_CALL,
+    ON_BETTING,
+    SALES_CALL,
+    SALES_CALL_WORDS,
+    SEWN_IN_BETTING,
+    SPAM_PHRASES,
+)
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
 
 # --- rules that change text -----------------------------------------------------------------------------------------
@@ -133,30 +144,55 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
 
 _CHARS_PER_BETTING_NAME = 1_200
 _MIN_SALES_CHARS, _MAX_SALES_CHARS, _CLOSING_CHARS = 200, 3_000, 120
-_ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S.{14})", re.M)
+_ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S[^\n]{5,})", re.M)
+_ABSTRACT_HEAD, _ABSTRACT_END = 15, 12
+_MIN_INSTITUTION_WORDS, _MIN_GENERATED = 4, 4
+_MAX_COPY_CHARS = 5_000
+_BETTING_CUES = (*"赌娱葡萄棋", "快三", "比分网")
+_CLOSING_BET = re.compile(r"[：:][^\s，。：:]{1,14}(?:下注|投注|买球|赌场|棋牌)\W*\Z")
 
 
 def advertisements(text: str, per_thousand: float, different: int) -> str | Drop:
     """Drop a text with `per_thousand` phrases of gambling, quack medicine, sales and the like in 1,000 characters.
 
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
-    sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is the form of the
-    pages on which they put copies with words replaced: 本文摘要： and then the same beginning twice. A text of 200 to
-    3,000 characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. Defaults 5 and 3,
-    chosen on labeled spam against encyclopedia, law and news. Advertising that reads like an article cannot be told by
-    phrases; a `quality_model` learns it from examples.
+    sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is one word of theirs
+    after a last colon, or on a page of a school or institute that does not speak of betting (赌博软件师范学院). Copies
+    with words replaced have a form: 本文摘要： and then the same beginning or end again; and so have essays of a
+    widespread generator. A text of 200 to 3,000 characters whose last 120 call to buy or to ask a company
+    (欢迎来电洽谈) is written to sell. Defaults 5 and 3, chosen on labeled spam against encyclopedia, law and news.
+    Advertising that reads like an article is found by `advertorials` in part; a `quality_model` learns it.
     """
-    if "文摘要" in text and (abstract := _ABSTRACT.search(text)) and abstract[1] in text[abstract.end() :]:
-        return Drop("advertisement", abstract[0][:20])
+    if "文摘要" in text and (abstract := _ABSTRACT.search(text)):
+        rest, lead = text[abstract.end() :], abstract[1].rstrip()
+        if lead[:_ABSTRACT_HEAD] in rest or lead[-_ABSTRACT_END:] in rest:
+            return Drop("advertisement", abstract[0][:20])
+    if closing_bet := _CLOSING_BET.search(text, max(0, len(text) - 24)):
+        return Drop("advertisement", closing_bet[0])
     names = BETTING_SITES.find_all(text, minimum=2)
     if names and len(names) * _CHARS_PER_BETTING_NAME >= len(text):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
     if _MIN_SALES_CHARS <= len(text) <= _MAX_SALES_CHARS and (call := _find_sales_call(text[-_CLOSING_CHARS:])):
         return Drop("advertisement", call)
+    if sewn_in := _find_sewn_in_betting(text):
+        return Drop("advertisement", sewn_in)
+    if GENERATED_CUE in text and len(generated := GENERATED.findall(text)) >= _MIN_GENERATED:
+        return Drop("advertisement", generated[0])
     hits = SPAM_PHRASES.find_all(text, minimum=max(different, math.ceil(per_thousand * len(text) / 1000)))
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text
+
+
+def _find_sewn_in_betting(text: str) -> str | None:
+    """Find a word of betting sites on a page on a school or institute that does not speak of betting, or None."""
+    if len(text) > _MAX_COPY_CHARS or not any(cue in text for cue in _BETTING_CUES):
+        return None
+    if not (word := SEWN_IN_BETTING.search(text)):
+        return None
+    if ON_BETTING.search(text) or len(INSTITUTION.findall(text)) < _MIN_INSTITUTION_WORDS:
+        return None
+    return word[0]
 
 
 def _find_sales_call(closing: str) -> str | None:
