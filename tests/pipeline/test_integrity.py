@@ -325,6 +325,43 @@ def test_a_link_at_the_place_of_a_half_written_file_is_replaced(tmp_path: Path) 
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "new"
 
 
+@pytest.mark.parametrize("place", ["a.jsonl.writing", "made.partial"])
+def test_a_named_output_is_not_written_through_a_link_beside_it(
+    data: Path, store: Store, tmp_path: Path, place: str
+) -> None:
+    from hanlin.cli.commands.single_stage import _copy_artifact
+    from hanlin.core.files import copy_atomic
+
+    make(recipe_of(data), store)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("kept", encoding="utf-8")
+    (tmp_path / place).symlink_to(outside / "file" if place.endswith("writing") else outside)
+    if place.endswith("writing"):
+        copy_atomic(data / "text.txt", tmp_path / "a.jsonl")
+    else:
+        _copy_artifact(artifact_of(store), tmp_path / "made")
+    assert (outside / "file").read_text(encoding="utf-8") == "kept"
+    assert [path.name for path in outside.iterdir()] == ["file"]
+
+
+def test_a_planted_lock_or_log_leads_nowhere(data: Path, store: Store, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept", encoding="utf-8")
+    recipe = recipe_of(data)
+    step = plan(recipe, store)[0]
+    store.open_partial("corpus", step.key)
+    (store.artifacts / ".locks").mkdir()
+    (store.artifacts / ".locks" / f"corpus-{step.key}.lock").symlink_to(victim)
+    assert plan(recipe, store)[0].state == "resume"
+    log = store.log_folder("r", "a", step.key)
+    log.mkdir(parents=True)
+    (log / "metrics.jsonl").symlink_to(victim)
+    with pytest.raises(UserError, match="a link is here"):
+        build_request(recipe, step, store)
+    assert victim.read_text(encoding="utf-8") == "kept"
+
+
 def test_an_archived_artifact_that_was_edited_is_kept_beside_the_other(data: Path, store: Store) -> None:
     make(recipe_of(data), store)
     folder = artifact_of(store)

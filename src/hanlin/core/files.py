@@ -61,6 +61,13 @@ def show_file_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def remove_link(path: Path) -> Path:
+    """Return the path, after a link that was there is removed: what is written would be where it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    return path
+
+
 def _open_own(path: str, flags: int) -> int:
     """Open a file for writing, never one that a link at its place leads to."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -93,8 +100,7 @@ def open_atomic(path: Path, mode: str = "w", *, shared: bool = False, fsync: boo
     """
     partial = partial_path(path, shared=shared)
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    if partial.is_symlink():
-        partial.unlink()
+    remove_link(partial)
     try:
         with open(partial, mode, opener=_open_own, **text) as file:
             yield file
@@ -241,5 +247,5 @@ def copy_atomic(source: Path, target: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(target)
-    shutil.copyfile(source, partial)
+    shutil.copyfile(source, remove_link(partial))
     os.replace(partial, target)

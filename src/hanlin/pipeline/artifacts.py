@@ -80,8 +80,8 @@ class Store:
         killed.
         """
         folder = self.artifacts / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
         _refuse_links(folder, folder / f"{kind}-{key}.lock")
+        folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{kind}-{key}.lock")
         try:
             lock.acquire()
@@ -96,7 +96,7 @@ class Store:
     def is_locked(self, kind: str, key: str) -> bool:
         """Whether some process is making this artifact now."""
         path = self.artifacts / ".locks" / f"{kind}-{key}.lock"
-        if not path.exists():
+        if path.is_symlink() or not path.exists():  # a lock empties the file that it is
             return False
         lock = filelock.FileLock(path)
         try:
@@ -221,7 +221,7 @@ class Store:
     def log_folder(self, recipe: str, stage: str, key: str) -> Path:
         """The folder for a stage's logs, which depend on the clock and are no part of the artifact."""
         folder = self.runs / recipe / "training-logs" / f"{stage}-{key[:8]}"  # no stage can have that name
-        _refuse_links(self.runs / recipe, folder.parent, folder)
+        _refuse_links(self.runs / recipe, folder.parent, folder, *folder.glob("*"))
         return folder
 
     def run_folder(self, recipe: str) -> Path:

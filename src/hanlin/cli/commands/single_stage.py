@@ -14,6 +14,7 @@ from hanlin.cli.help import new_app
 from hanlin.cli.options import AsJson, Home
 from hanlin.cli.output import echo, print_json
 from hanlin.core.errors import UserError, explain_os_error
+from hanlin.core.files import remove_link
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _copy_artifact(folder: Path, out: Path) -> None:
     from hanlin.models.folder.layout import is_adapter
     from hanlin.pipeline.manifest import refresh_manifest
 
-    partial = out.with_name(out.name + ".partial")
+    partial = remove_link(out.with_name(out.name + ".partial"))
     shutil.rmtree(partial, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hanlin.core.errors import UserError, did_you_mean, explain_os_error
-from hanlin.core.files import partial_path
+from hanlin.core.files import partial_path, remove_link
 from hanlin.core.i18n import tr
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
@@ -126,6 +126,7 @@ def _open_output(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_link(partial)
         with partial.open("wb") as file:
             yield file
             size = file.tell()
