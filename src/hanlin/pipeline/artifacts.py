@@ -25,7 +25,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import FileState, file_state, write_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
-from hanlin.pipeline.integrity import Check, check_files, load_states, save_states, unknown_bytes
+from hanlin.pipeline.integrity import Check, check_files, load_states, save_states
 from hanlin.pipeline.manifest import (
     MANIFEST,
     FileEntry,
@@ -134,7 +134,7 @@ class Store:
             known = {}
         else:
             known = load_states(states_file, manifest.digest) if inside else self._known_states(folder, manifest)
-        with _hashing(unknown_bytes(folder, manifest.files, known), folder.name) as on_bytes:
+        with _hashing(folder.name) as on_bytes:
             check = check_files(folder, manifest, known, on_bytes)
         self._checks[folder, manifest.digest] = check
         if inside and not check.changes and check.states != known:
@@ -265,8 +265,9 @@ class Store:
         is_known = known is not None and known[:-1] == list(state) and (not self._verify or name in self._new_digests)
         if known is not None and is_known:
             return str(known[-1]), state
-        with _hashing(state.size, path.name) as on_bytes:
-            sha256, state = hash_file(path, on_bytes)
+        num_bytes = state.size
+        with _hashing(path.name) as on_bytes:
+            sha256, state = hash_file(path, lambda count: on_bytes(count, num_bytes))
         self._load_digests()[name] = self._new_digests[name] = [*state, sha256]
         return sha256, state
 
@@ -302,15 +303,16 @@ def _cache_name(path: Path) -> str:
 
 
 @contextmanager
-def _hashing(num_bytes: int, name: str) -> Iterator[Callable[[int], None]]:
-    """Show how far the hashing of so many bytes is, if it takes a while."""
+def _hashing(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far hashing is, if there are so many bytes that it takes a while."""
     done = 0
-    progress = Progress(tr("checking {name}", name=name), quiet=num_bytes < _SHOWN_BYTES)
+    progress = Progress(tr("checking {name}", name=name))
 
-    def on_bytes(count: int) -> None:
+    def on_bytes(count: int, total: int) -> None:
         nonlocal done
         done += count
-        progress.update(done, num_bytes, "bytes")
+        if total > _SHOWN_BYTES:
+            progress.update(done, total, "bytes")
 
     try:
         yield on_bytes

@@ -7,7 +7,8 @@ files are hashed once, and then known.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Check:
 
 
 def check_files(
-    folder: Path, manifest: Manifest, known: States, on_bytes: Callable[[int], None] = lambda count: None
+    folder: Path, manifest: Manifest, known: States, on_bytes: Callable[[int, int], None] = lambda count, total: None
 ) -> Check:
     """Compare the files of an artifact with its manifest.
 
@@ -47,26 +48,31 @@ def check_files(
         folder: The artifact.
         manifest: Its manifest.
         known: States of files whose hash was compared; the others are hashed. None are known for a full check.
-        on_bytes: Called with the number of bytes that were hashed.
+        on_bytes: Called with the bytes of each chunk that was hashed, and those of all files that are hashed.
     """
     changes: list[Change] = []
     states: dict[str, FileState] = {}
+    unknown: list[FileEntry] = []
     for entry in manifest.files:
         try:
-            state = file_state((folder / entry.path).stat())
+            state = file_state(os.stat(f"{folder}/{entry.path}"))
         except OSError:
             changes.append(Change(entry.path, tr("it is missing")))
             continue
-        if state.size == entry.bytes and known.get(entry.path) != state:
-            sha256, state = hash_file(folder / entry.path, on_bytes)
-            if sha256 != entry.sha256:
-                changes.append(Change(entry.path, tr("it was changed after it was made")))
-                continue
         if state.size != entry.bytes:
             changes.append(Change(entry.path, tr("it was changed after it was made")))
-            continue
-        states[entry.path] = state
-    for path in sorted(set(_list_files(folder)).difference(entry.path for entry in manifest.files)):
+        elif known.get(entry.path) == state:
+            states[entry.path] = state
+        else:
+            unknown.append(entry)
+    total = sum(entry.bytes for entry in unknown)
+    for entry in unknown:
+        sha256, state = hash_file(folder / entry.path, lambda count: on_bytes(count, total))
+        if (sha256, state.size) == (entry.sha256, entry.bytes):
+            states[entry.path] = state
+        else:
+            changes.append(Change(entry.path, tr("it was changed after it was made")))
+    for path in sorted(_list_files(folder).difference(entry.path for entry in manifest.files)):
         changes.append(Change(path, tr("it was added after the artifact was made")))
     if digest_files(list(manifest.files)) != manifest.digest:
         changes.append(Change(MANIFEST, tr("it was changed after it was made")))
@@ -93,24 +99,15 @@ def edited_artifact(folder: Path, changes: Sequence[Change]) -> UserError:
     )
 
 
-def unknown_bytes(folder: Path, entries: Sequence[FileEntry], known: States) -> int:
-    """How many bytes `check_files` would hash."""
-    total = 0
-    for entry in entries:
-        try:
-            state = file_state((folder / entry.path).stat())
-        except OSError:
-            continue
-        total += 0 if known.get(entry.path) == state else entry.bytes
-    return total
-
-
-def _list_files(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if not hidden and path.name not in _LITTER and relative.as_posix() != MANIFEST and path.is_file():
-            yield relative.as_posix()
+def _list_files(folder: Path) -> set[str]:
+    """The files of an artifact by their relative paths, but for the manifest and what is hidden."""
+    found = set()
+    start = len(str(folder)) + 1
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        prefix = f"{base[start:]}/".replace(os.sep, "/") if len(base) >= start else ""
+        found.update(prefix + name for name in names if not name.startswith(".") and name not in _LITTER)
+    return found - {MANIFEST}
 
 
 def load_states(file: Path, digest: str) -> States:

@@ -159,7 +159,7 @@ def verify(path: Path, on_bytes: Callable[[int, int], None] = lambda done, total
     total = sum(entry.bytes for manifest, _ in graph.values() for entry in manifest.files)
     done = 0
 
-    def count(num_bytes: int) -> None:
+    def count(num_bytes: int, _: int) -> None:
         nonlocal done
         done += num_bytes
         on_bytes(done, total)
