@@ -101,7 +101,7 @@ def edited_artifact(folder: Path, changes: Sequence[Change]) -> UserError:
 
 def _list_files(folder: Path) -> set[str]:
     """The files of an artifact by their relative paths, but for the manifest and what is hidden."""
-    found = set()
+    found: set[str] = set()
     start = len(str(folder)) + 1
     for base, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
