@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import taught_model as taught
+from hanlin.chat.packaged import read_packaged_template
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run as export_gguf
 from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.protocol import FinishReason
 from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import LiveServer, run_server
+from scripted_model import ScriptedModel
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +88,35 @@ def tool_server(long_model: Path) -> Iterator[LiveServer]:
 def _export_f32(model: Path, out: Path) -> Path:
     export_gguf(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (model,)}), out, StageContext())
     return out
+
+
+SOURCES = {
+    "no reasoning": "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{{ eos_token }}{% endfor %}"
+}
+
+
+@pytest.fixture(scope="session")
+def opened_long(long_model: Path) -> Iterator[LoadedEngine]:
+    opened = load_engine(long_model)
+    yield opened
+    opened.engine.close()
+
+
+@pytest.fixture()
+def serve_template(opened_long: LoadedEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make a server of the model under a packaged template; the special tokens that it lacks are written as text."""
+
+    @contextmanager
+    def make(name: str, text: str, finish_reason: FinishReason = "stop") -> Iterator[tuple[ScriptedModel, LiveServer]]:
+        engine_stream = opened_long.engine.stream
+        template = ChatTemplate(SOURCES.get(name) or read_packaged_template(name), opened_long.tokenizer, name)
+        monkeypatch.setattr(LoadedEngine, "load_template", lambda _: template)
+        script = ScriptedModel(opened_long, text, finish_reason)
+        try:
+            with run_server(opened_long) as server:
+                yield script, server
+        finally:
+            opened_long.engine.stream = engine_stream  # type: ignore[method-assign]
+
+    return make

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hanlin.inference.loading import LoadedEngine
-from hanlin.inference.protocol import FinishReason, GenerationRequest, TokenLogprobs
+from hanlin.inference.protocol import Constraint, FinishReason, GenerationRequest, TokenLogprobs
+
+_MAX_STEPS = 300
 
 
 class ScriptedStream:
@@ -39,6 +41,8 @@ class ScriptedModel:
 
     def __init__(self, opened: LoadedEngine, text: str = "", finish_reason: FinishReason = "stop") -> None:
         self.tokenizer, self.text, self.finish_reason = opened.tokenizer, text, finish_reason
+        self.obeys = False
+        """Whether it says the text only as far as the constraint of the request allows it, and then what must come."""
         self.continues = False
         """Whether the text is encoded as one that follows another, which matters to SentencePiece tokenizers."""
         self.requests: list[GenerationRequest] = []
@@ -47,7 +51,23 @@ class ScriptedModel:
     def _stream(self, request: GenerationRequest) -> ScriptedStream:
         self.requests.append(request)
         ids = self.tokenizer.encode(self.text, continuation=self.continues)
+        if self.obeys and request.constraint is not None:
+            ids = _obey(request.constraint, ids, request.stop_ids)
         return ScriptedStream(ids, self.finish_reason)
 
     def prompt(self) -> str:
         return self.tokenizer.decode(self.requests[-1].prompt_ids, skip_special=False)
+
+
+def _obey(constraint: Constraint, ids: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
+    """The ids of a text as far as a constraint allows them, then the end as soon as it may come."""
+    written: list[int] = []
+    is_free = True
+    for step in range(_MAX_STEPS):
+        allowed = constraint.allowed_tokens()
+        is_free = is_free and step < len(ids) and bool(allowed[ids[step]])
+        if not is_free and allowed[list(stop_ids)].any():
+            return written
+        written.append(ids[step] if is_free else int(allowed.nonzero()[0][0]))
+        constraint.accept_token(written[-1])
+    return written

@@ -365,6 +365,10 @@ class ChatTemplate:
             marked = MarkedText(_without_markers(before, markers) + start + answer, markers)
         return self._encode_prompt(marked) if prompt else self._encode(marked, True)
 
+    def render_text(self, messages: Sequence[Message]) -> str:
+        """The text that the template writes for turns. Raises UserError if it has no form for them."""
+        return _without_markers(*self._renderer.render_text(messages, (), False, None, shield=False))
+
     def render_conversation(
         self,
         conversation: Conversation,

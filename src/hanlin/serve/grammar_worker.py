@@ -55,9 +55,9 @@ _STATE = struct.Struct("<II")
 """What a worker tells the grammar process: its process id, and whether it is taken or free."""
 MAX_SCHEMA_CHARS = 64 * 2**10
 MAX_REWRITTEN_CHARS = 4 * MAX_SCHEMA_CHARS
-_FLEXIBLE_JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+FLEXIBLE_JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 """White space between the parts of JSON is at most one space: a small model that may write more writes little else."""
-_COMPACT_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+COMPACT_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """The spelling of `json.dumps`, in which tool calls are trained."""
 
 
@@ -114,7 +114,8 @@ def compile_grammar(request: Mapping[str, Any]) -> tuple[str, Any]:
     """The grammar of llguidance for a request of a client.
 
     Args:
-        request: `kind` (`json`, `regex`, `choice`, `grammar`), `value`, and for JSON `compact`.
+        request: `kind` (`json`, `regex`, `choice`, `grammar`, `lark`), `value`, for JSON `compact`, and `before`:
+            empty, or Lark of an answer in which the grammar is `@answer`.
 
     Returns:
         The grammar, and the value as other engines are to get it: a schema is rewritten.
@@ -122,6 +123,20 @@ def compile_grammar(request: Mapping[str, Any]) -> tuple[str, Any]:
     Raises:
         GrammarError: It is too long, or no grammar.
     """
+    grammar, value = _compile_value(request)
+    return _put_before(request["before"], grammar) if request["before"] else grammar, value
+
+
+def _put_before(before: str, grammar: str) -> str:
+    """Lark whose `@answer` is a grammar, which is in llguidance's JSON or in Lark."""
+    is_json = grammar.lstrip().startswith("{")
+    answer, *others = json.loads(grammar)["grammars"] if is_json else [{"lark_grammar": grammar}]
+    whole = {"name": "whole", "lark_grammar": before}
+    return json.dumps({"grammars": [whole, {**answer, "name": "answer"}, *others]}, ensure_ascii=False)
+
+
+def _compile_value(request: Mapping[str, Any]) -> tuple[str, Any]:
+    """The grammar of the value alone; see `compile_grammar`."""
     kind, value = request["kind"], request["value"]
     try:
         if kind == "json":
@@ -132,11 +147,13 @@ def compile_grammar(request: Mapping[str, Any]) -> tuple[str, Any]:
                     "the schema is longer than {max_schema_chars} characters", max_schema_chars=MAX_REWRITTEN_CHARS
                 )
                 raise GrammarError(what)
-            overrides = _COMPACT_JSON if request["compact"] else _FLEXIBLE_JSON
+            overrides = COMPACT_JSON if request["compact"] else FLEXIBLE_JSON
             return LLMatcher.grammar_from_json_schema(text, overrides=overrides), value
+        if kind == "lark":  # of the server itself
+            return LLMatcher.grammar_from_lark(value), value
         if kind == "grammar":
             return _compile_any_grammar(value), value
-        regex = value if kind == "regex" else f"({'|'.join(map(_escape_regex, value))})"
+        regex = value if kind == "regex" else f"({'|'.join(map(escape_regex, value))})"
         return LLMatcher.grammar_from_regex(regex), value
     except (SchemaError, ValueError, RecursionError) as error:
         raise GrammarError(str(error)) from error
@@ -152,7 +169,7 @@ def _compile_any_grammar(grammar: str) -> str:
     return compiled
 
 
-def _escape_regex(text: str) -> str:
+def escape_regex(text: str) -> str:
     """A text as a regular expression of llguidance, in which `/` has no meaning and a letter must not be escaped."""
     return "".join(f"\\x{{{ord(char):x}}}" if not char.isalnum() else char for char in text)
 

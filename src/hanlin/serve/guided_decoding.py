@@ -35,6 +35,7 @@ from hanlin.serve.grammar_worker import (
     HEADER,
     LIMITS,
     MASK,
+    MAX_REWRITTEN_CHARS,
     MAX_SCHEMA_CHARS,
     REQUEST,
     TOKEN,
@@ -67,37 +68,45 @@ class GrammarCompiler:
         self._compiling = threading.BoundedSemaphore(_MAX_COMPILING)
         self._unused: deque[weakref.ref[GrammarConstraint]] = deque()
 
-    def compile_schema(self, schema: Mapping[str, Any], param: str, compact: bool = False) -> GrammarConstraint:
+    def compile_schema(
+        self, schema: Mapping[str, Any], param: str, compact: bool = False, before: str = ""
+    ) -> GrammarConstraint:
         """A constraint to JSON that conforms to `schema`.
 
         Args:
             schema: JSON schema, as the client sent it.
             param: The request field that holds it, named in errors.
             compact: Spell the JSON as `json.dumps` does, without optional white space.
+            before: Lark of an answer in which something comes before the JSON, which is `@answer` there.
 
         Raises:
             ApiError: 400 for a schema that is too long, too costly, or uses a keyword that is not supported.
         """
         check_schema_length(schema, param)
-        return self._compile("json", schema, param, compact)
+        return self._compile("json", schema, param, compact, before)
 
-    def compile_regex(self, regex: str, param: str) -> GrammarConstraint:
+    def compile_regex(self, regex: str, param: str, before: str = "") -> GrammarConstraint:
         """A constraint to text that a regular expression matches as a whole; errors as in `compile_schema`."""
         _check_length(regex, param)
-        return self._compile("regex", regex, param)
+        return self._compile("regex", regex, param, before=before)
 
-    def compile_choice(self, choices: Sequence[str], param: str) -> GrammarConstraint:
+    def compile_choice(self, choices: Sequence[str], param: str, before: str = "") -> GrammarConstraint:
         """A constraint to one of some texts; errors as in `compile_schema`."""
         _check_length("|".join(choices), param)
-        return self._compile("choice", list(choices), param)
+        return self._compile("choice", list(choices), param, before=before)
 
-    def compile_grammar(self, grammar: str, param: str) -> GrammarConstraint:
+    def compile_grammar(self, grammar: str, param: str, before: str = "") -> GrammarConstraint:
         """A constraint to a grammar in GBNF (llama.cpp's) or Lark (vLLM's); errors as in `compile_schema`."""
         _check_length(grammar, param)
-        return self._compile("grammar", grammar, param)
+        return self._compile("grammar", grammar, param, before=before)
 
-    def _compile(self, kind: str, value: Any, param: str, compact: bool = False) -> GrammarConstraint:
-        request = json.dumps({"kind": kind, "value": value, "compact": compact}).encode()
+    def compile_lark(self, lark: str, param: str, before: str = "") -> GrammarConstraint:
+        """A constraint to a grammar that the server has written of schemas; errors as in `compile_schema`."""
+        _check_length(lark, param, MAX_REWRITTEN_CHARS)
+        return self._compile("lark", lark, param, before=before)
+
+    def _compile(self, kind: str, value: Any, param: str, compact: bool = False, before: str = "") -> GrammarConstraint:
+        request = json.dumps({"kind": kind, "value": value, "compact": compact, "before": before}).encode()
         with self._compiling:
             worker = _Worker(self._process.connect(), request)
             try:
@@ -117,7 +126,7 @@ class GrammarCompiler:
                 worker.close()
                 raise
         grammar, rewritten = json.loads(content)
-        spec = {kind: rewritten}
+        spec = {"grammar" if kind == "lark" else kind: rewritten}
         constraint = GrammarConstraint(self.address, self.stop_ids, grammar, spec, worker)
         self._unused.append(weakref.ref(constraint))
         while len(self._unused) > _MAX_UNUSED:
@@ -151,7 +160,12 @@ class GrammarConstraint:
         grammar: The compiled grammar.
         spec: See `Constraint.spec`.
         worker: A worker that has compiled the grammar; None: one is asked when it is first needed.
+
+    Attributes:
+        begins_with_thought: Whether an answer begins within a thinking block, whose end comes before what it must fit.
     """
+
+    begins_with_thought = False
 
     def __init__(
         self,
@@ -401,9 +415,9 @@ def check_schema_length(schema: Any, param: str) -> None:
         raise _grammar_error(tr("the schema is nested too deep"), param) from error
 
 
-def _check_length(text: str, param: str) -> None:
-    if len(text) > MAX_SCHEMA_CHARS:
-        what = tr("the schema is longer than {max_schema_chars} characters", max_schema_chars=MAX_SCHEMA_CHARS)
+def _check_length(text: str, param: str, max_chars: int = MAX_SCHEMA_CHARS) -> None:
+    if len(text) > max_chars:
+        what = tr("the schema is longer than {max_schema_chars} characters", max_schema_chars=max_chars)
         raise ApiError(400, what, param=param)
 
 

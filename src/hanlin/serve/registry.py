@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Protocol, Self
 
 from hanlin.chat.call_form import CallForm, find_call_form
+from hanlin.chat.reasoning import BEGIN_TAG
 from hanlin.chat.rendering.request_turns import RequestRefusal
 from hanlin.core.errors import UnsupportedToolsError, UserError
 from hanlin.core.i18n import join_list, tr
@@ -20,8 +21,25 @@ from hanlin.serve.admission import AdmissionQueue, Limits
 from hanlin.serve.errors import ApiError
 from hanlin.serve.guided_decoding import GrammarCompiler
 from hanlin.tokenizer.generation_config import read_sampling_params
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 MAX_CHOICES = 16
+_PROMPT_TAIL_TOKENS = 16
+
+
+Thought = Literal["none", "open", "free"]
+"""Whether reasoning comes before what an answer must fit: not at all, in any case (the prompt opened its block), or as
+the model likes. Reasoning is free text up to `</think>`."""
+
+
+class AnswerFormat(Protocol):
+    """What an answer must fit, named `param` in errors."""
+
+    param: str
+    leaves_text_free: bool
+
+    def __call__(self, model: ServedModel, thought: Thought) -> Constraint:
+        """The constraint of one answer of `model`; `thought` may come before what it must fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +50,32 @@ class GenerationParams:
         sampling: Fields of `SamplingParams`; None means that the client did not set it.
         stop_strings: Texts that end the answer.
         choices: Answers to each prompt (OpenAI's `n`).
-        response_format: Makes the constraint that each answer must obey.
+        response_format: Makes the constraint that each answer must obey; see `api.structure.output_format`.
         stop_ids: Token ids that end the answer, besides the model's own.
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     stop_strings: tuple[str, ...] = ()
     choices: int = 1
-    response_format: Callable[[GrammarCompiler], Constraint] | None = None
+    response_format: AnswerFormat | None = None
     stop_ids: tuple[int, ...] = ()
 
 
 class ChatPrompt(tuple[int, ...]):
-    """Prompt ids of a conversation. `continues_answer`: they end with the beginning of an answer (prefill)."""
+    """Prompt ids of a conversation.
+
+    Attributes:
+        continues_answer: They end with the beginning of an answer (prefill).
+        asks_for_thought: The request wants the answer to think.
+    """
 
     continues_answer = False
+    asks_for_thought = False
 
     @classmethod
-    def create(cls, ids: Iterable[int], continues_answer: bool) -> Self:
+    def create(cls, ids: Iterable[int], continues_answer: bool, asks_for_thought: bool) -> Self:
         prompt = cls(ids)
-        prompt.continues_answer = continues_answer
+        prompt.continues_answer, prompt.asks_for_thought = continues_answer, asks_for_thought
         return prompt
 
 
@@ -169,7 +193,8 @@ class ServedModel:
         if tools:
             self._check_length((json.dumps(tools, ensure_ascii=False),), "tools")
         try:
-            return ChatPrompt.create(*self.template.render_request(messages, tools, thinking=thinking))
+            ids, continues_answer = self.template.render_request(messages, tools, thinking=thinking)
+            return ChatPrompt.create(ids, continues_answer, thinking is True)
         except RequestRefusal as error:
             param = "messages" if error.index is None else f"messages.{error.index}"
             raise ApiError(400, str(error), param=param) from error
@@ -218,8 +243,9 @@ class ServedModel:
                 has begun.
         """
         continues_answer = any(isinstance(ids, ChatPrompt) and ids.continues_answer for ids in prompts)
-        if continues_answer and params.response_format is not None:
-            field = getattr(params.response_format, "param", "response_format")
+        make_constraint = params.response_format
+        if continues_answer and make_constraint is not None and not make_constraint.leaves_text_free:
+            field = make_constraint.param
             what = tr(
                 "{field}: an answer that has begun is held to no format; leave out the last turn of the assistant",
                 field=field,
@@ -247,14 +273,26 @@ class ServedModel:
             sampling = self._merge_sampling(params.sampling, max_new_tokens)
             for choice in range(params.choices):
                 seeded = sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + choice) % 2**32)
-                make_constraint = params.response_format
-                constraint = make_constraint(self.grammar_compiler) if make_constraint is not None else None
+                constraint = make_constraint(self, self._find_thought(prompt)) if make_constraint is not None else None
                 requests.append(GenerationRequest(ids, stop_ids, seeded, constraint, self.adapter))
                 continues_text.append(self._continues_text(prompt))
         prompt_tokens = sum(map(len, prompts))
         return GenerationJob(
             self, tuple(requests), params.stop_strings, prompt_tokens, tuple(continues_text), params.choices
         )
+
+    @property
+    def has_own_grammars(self) -> bool:
+        """Whether the engine reads `Constraint.spec`, which knows of no thought before the part that is constrained."""
+        return bool(getattr(self.engine, "has_own_grammars", False))
+
+    def _find_thought(self, prompt: tuple[int, ...]) -> Thought:
+        """Whether the answer to a prompt thinks before what it must fit."""
+        if not isinstance(prompt, ChatPrompt) or self.has_own_grammars or prompt.continues_answer:
+            return "none"
+        if opens_thought(self.tokenizer, prompt):
+            return "open"
+        return "free" if prompt.asks_for_thought else "none"
 
     def _continues_text(self, prompt: tuple[int, ...]) -> bool:
         """Whether an answer goes on from a text: a prefill, or a prompt of plain text, not of BOS alone."""
@@ -275,6 +313,11 @@ class ServedModel:
         max_new_tokens = min(limit for limit in limits if limit is not None)
         merged["min_tokens"] = min(merged.get("min_tokens", 0), max_new_tokens)
         return SamplingParams(**merged, max_new_tokens=max_new_tokens)
+
+
+def opens_thought(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
+    """Whether a prompt ends within a thinking block that it has just opened."""
+    return tokenizer.decode(prompt[-_PROMPT_TAIL_TOKENS:], skip_special=False).rstrip().endswith(BEGIN_TAG)
 
 
 class ModelRegistry:

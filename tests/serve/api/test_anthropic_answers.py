@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hanlin.chat.call_form import CallForm
 from hanlin.inference.protocol import FinishReason
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
@@ -25,7 +26,7 @@ SECOND = '{"name": "weather", "parameters": {}}'
 def make_job(prompt: str = "") -> Any:
     """A job of one answer, whose prompt ends with `prompt`."""
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special: prompt)
-    model = SimpleNamespace(tokenizer=tokenizer, call_form="json")
+    model = SimpleNamespace(tokenizer=tokenizer, call_form=CallForm())
     request: Any = SimpleNamespace(prompt_ids=(1, 2), constraint=None)
     return GenerationJob(model, (request,), (), 2)  # type: ignore[arg-type]
 

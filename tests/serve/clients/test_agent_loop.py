@@ -116,6 +116,7 @@ class ResponsesLoop(OpenAILoop):
             "previous_response_id": self.previous,
             "tools": [{"type": "function", **FUNCTION, "strict": False}],
             "tool_choice": "auto" if is_last else "required",
+            "parallel_tool_calls": False,
             "max_output_tokens": 4 if is_last else 200,
             "extra_body": {"temperature": 1, "seed": seed},
         }

@@ -28,9 +28,8 @@ from hanlin.serve.api.tool_calls import (
     read_call_object,
     read_pythonic_arguments,
 )
-from hanlin.serve.registry import GenerationJob
+from hanlin.serve.registry import GenerationJob, opens_thought
 
-_PROMPT_TAIL_TOKENS = 16
 _MAX_HELD_SPACE = 64
 _CANDIDATE = re.compile(r"[{\[<]")
 _SEPARATORS = re.compile(r"^[\s;,]+")
@@ -380,10 +379,10 @@ def make_splitter(
         max_calls: How many calls are read; None: all.
     """
     request = job.requests[index]
-    tail = job.model.tokenizer.decode(request.prompt_ids[-_PROMPT_TAIL_TOKENS:], skip_special=False)
-    # a constraint begins with the answer: then there is no thought, though the prompt opened one
-    is_thinking = request.constraint is None and tail.rstrip().endswith(BEGIN_TAG)
-    is_pythonic = bool(tool_names) and job.model.call_form == "pythonic"
+    # a constraint that begins with the answer leaves no place for a thought, though the prompt opened one
+    may_think = request.constraint is None or getattr(request.constraint, "begins_with_thought", False)
+    is_thinking = may_think and opens_thought(job.model.tokenizer, request.prompt_ids)
+    is_pythonic = bool(tool_names) and job.model.call_form.is_pythonic
     return AnswerSplitter(tool_names, is_pythonic, is_thinking, max_calls)
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from hanlin.core.i18n import tr
-from hanlin.inference.protocol import Constraint
 from hanlin.serve.api.body import BoundedModel, RequestBody
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
+from hanlin.serve.api.structure.output_format import JsonSchemaFormat, OutputFormat
 from hanlin.serve.errors import ApiError, unsupported_value_error
-from hanlin.serve.guided_decoding import GrammarCompiler
 from hanlin.serve.registry import MAX_CHOICES
 
 _MAX_STOP_STRINGS = 16
@@ -79,38 +78,6 @@ class ClosedModel(StrictModel):
         return {name: value for name, value in data.items() if name in known or name == unknown[0]}
 
 
-class OutputFormat:
-    """What an answer must fit, makes the constraint for each answer.
-
-    Args:
-        kind: `json` (a schema), `regex`, `choice` (texts) or `grammar` (GBNF or Lark).
-        value: The schema, pattern, texts or grammar.
-        param: The request field that holds it, named in errors.
-        compact: JSON without optional white space, as tool calls are trained.
-    """
-
-    def __init__(
-        self, kind: Literal["json", "regex", "choice", "grammar"], value: Any, param: str, compact: bool = False
-    ) -> None:
-        self.kind, self.value, self.param, self.compact = kind, value, param, compact
-
-    def __call__(self, compiler: GrammarCompiler) -> Constraint:
-        if self.kind == "regex":
-            return compiler.compile_regex(self.value, self.param)
-        if self.kind == "choice":
-            return compiler.compile_choice(self.value, self.param)
-        if self.kind == "grammar":
-            return compiler.compile_grammar(self.value, self.param)
-        return compiler.compile_schema(self.value, self.param, self.compact)
-
-
-class JsonSchemaFormat(OutputFormat):
-    """The output format of a JSON schema; arguments as there."""
-
-    def __init__(self, schema: Mapping[str, Any], param: str, compact: bool) -> None:
-        super().__init__("json", schema, param, compact)
-
-
 Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
@@ -151,7 +118,7 @@ class StructuredOutputBody(RequestBody):
         return tuple(self.stop_token_ids or ())
 
     def list_output_formats(self) -> list[OutputFormat]:
-        """The formats that these fields ask for; see `choose_output_format`.
+        """The formats that these fields ask for; see `structure.output_format.choose_answer_format`.
 
         Raises:
             ApiError: 400 for a schema in a string that is not JSON.
@@ -172,19 +139,6 @@ class StructuredOutputBody(RequestBody):
             formats.append(OutputFormat("grammar", getattr(self, param), param) if getattr(self, param) else None)
         formats.append(OutputFormat("grammar", outputs.grammar, place) if outputs.grammar else None)
         return [item for item in formats if item is not None]
-
-
-def choose_output_format(formats: Sequence[OutputFormat]) -> OutputFormat | None:
-    """The only one of some formats, if there is any.
-
-    Raises:
-        ApiError: 400 if there are several.
-    """
-    if len(formats) > 1:
-        first, second = formats[0].param, formats[1].param
-        what = tr("{first} and {second} both say what the answer must fit", first=first, second=second)
-        raise ApiError(400, what, param=second)
-    return formats[0] if formats else None
 
 
 def _json_format(schema: dict[str, Any] | str | None, param: str, compact: bool = False) -> JsonSchemaFormat | None:
@@ -309,6 +263,7 @@ class _Function(StrictModel):
     name: str = Field(pattern=r'^[^\x00-\x1f"\\]{1,256}$')
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(StrictModel):
@@ -316,3 +271,12 @@ class Tool(StrictModel):
 
     type: Literal["function"] = "function"
     function: _Function
+
+    def to_function(self) -> dict[str, Any]:
+        """The tool as chat templates read it."""
+        return self.model_dump(exclude={"function": {"strict"}}, exclude_none=True)
+
+
+def get_strict_names(tools: Iterable[Tool]) -> frozenset[str]:
+    """Names of the tools whose calls are held to their schemas."""
+    return frozenset(tool.function.name for tool in tools if tool.function.strict)

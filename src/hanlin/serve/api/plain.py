@@ -19,12 +19,12 @@ from hanlin.serve.api.fields import (
     StrictModel,
     StructuredOutputBody,
     TokenLimit,
-    choose_output_format,
     clean_sampling,
 )
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import ZERO_SEPARATED_JSON, StreamWriter, encode_zero_separated
+from hanlin.serve.api.structure.output_format import choose_output_format
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import GenerationJob, GenerationParams, ModelRegistry
 from hanlin.serve.service import Answer, GenerationService

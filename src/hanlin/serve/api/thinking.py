@@ -8,7 +8,7 @@ from hanlin.core.i18n import tr
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.api.fields import ClosedModel
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import ServedModel
+from hanlin.serve.registry import AnswerFormat, ServedModel
 
 ThinkingEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """How long a model should think. Templates know no degrees: `none` turns thinking off, the others turn it on."""
@@ -97,7 +97,10 @@ def wants_thinking(requested: bool | ThinkingEffort | None) -> bool | None:
 
 
 def choose_thinking(
-    model: ServedModel, requested: bool | ThinkingEffort | None, param: str, is_constrained: bool = False
+    model: ServedModel,
+    requested: bool | ThinkingEffort | None,
+    param: str,
+    output_format: AnswerFormat | None = None,
 ) -> bool | None:
     """How to render the prompt of a request: thinking on, off, or what the template does by itself (None).
 
@@ -108,20 +111,23 @@ def choose_thinking(
         model: The model that answers.
         requested: What the client asked for; None: nothing.
         param: The request field that asked for it, named in errors.
-        is_constrained: Whether the answer must be JSON from its first character, which leaves no place for a thought.
+        output_format: What the answer must fit. A thought may come before it, but only if it was asked for.
 
     Raises:
         ApiError: 400 if the model cannot do what was asked for.
     """
     template, thinks = model.template, wants_thinking(requested)
-    if thinks and is_constrained:
-        raise ApiError(400, tr("thinking and a response format exclude each other here"), param=param)
+    is_constrained = output_format is not None and not output_format.leaves_text_free
+    if thinks and is_constrained and model.has_own_grammars:  # an engine that knows of no thought before a format
+        if isinstance(requested, bool):
+            raise ApiError(400, tr("thinking and a response format exclude each other here"), param=param)
+        thinks = None
     if template.thinking_switches:
-        return False if is_constrained else thinks
+        return False if is_constrained and thinks is None else thinks
     if thinks and not (template.opens_thinking or template.reasoning_form.field):
         if not isinstance(requested, bool):
             return None
         raise ApiError(400, tr("the chat template of this model has no form for thinking"), param=param)
     if thinks is False and template.opens_thinking:
         raise ApiError(400, tr("the chat template of this model cannot turn thinking off"), param=param)
-    return None
+    return thinks or None

@@ -271,15 +271,28 @@ def _evaluate(node: ast.expr) -> Any:
 
 def get_tool_names(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """The names of the functions among the `tools` of a request."""
-    return frozenset(str(_get_function(tool).get("name")) for tool in tools)
+    return frozenset(map(get_tool_name, tools))
 
 
-def build_call_schema(tools: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def get_tool_name(tool: Mapping[str, Any]) -> str:
+    """The name of a function among the `tools` of a request."""
+    return str(_get_function(tool).get("name"))
+
+
+def get_call_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of the arguments of a tool; without one it takes none."""
+    return {"type": "object", **(_get_function(tool).get("parameters") or {"properties": {}})}
+
+
+def build_call_schema(
+    tools: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None = None, key: str = "parameters"
+) -> dict[str, Any]:
     """The JSON schema of a call of one of `tools`.
 
     Args:
         tools: The tools of a request; the references in their schemas are to their own parts.
         answer: The schema of an answer without a call, if the model may choose.
+        key: The key of the arguments.
 
     Raises:
         ApiError: 400 for a tool whose schema has a reference to nowhere.
@@ -290,15 +303,12 @@ def build_call_schema(tools: Sequence[Mapping[str, Any]], answer: Mapping[str, A
     definitions: dict[str, Any] = {}
     alternatives: list[dict[str, Any]] = []
     for index, tool in enumerate(tools):
-        parameters = {"type": "object", **(_get_function(tool).get("parameters") or {"properties": {}})}
+        parameters = _embed(get_call_schema(tool), definitions, f"tools.{index}.function.parameters")
         alternatives.append(
             {
                 "type": "object",
-                "properties": {
-                    "name": {"const": _get_function(tool)["name"]},
-                    "parameters": _embed(parameters, definitions, f"tools.{index}.function.parameters"),
-                },
-                "required": ["name", "parameters"],
+                "properties": {"name": {"const": get_tool_name(tool)}, key: parameters},
+                "required": ["name", key],
                 "additionalProperties": False,
             }
         )

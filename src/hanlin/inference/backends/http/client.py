@@ -75,6 +75,8 @@ class Dialect(Protocol):
 class HttpEngine:
     """See `Engine`. A request that no server has begun to answer goes to another server if the first is lost."""
 
+    has_own_grammars = True
+
     def __init__(
         self,
         dialect: Dialect,

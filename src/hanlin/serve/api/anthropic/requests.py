@@ -11,17 +11,10 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.serve.api.anthropic.blocks import InputMessage, TextBlock, make_system_turns
 from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
-from hanlin.serve.api.fields import (
-    JsonSchemaFormat,
-    OutputFormat,
-    SamplingBody,
-    StopString,
-    StructuredOutputBody,
-    choose_output_format,
-)
+from hanlin.serve.api.fields import SamplingBody, StopString, StructuredOutputBody
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
+from hanlin.serve.api.structure.output_format import JsonSchemaFormat, OutputFormat, choose_answer_format
 from hanlin.serve.api.thinking import ThinkingEffort
-from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
 
@@ -141,13 +134,6 @@ class CountTokensRequest(RequestBody):
         return [] if self.tool_choice is not None and self.tool_choice.type == "none" else tools
 
     @property
-    def is_constrained(self) -> bool:
-        """Whether the answer must be a call or fit a schema from its first character."""
-        is_forced = self.tool_choice is not None and self.tool_choice.type in ("any", "tool")
-        has_format = self.output_config is not None and self.output_config.format is not None
-        return is_forced or has_format or self.output_format is not None
-
-    @property
     def max_calls(self) -> int | None:
         """How many calls of an answer are read; None: all."""
         return 1 if self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use else None
@@ -163,50 +149,34 @@ class CountTokensRequest(RequestBody):
         """Whether thinking blocks hold their text."""
         return self.thinking is None or self.thinking.display != "omitted"
 
+    def make_response_format(self) -> OutputFormat | None:
+        """What the answer must be: a call that is demanded, or text of a schema; None if the model is free.
 
-class MessagesRequest(CountTokensRequest, StructuredOutputBody, SamplingBody):
-    """The body of `POST /v1/messages`. `metadata` and `service_tier` have no effect on the answer."""
+        Raises:
+            ApiError: 400 for a demanded tool that is not offered, or two formats.
+        """
+        is_named = self.tool_choice is not None and self.tool_choice.type == "tool"
+        text_formats = self._list_text_formats()
+        return choose_answer_format(
+            [*self.list_output_formats(), *text_formats[1:]],
+            text_formats[0] if text_formats else None,
+            self.get_tools(),
+            self._get_required_tools(),
+            {tool.name for tool in self.tools or () if tool.strict},
+            1 if is_named else self.max_calls,
+        )
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
-        **FOREIGN_SAMPLING_FIELDS,
-        **CountTokensRequest.unsupported_fields,
-    }
-    max_tokens: int = Field(ge=1)
-    stop_sequences: list[StopString] | None = Field(None, max_length=16)
-    metadata: dict[str, Any] | None = None
-    service_tier: str | None = None
-    n: Literal[1] | None = None
+    def list_output_formats(self) -> list[OutputFormat]:
+        """Formats in other servers' fields."""
+        return []
 
-    @property
-    def is_constrained(self) -> bool:
-        """Whether the answer must be a call or fit a format from its first character."""
-        return super().is_constrained or bool(self.list_output_formats())
-
-    def to_params(self) -> GenerationParams:
-        """Raises ApiError (400) for fields that contradict each other."""
-        stops = (*(self.stop_sequences or ()), *self.stop_strings)
-        return GenerationParams(self.to_sampling(), stops, 1, self._make_response_format(), self.extra_stop_ids)
-
-    def _make_response_format(self) -> OutputFormat | None:
-        formats = self.list_output_formats()
-        required_tools = self._get_required_tools()
-        if required_tools:
-            formats.append(JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True))
-            return choose_output_format(formats)
-        for index, tool in enumerate(self.tools or ()):
-            if tool.strict:
-                raise unsupported_value_error(f"tools.{index}.strict", True)
-        schemas = []
+    def _list_text_formats(self) -> list[JsonSchemaFormat]:
+        formats = []
         if self.output_config is not None and self.output_config.format is not None:
-            schemas.append((self.output_config.format.schema_, "output_config.format.schema"))
+            formats.append(JsonSchemaFormat(self.output_config.format.schema_, "output_config.format.schema", False))
         if self.output_format is not None:
-            schemas.append((self.output_format.schema_, "output_format.schema"))
-        tools = self.get_tools()
-        for schema, param in schemas:  # with tools, the model calls one or answers in the format
-            formats.append(
-                JsonSchemaFormat(build_call_schema(tools, schema) if tools else schema, param, compact=False)
-            )
-        return choose_output_format(formats)
+            formats.append(JsonSchemaFormat(self.output_format.schema_, "output_format.schema", False))
+        return formats
 
     def _get_required_tools(self) -> list[dict[str, Any]]:
         """The tools one of which must be called; empty if the model may choose."""
@@ -219,3 +189,22 @@ class MessagesRequest(CountTokensRequest, StructuredOutputBody, SamplingBody):
         if not tools:
             raise ApiError(400, tr("tool_choice names no tool of this request"), param="tool_choice")
         return tools
+
+
+class MessagesRequest(StructuredOutputBody, CountTokensRequest, SamplingBody):
+    """The body of `POST /v1/messages`. `metadata` and `service_tier` have no effect on the answer."""
+
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **FOREIGN_SAMPLING_FIELDS,
+        **CountTokensRequest.unsupported_fields,
+    }
+    max_tokens: int = Field(ge=1)
+    stop_sequences: list[StopString] | None = Field(None, max_length=16)
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    n: Literal[1] | None = None
+
+    def to_params(self) -> GenerationParams:
+        """Raises ApiError (400) for fields that contradict each other."""
+        stops = (*(self.stop_sequences or ()), *self.stop_strings)
+        return GenerationParams(self.to_sampling(), stops, 1, self.make_response_format(), self.extra_stop_ids)

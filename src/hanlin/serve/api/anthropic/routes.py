@@ -67,5 +67,5 @@ def _client_fields(body: CountTokensRequest) -> Iterator[None]:
 
 
 def _render(model: ServedModel, body: CountTokensRequest) -> tuple[int, ...]:
-    thinking = choose_thinking(model, body.thinks, "thinking.type", body.is_constrained)
+    thinking = choose_thinking(model, body.thinks, "thinking.type", body.make_response_format())
     return model.render_chat(body.to_messages(), body.get_tools(), thinking)

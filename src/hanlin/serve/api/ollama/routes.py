@@ -72,7 +72,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
 
         def prepare_job() -> GenerationJob:
             params = body.to_params()
-            thinking = choose_thinking(model, wants_thinking(body.think), "think", params.response_format is not None)
+            thinking = choose_thinking(model, wants_thinking(body.think), "think", params.response_format)
             messages = body.to_messages()
             if body.truncate is False:
                 return model.make_job([model.render_chat(messages, tools, thinking)], params, "messages")
@@ -94,9 +94,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             params, text = body.to_params(), body.prompt or ""
             thinking = None
             if not body.continues_text:
-                thinking = choose_thinking(
-                    model, wants_thinking(body.think), "think", params.response_format is not None
-                )
+                thinking = choose_thinking(model, wants_thinking(body.think), "think", params.response_format)
 
             def encode(text: str) -> tuple[int, ...]:
                 if body.suffix:

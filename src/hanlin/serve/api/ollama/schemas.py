@@ -10,11 +10,11 @@ from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
-from hanlin.serve.api.fields import JsonSchemaFormat, StopString, Tool, clean_sampling
+from hanlin.serve.api.fields import StopString, Tool, clean_sampling, get_strict_names
 from hanlin.serve.api.foreign_fields import FOREIGN_OLLAMA_FIELDS, FOREIGN_OLLAMA_OPTIONS
 from hanlin.serve.api.messages import Content, ToolCallEntry, to_text
+from hanlin.serve.api.structure.output_format import JsonSchemaFormat, choose_answer_format
 from hanlin.serve.api.thinking import ThinkingEffort, wants_thinking
-from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
 
@@ -90,17 +90,21 @@ class _AnswerRequest(RequestBody):
         """The tools that the model is offered."""
         return []
 
+    @property
+    def strict_names(self) -> frozenset[str]:
+        """Names of the tools whose calls are held to their schemas."""
+        return frozenset()
+
     def to_params(self) -> GenerationParams:
         """Raises ApiError (400) for fields that contradict each other."""
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, tr("top_logprobs needs logprobs"), param="logprobs")
         options = self.options or Options.model_validate({})
-        response_format = None
+        text_format = None
         if self.format:
             schema = {"type": "object"} if isinstance(self.format, str) else dict(self.format)
-            if tools := self.get_tools():  # the model calls a tool or answers in the format
-                schema = build_call_schema(tools, schema)
-            response_format = JsonSchemaFormat(schema, "format", compact=False)
+            text_format = JsonSchemaFormat(schema, "format", compact=False)
+        response_format = choose_answer_format((), text_format, self.get_tools(), (), self.strict_names)
         sampling = {**options.to_sampling(), "top_logprobs": (self.top_logprobs or 0) if self.logprobs else None}
         return GenerationParams(sampling, options.stop_strings, 1, response_format)
 
@@ -147,7 +151,11 @@ class ChatRequest(_AnswerRequest):
         return [message.to_message(index) for index, message in enumerate(self.messages or ())]
 
     def get_tools(self) -> list[dict[str, Any]]:
-        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+        return [tool.to_function() for tool in self.tools or ()]
+
+    @property
+    def strict_names(self) -> frozenset[str]:
+        return get_strict_names(self.tools or ())
 
 
 class GenerateRequest(_AnswerRequest):

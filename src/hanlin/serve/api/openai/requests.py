@@ -12,22 +12,25 @@ from hanlin.core.records import Message, ToolCall
 from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
 from hanlin.serve.api.fields import (
     ClosedModel,
-    JsonSchemaFormat,
-    OutputFormat,
     SamplingBody,
     StrictModel,
     StructuredOutputBody,
     TokenIds,
     TokenLimit,
     Tool,
-    choose_output_format,
     clean_sampling,
+    get_strict_names,
     split_prompts,
 )
 from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.messages import Content, ToolCallEntry, parse_call_arguments, to_text
+from hanlin.serve.api.structure.output_format import (
+    JsonSchemaFormat,
+    OutputFormat,
+    choose_answer_format,
+    choose_output_format,
+)
 from hanlin.serve.api.thinking import ThinkingBody
-from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
 
@@ -180,7 +183,7 @@ class ChatRequest(ThinkingBody, _AnswerRequest):
         """The tools that the model is offered."""
         if self.tool_choice == "none":
             return []
-        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+        return [tool.to_function() for tool in self.tools or ()]
 
     def to_params(self) -> GenerationParams:
         """Raises ApiError (400) for fields that contradict each other."""
@@ -194,17 +197,16 @@ class ChatRequest(ThinkingBody, _AnswerRequest):
         return GenerationParams(sampling, self.stop_strings, self.choices, response_format, self.extra_stop_ids)
 
     def _make_response_format(self) -> OutputFormat | None:
-        formats = self.list_output_formats()
-        required_tools = self._get_required_tools()
-        if required_tools:  # a response format is for answers without a call
-            formats.append(JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True))
-            return choose_output_format(formats)
-        wanted = self.response_format.to_format() if self.response_format is not None else None
-        if wanted is not None and (tools := self.get_tools()):  # the model calls a tool or answers in the format
-            formats.append(JsonSchemaFormat(build_call_schema(tools, wanted.value), wanted.param, compact=False))
-        elif wanted is not None:
-            formats.append(wanted)
-        return choose_output_format(formats)
+        text_format = self.response_format.to_format() if self.response_format is not None else None
+        is_named = isinstance(self.tool_choice, _NamedToolChoice)
+        return choose_answer_format(
+            self.list_output_formats(),
+            text_format,
+            self.get_tools(),
+            self._get_required_tools(),
+            get_strict_names(self.tools or ()),
+            1 if is_named else self.max_calls,
+        )
 
     def _get_required_tools(self) -> list[dict[str, Any]]:
         """The tools one of which must be called; empty if the model may choose."""

@@ -58,8 +58,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
 
         def prepare_job() -> GenerationJob:
             params = body.to_params()
-            is_constrained = params.response_format is not None
-            thinking = choose_thinking(model, *body.requested_thinking, is_constrained=is_constrained)
+            thinking = choose_thinking(model, *body.requested_thinking, params.response_format)
             prompt = model.render_chat(body.to_messages(), tools, thinking)
             return model.make_job([prompt], params, "messages")
 

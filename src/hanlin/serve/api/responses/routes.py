@@ -108,8 +108,7 @@ def _render(
     """The prompt of a request. Raises ApiError (400) that names `input` instead of other APIs' `messages`."""
     messages, tools = conversation.to_messages(), body.get_tools()
     effort = body.reasoning.effort if body.reasoning is not None else None
-    is_constrained = body.make_response_format() is not None
-    thinking = choose_thinking(model, effort, "reasoning.effort", is_constrained)
+    thinking = choose_thinking(model, effort, "reasoning.effort", body.make_response_format())
     try:
         if body.truncation == "auto":
             return render_truncated(model, messages, tools, thinking, max_output_tokens)

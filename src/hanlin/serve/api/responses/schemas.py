@@ -9,20 +9,17 @@ from pydantic import AfterValidator, Field, ValidationError
 from hanlin.core.i18n import tr
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.api.fields import (
-    JsonSchemaFormat,
-    OutputFormat,
     SamplingBody,
     StrictModel,
     StructuredOutputBody,
     TokenLimit,
     Tool,
-    choose_output_format,
     no_limit_as_none,
 )
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
 from hanlin.serve.api.responses.items import InputItem, MessageItem
+from hanlin.serve.api.structure.output_format import JsonSchemaFormat, OutputFormat, choose_answer_format
 from hanlin.serve.api.thinking import ThinkingEffort
-from hanlin.serve.api.tool_calls import build_call_schema
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
 
@@ -63,7 +60,7 @@ class _ResponseTool(StrictModel):
     def to_json(self) -> dict[str, Any]:
         """The tool as a response repeats it."""
         fields = self.model_dump()
-        return {**fields, "parameters": self.parameters or {}, "strict": self.strict is not False}
+        return {**fields, "parameters": self.parameters or {}, "strict": bool(self.strict)}
 
 
 class _ToolReference(StrictModel):
@@ -136,7 +133,7 @@ class PromptBody(RequestBody):
         allowed = self._get_allowed_names()
         if self.tool_choice == "none":
             return []
-        offered = [tool.model_dump(exclude_none=True) for tool in tools]
+        offered = [tool.to_function() for tool in tools]
         return [tool for tool in offered if allowed is None or tool["function"]["name"] in allowed]
 
     def _get_allowed_names(self) -> set[str] | None:
@@ -159,18 +156,20 @@ class PromptBody(RequestBody):
         Raises:
             ApiError: 400 for a demanded tool that is not offered, a schema that is missing, or two formats.
         """
-        return choose_output_format(self.list_formats())
-
-    def list_formats(self) -> list[OutputFormat]:
-        """Every format that the request asks for; there may be one at most."""
-        required_tools = self._get_required_tools()
-        if required_tools:  # a format of text is for answers without a call
-            return [JsonSchemaFormat(build_call_schema(required_tools), "tools", compact=True)]
         schema, param = self._get_text_schema()
-        if schema is None:
-            return []
-        tools = self.get_tools()  # the model calls one of them or answers in the format
-        return [JsonSchemaFormat(build_call_schema(tools, schema) if tools else schema, param, compact=False)]
+        is_named = isinstance(self.tool_choice, _ToolChoice) and self.tool_choice.type == "function"
+        return choose_answer_format(
+            self.list_output_formats(),
+            None if schema is None else JsonSchemaFormat(schema, param, compact=False),
+            self.get_tools(),
+            self._get_required_tools(),
+            {tool.name or "" for tool in self.tools or () if tool.strict},
+            1 if is_named or self.parallel_tool_calls is False else None,
+        )
+
+    def list_output_formats(self) -> list[OutputFormat]:
+        """Formats in other servers' fields."""
+        return []
 
     def _get_text_schema(self) -> tuple[dict[str, Any] | None, str]:
         """The schema that a text must fit, if any, and the field that holds it."""
@@ -195,7 +194,7 @@ class PromptBody(RequestBody):
         return tools
 
 
-class ResponseRequest(PromptBody, StructuredOutputBody, SamplingBody):
+class ResponseRequest(StructuredOutputBody, PromptBody, SamplingBody):
     """The body of `POST /v1/responses`."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -222,9 +221,6 @@ class ResponseRequest(PromptBody, StructuredOutputBody, SamplingBody):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-
-    def list_formats(self) -> list[OutputFormat]:
-        return [*super().list_formats(), *self.list_output_formats()]
 
     @property
     def with_logprobs(self) -> bool:
