@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow test-parity test-vllm test-llama-cpp test-clients lint format docs site clean bench-startup help
+.PHONY: fuzz demo test test-slow test-parity test-vllm test-llama-cpp test-clients lint format docs site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
 	@echo "make bench-imatrix_gain  what an importance matrix gains (HANLIN_MODEL a trained model, HANLIN_DATA its data)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
+	@echo "make fuzz          ten minutes of each fuzzer (FUZZ names some of them); figures go into docs/en and docs/zh"
 	@echo "make messages      collect the messages of the code and compile their translations"
 	@echo "make coverage      the test suite with branch coverage"
 	@echo "make docs          write the generated pages again"
@@ -82,6 +83,9 @@ messages: $(VENV)/.dev
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp and not clients"
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m fuzz $(FUZZ) --minutes 10 --page docs/en/model_files.md --page docs/zh/model_files.md
 
 bench-%: $(VENV)/.dev
 	$(BIN)/python bench/$(subst -,_,$*).py

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from hanlin.config.settings.model import PROJECTIONS, LoraSettings
+from hanlin.core import process
 from hanlin.core.errors import UserError
+from hanlin.models import patterns
 from hanlin.models.adapters import attach_lora, count_parameters, save_adapter
 from hanlin.models.load import load_model
 from random_models import MakeAdapter, logits, perturb_trainable
@@ -179,3 +181,26 @@ def test_numbers_that_are_not_finite_are_not_saved(store: Path) -> None:
     with pytest.raises(RuntimeError, match="not finite"):
         save_adapter(model, store / "adapter", base=store / "untied")
     assert not (store / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"target_modules": "(.*)*(.*)*(.*)*(.*)*x$"}, "takes too long"),
+        ({"rank_pattern": {"(a": 1}}, "not a regular expression"),
+        ({"target_modules": "q" + "|q" * 5000}, "8,192 characters"),
+    ],
+)
+def test_patterns_of_an_adapter_are_matched_within_bounds(
+    values: dict[str, object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_CPU_SECONDS_TO_START", 1)
+    monkeypatch.setattr(patterns, "_MATCH_SECONDS", 1.0)
+    names = [f"base_model.model.model.layers.{layer}.self_attn.q_proj" for layer in range(40)]
+    with pytest.raises(UserError, match=said):
+        patterns.check_patterns(values, names, tmp_path)
+
+
+def test_a_usual_pattern_of_an_adapter_is_matched(tmp_path: Path) -> None:
+    pattern = r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.mlp)"
+    patterns.check_patterns({"target_modules": pattern}, ["model.layers.0.mlp"], tmp_path)

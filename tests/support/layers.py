@@ -52,7 +52,7 @@ ORDER: dict[str, list[str]] = {
     "tokenizer": [
         "file_names byte_alphabet prefix_space gguf_metadata gguf_splitting",
         "sentencepiece_encoder",
-        "gguf_vocabulary",
+        "gguf_vocabulary proof",
         "generation_config sentencepiece tiktoken_encoder",
         "tokenizer",
         "train compression bpe_trainer",
@@ -67,7 +67,7 @@ ORDER: dict[str, list[str]] = {
         "inspect",
     ],
     "models": [
-        "folder safetensors",
+        "folder safetensors patterns",
         "dtypes adapters embedding_rows",
         "load save",
         "merge init_model extend_vocab train_tokenizer",

@@ -8,6 +8,8 @@ a `random.py` beside the data would run in it.
 from __future__ import annotations
 
 import ctypes
+import importlib
+import json
 import logging
 import os
 import signal
@@ -189,3 +191,85 @@ def peak_host_memory() -> int | None:
 def quiet_libraries() -> None:
     """Silence what libraries log when they are imported: bitsandbytes tells of kernels that it could download."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+_BOUNDED_CHILD = "from hanlin.core.process import bounded_child; bounded_child()"
+_CPU_SECONDS_TO_START = 5
+BOUNDED_MEMORY = 4 << 30
+"""Bytes of address space of a child; its libraries alone take one or two GB of that, not of memory."""
+
+
+class BoundsExceededError(Exception):
+    """The function did not end within its limits; `reason` is `time`, `memory` or `crash`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def run_bounded(function: str, argument: Any, *, seconds: float, memory: int = BOUNDED_MEMORY) -> Any:
+    """Run a function on data of others in a child process with limits on time and memory, and end it beyond them.
+
+    For what cannot be bounded in this process: regular expressions and libraries in C on files of models. A child takes
+    a tenth of a second to start, so this is for a proof before the first use and not for each use.
+
+    Args:
+        function: `module:name`; it takes and returns what JSON can hold.
+        argument: What it is given.
+        seconds: How long it may take.
+        memory: Bytes of address space that the child may have.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        BoundsExceededError: It took too long or too much memory, or the child crashed.
+        RuntimeError: The function raised an error, whose text this is.
+    """
+    request = json.dumps({"function": function, "argument": argument, "seconds": seconds, "memory": memory})
+    try:
+        done = run_process(
+            python_command("-c", _BOUNDED_CHILD),
+            input=request.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=3 * seconds + _CPU_SECONDS_TO_START,
+        )
+    except subprocess.TimeoutExpired:
+        raise BoundsExceededError("time") from None
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    if done.returncode != 0 or not lines:
+        # SIGXCPU and SIGKILL are how the limit on processor time ends a process
+        raise BoundsExceededError("time" if done.returncode in (-24, -9) else "crash")
+    reply = json.loads(lines[-1])
+    if "error" in reply:
+        if reply["error"] == "MemoryError":
+            raise BoundsExceededError("memory")
+        raise RuntimeError(reply["error"])
+    return reply["result"]
+
+
+def bounded_child() -> None:
+    """The child: limits first, then the function."""
+    die_with_parent()
+    request = json.loads(sys.stdin.buffer.read())
+    _limit(request["seconds"], request["memory"])
+    module, _, name = request["function"].partition(":")
+    try:
+        reply = {"result": getattr(importlib.import_module(module), name)(request["argument"])}
+    except MemoryError:
+        reply = {"error": "MemoryError"}
+    except Exception as error:
+        reply = {"error": str(error)[:2_000] or type(error).__name__}
+    sys.stdout.write("\n" + json.dumps(reply) + "\n")
+
+
+def _limit(seconds: float, memory: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's clock alone
+        return
+    cpu = int(seconds) + _CPU_SECONDS_TO_START
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -43,6 +43,7 @@ from hanlin.models.folder.adapter import (
 )
 from hanlin.models.folder.checks import ModelFiles, check_model_folder
 from hanlin.models.folder.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD
+from hanlin.models.patterns import check_patterns
 from hanlin.models.safetensors import save_safetensors
 from hanlin.tokenizer.file_names import TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -214,8 +215,13 @@ def load_adapter(
         UserError: Tensors of the adapter are missing, unused, or do not fit this base.
     """
     files = check_adapter_folder(folder)
+    check_patterns(files.config, [layer for layer, _ in model.named_modules()], folder / ADAPTER_CONFIG)
     with _suppress_library_warnings():
-        config = PeftConfig.from_pretrained(str(folder))
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            what = tr("PEFT cannot read it: {problem}", problem=str(error).partition("\n")[0])
+            raise UserError(what, folder / ADAPTER_CONFIG, tr("copy or download it again")) from error
     if not isinstance(config, LoraConfig):
         raise RuntimeError(f"{folder}: PEFT reads a {type(config).__name__}")
     config.inference_mode = not trainable
@@ -230,7 +236,7 @@ def load_adapter(
             if trainable:
                 _train_in_float32(adapted)
             outcome: Any = set_peft_model_state_dict(adapted, weights, adapter_name=name)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
             what = tr("the adapter does not fit this base model: {problem}", problem=_misfit(model, config, weights))
             raise UserError(what, folder, _wrong_base_hint()) from error
     _check_all_set(adapted, outcome, files, name, _wrong_base_hint())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
@@ -21,10 +22,13 @@ from hanlin.core.process import quiet_libraries
 from hanlin.models.dtypes import Quantization, torch_dtype
 from hanlin.models.folder.adapter import check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
-from hanlin.models.folder.layout import MOE_ARCHITECTURES, ModelFiles, is_adapter
+from hanlin.models.folder.layout import CONFIG, MOE_ARCHITECTURES, ModelFiles, is_adapter
 
 __all__ = ["load_model", "resolve_base"]
 
+
+_BAD_CONFIG = (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError, StrictDataclassError)
+"""What transformers raises for a value of a configuration that it cannot use; shapes and files were checked before."""
 
 quiet_libraries()
 logging.disable_progress_bar()  # progress is shown by `StageContext.progress`
@@ -104,10 +108,11 @@ def _load_weights(
             output_loading_info=True,
             **options,
         )
-    except (ImportError, ValueError) as error:
-        if attention not in str(error) and not isinstance(error, ImportError):
-            raise
+    except (ImportError, *_BAD_CONFIG) as error:
         problem = str(error).partition("\n")[0]
+        if attention not in str(error) and not isinstance(error, ImportError):
+            what = tr("transformers cannot load it: {problem}", problem=problem)
+            raise UserError(what, files.folder / CONFIG, tr("copy or download it again")) from error
         what = tr("attention '{attention}' cannot be used here: {problem}", attention=attention, problem=problem)
         raise UserError(what, "attention", tr("use sdpa")) from error
     model, report = cast(tuple[LlamaForCausalLM, dict[str, Any]], loaded)
@@ -122,6 +127,9 @@ def _load_quantized(folder: Path) -> PreTrainedModel:
     check_quantized_folder(folder)
     try:
         model = LlamaForCausalLM.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, dtype="auto")
+    except _BAD_CONFIG as error:
+        what = tr("transformers cannot load it: {problem}", problem=str(error).partition("\n")[0])
+        raise UserError(what, folder / CONFIG, tr("copy or download it again")) from error
     except ImportError as error:
         hint = tr("pip install 'hanlin[qlora,gptq]'")
         problem = str(error).partition("\n")[0]

@@ -45,16 +45,14 @@ def read_sampling_params(folder: Path) -> dict[str, Any]:
     if is_gguf_file(folder):
         return _read_gguf_sampling(folder)
     config = read_json(folder / GENERATION_FILE)
-    if not config.get("do_sample"):
-        return {"temperature": 0.0}
-    values = {"temperature": 1.0, **{name: config[name] for name in _LIMITS if config.get(name) is not None}}
+    values = {name: config[name] for name in _LIMITS if config.get(name) is not None}
     for name, value in values.items():
         low, high = _LIMITS[name]
         is_number = type(value) is int or (type(value) is float and math.isfinite(value) and name != "top_k")
         if not is_number or not low <= value <= high:
             what = tr("'{name}' is no number from {low} to {high}", name=name, low=low, high=high)
             raise UserError(what, folder / GENERATION_FILE)
-    return values
+    return {"temperature": 1.0, **values} if config.get("do_sample") else {"temperature": 0.0}
 
 
 _LIMITS = {"temperature": (0, 100), "top_p": (0, 1), "top_k": (0, MAX_VOCABULARY), "repetition_penalty": (0, 100)}

@@ -12,7 +12,9 @@ from typing import Any
 import tokenizers
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import check_file_size
 from hanlin.core.i18n import tr, translations
+from hanlin.core.limits import MAX_SENTENCEPIECE_BYTES
 from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import CONFIG_FILE, SENTENCEPIECE_FILE
 
@@ -37,6 +39,7 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
         UserError: If the package sentencepiece is missing, the file is not such a model, or the ids differ.
     """
     file = folder / SENTENCEPIECE_FILE
+    check_file_size(file, MAX_SENTENCEPIECE_BYTES)
     try:
         import sentencepiece
         from transformers import AutoTokenizer

@@ -17,6 +17,7 @@ import tokenizers
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_bytes, write_sorted_json, write_text
 from hanlin.core.i18n import tr
+from hanlin.core.limits import MAX_ADDED_TOKENS, MAX_TOKEN_CHARACTERS, MAX_VOCABULARY
 from hanlin.core.text import check_text
 from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE, SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
@@ -29,6 +30,7 @@ from hanlin.tokenizer.prefix_space import (
     read_pipeline_rules,
     without_prefix_space,
 )
+from hanlin.tokenizer.proof.check import check_growth, check_tokenizer_file
 from hanlin.tokenizer.sentencepiece import convert_sentencepiece
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class Tokenizer:
         config = _read_config(folder)
         file = folder / TOKENIZER_FILE
         if file.is_file():
+            check_tokenizer_file(file)
             try:
                 backend = tokenizers.Tokenizer.from_file(str(file))
             except Exception as error:  # the library raises plain Exception
@@ -98,6 +101,7 @@ class Tokenizer:
                     file,
                     hint,
                 ) from error
+            check_growth(read_pipeline_rules(backend)["normalizer"], file)
         elif (folder / SENTENCEPIECE_FILE).is_file():
             backend = convert_sentencepiece(folder, config)
         else:
@@ -337,15 +341,33 @@ class StreamDecoder:
 
 
 def _token_content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, Mapping) else token
+    content = token.get("content") if isinstance(token, Mapping) else token
+    if content is not None and not (isinstance(content, str) and len(content) <= MAX_TOKEN_CHARACTERS):
+        raise ValueError(content)
+    return content
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` with special tokens as text, completed from `special_tokens_map.json`."""
+    """`tokenizer_config.json` with special tokens as text, completed from `special_tokens_map.json`.
+
+    Raises:
+        UserError: It is not JSON, or a token is no text.
+    """
     config = read_json(folder / CONFIG_FILE)
     elsewhere = read_json(folder / "special_tokens_map.json")
-    for name in SPECIAL_TOKEN_NAMES:
-        config[name] = _token_content(config.get(name)) or _token_content(elsewhere.get(name))
+    try:
+        for name in SPECIAL_TOKEN_NAMES:
+            config[name] = _token_content(config.get(name)) or _token_content(elsewhere.get(name))
+        listed = config.get("added_tokens_decoder") or {}
+        if not isinstance(listed, Mapping) or len(listed) > MAX_ADDED_TOKENS:
+            raise ValueError(listed)
+        for token_id, row in listed.items():
+            _token_content(row)
+            if not 0 <= int(token_id) <= MAX_VOCABULARY:
+                raise ValueError(token_id)
+    except ValueError as error:
+        what = tr("a special token is no text, has more than {limit:,} characters or no id", limit=MAX_TOKEN_CHARACTERS)
+        raise UserError(what, folder / CONFIG_FILE, tr("copy the tokenizer again from its source")) from error
     return config
 
 
@@ -356,6 +378,7 @@ def _add_missing_special_tokens(backend: tokenizers.Tokenizer, config: Mapping[s
         content = _token_content(row)
         if content is None or backend.token_to_id(content) is not None:
             continue
+        row = row if isinstance(row, Mapping) else {}
         flags = {name: bool(row.get(name)) for name in ("lstrip", "rstrip", "normalized", "single_word")}
         token = tokenizers.AddedToken(content, special=bool(row.get("special")), **flags)
         backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])

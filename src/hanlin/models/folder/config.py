@@ -29,6 +29,10 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_int(item, 0, MAX_VOCABULARY) for item in value)
+
+
 def _is_token_id(value: Any) -> bool:
     return _is_int(value, -1, MAX_VOCABULARY)  # Llama 1 writes -1 for no padding
 
@@ -85,7 +89,8 @@ _CONFIG: dict[str, _Check] = {
     **dict.fromkeys(("model_type", "hidden_act", "dtype", "torch_dtype", "transformers_version"), _TEXT),
     "architectures": _TEXTS,
     **dict.fromkeys(("rope_scaling", "rope_parameters"), _ROPE),
-    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _TOKEN_IDS),
+    **dict.fromkeys(("bos_token_id", "pad_token_id"), (_is_token_id, mark("a token id"))),
+    "eos_token_id": _TOKEN_IDS,
     "quantization_config": (_is_quantization, mark("an object whose quant_method is a text")),
 }
 _ADAPTER: dict[str, _Check] = {
@@ -112,7 +117,18 @@ _ADAPTER: dict[str, _Check] = {
     ),
     **dict.fromkeys(("use_dora", "use_rslora", "fan_in_fan_out", "inference_mode", "lora_bias"), _FLAG),
     **dict.fromkeys(("base_model_name_or_path", "bias", "task_type"), _TEXT),
+    "trainable_token_indices": (
+        lambda value: _is_rows(value) or (isinstance(value, dict) and all(map(_is_rows, value.values()))),
+        mark("a list of token ids, or an object of such lists"),
+    ),
+    "init_lora_weights": (lambda value: isinstance(value, bool | str), mark("true, false or a text")),
 }
+_OTHER_METHODS = (
+    *("alora_invocation_tokens", "arrow_config", "corda_config", "eva_config", "kasa_config", "layer_replication"),
+    *("lora_ga_config", "megatron_config", "monteclora_config", "runtime_config", "target_parameters"),
+    *("use_bdlora", "use_qalora", "velora_config"),
+)
+"""Settings of adapters that change other parts of a model, or need more than the adapter to be loaded."""
 
 
 def check_config(config: Mapping[str, Any], where: Path) -> None:
@@ -126,6 +142,10 @@ def check_config(config: Mapping[str, Any], where: Path) -> None:
 def check_adapter_config(config: Mapping[str, Any], where: Path) -> None:
     """Raise UserError for the first value of an adapter's configuration that is of another kind or out of range."""
     _check(config, _ADAPTER, where)
+    for name in _OTHER_METHODS:
+        if config.get(name):
+            what = tr("an adapter with {name} is not supported", name=name)
+            raise UserError(what, where, tr("supported: LORA"))
 
 
 def _check(config: Mapping[str, Any], checks: Mapping[str, _Check], where: Path) -> None:

@@ -1,0 +1,1 @@
+"""Fuzzers of what others give to Hanlin: model files, templates, adapters, manifests, recipes, data, requests."""
