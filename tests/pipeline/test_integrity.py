@@ -18,6 +18,7 @@ from hanlin.cli.main import app
 from hanlin.config.recipe import Recipe, build_recipe
 from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.integrity import find_edits
 from hanlin.pipeline.lineage import lineage, verify
 from hanlin.pipeline.manifest import Manifest
 from hanlin.pipeline.plan import plan
@@ -412,3 +413,17 @@ def test_the_name_of_a_hub_repository_is_no_path(store: Store, text: str) -> Non
     recipe = {"stages": {"a": {"kind": "corpus", "sources": [text]}}}
     with pytest.raises(UserError):
         plan(build_recipe(recipe, "r.yaml"), store)
+
+
+def test_a_model_that_is_opened_is_told_if_it_was_edited(data: Path, store: Store, tmp_path: Path) -> None:
+    make(recipe_of(data), store)
+    folder = artifact_of(store)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (folder / "documents.jsonl").touch()
+    assert find_edits(store.runs / "r" / "a") == find_edits(copy) == find_edits(data) == ()
+    rewrite(folder / "documents.jsonl")
+    for path in (folder, folder / "ledger.json", store.runs / "r" / "a"):
+        assert [change.path for change in find_edits(path)] == ["documents.jsonl"]
+    append(copy / "documents.jsonl")
+    (copy / "ledger.json").unlink()
+    assert {change.path for change in find_edits(copy)} == {"documents.jsonl", "ledger.json"}

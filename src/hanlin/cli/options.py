@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hanlin.cli.output import echo
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
@@ -55,6 +57,17 @@ def read_sampling(max_new_tokens: int, **values: Any) -> dict[str, Any]:
         raise UserError(tr("must be at least 1, or -1 for no limit"), "--max-new-tokens")
     cleaned = clean_sampling({**values, "max_new_tokens": max_new_tokens})
     return {name: value for name, value in cleaned.items() if value is not None or name == "max_new_tokens"}
+
+
+def tell_edits(model: str | Path) -> None:
+    """Say on standard error if a model that is opened is an artifact with files that were changed since it was made."""
+    from hanlin.pipeline.integrity import describe_changes, find_edits
+
+    path = Path(model)
+    if os.path.exists(path) and (changes := find_edits(path)):
+        echo(
+            tr("note: {model} is not as it was made: {change}", model=model, change=describe_changes(changes)), err=True
+        )
 
 
 _RULE_PARAMETER = re.compile(r"(?P<rule>\w+)\.(?P<name>\w+)=(?P<value>.*)", re.DOTALL)

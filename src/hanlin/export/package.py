@@ -190,6 +190,11 @@ def _command(settings: Package, source: _PackagedModel, packed: Sequence[Path]) 
 
 def _write_start(path: Path, command: Sequence[str]) -> None:
     """Write a POSIX shell script that runs the command; its own arguments follow and override those of the command."""
-    lines = ["#!/bin/sh", "set -e", 'here=$(cd "$(dirname "$0")" && pwd)', f'exec {" ".join(command)} "$@"']
+    lines = [
+        "#!/bin/sh",
+        "set -e",
+        'here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)',
+        f'exec {" ".join(command)} "$@"',
+    ]
     write_text(path, "\n".join(lines) + "\n")
     path.chmod(0o755)

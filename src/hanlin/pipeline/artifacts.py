@@ -25,7 +25,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import FileState, file_state, write_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
-from hanlin.pipeline.integrity import Check, check_files, load_states, save_states
+from hanlin.pipeline.integrity import STATES_FOLDER, Check, check_files, load_states, save_states
 from hanlin.pipeline.manifest import (
     MANIFEST,
     FileEntry,
@@ -144,7 +144,7 @@ class Store:
         return check
 
     def _states_file(self, name: str) -> Path:
-        return self.artifacts / ".states" / f"{name}.json"
+        return self.artifacts / STATES_FOLDER / f"{name}.json"
 
     def _known_states(self, folder: Path, manifest: Manifest) -> dict[str, FileState]:
         """The states in which files of an artifact from elsewhere had the hashes of its manifest."""

@@ -16,8 +16,10 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.files import FileState, file_state, write_json
 from hanlin.core.i18n import tr
-from hanlin.pipeline.manifest import MANIFEST, FileEntry, Manifest, digest_files, hash_file
+from hanlin.pipeline.manifest import MANIFEST, FileEntry, Manifest, digest_files, hash_file, read_manifest
 
+STATES_FOLDER = ".states"
+"""The folder beside artifacts that holds the states of their files."""
 _LITTER = frozenset(("Thumbs.db", "desktop.ini"))
 """What file managers leave in a folder; files that begin with a dot are passed over too."""
 States = Mapping[str, FileState]
@@ -77,6 +79,41 @@ def check_files(
     if digest_files(list(manifest.files)) != manifest.digest:
         changes.append(Change(MANIFEST, tr("it was changed after it was made")))
     return Check(tuple(changes), states)
+
+
+def find_edits(path: Path) -> tuple[Change, ...]:
+    """What can be told quickly of a model that is opened where it is: files of an artifact that were edited in place.
+
+    Files are hashed if they are in another state and others beside them are not. A copy, in which every file has
+    another state, is compared by size: a server does not hash its model each time it starts.
+
+    Args:
+        path: The folder, a file in it, or a link; anything that is no artifact has no edits.
+    """
+    folder = path.resolve()
+    folder = folder.parent if folder.is_file() else folder
+    try:
+        manifest = read_manifest(folder)
+    except UserError:
+        return ()
+    if manifest is None:
+        return ()
+    known = load_states(folder.parent / STATES_FOLDER / f"{folder.name}.json", manifest.digest)
+    changes = []
+    current: dict[str, FileState] = {}
+    for entry in manifest.files:
+        try:
+            current[entry.path] = file_state(os.stat(f"{folder}/{entry.path}"))
+        except OSError:
+            changes.append(Change(entry.path, tr("it is missing")))
+    is_copy = not any(known.get(name) == state for name, state in current.items())
+    for entry in manifest.files:
+        state = current.get(entry.path)
+        if state is None or state == known.get(entry.path):
+            continue
+        if state.size != entry.bytes or (not is_copy and hash_file(folder / entry.path)[0] != entry.sha256):
+            changes.append(Change(entry.path, tr("it was changed after it was made")))
+    return tuple(changes)
 
 
 def describe_changes(changes: Sequence[Change]) -> str:

@@ -42,13 +42,13 @@ def run(
     done: dict[str, Step] = {}
     steps = plan(recipe, store)
     for step in steps:
-        _refuse_edited(step, store)
+        refuse_edited(step, store)
     pending = [step for step in steps if step.state != "done"]
     check_packages(pending, recipe.launch)
     with WorkerClient(preload=any(step.stage.kind.heavy for step in pending)) as worker:
         for name, stage in recipe.stages.items():
             step = plan_stage(recipe, stage, done, store)
-            _refuse_edited(step, store)
+            refuse_edited(step, store)
             was_done = step.state == "done"
             if was_done:
                 on_event("skip", step)
@@ -74,7 +74,7 @@ def run(
     return list(done.values())
 
 
-def _refuse_edited(step: Step, store: Store) -> None:
+def refuse_edited(step: Step, store: Store) -> None:
     """Raise UserError if the files of a stage's artifact are not those that were made."""
     if step.state == "edited":
         folder = store.folder(step.stage.kind.name, step.key)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName, read_sampling
+from hanlin.cli.options import EngineName, read_sampling, tell_edits
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
@@ -46,6 +46,7 @@ def chat(
     message, system = None if message is None else recover_text(message), recover_text(system)
     if message is not None and not message.strip():
         raise UserError(tr("the message is empty"), "--message")
+    tell_edits(model)
     run_chat(
         model,
         engine=engine,

@@ -149,10 +149,13 @@ def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
 @command(app, tr("It holds the figures of every stage, as HTML and as JSON."))
 def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_json: AsJson = False) -> None:
     from hanlin.pipeline.plan import plan as make_plan
+    from hanlin.pipeline.run import refuse_edited
     from hanlin.web.pages.run_report import write_report
 
     checked, store = open_recipe(recipe, set_, "", home)
     steps = make_plan(checked, store)
+    for step in steps:
+        refuse_edited(step, store)
     missing = [step.stage.name for step in steps if step.state != "done"]
     if len(missing) == len(steps):
         raise UserError(tr("no stage has run yet"), recipe, f"hanlin run {recipe}")

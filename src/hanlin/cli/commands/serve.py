@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName
+from hanlin.cli.options import EngineName, tell_edits
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 
@@ -108,6 +109,8 @@ def serve(
         options |= {"replicas": replicas, "tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
     elif max(replicas, tensor_parallel, pipeline_parallel) > 1:
         raise UserError(tr("replicas and parallelism need vLLM"), "--engine", "vllm")
+    for model in models:
+        tell_edits(model.partition("=")[2] if "=" in model and not os.path.exists(model) else model)
     run_server(
         models,
         host=host,
