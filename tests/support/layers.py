@@ -104,6 +104,7 @@ ORDER: dict[str, list[str]] = {
     "serve": [
         "errors",
         "admission auth json_schema",
+        "connection",
         "grammar_worker",
         "guided_decoding",
         "registry",

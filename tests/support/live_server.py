@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import openai
@@ -20,7 +20,7 @@ from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.auth import AccessPolicy
 from hanlin.serve.registry import ModelRegistry, ServedModel
-from hanlin.serve.server import bind_unix_socket
+from hanlin.serve.server import bind_unix_socket, make_config
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run_server(
     loops: list[asyncio.AbstractEventLoop] = []
     clients: list[openai.OpenAI] = []
     with bind_unix_socket(unix_socket) if unix_socket else socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(make_config(app, replace(limits, drain_seconds=7.0)))
 
         async def run() -> None:
             loops.append(asyncio.get_running_loop())

@@ -5,6 +5,7 @@ or Ctrl-C.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -20,15 +22,21 @@ import uvicorn
 
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.process import kill_children
 from hanlin.core.text import printable
 from hanlin.inference.protocol import Engine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.auth import KeyLimits, make_access_policy
+from hanlin.serve.connection import make_protocol
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel, parse_adapters, reload_changed
 from hanlin.serve.middleware import parse_base_path
 from hanlin.serve.registry import ModelRegistry
 
+_LOG = logging.getLogger(__name__)
+_MIN_DRAIN_SECONDS = 0.5
+_SECONDS_TO_END = 2.0
+"""At the end of the drain time: for engines and threads to end."""
 _MAX_SOCKET_PATH = 103
 """What `sun_path` holds on every system: 108 bytes on Linux, 104 on macOS, with the zero at its end."""
 
@@ -100,13 +108,8 @@ def serve(
             model.load()
             note_context_length(model.served[0].name, model.served[0].engine, options.get("context_length"))
         registry = ModelRegistry([served for model in loaded for served in model.served])
-        config = uvicorn.Config(
-            create_app(registry, policy, limits, base_path),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
-        )
-        server = uvicorn.Server(config)
+        config = make_config(create_app(registry, policy, limits, base_path), limits)
+        server = DrainingServer(config, limits.drain_seconds, [model.close for model in loaded])
         shown_host = f"[{host}]" if ":" in host else host
         address = f"unix:{unix_socket}:" if unix_socket else f"http://{shown_host}:{listener.getsockname()[1]}"
         url = f"{address}{quote(base_path)}/v1"
@@ -117,9 +120,82 @@ def serve(
             with _reload_on_sighup(loaded, registry):
                 on_ready(ready_line)
                 await server.serve(sockets=[listener])
+                # before the loop ends: it waits for threads, and those for the engine
+                await asyncio.to_thread(server.end_engines)
 
-        with _ignore_repeated_sigterm(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with (
+            _ignore_repeated_sigterm(),
+            server.end_in_time(),
+            asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
+        ):
             runner.run(run())
+
+
+def make_config(app: Any, limits: Limits) -> uvicorn.Config:
+    """What uvicorn is to do with an application: HTTP within the limits of `connection`, no web sockets, no log."""
+    return uvicorn.Config(
+        app,
+        http=make_protocol(limits),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=max(_MIN_DRAIN_SECONDS, limits.drain_seconds - _SECONDS_TO_END),  # type: ignore[arg-type]
+    )
+
+
+class DrainingServer(uvicorn.Server):
+    """Ends within a time from the signal that stops it, whatever runs.
+
+    Requests in progress go on until shortly before that time; then the engines are ended, which ends whatever waits
+    for them. What is still left at that time (native code that cannot be interrupted, a blocked event loop) ends with
+    the process, at once.
+
+    Args:
+        config: See `uvicorn.Server`.
+        drain_seconds: The time from the signal to the end.
+        endings: Each ends an engine and its process.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float, endings: Sequence[Callable[[], None]]) -> None:
+        super().__init__(config)
+        self._drain_seconds, self._endings = drain_seconds, endings
+        self._timers: list[threading.Timer] = []
+        self._ended = threading.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._timers:
+            for seconds, act in (
+                (max(_MIN_DRAIN_SECONDS, self._drain_seconds - _SECONDS_TO_END / 2), self.end_engines),
+                (self._drain_seconds, _exit_at_once),
+            ):
+                timer = threading.Timer(seconds, act)
+                timer.daemon = True
+                timer.start()
+                self._timers.append(timer)
+        super().handle_exit(sig, frame)
+
+    def end_engines(self) -> None:
+        """Close every engine, one beside the other; harmless when repeated."""
+        threads = [threading.Thread(target=end, daemon=True) for end in self._endings]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    @contextmanager
+    def end_in_time(self) -> Iterator[None]:
+        """Let the time hold until the block has ended."""
+        try:
+            yield
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+
+
+def _exit_at_once() -> None:
+    _LOG.warning("what was left is ended: the time for it has passed")
+    kill_children()
+    os._exit(0)
 
 
 def note_context_length(name: str, engine: Engine, wanted: int | None) -> None:

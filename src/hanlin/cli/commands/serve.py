@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName, tell_edits
+from hanlin.cli.options import EngineName, refuse_key_in_command, tell_edits
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 
@@ -59,10 +59,11 @@ def serve(
     ] = 0,
     api_key: Annotated[
         list[str],
-        typer.Option(
-            envvar="HANLIN_API_KEY",
-            help=tr("API key that clients must send; may repeat"),
-        ),
+        typer.Option(envvar="HANLIN_API_KEY", hidden=True, callback=refuse_key_in_command),
+    ] = [],
+    api_key_file: Annotated[
+        list[Path],
+        typer.Option(help=tr("file of API keys, one on each line; or set HANLIN_API_KEY; may repeat")),
     ] = [],
     api_keys: Annotated[
         Path | None,
@@ -85,10 +86,15 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help=tr("most requests that wait"))] = 64,
     deadline: Annotated[float, typer.Option(min=1, help=tr("time limit of a request, in seconds"))] = 600,
     drain: Annotated[float, typer.Option(min=1, help=tr("seconds to finish answers when stopping"))] = 30,
+    max_connections: Annotated[int, typer.Option(min=1, help=tr("most open connections"))] = 1000,
+    max_connections_per_client: Annotated[
+        int, typer.Option(min=1, help=tr("most open connections of one address; a reverse proxy is one"))
+    ] = 256,
+    max_body: Annotated[int, typer.Option(min=1, help=tr("most MiB of a request body"))] = 8,
     max_output_tokens: Annotated[int, typer.Option(min=0, help=tr("most tokens of an answer; 0: the context"))] = 0,
 ) -> None:
     from hanlin.serve.admission import Limits
-    from hanlin.serve.auth import read_keys
+    from hanlin.serve.auth import read_key_file, read_keys
     from hanlin.serve.server import serve as run_server
 
     if unix_socket is not None and (host, port) != ("127.0.0.1", 8000):
@@ -117,9 +123,19 @@ def serve(
         port=port,
         engine=chosen,
         adapters=adapter,
-        api_keys=[key for key in api_key if key],
+        api_keys=[*filter(None, api_key), *(key for file in api_key_file for key in read_key_file(file))],
         key_limits=read_keys(api_keys) if api_keys else None,
-        limits=Limits(parallel, queue, deadline, drain, max_output_tokens or None),
+        limits=Limits(
+            parallel,
+            queue,
+            deadline,
+            drain,
+            max_output_tokens or None,
+            max_body_bytes=max_body << 20,
+            max_bodies_bytes=max(Limits().max_bodies_bytes, 2 * max_body << 20),
+            max_connections=max_connections,
+            max_connections_per_client=max_connections_per_client,
+        ),
         allowed_hosts=allow_host,
         allowed_origins=allow_origin,
         base_path=base_path,

@@ -1,0 +1,154 @@
+"""Limits of a connection, before any key is looked at: heads, bodies that come slowly, open connections."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from hanlin.inference.loading import LoadedEngine
+from hanlin.serve.admission import Limits
+from hanlin.serve.auth import AccessPolicy
+from live_server import LiveServer, run_server
+
+LIMITS = Limits(
+    max_connections=8,
+    max_connections_per_client=6,
+    max_header_bytes=4096,
+    max_headers=20,
+    head_seconds=0.6,
+    body_seconds=0.6,
+    min_body_rate=100_000,
+)
+PATH = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def bounded(opened: LoadedEngine) -> Iterator[LiveServer]:
+    with run_server(opened, AccessPolicy(api_keys=("k3y",)), limits=LIMITS) as server:
+        yield server
+
+
+def connect(server: LiveServer) -> socket.socket:
+    host, port = server.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def read_answer(connection: socket.socket) -> tuple[int, str]:
+    """The status and the code of the answer, once the server has closed the connection; 0 if there was none."""
+    received = b""
+    try:
+        while part := connection.recv(1 << 16):
+            received += part
+    except ConnectionResetError:  # it was still being sent to
+        pass
+    head, _, body = received.partition(b"\r\n\r\n")
+    return (int(head.split()[1]), json.loads(body)["error"]["code"]) if head else (0, "")
+
+
+def ask(server: LiveServer) -> int:
+    return httpx.get(f"{server.address}/v1/models", headers={"x-api-key": "k3y"}, timeout=20).status_code
+
+
+HEADS: dict[str, bytes] = {
+    "one long header": b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 50_000,
+    "one endless header": b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 2_000_000,
+    "many headers": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X-A: a\r\n" * 30,
+    "a long name": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X" * 6000 + b": a\r\n\r\n",
+    "a long path": b"GET /" + b"a" * 6000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "empty lines": b"\r\n" * 50_000,
+    "a long trailer": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-A: "
+    + b"a" * 50_000,
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_head_that_is_too_large_is_refused_before_it_has_ended(bounded: LiveServer, head: bytes) -> None:
+    with connect(bounded) as connection:
+        try:
+            connection.sendall(head)
+        except OSError:  # refused while it was sent
+            pass
+        assert read_answer(connection) in ((431, "headers_too_large"), (401, "invalid_api_key"), (0, ""))
+    assert ask(bounded) == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", "request_timeout"),
+        (b"G", "request_timeout"),
+        (b"\r\n", "request_timeout"),
+        (b"", ""),
+    ],
+)
+def test_a_request_that_does_not_come_to_its_end_is_ended(bounded: LiveServer, sent: bytes, code: str) -> None:
+    with connect(bounded) as connection:
+        connection.sendall(sent)
+        start_time = time.monotonic()
+        assert read_answer(connection) == ((408, code) if code else (0, ""))
+        assert 0.3 < time.monotonic() - start_time < 6
+
+
+def test_a_body_that_comes_too_slowly_is_ended_and_one_that_comes_fast_enough_is_read(bounded: LiveServer) -> None:
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: k3y\r\nContent-Type: application/json\r\n"
+        "Connection: close\r\nContent-Length: {length}\r\n\r\n"
+    )
+    with connect(bounded) as connection:
+        connection.sendall(head.format(length=1000).encode())
+        dripped = threading.Thread(target=drip, args=(connection,))
+        dripped.start()
+        assert read_answer(connection) in ((408, "request_timeout"), (0, ""))
+        dripped.join()
+    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 1}).encode().ljust(300_000)
+    with connect(bounded) as connection:
+        connection.sendall(head.format(length=len(body)).encode())
+        for start in range(0, len(body), 100_000):
+            connection.sendall(body[start : start + 100_000])
+            time.sleep(0.4)  # longer than the time without what the bytes add
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def drip(connection: socket.socket) -> None:
+    for _ in range(40):
+        try:
+            connection.sendall(b" ")
+        except OSError:
+            return
+        time.sleep(0.1)
+
+
+def test_connections_are_bounded_for_each_client_and_come_back(bounded: LiveServer) -> None:
+    with ExitStack() as stack:
+        opened = [stack.enter_context(connect(bounded)) for _ in range(LIMITS.max_connections_per_client)]
+        time.sleep(0.1)
+        with connect(bounded) as refused:
+            assert read_answer(refused) == (503, "too_many_connections")
+        opened[0].close()
+        time.sleep(0.1)
+        assert ask(bounded) == 200
+    time.sleep(0.1)
+    assert ask(bounded) == 200
+
+
+def test_a_client_that_goes_on_sending_after_its_answer_is_let_go(bounded: LiveServer) -> None:
+    with connect(bounded) as connection:
+        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n".encode())
+        assert b" 401 " in connection.recv(1 << 16).splitlines()[0]
+        drip(connection)
+        assert read_answer(connection)[0] in (0, 408)
+
+
+def test_requests_one_after_another_on_a_connection_are_as_before(bounded: LiveServer) -> None:
+    with httpx.Client(base_url=bounded.address, headers={"x-api-key": "k3y"}, timeout=20) as client:
+        for _ in range(5):
+            body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+            assert client.post(PATH, json=body).status_code == 200
+            time.sleep(0.2)
