@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.core.errors import UserError
+from hanlin.inference.backends.llama_cpp import process
 from hanlin.inference.backends.llama_cpp.process_child import _Sender
 from hanlin.inference.backends.llama_cpp.process_messages import CallResult
 from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
@@ -235,3 +236,23 @@ def test_the_end_of_an_answer_and_what_was_told_before_a_new_request_wait_for_no
     sender.after_step()
     assert [number for number, _ in wire.messages[-1]] == [1, 1]
     assert isinstance(wire.messages[-1][-1][1], CallResult)
+
+
+def test_a_process_that_does_not_answer_is_lost_then_ended_and_started_again(
+    apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("HEARTBEAT_SECONDS", 0.05), ("SILENT_SECONDS", 0.3), ("LOST_SECONDS", 1.0)):
+        monkeypatch.setattr(process, name, seconds)
+    short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=9))
+    time.sleep(2.1)  # the beat that was being waited for
+    assert apart.alive and apart.restarts == 0  # type: ignore[attr-defined]
+    stream = apart.stream(ENDLESS)
+    os.kill(apart._processes[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 30
+    while apart.alive and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    assert not apart.alive  # type: ignore[attr-defined]
+    with pytest.raises(EngineUnavailableError):
+        list(stream)
+    assert apart.generate([short]) == cpp.generate([short])
+    assert apart.alive and apart.restarts == 1  # type: ignore[attr-defined]

@@ -80,10 +80,17 @@ class Scheduler:
         self._waiting: deque[Task] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._step_started_at: float | None = None
         self.after_step: Callable[[], None] | None = None
         """Called in the scheduler's thread when all that a step brought is told."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the current step has taken so far; 0 between steps."""
+        started_at = self._step_started_at
+        return 0.0 if started_at is None else time.monotonic() - started_at
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Queue tasks together, so that their order and their batches are the same every time."""
@@ -129,6 +136,7 @@ class Scheduler:
                 self._admit()
             except BaseException as error:  # whoever waits must hear of it
                 self._finish_all(error)
+        self._step_started_at = time.monotonic()
         try:
             self._sample_held()
             self._decode()
@@ -140,6 +148,8 @@ class Scheduler:
                 if self._kv_cache is not None:
                     self._kv_cache.close()
                     self._kv_cache, self._slots = None, []
+        finally:
+            self._step_started_at = None
         return True
 
     def _finish_all(self, error: BaseException | None) -> None:

@@ -65,6 +65,11 @@ class SchedulerEngine:
         """Queue tasks together, so that their order and their batches are the same every time."""
         self._scheduler.submit(tasks)
 
+    @property
+    def step_seconds(self) -> float:
+        """How long the current step has taken so far; 0 between steps."""
+        return self._scheduler.step_seconds
+
     def set_step_callback(self, call: Callable[[], None]) -> None:
         """Call `call` in the scheduler's thread after each step, when all of its tokens are in their sinks."""
         self._scheduler.after_step = call

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+import select
 import subprocess
 import threading
 import time
@@ -26,7 +27,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.process import end_process, python_command, start_process
 from hanlin.core.progress import Progress
-from hanlin.inference.backends.llama_cpp.process_messages import AnswerStart, CallResult
+from hanlin.inference.backends.llama_cpp.process_messages import HEARTBEAT, AnswerStart, CallResult
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -40,7 +41,15 @@ from hanlin.inference.scheduler_engine import TokenStream
 
 _LOG = logging.getLogger(__name__)
 _MAX_RESTART_DELAY = 30.0
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_END = 0.5
+"""There is nothing that it would have to write; one that was stopped (SIGSTOP) never hears of it."""
+HEARTBEAT_SECONDS = 2.0
+SILENT_SECONDS = 5.0
+"""Without an answer for so long, the engine counts as lost."""
+LOST_SECONDS = 15.0
+"""Without an answer for so long, it is ended and started again. An answer takes no step: it waits for none."""
+_STUCK_SECONDS = 600.0
+"""The same for a single step of the scheduler."""
 _CHILD = "hanlin.inference.backends.llama_cpp.process_child"
 
 
@@ -48,7 +57,8 @@ class LlamaCppProcess:
     """A GGUF file in llama.cpp in a process of its own; takes the options of `LlamaCppEngine`.
 
     If the process ends by itself, open requests raise `EngineUnavailableError` and it is restarted, after a delay that
-    doubles as long as it does not stay up.
+    doubles as long as it does not stay up. A process that does not answer a heartbeat, or is in one step for minutes,
+    is ended, and then the same happens.
     """
 
     name = "llama_cpp"
@@ -69,11 +79,15 @@ class LlamaCppProcess:
         self._start_error = ""
         self._listener = threading.Thread(target=self._listen, name="llama.cpp process", daemon=True)
         self._listener.start()
+        self._heard_at = time.monotonic()
+        self._step_seconds = 0.0
+        self._is_silent = False
+        threading.Thread(target=self._watch, name="llama.cpp heartbeat", daemon=True).start()
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there to answer; false while it is started again."""
-        return self._alive
+        """Whether the process is there and answers; false while it is started again."""
+        return self._alive and not self._is_silent
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
         tasks = [self._task(request) for request in requests]
@@ -163,6 +177,46 @@ class LlamaCppProcess:
             connection = self._connection
         self._write(connection, ("cancel", call_id))
 
+    # ------------------------------------------------------------------------------------------------- heartbeat
+
+    def _watch(self) -> None:
+        """Ask the process for a sign of life, and end it if there is none: the listener then starts it again."""
+        asked_at: float | None = None
+        process = None
+        while True:
+            with self._state:
+                if self._state.wait_for(lambda: self._closed, HEARTBEAT_SECONDS):
+                    return
+                if not self._alive or self._processes[0] is not process:  # another one than before
+                    process, asked_at = self._processes[0], None
+                connection = self._connection
+            if not self._alive:
+                continue
+            now = time.monotonic()
+            if asked_at is None or self._heard_at >= asked_at:
+                asked_at = now if self._ping(connection) else asked_at or now
+            self._is_silent = now - asked_at > SILENT_SECONDS
+            if now - asked_at > LOST_SECONDS or self._step_seconds > _STUCK_SECONDS:
+                _LOG.error("llama.cpp's process does not answer: it is ended")
+                self._step_seconds = 0.0
+                process.kill()
+
+    def _ping(self, connection: Connection) -> bool:
+        """Send a heartbeat, without waiting for a process that reads nothing; whether it was sent."""
+        if not self._sending.acquire(timeout=1.0):
+            return False
+        try:
+            poll = select.poll()
+            poll.register(connection.fileno(), select.POLLOUT)
+            if not poll.poll(0):
+                return False
+            connection.send(("ping", None))
+        except OSError:  # the process is gone: the listener hears it too
+            return False
+        finally:
+            self._sending.release()
+        return True
+
     # ------------------------------------------------------------------------------------------------- listening
 
     def _spawn(self) -> Connection:
@@ -191,7 +245,9 @@ class LlamaCppProcess:
         delay = 0.0
         while True:
             try:
-                for call_id, item in self._connection.recv():
+                items = self._connection.recv()
+                self._heard_at = time.monotonic()
+                for call_id, item in items:
                     self._dispatch(call_id, item)
                 continue
             except (EOFError, OSError):
@@ -206,6 +262,9 @@ class LlamaCppProcess:
                 return
 
     def _dispatch(self, call_id: int, item: Any) -> None:
+        if call_id == HEARTBEAT:
+            self._step_seconds, self._is_silent = item, False
+            return
         task = self._pending.get(call_id)
         if task is None:
             return
@@ -252,7 +311,8 @@ class LlamaCppProcess:
                 delay = min(_MAX_RESTART_DELAY, max(0.5, 2 * delay))
                 continue
             with self._state:
-                self._alive, self._start_error = True, ""
+                self._alive, self._start_error, self._is_silent = True, "", False
+                self._heard_at = time.monotonic()
                 self._state.notify_all()
             return True
 

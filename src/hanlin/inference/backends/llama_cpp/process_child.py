@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
-from hanlin.inference.backends.llama_cpp.process_messages import AnswerStart, CallResult
+from hanlin.inference.backends.llama_cpp.process_messages import HEARTBEAT, AnswerStart, CallResult
 from hanlin.inference.protocol import GenerationRequest
 from hanlin.inference.tasks import GenerationTask
 
@@ -96,6 +96,10 @@ def _serve(connection: Connection) -> None:
     answers: dict[int, GenerationTask] = {}
     while True:
         kind, payload = connection.recv()
+        if kind == "ping":
+            sender.put(HEARTBEAT, engine.step_seconds)
+            sender.send()
+            continue
         sender.flush_next_step()
         if kind == "answer":
             sinks = [_ProcessSink(call_id, request, sender) for call_id, request in payload]

@@ -6,6 +6,9 @@ from typing import Any
 
 from hanlin.inference.protocol import FinishReason
 
+HEARTBEAT = -1
+"""The call id of an answer to `ping`: how many seconds the current step has taken so far."""
+
 
 class CallResult:
     """The last that is told of what was asked."""
