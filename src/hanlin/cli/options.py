@@ -30,6 +30,19 @@ NO_TOKEN_LIMIT = 2**31 - 1
 EngineName = Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")]
 
 
+def refuse_key_in_command(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Callback of an option that holds a key: every user of a machine can read the commands of the others.
+
+    Raises:
+        UserError: The key was typed, and does not come from the environment.
+    """
+    source = context.get_parameter_source(parameter.name or "")
+    if source is not None and source.name == "COMMANDLINE":
+        what = tr("every user of this machine can read a key in a command (ps)")
+        raise UserError(what, parameter.opts[0], tr("set the key in HANLIN_API_KEY"))
+    return value
+
+
 def open_recipe(path: Path, changes: list[str], until: str, home: Path, verify: bool = False) -> tuple[Recipe, Store]:
     """Read a recipe, cut down to `until` and what it needs, and open the store in `home`; `verify` as in `Store`.
 

@@ -231,8 +231,26 @@ def read_keys(file: Path) -> dict[str, KeyLimits]:
                 position=position,
             )
             raise UserError(what, file)
+        if row["key"] in limits:
+            raise UserError(tr("entry {position} repeats a key", position=position), file)
         limits[row["key"]] = KeyLimits(*(row.get(name) for name in _LIMIT_FIELDS))
     return limits
+
+
+def read_key_file(file: Path) -> list[str]:
+    """Read API keys from a text file: one on each line; empty lines and lines that begin with `#` are left out.
+
+    Raises:
+        UserError: the file cannot be read, or holds no key.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(tr("cannot read this file of API keys"), file) from error
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not keys:
+        raise UserError(tr("there is no API key in this file"), file, tr("write one on each line"))
+    return keys
 
 
 def _is_key_entry(row: object) -> bool:
@@ -259,10 +277,13 @@ def make_access_policy(
         allowed_origins: Origins whose pages may read answers.
 
     Raises:
-        UserError: a key that no HTTP header can carry, a network address without any key, a host or origin that is
-            none, or `*` for them without any key.
+        UserError: two equal keys, a key that no HTTP header can carry, a network address without any key, a host or
+            origin that is none, or `*` for them without any key.
     """
     api_keys = [*api_keys, *(key_limits or {})]
+    if len(set(api_keys)) < len(api_keys):
+        what = tr("two API keys are equal")
+        raise UserError(what, "api_key", tr("give each user a key of their own, or leave one out"))
     if not all(re.fullmatch(r"[!-~]+", key) for key in api_keys):  # what an HTTP header carries unchanged
         what = tr("the API key must be printable ASCII without spaces")
         raise UserError(what, "api_key")

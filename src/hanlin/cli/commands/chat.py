@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName, read_sampling, tell_edits
+from hanlin.cli.options import EngineName, read_sampling, refuse_key_in_command, tell_edits
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
@@ -37,7 +37,7 @@ def chat(
     truncate: Annotated[bool, typer.Option("--truncate", help=tr("cut the end of a message that is too long"))] = False,
     api_key: Annotated[
         str,
-        typer.Option(envvar="HANLIN_API_KEY", help=tr("API key of the server"), show_default=False),
+        typer.Option(envvar="HANLIN_API_KEY", hidden=True, callback=refuse_key_in_command),
     ] = "",
 ) -> None:
     from hanlin.cli.chat.editor import recover_text
