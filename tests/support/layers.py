@@ -104,7 +104,7 @@ ORDER: dict[str, list[str]] = {
     "serve": [
         "errors",
         "admission auth json_schema",
-        "connection",
+        "transport",
         "grammar_worker",
         "guided_decoding",
         "registry",

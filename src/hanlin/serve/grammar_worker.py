@@ -27,8 +27,8 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,18 @@ class GrammarLimits:
     """What one grammar may cost.
 
     Attributes:
-        compile_seconds: Processor time to compile it and to find what may come first.
+        quick_seconds: Processor time of a first attempt to compile it, which nobody has to wait for: common schemas
+            take a few milliseconds.
+        quick_bytes: Memory of that attempt, beyond what an idle worker has.
+        compile_seconds: Processor time of the second attempt, of which only a few run at once.
         step_seconds: Processor time of any later step.
         total_seconds: Processor time of all steps of an answer.
         wall_seconds: Wall time of compiling, and of any step; on a quiet machine the processor time comes first.
         memory_bytes: Memory beyond what an idle worker has.
     """
 
+    quick_seconds: float = 0.1
+    quick_bytes: int = 48 * 2**20
     compile_seconds: float = 1.0
     step_seconds: float = 0.5
     total_seconds: float = 60.0
@@ -236,6 +241,20 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (reserved + LIMITS.memory_bytes,) * 2)
 
 
+@contextmanager
+def _limit_compiling(is_first_attempt: bool) -> Iterator[None]:
+    """The limits of time and memory to compile a grammar; those of memory are lifted again to the worker's own."""
+    _, largest = resource.getrlimit(resource.RLIMIT_AS)
+    if is_first_attempt and largest != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_AS, (min(largest, _own_bytes()[0] + LIMITS.quick_bytes), largest))
+    _limit_time(LIMITS.quick_seconds if is_first_attempt else LIMITS.compile_seconds)
+    try:
+        yield
+    finally:
+        _limit_time(0)
+        resource.setrlimit(resource.RLIMIT_AS, (largest, largest))
+
+
 def _limit_time(cpu_seconds: float) -> None:
     """Have the kernel end this process after so much processor time, or the wall time; 0 for no limit."""
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
@@ -247,19 +266,17 @@ def _answer(connection: socket.socket, ll_tokenizer: LLTokenizer) -> None:
     _, content = _receive_message(connection)
     total = 1 + round(sum(os.times()[:2]) + LIMITS.total_seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (total, resource.RLIM_INFINITY))
-    _limit_time(LIMITS.compile_seconds)
+    request = json.loads(content)
     try:
-        request = json.loads(content)
-        grammar, value = (request["grammar"], None) if "grammar" in request else compile_grammar(request)
-        matcher = make_matcher(ll_tokenizer, grammar)
-        first = matcher.compute_bitmask()
-        if matcher.is_error():
-            raise GrammarError(matcher.get_error())
-    except (GrammarError, RecursionError, MemoryError) as error:
-        _limit_time(0)
+        with _limit_compiling(request["is_first_attempt"]):
+            grammar, value = (request["grammar"], None) if "grammar" in request else compile_grammar(request)
+            matcher = make_matcher(ll_tokenizer, grammar)
+            first = matcher.compute_bitmask()
+            if matcher.is_error():
+                raise GrammarError(matcher.get_error())
+    except (GrammarError, RecursionError) as error:
         send_message(connection, ERROR, str(error).encode("utf-8", "replace"))
         return
-    _limit_time(0)
     send_message(connection, COMPILED, json.dumps([grammar, value]).encode())
     send_message(connection, MASK, first)
     while True:
@@ -297,7 +314,7 @@ def _work(listener: socket.socket, control: int, states: int, ll_tokenizer: LLTo
         os.write(states, _STATE.pack(os.getpid(), _TAKEN))
         connection.setblocking(True)
         with suppress(EOFError, OSError), connection:  # the client is gone
-            _answer(connection, ll_tokenizer)
+            _answer(connection, ll_tokenizer)  # out of memory in Python, the worker ends as it does in native code
         if _own_bytes()[1] - base_bytes > _MAX_REUSED_BYTES:
             return
         os.write(states, _STATE.pack(os.getpid(), _FREE))

@@ -18,7 +18,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ from hanlin.serve.grammar_worker import (
     send_message,
 )
 
-_MAX_COMPILING = 8
-"""How many are compiled at once; with the memory of a worker this bounds what compiling can take."""
+_MAX_COMPILING = 4
+"""How many that take long are compiled at once; with the memory of a worker this bounds what compiling can take."""
+_MAX_SLOW = 16
+"""How many that take long are compiled or wait for it."""
 _MAX_UNUSED = 8
 """Compiled grammars that keep their worker while their answer waits for its turn; others are compiled once more."""
 _SECONDS_TO_START = 120.0
@@ -66,6 +69,8 @@ class GrammarCompiler:
         self.folder = folder
         self._process = _GrammarProcess(folder, self.stop_ids)
         self._compiling = threading.BoundedSemaphore(_MAX_COMPILING)
+        self._counting = threading.Lock()
+        self._num_slow = 0
         self._unused: deque[weakref.ref[GrammarConstraint]] = deque()
 
     def compile_schema(
@@ -106,25 +111,19 @@ class GrammarCompiler:
         return self._compile("lark", lark, param, before=before)
 
     def _compile(self, kind: str, value: Any, param: str, compact: bool = False, before: str = "") -> GrammarConstraint:
-        request = json.dumps({"kind": kind, "value": value, "compact": compact, "before": before}).encode()
-        with self._compiling:
-            worker = _Worker(self._process.connect(), request)
-            try:
-                if not worker.wait(_SECONDS_TO_START):
-                    raise ApiError(503, tr("the grammar process does not answer"), param=param, retry_after=5)
-                kind_of_answer, content = worker.take()
-                if kind_of_answer == ERROR:
-                    raise _grammar_error(content.decode("utf-8", "replace"), param)
-                if kind_of_answer != COMPILED:
-                    what = tr(
-                        "the schema takes more than {seconds:g} s or {megabytes} MB to compile: make it simpler",
-                        seconds=LIMITS.compile_seconds,
-                        megabytes=LIMITS.memory_bytes >> 20,
-                    )
-                    raise ApiError(400, what, param=param)
-            except BaseException:
-                worker.close()
-                raise
+        request = {"kind": kind, "value": value, "compact": compact, "before": before}
+        compiled = self._try_to_compile({**request, "is_first_attempt": True}, param)
+        if compiled is None:
+            with self._enter_slow_lane(param):
+                compiled = self._try_to_compile({**request, "is_first_attempt": False}, param)
+        if compiled is None:
+            what = tr(
+                "the schema takes more than {seconds:g} s or {megabytes} MB to compile: make it simpler",
+                seconds=LIMITS.compile_seconds,
+                megabytes=LIMITS.memory_bytes >> 20,
+            )
+            raise ApiError(400, what, param=param)
+        worker, content = compiled
         grammar, rewritten = json.loads(content)
         spec = {"grammar" if kind == "lark" else kind: rewritten}
         constraint = GrammarConstraint(self.address, self.stop_ids, grammar, spec, worker)
@@ -144,6 +143,38 @@ class GrammarCompiler:
     def address(self) -> str:
         """Path of the socket at which workers are reached."""
         return self._process.address
+
+    def _try_to_compile(self, request: Mapping[str, Any], param: str) -> tuple[_Worker, bytes] | None:
+        """A worker that has compiled a grammar, with its answer; None if that took more than it may."""
+        worker = _Worker(self._process.connect(), json.dumps(request).encode())
+        try:
+            if not worker.wait(_SECONDS_TO_START):
+                raise ApiError(503, tr("the grammar process does not answer"), param=param, retry_after=5)
+            kind, content = worker.take()
+            if kind == ERROR:
+                raise _grammar_error(content.decode("utf-8", "replace"), param)
+        except BaseException:
+            worker.close()
+            raise
+        if kind == COMPILED:
+            return worker, content
+        worker.close()
+        return None
+
+    @contextmanager
+    def _enter_slow_lane(self, param: str) -> Iterator[None]:
+        """Wait for a turn to compile what takes long. Not many may: they wait in threads that all requests share."""
+        with self._counting:
+            if self._num_slow >= _MAX_SLOW:
+                what = tr("too many schemas that take long to compile: try again")
+                raise ApiError(503, what, param=param, code="schemas_busy", retry_after=5)
+            self._num_slow += 1
+        try:
+            with self._compiling:
+                yield
+        finally:
+            with self._counting:
+                self._num_slow -= 1
 
     def close(self) -> None:
         """End the grammar process."""
@@ -195,7 +226,7 @@ class GrammarConstraint:
             self._is_started = True
             if self._worker is None and not self.failed:
                 try:
-                    request = json.dumps({"grammar": self._grammar}).encode()
+                    request = json.dumps({"grammar": self._grammar, "is_first_attempt": False}).encode()
                     self._worker = _Worker(_connect(self._address), request)
                 except OSError as error:
                     self.failed = str(error)

@@ -28,10 +28,10 @@ from hanlin.inference.protocol import Engine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.auth import KeyLimits, make_access_policy
-from hanlin.serve.connection import make_protocol
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel, parse_adapters, reload_changed
 from hanlin.serve.middleware import parse_base_path
 from hanlin.serve.registry import ModelRegistry
+from hanlin.serve.transport.connection import make_protocol
 
 _LOG = logging.getLogger(__name__)
 _MIN_DRAIN_SECONDS = 0.5
@@ -132,7 +132,7 @@ def serve(
 
 
 def make_config(app: Any, limits: Limits) -> uvicorn.Config:
-    """What uvicorn is to do with an application: HTTP within the limits of `connection`, no web sockets, no log."""
+    """What uvicorn is to do with an application: HTTP within the limits of `transport.connection`, no web sockets, no log."""
     return uvicorn.Config(
         app,
         http=make_protocol(limits),

@@ -1,0 +1,1 @@
+"""What lies below the application: connections and their limits."""
