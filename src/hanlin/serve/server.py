@@ -132,7 +132,7 @@ def serve(
 
 
 def make_config(app: Any, limits: Limits) -> uvicorn.Config:
-    """What uvicorn is to do with an application: HTTP within the limits of `transport.connection`, no web sockets, no log."""
+    """What uvicorn is to do with an application: HTTP within limits, no web sockets, no log."""
     return uvicorn.Config(
         app,
         http=make_protocol(limits),
