@@ -19,6 +19,8 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run as export_gguf
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.inference.protocol import FinishReason
+from hanlin.serve.guided_decoding import GrammarCompiler
+from hanlin.serve.registry import ServedModel
 from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import LiveServer, run_server
 from scripted_model import ScriptedModel
@@ -103,9 +105,29 @@ def opened_long(long_model: Path) -> Iterator[LoadedEngine]:
     opened.engine.close()
 
 
+@pytest.fixture(scope="session")
+def grammar_compilers() -> Iterator[dict[tuple[int, ...], GrammarCompiler]]:
+    """By the ids that end an answer: one grammar process for the servers of many tests."""
+    compilers: dict[tuple[int, ...], GrammarCompiler] = {}
+    yield compilers
+    for compiler in compilers.values():
+        compiler.close()
+
+
 @pytest.fixture()
-def serve_template(opened_long: LoadedEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
+def serve_template(
+    opened_long: LoadedEngine,
+    grammar_compilers: dict[tuple[int, ...], GrammarCompiler],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
     """Make a server of the model under a packaged template; the special tokens that it lacks are written as text."""
+
+    def get_compiler(model: ServedModel) -> GrammarCompiler:
+        if model.stop_ids not in grammar_compilers:
+            grammar_compilers[model.stop_ids] = GrammarCompiler(model.stop_ids, model.opened.location.folder)
+        return grammar_compilers[model.stop_ids]
+
+    monkeypatch.setattr(ServedModel, "grammar_compiler", property(get_compiler))
 
     @contextmanager
     def make(name: str, text: str, finish_reason: FinishReason = "stop") -> Iterator[tuple[ScriptedModel, LiveServer]]:

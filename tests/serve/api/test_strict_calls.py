@@ -159,6 +159,10 @@ def test_without_being_asked_for_a_thought_does_not_come_before_a_format(serve_t
         message = post(server, "/v1/chat/completions", messages=MESSAGES, **CHAT_FORMAT)["choices"][0]["message"]
         jsonschema.validate(json.loads(message["content"]), SCHEMA)
         assert "reasoning" not in message
+        history = [{"role": "user", "content": "?"}]
+        jsonschema.validate(
+            json.loads(post(server, "/generate", history=history, guided_json=SCHEMA)["response"]), SCHEMA
+        )
 
 
 @pytest.mark.parametrize("name", ["llama3.1", "llama3.2", "hermes"])

@@ -27,6 +27,8 @@ TIMEOUT = 600
 """Seconds that a server may take between two pieces of an answer."""
 SECONDS_TO_LIST = 30
 """Seconds that it may take to list its models."""
+_MOST_TOKENS = 2**17
+"""Of an answer without a limit: what the contexts of most models hold."""
 _MAX_TOKEN_CHARACTERS = 64
 """Characters for each token that was asked for, on average, beyond which an answer is ended: the longest entries of a
 vocabulary are runs of 128 spaces, its average is below 10."""
@@ -164,7 +166,8 @@ class RemoteServer:
         base = url.rstrip("/")
         self._base = base if base.count("/") > 2 else base + "/v1"
         self._sampling = dict(sampling)
-        self._max_characters = 4096 + _MAX_TOKEN_CHARACTERS * int(sampling.get("max_new_tokens", 512))
+        max_tokens = sampling.get("max_new_tokens", 512) or _MOST_TOKENS
+        self._max_characters = 4096 + _MAX_TOKEN_CHARACTERS * int(max_tokens)
         self._client = ServerClient(self._base, api_key, seconds=TIMEOUT)
         try:
             known = self._list_models()

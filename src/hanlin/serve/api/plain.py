@@ -25,6 +25,7 @@ from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import ZERO_SEPARATED_JSON, StreamWriter, encode_zero_separated
 from hanlin.serve.api.structure.output_format import choose_output_format
+from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import GenerationJob, GenerationParams, ModelRegistry
 from hanlin.serve.service import Answer, GenerationService
@@ -79,13 +80,15 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         sent = [prefix] * body.choices
 
         def prepare_job() -> GenerationJob:
+            params = body.to_params()
             if body.prompt is not None:
-                return model.make_job([model.encode_text(body.prompt)], body.to_params(), "prompt")
+                return model.make_job([model.encode_text(body.prompt)], params, "prompt")
+            thinking = choose_thinking(model, None, "history", params.response_format)
             try:
-                prompt = model.render_chat(body.to_messages())
+                prompt = model.render_chat(body.to_messages(), (), thinking)
             except ApiError as error:
                 raise ApiError(error.status, error.message, param="history") from error
-            return model.make_job([prompt], body.to_params(), "history")
+            return model.make_job([prompt], params, "history")
 
         def build_response(_: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
             texts = [answer.text for answer in answers]
