@@ -117,6 +117,30 @@ def test_values_beyond_the_range_mean_what_their_clients_mean() -> None:
     assert chat(max_completion_tokens=-1).to_params().sampling["max_new_tokens"] is None
 
 
+def test_a_choice_among_tools_offers_only_these() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in "abc"]
+
+    def allow(mode: str, *names: str) -> Any:
+        allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": name}} for name in names]}
+        return chat(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+
+    assert [tool["function"]["name"] for tool in allow("auto", "c", "a").get_tools()] == ["a", "c"]
+    assert allow("auto", "a").to_params().response_format is None
+    for request in (allow("required", "b"), chat(tools=tools[1:2], tool_choice="any")):
+        assert request.tool_choice == "required" and request.to_params().response_format is not None
+    with pytest.raises(ApiError) as caught:
+        allow("auto", "d")
+    assert (caught.value.status, caught.value.param) == (400, "tool_choice.allowed_tools.tools")
+
+
+def test_stream_options_that_change_the_stream_are_refused_by_name() -> None:
+    assert chat(stream=True, stream_options={"include_usage": None, "include_obfuscation": False}).with_usage is False
+    for name in ("continuous_usage_stats", "include_obfuscation"):
+        with pytest.raises(ApiError) as caught:
+            chat(stream=True, stream_options={name: True})
+        assert caught.value.param == name
+
+
 def test_two_names_of_one_field_may_not_differ() -> None:
     assert chat(repeat_penalty=1.5).to_params().sampling["repetition_penalty"] == 1.5
     assert chat(n_predict=3).to_params().sampling["max_new_tokens"] == 3

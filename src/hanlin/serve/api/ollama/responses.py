@@ -68,9 +68,10 @@ class ResponseFormatter:
             held.append(self._format_line(job, self._format_content(splitter.cut_text)))
         return [*held, encode_ndjson(self._format_done(job, end, self._format_content("")))]
 
-    def format_load(self) -> dict[str, Any]:
-        """The response to a request without a prompt, which only loads a model."""
-        return {**self._format_head(), **self._format_content(""), "done": True, "done_reason": "load"}
+    def format_load(self, unloads: bool) -> dict[str, Any]:
+        """The response to a request without a prompt, which asks Ollama to load or unload a model: it stays loaded."""
+        reason = "unload" if unloads else "load"
+        return {**self._format_head(), **self._format_content(""), "done": True, "done_reason": reason}
 
     def encode_keep_alive(self) -> bytes:
         """A line without text: an empty line would be no JSON, which Ollama's clients expect in each."""

@@ -68,7 +68,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         tools = body.get_tools()
         formatter = ResponseFormatter(body.model, is_chat=True, tool_names=get_tool_names(tools))
         if not body.messages:
-            return JSONResponse(formatter.format_load())
+            return JSONResponse(formatter.format_load(body.unloads))
 
         def prepare_job() -> GenerationJob:
             params = body.to_params()
@@ -88,7 +88,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         model = models.get(body.model)
         formatter = ResponseFormatter(body.model, is_chat=False, is_raw=body.continues_text)
         if not body.prompt and not body.suffix:
-            return JSONResponse(formatter.format_load())
+            return JSONResponse(formatter.format_load(body.unloads))
 
         def prepare_job() -> GenerationJob:
             params, text = body.to_params(), body.prompt or ""

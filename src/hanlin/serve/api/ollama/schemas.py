@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -85,6 +86,11 @@ class _AnswerRequest(RequestBody):
     @property
     def is_streamed(self) -> bool:
         return self.stream is not False
+
+    @property
+    def unloads(self) -> bool:
+        """Whether a request without a prompt asks to unload the model: `keep_alive` 0, as a number or a duration."""
+        return re.fullmatch(r"0+(\.0*)?(ns|us|ms|s|m|h)?", str(self.keep_alive)) is not None
 
     def get_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is offered."""

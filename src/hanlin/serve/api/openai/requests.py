@@ -87,8 +87,12 @@ class ChatMessage(RequestBody):
         return tuple(calls)
 
 
-class _StreamOptions(StrictModel):
-    include_usage: bool = False
+class _StreamOptions(RequestBody):
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "continuous_usage_stats": (None, False),
+        "include_obfuscation": (None, False),
+    }
+    include_usage: bool | None = None
 
 
 class _FunctionName(StrictModel):
@@ -98,6 +102,16 @@ class _FunctionName(StrictModel):
 class _NamedToolChoice(StrictModel):
     type: Literal["function"]
     function: _FunctionName
+
+
+class _AllowedTools(StrictModel):
+    mode: Literal["auto", "required"]
+    tools: list[_NamedToolChoice]
+
+
+class _AllowedToolsChoice(StrictModel):
+    type: Literal["allowed_tools"]
+    allowed_tools: _AllowedTools
 
 
 class _NamedSchema(StrictModel):
@@ -133,7 +147,7 @@ class _AnswerRequest(StructuredOutputBody, SamplingBody):
 
     @property
     def with_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
 class ChatRequest(ThinkingBody, _AnswerRequest):
@@ -148,13 +162,31 @@ class ChatRequest(ThinkingBody, _AnswerRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | _NamedToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | _NamedToolChoice | _AllowedToolsChoice | None = None
     parallel_tool_calls: bool | None = None
     prediction: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     response_format: _ResponseFormat | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        """Turn a choice among some of the tools into a request of only these, and Mistral's `any` into `required`.
+
+        Raises:
+            ApiError: 400 if a tool that is allowed is not offered.
+        """
+        super().model_post_init(context)
+        if self.tool_choice == "any":
+            self.tool_choice = "required"
+        if isinstance(self.tool_choice, _AllowedToolsChoice):
+            allowed = {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
+            offered = {tool.function.name: tool for tool in self.tools or ()}
+            if not allowed <= offered.keys():
+                what = tr("tool_choice names no tool of this request")
+                raise ApiError(400, what, param="tool_choice.allowed_tools.tools")
+            self.tools = [tool for name, tool in offered.items() if name in allowed]
+            self.tool_choice = self.tool_choice.allowed_tools.mode
 
     @property
     def with_logprobs(self) -> bool:
