@@ -20,6 +20,8 @@ READ_SCHEMA: Any = {
 }
 READ = {"name": "read_file", "description": "读文件", "parameters": READ_SCHEMA}
 TOOL = {"type": "function", "function": READ}
+NEUTRAL: dict[str, Any] = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+WITH_TOOL: dict[str, Any] = {"tools": [TOOL], "stream_options": {"include_usage": True}}
 LOOSE_TOOL = {"type": "function", "function": {**READ, "strict": False}}
 SYSTEM = {"role": "system", "content": "你在编辑器里工作。"}
 QUESTION = {"role": "user", "content": "读一下 a.py"}
@@ -111,8 +113,7 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
             "temperature": 0,
             "max_tokens": 8,
             "reasoning_effort": "medium",
-            "stream_options": {"include_usage": True},
-            "tools": [TOOL],
+            **WITH_TOOL,
             "tool_choice": "auto",
             "parallel_tool_calls": False,
         },
@@ -140,9 +141,7 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
         {
             "messages": [SYSTEM, {"role": "user", "content": "你好", "name": "小王"}],
             "temperature": 0.7,
-            "top_p": 1,
-            "presence_penalty": 0,
-            "frequency_penalty": 0,
+            **NEUTRAL,
             "max_tokens": 8,
             "response_format": {"type": "text"},
             "stop": ["\nObservation"],
@@ -173,8 +172,7 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
             "temperature": 1,
             "top_p": 1,
             "max_tokens": 8,
-            "tools": [TOOL],
-            "stream_options": {"include_usage": True},
+            **WITH_TOOL,
             "service_tier": "auto",
             "verbosity": "low",
             "thinking_budget": 4096,
@@ -210,9 +208,7 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
                 {"role": "user", "content": "你好"},
             ],
             "temperature": 0.5,
-            "presence_penalty": 0,
-            "frequency_penalty": 0,
-            "top_p": 1,
+            **NEUTRAL,
             "max_completion_tokens": 8,
             "tools": [TOOL],
         },
@@ -224,11 +220,8 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
             "messages": [*HISTORY, {"role": "user", "content": "再来"}],
             "max_tokens": 8,
             "temperature": 1,
-            "top_p": 1,
-            "presence_penalty": 0,
-            "frequency_penalty": 0,
-            "stream_options": {"include_usage": True},
-            "tools": [TOOL],
+            **NEUTRAL,
+            **WITH_TOOL,
             "user": "user_2a",
             "enabledSearch": False,
         },
@@ -254,8 +247,6 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
             **BEARER,
             "x-openwebui-user-name": "%E5%B0%8F%E7%8E%8B",
             "x-openwebui-user-id": "1",
-            "x-openwebui-user-role": "admin",
-            "x-openwebui-chat-id": "2",
         },
         {
             "messages": [SYSTEM, QUESTION, {"role": "assistant", "content": "好", "tool_calls": []}, QUESTION],
@@ -264,8 +255,7 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
             "stop": ["###"],
             "logit_bias": {},
             "reasoning_effort": "low",
-            "stream_options": {"include_usage": True},
-            "tools": [TOOL],
+            **WITH_TOOL,
             "metadata": {"variables": {}},
         },
     ),
@@ -438,8 +428,7 @@ SHAPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
             "top_p": 1,
             "n": 1,
             "max_completion_tokens": 8,
-            "stream_options": {"include_usage": True},
-            "tools": [TOOL],
+            **WITH_TOOL,
             "tool_choice": "auto",
             "intent": False,
             "snippy": {"enabled": False},

@@ -72,6 +72,7 @@ class OpenAILoop:
             "tools": [TOOL],
             "temperature": 1,
             "seed": seed,
+            "parallel_tool_calls": False,
             **limit,
         }
         if is_streamed and is_async:
@@ -155,7 +156,9 @@ class AnthropicLoop:
             "system": SYSTEM,
             "messages": self.messages,
             "tools": [{"name": NAME, "description": FUNCTION["description"], "input_schema": SCHEMA}],
-            "tool_choice": {"type": "auto"} if is_last else {"type": "tool", "name": NAME},
+            "tool_choice": {"type": "auto"}
+            if is_last
+            else {"type": "tool", "name": NAME, "disable_parallel_tool_use": True},
             "extra_body": {"temperature": 1, "seed": seed},
         }
         if is_streamed and is_async:

@@ -88,6 +88,7 @@ def test_an_agent_calls_its_tools_until_it_has_its_output(tool_server: LiveServe
     parts = [part for message in result.all_messages() for part in message.parts]
     calls = {part.tool_call_id for part in parts if isinstance(part, ToolCallPart)}
     returned = [part for part in parts if isinstance(part, ToolReturnPart) and part.tool_name == "查库存"]
-    assert [part.content for part in returned] == [f"还有{index + 1}件" for index in range(len(asked))]
+    # several calls of one turn run side by side
+    assert {part.content for part in returned} == {f"还有{index + 1}件" for index in range(len(asked))}
     assert {part.tool_call_id for part in returned} <= calls
     assert isinstance(result.all_messages()[0], ModelRequest) and isinstance(result.all_messages()[1], ModelResponse)
