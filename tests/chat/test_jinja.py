@@ -183,3 +183,20 @@ def test_long_contents_are_no_endless_work() -> None:
 def test_steps_are_counted_for_each_rendering_anew() -> None:
     template = JinjaTemplate("{% for i in range(90000) %}{% endfor %}done")
     assert {template.render(MARKS, {}) for _ in range(3)} == {"done"}
+
+
+def test_a_template_that_is_endless_on_a_small_conversation_is_not_rendered_again() -> None:
+    endless = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+    template = JinjaTemplate("{% if x | length > 2 %}" + endless + "{% endif %}ok")
+    assert template.render(MARKS, {"x": "ab"}) == "ok"
+    for _ in range(2):  # a long conversation is refused alone
+        with pytest.raises(TemplateLimitError):
+            template.render(MARKS, {"x": "好" * 30_000})
+    assert template.render(MARKS, {"x": "ab"}) == "ok"
+    with pytest.raises(TemplateLimitError, match="200,000 loop turns"):
+        template.render(MARKS, {"x": "abc"})
+    started = time.monotonic()
+    for _ in range(1000):
+        with pytest.raises(TemplateLimitError, match="200,000 loop turns"):
+            template.render(MARKS, {"x": "ab"})
+    assert time.monotonic() - started < 5

@@ -95,6 +95,7 @@ class JinjaTemplate:
     def __init__(self, source: str) -> None:
         """Raises jinja2.TemplateSyntaxError."""
         self.source = source
+        self._limit_error = ""
         self._environment = _new_environment()
         self._template = self._environment.compile_source(source)
 
@@ -119,6 +120,8 @@ class JinjaTemplate:
 
     def render_symbolic(self, markers: Markers, variables: Mapping[str, Any]) -> tuple[Segment, ...] | None:
         """What the template writes for any text, see `SymbolicRenderer.render`."""
+        if self._limit_error:
+            return None
         return self._symbolic_renderer.render({"hanlin_markers": markers, **variables})
 
     @functools.cached_property
@@ -127,17 +130,39 @@ class JinjaTemplate:
 
     def render(self, markers: Markers, variables: Mapping[str, Any]) -> str:
         """Render the template. Raises jinja2.TemplateError for everything that can go wrong, endless work included."""
+        if self._limit_error:
+            raise TemplateLimitError(self._limit_error)
         self._environment.budget.start()
         try:
             return self._environment.concat(self._template.generate(hanlin_markers=markers, **variables))
+        except TemplateLimitError as error:
+            self._remember(error, variables)
+            raise
         except jinja2.TemplateError:
             raise
         except (MemoryError, RecursionError, OverflowError) as error:
-            raise TemplateLimitError(f"{type(error).__name__}") from error
+            limit_error = TemplateLimitError(f"{type(error).__name__}")
+            self._remember(limit_error, variables)
+            raise limit_error from error
         except Exception as error:  # a template's own mistakes surface as any Python error
             raise jinja2.TemplateError(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]) from error
 
+    def _remember(self, error: TemplateLimitError, variables: Mapping[str, Any]) -> None:
+        """Refuse a template from now on that exceeds its limits on a small conversation: no honest one does, and each
+        of a hundred renderings would take seconds. A long conversation is refused alone.
+        """
+        budget = self._environment.budget
+        budget.start()
+        try:
+            weight = budget.weigh(list(variables.values()))
+        except TemplateLimitError:
+            return
+        if weight <= _SMALL_CONVERSATION:
+            self._limit_error = error.message or "limits"
 
+
+_SMALL_CONVERSATION = 20_000
+"""Characters of the texts of a conversation, about; each entry counts as 80 more."""
 _MAX_MESSAGE = 500
 
 
