@@ -49,7 +49,6 @@ def install() -> None:
         signal.signal(number, _on_signal)
     if os.name != "posix":
         return
-    adopt_orphans()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -88,6 +87,7 @@ def announce_safe_points(begin: bool) -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    adopt_orphans()  # not before: a server would collect the remains of what its children start
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Terminated(128 + number)
@@ -111,6 +111,7 @@ def _watch(reading: int, watched: frozenset[int]) -> None:
             if number not in watched or (number == signal.SIGINT and _State.own_interrupts):
                 continue
             if deadline is None:
+                adopt_orphans()
                 first, deadline, ending = now, now + GRACE_SECONDS, number
             elif now - first > _REPEATED_SECONDS:
                 _end(number)
