@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +22,7 @@ from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.hub import UploadFile, list_upload_files, parse_repository, upload
 from hanlin.pipeline.manifest import Manifest
+from hostile_server import HEAD, Answer, forever, host, whole
 
 
 @pytest.fixture
@@ -202,3 +207,62 @@ def test_a_hub_that_refuses_has_not_been_changed(package: Path, hub: type[Hub]) 
     with pytest.raises(UserError, match="the hub refused"):
         upload(package, list_upload_files(package), parse_repository("hf:o/m"), private=True, log=lambda text: None)
     assert hub.files == before
+
+
+DOWNLOAD = """
+import json, sys, time
+from hanlin.core import http
+from hanlin.core.errors import UserError
+from hanlin.pipeline import hub
+http._HUB_SECONDS_TO_BEGIN = http._HUB_SECONDS_OF_SILENCE = http._HUB_SECONDS_OF_JSON = 0.3
+http._HUB_MAX_JSON = 1 << 20
+time.sleep = lambda seconds: None
+try:
+    hub.download({"key": "hf:a/b@" + "0" * 40, "field": "model"})
+except UserError as error:
+    print(str(error))
+"""
+
+
+def download(url: str, folder: Path, **environment: str) -> str:
+    """What a download from a hub says; in a process of its own, as the library reads its variables once."""
+    variables = {"HF_ENDPOINT": url, "HF_TOKEN": "hf_not_a_token", "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0"}
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", DOWNLOAD],
+        env={**os.environ, **variables, "HANLIN_LANG": "en", "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hf_not_a_token" not in done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_token_of_a_hub_follows_no_redirect_to_another_and_meets_no_proxy_on_this_machine(tmp_path: Path) -> None:
+    with host(whole(b"{}")) as other, host(whole(b"{}")) as proxy:
+        with host(whole(b"", f"Location: {other.url}/x", status="302 Found")) as first:
+            download(first.url, tmp_path, http_proxy=proxy.url, HTTP_PROXY=proxy.url)
+        assert any(b"hf_not_a_token" in request for request in first.received)
+        assert not any(b"hf_not_a_token" in request for request in other.received)
+        assert proxy.received == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answer",
+    [
+        whole(b"<html>"),
+        whole(b"[" * 100_000, "Content-Type: application/json"),
+        whole(gzip.compress(bytes(1 << 20)), "Content-Encoding: gzip"),
+        forever(b"x", 0.05, HEAD),
+        forever(b"x" * 65536, head=HEAD + b"\r\n"),
+        HEAD + b"X: " + b"x" * 2_000_000 + b"\r\n\r\n",
+    ],
+    ids=str.split("html deep_json gzip_bomb slow_headers body_without_end huge_header"),
+)
+def test_a_hub_that_means_harm_is_one_sentence(answer: Answer | bytes, tmp_path: Path) -> None:
+    with host(answer) as server:
+        told = download(server.url, tmp_path)
+    assert told.count("\n") == 1 and "cannot be downloaded" in told

@@ -6,10 +6,13 @@ ended by Ctrl-C, SIGTERM and SIGHUP.
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
+import os
 import sys
 import traceback
+from contextlib import suppress
 from types import TracebackType
 from typing import Annotated, NoReturn
 
@@ -96,10 +99,17 @@ def main() -> None:
 
 
 def _end_early(code: object) -> NoReturn:
-    """End with the exit code of a signal, and with everything that the command has started."""
+    """End with the exit code of a signal, and with everything that the command has started.
+
+    At once, when what was registered for the exit is done: the interpreter takes a second to take torch apart.
+    """
     kill_descendants()
     echo(tr("\nstopped; the same command goes on from here"), err=True)
-    sys.exit(code if isinstance(code, int) else 1)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def _make_reports_printable() -> None:

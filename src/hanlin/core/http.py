@@ -2,7 +2,7 @@
 
 What a client promises, whatever the server does: the key goes to the address that the user named and nowhere else, not
 after a redirect and not to a proxy that was not asked for; an answer is bounded in size and in time, its headers too;
-what goes wrong is one sentence. Hubs are spoken to by their own libraries (`pipeline.hub`).
+what goes wrong is one sentence. Hubs are spoken to by their own libraries, with the client of `hub_client`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import os
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 import httpx2
@@ -152,14 +154,10 @@ class ServerClient:
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
         headers = {} if content is None else {"Content-Type": "application/json"}
         timeout = httpx2.Timeout(limit, connect=self._connect_seconds)
-        token = _deadline.set(time.monotonic() + limit)
-        try:
-            with _sentences(limit):
-                url = self.address + self.path + path
-                request = self._client.build_request(method, url, content=content, headers=headers, timeout=timeout)
-                response = self._client.send(request, stream=True)
-        finally:
-            _deadline.reset(token)
+        with _bounded(time.monotonic() + limit), _sentences(limit):
+            url = self.address + self.path + path
+            request = self._client.build_request(method, url, content=content, headers=headers, timeout=timeout)
+            response = self._client.send(request, stream=True)
         reply = Reply(response, limit)
         if 300 <= response.status_code < 400:
             reply.close()
@@ -263,12 +261,8 @@ class Reply:
     def _parts(self, deadline: float, idle: bool) -> Iterator[bytes]:
         parts = self._response.iter_raw()
         while True:
-            token = _deadline.set(time.monotonic() + self._seconds if idle else deadline)
-            try:
-                with _sentences(self._seconds):
-                    part = next(parts, None)
-            finally:
-                _deadline.reset(token)
+            with _bounded(time.monotonic() + self._seconds if idle else deadline), _sentences(self._seconds):
+                part = next(parts, None)
             if part is None:
                 return
             yield part
@@ -308,6 +302,113 @@ class _Transport(httpx2.BaseTransport):
 
     def close(self) -> None:
         self._pool.close()
+
+
+def hub_client(on_request: Callable[[httpx2.Request], Any]) -> httpx2.Client:
+    """The client that a hub's own library sends its requests with; `on_request` is the library's.
+
+    It follows the library's rules on redirects (a token goes to the same origin only) and the proxies of the
+    environment, but never for this machine. An answer begins within 30 s and goes on within 60, is not compressed, and
+    what is no file (JSON) has at most 64 MiB and two minutes.
+    """
+    hooks = {"request": [on_request]}
+    return httpx2.Client(transport=_HubTransport(), event_hooks=hooks, follow_redirects=True, timeout=None)
+
+
+_HUB_SECONDS_TO_BEGIN = 30.0
+_HUB_SECONDS_OF_SILENCE = 60.0
+_HUB_SECONDS_OF_JSON = 120.0
+_HUB_MAX_JSON = 64 << 20
+_SAME_NAMES = (
+    *("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "ConnectError", "ReadError", "WriteError"),
+    *("ProxyError", "UnsupportedProtocol", "LocalProtocolError", "RemoteProtocolError"),
+)
+
+
+class _HubTransport(httpx2.BaseTransport):
+    def __init__(self) -> None:
+        self._pools: dict[str, httpcore2.ConnectionPool] = {}
+        self._lock = threading.Lock()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        request.headers["Accept-Encoding"] = "identity"
+        with _bounded(time.monotonic() + _HUB_SECONDS_TO_BEGIN), _library_errors():
+            response = self._pool(url).handle_request(
+                httpcore2.Request(
+                    method=request.method,
+                    url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        headers = {name.lower(): value for name, value in response.headers}
+        if headers.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
+            response.close()
+            raise httpx2.DecodingError(tr("the answer is compressed, which was not asked for"))
+        kind = headers.get(b"content-type", b"")
+        body = _HubBody(response.stream, is_json=kind.startswith((b"application/json", b"text/")))  # type: ignore[arg-type]
+        return httpx2.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
+
+    def _pool(self, url: httpx2.URL) -> httpcore2.ConnectionPool:
+        """The connections by the proxy of an address."""
+        proxy = "" if is_loopback(url.host) or proxy_bypass(url.host) else getproxies().get(url.scheme, "")
+        with self._lock:
+            if proxy not in self._pools:
+                options: dict[str, Any] = {"ssl_context": httpx2.create_ssl_context(), "network_backend": _Backend()}
+                pool = httpcore2.HTTPProxy(proxy, **options) if proxy else httpcore2.ConnectionPool(**options)
+                self._pools[proxy] = pool
+            return self._pools[proxy]
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _HubBody(httpx2.SyncByteStream):
+    def __init__(self, stream: Iterable[bytes], is_json: bool) -> None:
+        self._stream, self._is_json = stream, is_json
+
+    def __iter__(self) -> Iterator[bytes]:
+        end, total = time.monotonic() + _HUB_SECONDS_OF_JSON, 0
+        parts = iter(self._stream)
+        while True:
+            silent = time.monotonic() + _HUB_SECONDS_OF_SILENCE
+            with _bounded(min(end, silent) if self._is_json else silent), _library_errors():
+                part = next(parts, None)
+            if part is None:
+                return
+            total += len(part)
+            if self._is_json and total > _HUB_MAX_JSON:
+                raise httpx2.ReadError(tr("the answer is longer than {limit:,} bytes", limit=_HUB_MAX_JSON))
+            yield part
+
+    def close(self) -> None:
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+
+
+@contextmanager
+def _bounded(deadline: float) -> Iterator[None]:
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+@contextmanager
+def _library_errors() -> Iterator[None]:
+    """Raise the errors of the connections as those that users of httpx2 know."""
+    try:
+        yield
+    except Exception as error:
+        name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _SAME_NAMES), None)
+        if name is None or isinstance(error, httpx2.HTTPError):
+            raise
+        raise getattr(httpx2, name)(str(error)) from error
 
 
 class _Body(httpx2.SyncByteStream):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hanlin.core.context import SCRATCH_FOLDER
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.files import PARTIAL_SUFFIX
 from hanlin.core.i18n import tr
 from hanlin.models.folder.checks import check_safetensors, check_weights
@@ -164,6 +164,7 @@ def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, priva
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+    _bound_hugging_face()
     api = HfApi()
     api.create_repo(name, private=private, exist_ok=True)
     old = [
@@ -220,16 +221,27 @@ def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
         UserError: It cannot be downloaded; `HF_ENDPOINT` names a mirror.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    _bound_hugging_face()
     name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
     try:
         kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
         return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # ValueError: no repository's name
+    except UserError:
+        raise
+    except Exception as error:  # a hub that answers nonsense: errors of JSON, of recursion, of the library itself
+        full = explain_os_error(error)
+        if full is not None:
+            raise UserError(full.what, full.where or entry["key"], full.hint) from error
         hint = tr("set HF_ENDPOINT to a mirror, or give a local path")
-        raise UserError(
-            tr("cannot be downloaded: {name}", name=type(error).__name__),
-            entry["key"],
-            hint,
-        ) from error
+        raise UserError(tr("cannot be downloaded: {name}", name=type(error).__name__), entry["key"], hint) from error
+
+
+def _bound_hugging_face() -> None:
+    """Let the hub's library speak through connections that are bounded in time and take no proxy to this machine."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    from hanlin.core.http import hub_client
+
+    set_client_factory(lambda: hub_client(_http.hf_request_event_hook))
