@@ -287,21 +287,36 @@ class _Transport(httpx2.BaseTransport):
         self._pool: httpcore2.ConnectionPool = pool
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        url = request.url
-        response = self._pool.handle_request(
-            httpcore2.Request(
-                method=request.method,
-                url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
+        response = self._pool.handle_request(_core_request(request))
         body = _Body(response.stream)  # type: ignore[arg-type]
         return httpx2.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _core_request(request: httpx2.Request) -> httpcore2.Request:
+    url = request.url
+    return httpcore2.Request(
+        method=request.method,
+        url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        headers=request.headers.raw,
+        content=request.stream,
+        extensions=request.extensions,
+    )
+
+
+class _Body(httpx2.SyncByteStream):
+    def __init__(self, stream: Iterable[bytes]) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
 
 
 def hub_client(on_request: Callable[[httpx2.Request], Any]) -> httpx2.Client:
@@ -331,18 +346,9 @@ class _HubTransport(httpx2.BaseTransport):
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        url = request.url
         request.headers["Accept-Encoding"] = "identity"
         with _bounded(time.monotonic() + _HUB_SECONDS_TO_BEGIN), _library_errors():
-            response = self._pool(url).handle_request(
-                httpcore2.Request(
-                    method=request.method,
-                    url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
+            response = self._pool(request.url).handle_request(_core_request(request))
         headers = {name.lower(): value for name, value in response.headers}
         if headers.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
             response.close()
@@ -366,9 +372,10 @@ class _HubTransport(httpx2.BaseTransport):
             pool.close()
 
 
-class _HubBody(httpx2.SyncByteStream):
+class _HubBody(_Body):
     def __init__(self, stream: Iterable[bytes], is_json: bool) -> None:
-        self._stream, self._is_json = stream, is_json
+        super().__init__(stream)
+        self._is_json = is_json
 
     def __iter__(self) -> Iterator[bytes]:
         end, total = time.monotonic() + _HUB_SECONDS_OF_JSON, 0
@@ -383,11 +390,6 @@ class _HubBody(httpx2.SyncByteStream):
             if self._is_json and total > _HUB_MAX_JSON:
                 raise httpx2.ReadError(tr("the answer is longer than {limit:,} bytes", limit=_HUB_MAX_JSON))
             yield part
-
-    def close(self) -> None:
-        close = getattr(self._stream, "close", None)
-        if close is not None:
-            close()
 
 
 @contextmanager
@@ -409,19 +411,6 @@ def _library_errors() -> Iterator[None]:
         if name is None or isinstance(error, httpx2.HTTPError):
             raise
         raise getattr(httpx2, name)(str(error)) from error
-
-
-class _Body(httpx2.SyncByteStream):
-    def __init__(self, stream: Iterable[bytes]) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream
-
-    def close(self) -> None:
-        close = getattr(self._stream, "close", None)
-        if close is not None:
-            close()
 
 
 class _Backend(httpcore2.SyncBackend):
