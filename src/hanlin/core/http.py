@@ -277,12 +277,8 @@ class _Transport(httpx2.BaseTransport):
     def __init__(self, address: str) -> None:
         context = httpx2.create_ssl_context() if address.startswith("https:") else None
         proxy = proxy_for(address)
-        options: dict[str, Any] = {
-            "ssl_context": context,
-            "max_connections": None,
-            "max_keepalive_connections": 0,
-            "network_backend": _Backend(),
-        }
+        options: dict[str, Any] = {"ssl_context": context, "network_backend": _Backend()}
+        options |= {"max_connections": None, "max_keepalive_connections": 0}
         pool = httpcore2.HTTPProxy(proxy, **options) if proxy else httpcore2.ConnectionPool(**options)
         self._pool: httpcore2.ConnectionPool = pool
 
@@ -455,7 +451,7 @@ def _sentences(seconds: float) -> Iterator[None]:
     """Turn what the library raises inside the block into a ServerError of one sentence."""
     try:
         yield
-    except (httpcore2.ConnectTimeout, httpcore2.ConnectError) as error:
+    except (httpcore2.ConnectTimeout, httpcore2.ConnectError, httpx2.InvalidURL) as error:
         raise Unreachable(_connect_reason(error)) from error
     except httpcore2.ProxyError as error:
         raise Unreachable(
@@ -468,8 +464,6 @@ def _sentences(seconds: float) -> Iterator[None]:
     except (httpcore2.NetworkError, httpx2.TransportError, httpx2.StreamError, OSError, ValueError) as error:
         # ValueError: the library reads from a socket that `shutdown` took away
         raise ServerError(_reason(error)) from error
-    except httpx2.InvalidURL as error:
-        raise Unreachable(_reason(error)) from error
 
 
 def _connect_reason(error: BaseException) -> str:
