@@ -256,6 +256,8 @@ def test_a_process_that_does_not_answer_is_lost_then_ended_and_started_again(
         list(stream)
     assert apart.generate([short]) == cpp.generate([short])
     assert apart.alive and apart.restarts == 1  # type: ignore[attr-defined]
+
+
 def test_a_file_that_ends_llama_cpp_is_one_sentence(spoken_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_CHILD", "os import abort as main; main() #")
     with pytest.raises(UserError, match=r"llama\.cpp ended while it loaded this file \(exit code -6\).*may be damaged"):

@@ -13,6 +13,7 @@ PRINTS = {
     "cli/help.py": "pages of help, which hold no text of others",
     "cli/main.py": "the version; tracebacks, made printable",
     "cli/commands/tokens.py": "tokens as `chat.inspect.visible` shows them",
+    "core/process.py": "what a function gave, for the parent process",
     "core/progress.py": "progress, made printable",
     "serve/server.py": "the lines of the server, made printable",
     "parity/backends/llama_cpp_server.py": "an address, for the parent process",
