@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +177,24 @@ def test_a_schema_that_keyword_arguments_cannot_obey_is_refused_or_called_in_jso
     assert caught.value.param == "tools.0.function.strict"
     demanded = choose_answer_format((), None, tools, tools)
     assert allows(model, demanded, FORMS["llama3.2"], '{"name": "f", "parameters": {"q": "东"}}')
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_names_may_be_alike_odd_or_the_same_and_other_tools_large(model: Any, name: str) -> None:
+    large = {"type": "object", "properties": {f"p{index}": {"description": "长" * 900} for index in range(90)}}
+    odd = ["weather_now", 'a/b"[c]{2}\\d']
+    tools = [
+        *TOOLS,
+        TOOLS[0],
+        *({"type": "function", "function": {"name": other, "parameters": large}} for other in odd),
+    ]
+    strict = choose_answer_format((), None, tools, (), {"weather"})
+    form = FORMS[name]
+    first, second, *wrong = CALLS[name]
+    assert allows(model, strict, form, first + second) and not allows(model, strict, form, wrong[0])
+    for other in odd:
+        call = f'{{"name": {json.dumps(other)}, "parameters": {{"p1": 1}}}}'
+        assert allows(model, strict, form, call) and not allows(model, strict, form, call[:-2])
 
 
 def test_nothing_is_held_without_a_strict_tool_or_a_demand() -> None:

@@ -7,7 +7,7 @@ r"""How answers that call tools are written, in Lark as llguidance reads it.
 In a text, `head` is a lazy lexeme: any text up to the first beginning of a call, `{"name": "weather"` for example. From
 there on the call is held to its schema; until then every token may come, also one that is part text and part call. What
 begins a call is what `tool_calls.CallMatcher` reads as one. Over Llama 3's 128,000 tokens a mask in text takes 0.06 ms
-once the lexer's states are known, 1 to 2 ms before.
+once the lexer's states are known, 1 to 2 ms before; 20 strict tools of 9 arguments compile in 0.1 s, 50 in 0.2 s.
 
 Source: llguidance, docs/syntax.md, "Lazy lexemes" and "Tool calling".
 """
@@ -59,7 +59,8 @@ class CallGrammar:
         strict_names: Collection[str] | None = None,
     ) -> None:
         self._form, self._lark = form, lark
-        check_schema_length([get_call_schema(tool) for tool in tools], "tools")
+        held = [tool for tool in tools if strict_names is None or get_tool_name(tool) in strict_names]
+        check_schema_length([get_call_schema(tool) for tool in held], "tools")
         self._names = [get_tool_name(tool) for tool in tools]
         self._schemas: list[dict[str, Any] | None] = []
         for index, (tool, name) in enumerate(zip(tools, self._names, strict=True)):
