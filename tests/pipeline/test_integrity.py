@@ -17,6 +17,9 @@ import hanlin.pipeline.worker as worker
 from hanlin.cli.main import app
 from hanlin.config.recipe import Recipe, build_recipe
 from hanlin.core.errors import UserError
+from hanlin.core.files import FileState
+from hanlin.data.ingest.splits import FileProbe
+from hanlin.data.io.layout import Layout
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.integrity import find_edits
 from hanlin.pipeline.lineage import lineage, verify
@@ -427,3 +430,22 @@ def test_a_model_that_is_opened_is_told_if_it_was_edited(data: Path, store: Stor
     append(copy / "documents.jsonl")
     (copy / "ledger.json").unlink()
     assert {change.path for change in find_edits(copy)} == {"documents.jsonl", "ledger.json"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "host", "same"),
+    [
+        ({}, "", True),
+        ({"inode": 7}, "", True),
+        ({"ctime_ns": 7}, "", False),
+        ({"mtime_ns": 7}, "", False),
+        ({"inode": 7, "ctime_ns": 7}, "another", True),
+        ({"size": 7}, "another", False),
+    ],
+)
+def test_a_probe_knows_its_file_on_file_systems_that_number_files_anew(
+    changes: dict[str, int], host: str, same: bool
+) -> None:
+    state = FileState(size=1, mtime_ns=2, inode=3, ctime_ns=4)
+    probe = FileProbe(Layout("jsonl", "utf-8"), "", True, state, **({"host": host} if host else {}))
+    assert probe.is_unchanged(state._replace(**changes)) is same

@@ -40,9 +40,12 @@ class FileProbe:
     def is_unchanged(self, state: FileState) -> bool:
         """Whether a file is in the state in which it was probed.
 
-        On some shared file systems a file has another inode on each machine: only size and time are the same.
+        A mounted object store may number its files anew whenever they are opened, and on some shared file systems a
+        file has another inode on each machine. The time of the last inode change, where there is one, tells as much.
         """
-        return state == self.state if socket.gethostname() == self.host else state[:2] == self.state[:2]
+        if socket.gethostname() != self.host:
+            return (state.size, state.mtime_ns) == (self.state.size, self.state.mtime_ns)
+        return state == (self.state._replace(inode=state.inode) if state.ctime_ns else self.state)
 
     @property
     def size(self) -> int:
