@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.admission import Limits
 from hanlin.serve.auth import AccessPolicy
+from hanlin.serve.server import make_config
 from live_server import LiveServer, run_server
 
 LIMITS = Limits(
@@ -152,3 +156,37 @@ def test_requests_one_after_another_on_a_connection_are_as_before(bounded: LiveS
             body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
             assert client.post(PATH, json=body).status_code == 200
             time.sleep(0.2)
+
+
+@pytest.mark.parametrize("is_reading", [True, False])
+def test_a_client_that_reads_nothing_is_let_go_and_one_that_reads_slowly_is_not(is_reading: bool) -> None:
+    size = 12_000_000  # more than the buffers of both ends hold
+
+    async def answer(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        headers = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(make_config(answer, Limits(write_seconds=0.6, drain_seconds=3)))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname(), timeout=20) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                if not is_reading:
+                    time.sleep(2.5)
+                assert (read_slowly(client, size) >= size) == is_reading
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def read_slowly(connection: socket.socket, size: int) -> int:
+    """Read with pauses; how many bytes came before the server closed the connection."""
+    count = 0
+    with suppress(ConnectionResetError):
+        while count < size and (part := connection.recv(1 << 18)):
+            count += len(part)
+            time.sleep(0.02)
+    return count

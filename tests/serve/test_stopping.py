@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from hanlin.cli.main import app
 from hanlin.core.errors import UserError
+from hanlin.core.process import descendants
 from hanlin.serve.auth import KeyLimits, make_access_policy, read_key_file, read_keys
 
 DRAIN_SECONDS = 3.0
@@ -45,22 +46,6 @@ def serving(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
         process.communicate()
 
 
-def descendants(pid: int) -> list[int]:
-    with suppress(OSError):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        return [other for child in map(int, children) for other in (child, *descendants(child))]
-    return []
-
-
-def all_descendants(pid: int) -> list[int]:
-    """Those of every thread: a process belongs to the thread that started it."""
-    found = []
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (thread / "children").read_text(encoding="ascii").split()):
-            found += [child, *descendants(child)]
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 def test_a_server_ends_in_time_although_its_engine_hangs_and_clients_are_slow(untaught_gguf: Path) -> None:
     with (
@@ -71,7 +56,7 @@ def test_a_server_ends_in_time_although_its_engine_hangs_and_clients_are_slow(un
         schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
         chat = {"model": "m", "messages": MESSAGES, "max_tokens": 2, "response_format": schema}
         assert httpx.post(f"{address}/v1/chat/completions", json=chat, timeout=60).status_code == 200
-        children = all_descendants(process.pid)
+        children = descendants(process.pid)
         engine = next(child for child in children if b"process_child" in Path(f"/proc/{child}/cmdline").read_bytes())
         assert len(children) >= 3  # the engine, the grammar process and its workers
         os.kill(engine, signal.SIGSTOP)
@@ -138,7 +123,7 @@ def test_what_describes_the_server_needs_the_key(untaught_gguf: Path, tmp_path: 
         for path in ("/docs", "/redoc"):
             assert httpx.get(address + path, timeout=20).status_code == 404
         assert httpx.get(f"{address}/health", timeout=20).status_code == 200
-        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (process.pid, *all_descendants(process.pid))]
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (process.pid, *descendants(process.pid))]
         assert b"k3y" not in b"".join(commands)
         threading.Timer(0.1, process.send_signal, [signal.SIGTERM]).start()
         assert process.wait(30) == 0

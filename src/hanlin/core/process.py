@@ -16,8 +16,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 _IMPORT_NOTHING_HERE = "PYTHONSAFEPATH"
@@ -114,18 +112,6 @@ def end_process(process: subprocess.Popen[Any], seconds: float, *, group: bool =
     if group or not ended:
         _send_signal(process, "SIGKILL", group)
     process.wait()
-
-
-def kill_children() -> None:
-    """Kill every child of this process, and what a child that leads a group has started (Linux; elsewhere nothing)."""
-    for thread in Path("/proc/self/task").glob("*/children"):
-        for word in thread.read_text(encoding="ascii").split():
-            with suppress(OSError):  # it has ended by itself
-                child = int(word)
-                if os.getpgid(child) == child:
-                    os.killpg(child, signal.SIGKILL)
-                else:
-                    os.kill(child, signal.SIGKILL)
 
 
 def _send_signal(process: subprocess.Popen[Any], name: str, group: bool) -> None:

@@ -22,7 +22,7 @@ import uvicorn
 
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
-from hanlin.core.process import kill_children
+from hanlin.core.process import kill_descendants
 from hanlin.core.text import printable
 from hanlin.inference.protocol import Engine
 from hanlin.serve.admission import Limits
@@ -194,7 +194,7 @@ class DrainingServer(uvicorn.Server):
 
 def _exit_at_once() -> None:
     _LOG.warning("what was left is ended: the time for it has passed")
-    kill_children()
+    kill_descendants()
     os._exit(0)
 
 

@@ -138,7 +138,15 @@ class _BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+            self._watch_reader()
+
+    def _watch_reader(self, unread: int | None = None) -> None:
+        """Close the connection of a client that has read nothing for a while; `unread`: bytes at the last look."""
+        left = self.transport.get_write_buffer_size()
+        if unread is not None and left >= unread:
+            self.transport.abort()
+            return
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._watch_reader, left)
 
     def resume_writing(self) -> None:
         super().resume_writing()
