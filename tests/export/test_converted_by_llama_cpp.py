@@ -6,6 +6,7 @@ HANLIN_LLAMA_CPP names the folder of built tools; the converter lies two folders
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -17,13 +18,17 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from hanlin.chat.packaged import read_packaged_template, without_generation_blocks
 from hanlin.chat.tokenizer_files import find_template
+from hanlin.cli.main import app
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import StageContext
 from hanlin.export.gguf.source import load_source
 from hanlin.export.gguf.writer import write_files
 from hanlin.tokenizer.tokenizer import Tokenizer
+from tokenizer_folders import accept_fast_ids
 
 pytestmark = pytest.mark.llama_cpp
 
@@ -138,3 +143,26 @@ def test_every_key_and_every_byte_is_what_llama_cpp_makes_in_two_steps(
         assert tensors_in(ours) == tensors_in(theirs), file_type
         (out / f"model-{file_type}.gguf").unlink()
         (tmp_path / "theirs.gguf").unlink()
+
+
+@pytest.mark.parametrize("name", ["chinese_llama2", "literary_alpaca2_merged"])
+def test_a_merged_chinese_vocabulary_needs_nothing_beside_the_converters_file(
+    name: str, llama_cpp: Path, shared_data: Path, make_model: Make, tmp_path: Path
+) -> None:
+    """Thousands of its pieces have a score of 0, and no `tokenizer.json` gives the ids: the file alone does."""
+    source = accept_fast_ids(tmp_path / "tokenizer", shared_data / "tokenizer" / name)
+    rows = len(Tokenizer.load(source))
+    model = make_model(source, vocab_size=rows, max_position_embeddings=2048)
+    for file in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copyfile(source / file, model / file)
+    (model / "tokenizer.json").unlink(missing_ok=True)
+    template = without_generation_blocks(read_packaged_template("llama2"))
+    (model / "chat_template.jinja").write_text(template, encoding="utf-8")
+    converter = llama_cpp.parents[1] / "convert_hf_to_gguf.py"
+    lone = tmp_path / "lone" / "m.gguf"
+    lone.parent.mkdir()
+    call(sys.executable, converter, model, "--outtype", "f16", "--outfile", lone)
+    result = CliRunner().invoke(app, ["template", "check", str(lone), "--json"])
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["backends"]
+    assert row["cases"] > 300 and row["mismatches"] == 0
