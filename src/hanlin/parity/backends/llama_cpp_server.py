@@ -18,6 +18,7 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = sys.argv[1]
     params.api_keys = [sys.stdin.readline().strip()]
+    params.default_template_kwargs = {"preserve_reasoning": "true"}  # what the program `llama-server` sets by itself
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 256, 1, 0
     params.warmup, params.use_jinja, params.port, params.verbosity = False, True, 0, -1
     server = xllamacpp.Server(params)
