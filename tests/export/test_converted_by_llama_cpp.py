@@ -38,6 +38,8 @@ OF_EXPERTS = ("IQ4_NL", "IQ3_M", "IQ3_S", "Q3_K_S")
 """Types whose mixture looks at the number of experts."""
 OURS = {
     "general.name": "a setting here, there the folder's name",
+    "tokenizer.ggml.eos_token_id": "here the token that the chat template ends an answer with",
+    "tokenizer.ggml.eot_token_id": "the same, which the converter leaves out",
     "tokenizer.chat_template": "written in the form that every program reads alike",
 }
 """The keys that may differ, and why."""

@@ -56,7 +56,7 @@ def call(tool: Path, *words: object) -> str:
 
 def said_by(tool: Path, last: str, *words: object) -> str:
     """What a tool says. Its log is written by a thread that the program's end may cut off: then it is asked again."""
-    for _ in range(10):
+    for _ in range(50):  # 10 were too few on a machine with 13 processes for 2 cores
         said = call(tool, *words)
         if last in said:
             return said
