@@ -96,6 +96,10 @@ OTHERS: list[Any] = [
 ]
 
 
+LENGTHS = frozenset(["max_tokens", "max_output_tokens", "options", "num_predict"])
+"""Without these, an answer of random weights would go on until the context is full."""
+
+
 def find_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if path:
         yield path
@@ -106,7 +110,7 @@ def find_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
 @pytest.mark.parametrize("route", BODIES)
 def test_a_body_with_a_value_of_another_kind_is_answered_or_refused(tool_server: LiveServer, route: str) -> None:
     rng = random.Random(int(os.environ.get("HANLIN_SEED", "1")))
-    paths = list(find_paths(BODIES[route]))
+    paths = [path for path in find_paths(BODIES[route]) if path[-1] not in LENGTHS]
     statuses = set()
     with httpx.Client(base_url=tool_server.address, timeout=60) as client:
         assert client.post(route, json={"model": "tiny", **BODIES[route]}).status_code == 200
