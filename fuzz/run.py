@@ -28,6 +28,8 @@ ADDRESS_SPACE = 16 << 30
 MAX_PEAK_MB = 3_000
 """Memory that a worker may have held at most: torch and transformers alone take 700 MB."""
 _BATCH = 500
+_SECONDS_TO_START = 90
+"""A worker that makes a model first is not ended before it has tried a case, on a busy machine either."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def run_fuzzer(target: Target, seed: int, seconds: float, out: Path) -> dict[str
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         try:
-            output, errors = worker.communicate(timeout=left + SECONDS_PER_CASE)
+            output, errors = worker.communicate(timeout=left + _SECONDS_TO_START)
             in_time = True
         except subprocess.TimeoutExpired:
             worker.kill()
