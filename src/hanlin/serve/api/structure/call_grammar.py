@@ -201,13 +201,15 @@ class _PythonicArguments:
     def __init__(self, prefix: str, schema: Mapping[str, Any]) -> None:
         properties = schema.get("properties")
         self._properties: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
-        required = schema.get("required")
-        self._required = frozenset(required) if isinstance(required, list) else frozenset()
+        required = schema.get("required", [])
+        is_well_formed = isinstance(required, list) and all(isinstance(name, str) for name in required)
+        self._required = frozenset(required) if is_well_formed else frozenset()
         self._definitions = schema.get("$defs", {})
         self._prefix = prefix
         self.start = f"{prefix}_first_0"
         self.is_possible = (
-            _ROOT_KEYWORDS.issuperset(schema)
+            is_well_formed  # the grammar engine refuses any other in JSON by its reason
+            and _ROOT_KEYWORDS.issuperset(schema)
             and schema.get("type", "object") == "object"
             and self._required.issubset(self._properties)
             and all(_PYTHON_KEY.fullmatch(key) for key in self._properties)
