@@ -83,7 +83,10 @@ def test_the_time_for_a_wide_table_grows_with_its_width(tmp_path: Path, ending: 
         lines = [",".join(names), ",".join(values)]
         text = "\n".join(lines) if ending == "csv" else json.dumps(dict(zip(names, values, strict=True)))
         file.write_text(text, encoding="utf-8")
-        begun = time.process_time()
-        run_stage(Corpus, [file], tmp_path / f"out-{width}")
-        seconds.append(time.process_time() - begun)
+        runs = []
+        for number in range(3):  # the least, of this thread alone: whatever else the process does is not counted
+            begun = time.thread_time()
+            run_stage(Corpus, [file], tmp_path / f"out-{width}-{number}")
+            runs.append(time.thread_time() - begun)
+        seconds.append(min(runs))
     assert seconds[1] < 8 * seconds[0] + 0.5, "four times the width takes sixteen times as long if it is quadratic"
