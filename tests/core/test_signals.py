@@ -46,7 +46,7 @@ def test_a_command_ends_within_a_second_and_leaves_no_process(work: str) -> None
     started = time.monotonic()
     process.send_signal(number)
     process.communicate(timeout=20)
-    assert time.monotonic() - started < 2  # 0.7 s, and what a busy machine adds
+    assert time.monotonic() - started < 5  # 0.7 s, and what a busy machine adds
     assert process.returncode == CODES[number]
     assert marked(mark, 0.5) == {}
 
@@ -59,7 +59,7 @@ try:
 finally:
     with safe_point_ahead():
         print("saving", flush=True)
-        time.sleep(1.5)
+        time.sleep(6)
 """
 
 
@@ -74,7 +74,7 @@ def test_a_safe_point_is_waited_for_and_a_second_signal_does_not_wait(again: boo
         time.sleep(0.4)
         process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
-    assert (time.monotonic() - started < 1.3) == again
+    assert (time.monotonic() - started < 5) == again
     assert process.returncode == 130
 
 

@@ -125,7 +125,7 @@ def test_a_constraint_that_is_not_ready_holds_up_no_answer_beside_it(untaught: L
         spec: ClassVar[Mapping[str, Any]] = {}
 
         def __init__(self) -> None:
-            self.ready_at = time.monotonic() + 1.0
+            self.ready_at = time.monotonic() + 4.0
 
         def is_ready(self, seconds: float = 0.0) -> bool:
             time.sleep(max(0.0, min(seconds, self.ready_at - time.monotonic())))
@@ -146,7 +146,7 @@ def test_a_constraint_that_is_not_ready_holds_up_no_answer_beside_it(untaught: L
     late = untaught.engine.stream(GenerationRequest((1, 2), (), sampling, Late()))
     beside = untaught.engine.stream(GenerationRequest((1, 3), (), sampling))
     start_time = time.monotonic()
-    assert len(list(beside)) == 20 and time.monotonic() - start_time < 0.9
+    assert len(list(beside)) == 20 and time.monotonic() - start_time < 3.5
     assert list(late) == [7] * 20
 
 

@@ -76,7 +76,7 @@ def test_a_server_ends_in_time_although_its_engine_hangs_and_clients_are_slow(un
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         # what is above the drain time is the interpreter's own end, on a busy machine
-        assert time.monotonic() - start_time < DRAIN_SECONDS + 3
+        assert time.monotonic() - start_time < DRAIN_SECONDS + 8
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline and any(Path(f"/proc/{child}").exists() for child in children):
             time.sleep(0.02)
