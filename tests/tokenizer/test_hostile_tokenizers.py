@@ -110,3 +110,9 @@ def test_a_child_returns_raises_and_is_ended() -> None:
         run_bounded("os.path:basename", 5, seconds=5)
     with pytest.raises(BoundsExceededError, match="memory"):
         run_bounded("builtins:bytes", 1 << 32, seconds=5, memory=1 << 30)
+
+
+def test_a_rule_that_names_a_token_that_is_not_there_is_refused(folder: Path) -> None:
+    pieces = [{"SpecialToken": {"id": "<|nowhere|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    change(folder, post_processor={"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}})
+    assert "not a tokenizer of the tokenizers library" in refusal(folder)

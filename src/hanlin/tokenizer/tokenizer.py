@@ -94,7 +94,10 @@ class Tokenizer:
             check_tokenizer_file(file)
             try:
                 backend = tokenizers.Tokenizer.from_file(str(file))
-            except Exception as error:  # the library raises plain Exception
+                backend.encode("", add_special_tokens=True)  # rules that name tokens that are not there fail here
+            except BaseException as error:  # the library raises plain Exception; a panic of its Rust is not even one
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
                 hint = tr("copy the tokenizer again from its source")
                 raise UserError(
                     tr("not a tokenizer of the tokenizers library: {error}", error=error),
