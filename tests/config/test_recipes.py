@@ -64,6 +64,8 @@ def tiny(recipe: Path, tmp_path: Path, model: Path, tokenizer: Path) -> Recipe:
             changes.append(f"{name}.validation_fraction=0.2")
         elif stage.kind.name == "extend_vocabulary":
             changes.append(f"{name}.new_entries=40")
+        elif stage.kind.name == "expand_blocks":
+            changes.append(f"{name}.new_blocks=2")
         elif stage.kind.name == "gguf":
             changes.append(f"{name}.types=[Q8_0]")
     return small_world(recipe, tmp_path / "root", model, tokenizer, tuple(changes))

@@ -71,6 +71,7 @@ ORDER: dict[str, list[str]] = {
         "dtypes adapters embedding_rows",
         "load save",
         "merge init_model extend_vocab train_tokenizer",
+        "surgery",
     ],
     "data": ["text ledger", "io filters dedup", "formats", "ingest", "stages", "report"],
     "train": [

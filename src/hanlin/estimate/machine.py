@@ -119,8 +119,8 @@ def _small(setup: TrainingSetup) -> TrainingSetup:
     vocab_size = min(setup.shape.vocab_size, max(ENTRIES, setup.shape.vocab_size * layers // setup.shape.layers))
     shape: ModelShape = replace(setup.shape, layers=layers, vocab_size=vocab_size)
     updates: dict[str, Any] = {"trainable_tokens": None} if settings.trainable_tokens is not None else {}
-    if settings.train_last_layers is not None or (settings.trainable_tokens is not None and settings.lora is None):
-        updates["train_last_layers"] = min(settings.train_last_layers or 1, shape.layers)
+    if settings.trains_some_blocks or (settings.trainable_tokens is not None and settings.lora is None):
+        updates |= {"train_last_layers": min(settings.train_last_layers or 1, shape.layers), "train_blocks": None}
 
     def with_tokens(max_tokens: int) -> TrainingSetup:
         micro_batch_tokens = min(max_tokens, setup.batch.micro_batch_tokens)

@@ -189,11 +189,7 @@ class TrainingSetup:
         total += (2 * shape.layers + 1) * shape.hidden_size * 4
         if lora is not None and lora.dora:
             target_parameters = sum(math.prod(shape.projections[name]) for name in lora.targets)
-            total += (
-                min(self.settings.train_last_layers or shape.layers, shape.layers)
-                * target_parameters
-                * (8 + copy_bytes)
-            )
+            total += shape.count_trained_layers(self.settings) * target_parameters * (8 + copy_bytes)
         return total / self.sharding.weights
 
     def gradients(self) -> float:
@@ -216,7 +212,7 @@ class TrainingSetup:
         """
         trained, rank = self.trained, self.settings.galore_rank
         if self.settings.optimizer in ("galore", "apollo"):
-            layers = min(self.settings.train_last_layers or self.shape.layers, self.shape.layers)
+            layers = self.shape.count_trained_layers(self.settings)
             low_rank_bytes = 0.0
             for matrix_shape in self.shape.projections.values():
                 short, long = min(matrix_shape), max(matrix_shape)
@@ -282,12 +278,14 @@ class TrainingSetup:
         return lora.rank * len(targets) + dropped_inputs
 
     def backward_layers(self) -> int:
-        """Blocks that the gradient passes through: all, unless only the last ones are trained."""
-        num_last, trained, lora = self.settings.train_last_layers, self.trained, self.settings.lora
+        """Blocks that the gradient passes through: all, unless only the last or the new ones are trained."""
+        trained, lora = self.trained, self.settings.lora
         trains_norms = lora is not None and "norm" in lora.modules_to_save
-        if num_last is None or trained.embeddings or trained.rows or trains_norms:
+        if not self.settings.trains_some_blocks or trained.embeddings or trained.rows or trains_norms:
             return self.shape.layers
-        return min(num_last, self.shape.layers)
+        if self.settings.train_blocks is not None:
+            return self.shape.layers - min(self.shape.new_blocks, default=0)
+        return self.shape.count_trained_layers(self.settings)
 
     def fragmentation(self) -> float:
         """Bytes of memory for one byte of activations."""

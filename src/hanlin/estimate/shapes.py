@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from hanlin.config.settings.model import InitModel, Projection
 from hanlin.config.settings.train import Training
+from hanlin.models.folder.layout import NEW_BLOCKS
 from hanlin.models.folder.shapes import llama_shapes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -28,6 +29,7 @@ class ModelShape:
         head_dim: Width of a head.
         tied: Whether the output head is the embedding matrix.
         dtype: Number format of the weight files.
+        new_blocks: Indices of the blocks that `expand_blocks` added.
     """
 
     vocab_size: int
@@ -39,6 +41,7 @@ class ModelShape:
     head_dim: int
     tied: bool = False
     dtype: str = "bfloat16"
+    new_blocks: tuple[int, ...] = ()
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], dtype: str) -> Self:
@@ -54,6 +57,7 @@ class ModelShape:
             head_dim=int(config.get("head_dim") or hidden_size // heads),
             tied=bool(config.get("tie_word_embeddings")),
             dtype=dtype,
+            new_blocks=tuple(config.get(NEW_BLOCKS) or ()),
         )
 
     @classmethod
@@ -71,6 +75,15 @@ class ModelShape:
             tied=settings.tie_embeddings,
             dtype=settings.dtype,
         )
+
+    def with_new_blocks(self, positions: Sequence[int]) -> ModelShape:
+        return replace(self, layers=self.layers + len(positions), new_blocks=tuple(positions))
+
+    def count_trained_layers(self, settings: Training) -> int:
+        """Blocks that are trained, or get the adapter."""
+        if settings.train_blocks is not None:
+            return len(self.new_blocks)
+        return min(settings.train_last_layers or self.layers, self.layers)
 
     def with_vocab_size(self, vocab_size: int) -> ModelShape:
         return replace(self, vocab_size=vocab_size)
@@ -148,17 +161,17 @@ class TrainableCounts:
         """What the settings train; rows that depend on the data (`trainable_tokens: untrained`) are few, not
         counted.
         """
-        layers = min(settings.train_last_layers or shape.layers, shape.layers)
-        norms = (2 * layers + (settings.train_last_layers is None)) * shape.hidden_size
+        layers = shape.count_trained_layers(settings)
+        norms = (2 * layers + (not settings.trains_some_blocks)) * shape.hidden_size
         rows = 0
         if isinstance(settings.trainable_tokens, int):
             rows = max(0, shape.vocab_size - settings.trainable_tokens) * shape.hidden_size * (1 if shape.tied else 2)
         lora = settings.lora
         if lora is None:
-            if settings.train_last_layers is None and settings.trainable_tokens is None:
+            if not settings.trains_some_blocks and settings.trainable_tokens is None:
                 head = 0 if shape.tied else shape.embedding_parameters
                 return cls(layers * shape.block_parameters, norms, shape.embedding_parameters, head)
-            if settings.train_last_layers is None:
+            if not settings.trains_some_blocks:
                 return cls(rows=rows)
             return cls(layers * shape.block_parameters, norms, rows=rows)
         target_shapes = [shape.projections[name] for name in lora.targets]

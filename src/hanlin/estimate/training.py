@@ -14,6 +14,7 @@ from pathlib import Path
 from hanlin.config.recipe import Recipe
 from hanlin.config.settings.launch import Launch
 from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge
+from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
@@ -100,6 +101,8 @@ def estimate_training(
         if not isinstance(settings, Training) or step.state == "done":
             continue
         shape = shape_of(step, "model", by_name)
+        if settings.train_blocks is not None and isinstance(shape, ModelShape) and not shape.new_blocks:
+            shape = tr("the model has no new blocks")
         if isinstance(shape, str):
             results.append(UnknownEstimate(step.stage.name, shape))
             continue
@@ -166,6 +169,9 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     if isinstance(settings, ExtendVocabulary):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_vocab_size(shape.vocab_size + settings.new_entries)
+    if isinstance(settings, ExpandBlocks):
+        shape = shape_of(step, "model", steps)
+        return shape if isinstance(shape, str) else shape.with_new_blocks(settings.positions(shape.layers))
     if isinstance(settings, Training):
         return shape_of(step, "model", steps)
     return tr("the output of {name} is not known in advance", name=step.stage.name)

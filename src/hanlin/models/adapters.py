@@ -264,7 +264,7 @@ def set_adapter_weights(model: PeftModel, folder: Path) -> None:
         if name.endswith(".trainable_tokens_delta") and name in current:
             before = current[name].detach().cpu()
             weights[name] = before.index_copy(0, index, tensor.to(before.dtype))
-    hint = tr("set lora, trainable_tokens and train_last_layers as they were for this adapter")
+    hint = tr("set lora, trainable_tokens, train_last_layers and train_blocks as they were for this adapter")
     with _suppress_library_warnings():
         try:
             outcome: Any = set_peft_model_state_dict(model, weights)

@@ -5,11 +5,12 @@ The bytes depend on weights and tokenizer alone: no times, no paths. Files of an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
@@ -17,7 +18,7 @@ from hanlin.chat.tokenizer_files import find_template, save_tokenizer, special_t
 from hanlin.core.files import write_sorted_json
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, INDEX, WEIGHTS, ModelFiles
+from hanlin.models.folder.layout import CONFIG, INDEX, NEW_BLOCKS, WEIGHTS, ModelFiles
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.safetensors import save_safetensors
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ _CONFIG_KEYS = (
     "attention_bias", "attention_dropout", "head_dim", "hidden_act", "hidden_size", "initializer_range",
     "intermediate_size", "max_position_embeddings", "mlp_bias", "num_attention_heads", "num_hidden_layers",
     "num_key_value_heads", "pretraining_tp", "rms_norm_eps", "rope_parameters", "transformers_version", "vocab_size",
+    NEW_BLOCKS,
 )  # fmt: skip
 
 
@@ -63,13 +65,15 @@ def save_model(
     config = _build_config(model, weights)
     torch_type = torch_dtype(dtype or str(model.dtype).removeprefix("torch."))
     config["dtype"] = config["torch_dtype"] = str(torch_type).removeprefix("torch.")
-    _check(weights, llama_shapes(config))
+    _check_names(weights, llama_shapes(config))
+    for name, shape in llama_shapes(config).items():
+        _check(name, weights[name], shape)
     if template is None:
         template = find_template(tokenizer)
 
     folder.mkdir(parents=True, exist_ok=True)
     ids = special_token_ids(tokenizer, template)
-    _write_weights(weights, llama_shapes(config), folder, torch_type, shard_bytes)
+    _write_weights(weights, llama_shapes(config), folder, torch_type.itemsize, shard_bytes, torch_type)
     write_sorted_json(folder / CONFIG, {**config, **ids})
     save_tokenizer(tokenizer, template, folder)
     return check_model_folder(folder)
@@ -92,36 +96,104 @@ def _build_config(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> d
     return config
 
 
-def _check(weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+class StoredWeights(Mapping[str, torch.Tensor]):
+    """Weights that are read or computed when they are asked for, so that a model larger than memory can be written."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], torch.Tensor]]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+def read_tensor(files: ModelFiles, name: str) -> torch.Tensor:
+    """Read one tensor of a model folder, in its dtype."""
+    with safe_open(str(files.tensors[name].file), framework="pt") as file:
+        return cast(torch.Tensor, file.get_tensor(name))
+
+
+def save_stored(
+    config: Mapping[str, Any],
+    weights: StoredWeights,
+    folder: Path,
+    *,
+    dtype: str,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> ModelFiles:
+    """Save a complete model folder from weights that are read one file at a time, each in its own dtype, and check it.
+
+    Args:
+        config: The `config.json`; the ids of special tokens are added. With `num_local_experts` it is a Mixtral model,
+            whose experts are separate matrices.
+        weights: Every weight that the configuration asks for.
+        folder: Where to write; it is made.
+        dtype: Dtype of most of the weights.
+        tokenizer: Saved with the model.
+        template: Chat template to save instead of the one in the tokenizer's folder.
+        shard_bytes: Largest size of a weights file, unless a single tensor is larger.
+
+    Returns:
+        The headers of the saved folder.
+
+    Raises:
+        RuntimeError: A weight is missing, has a wrong shape, or is not finite.
+    """
+    shapes = llama_shapes(config)
+    _check_names({name: None for name in weights if name in shapes}, shapes)  # not a head that a tied model repeats
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(weights, shapes, folder, torch_dtype(dtype).itemsize, shard_bytes)
+    write_sorted_json(folder / CONFIG, {**config, **special_token_ids(tokenizer, template)})
+    save_tokenizer(tokenizer, template, folder)
+    return check_model_folder(folder, experts=True)
+
+
+def _check_names(weights: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     if weights.keys() != shapes.keys():
         raise RuntimeError(f"weights to save differ from the model's: {sorted(weights.keys() ^ shapes.keys())[:5]}")
-    for name, shape in shapes.items():
-        if tuple(weights[name].shape) != shape:
-            raise RuntimeError(f"{name} has shape {tuple(weights[name].shape)} instead of {shape}")
-        if not torch.isfinite(weights[name]).all():
-            raise RuntimeError(f"{name} holds numbers that are not finite")
+
+
+def _check(name: str, weight: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(weight.shape) != shape:
+        raise RuntimeError(f"{name} has shape {tuple(weight.shape)} instead of {shape}")
+    if not torch.isfinite(weight).all():
+        raise RuntimeError(f"{name} holds numbers that are not finite")
 
 
 def _write_weights(
     weights: Mapping[str, torch.Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     folder: Path,
-    torch_type: torch.dtype,
+    itemsize: int,
     shard_bytes: int,
+    torch_type: torch.dtype | None = None,
 ) -> None:
-    """Write the weights in the order of the layers, in files of at most `shard_bytes` (one tensor may be larger)."""
-    shards = list(_split_into_shards(shapes, torch_type.itemsize, shard_bytes))
+    """Write the weights in the order of the layers, in files of at most `shard_bytes` (one tensor may be larger).
+
+    `itemsize` is that of most weights, in bytes. Without `torch_type` each keeps its dtype, and is checked.
+    """
+    shards = list(_split_into_shards(shapes, itemsize, shard_bytes))
     names = [WEIGHTS] if len(shards) == 1 else [_shard_name(index, len(shards)) for index in range(len(shards))]
     for stale in folder.glob("model*.safetensors*"):
         if stale.name not in names:
             stale.unlink()
+    total_bytes = 0
     for file, shard in zip(names, shards, strict=True):
         tensors = {name: weights[name].detach().to("cpu", torch_type).contiguous() for name in shard}
+        for name, tensor in tensors.items() if torch_type is None else ():
+            _check(name, tensor, shapes[name])
         save_safetensors(tensors, folder / file)
+        total_bytes += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        size = sum(torch.Size(shape).numel() for shape in shapes.values()) * torch_type.itemsize
-        write_sorted_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+        write_sorted_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
 
 
 def _split_into_shards(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int) -> Iterator[list[str]]:

@@ -17,10 +17,12 @@ from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.files import write_text
+from hanlin.core.i18n import tr
 from hanlin.models.adapters import check_init_adapter, count_parameters, load_adapter_tokenizer
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import NEW_BLOCKS
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.callbacks.base import Callback
@@ -129,6 +131,7 @@ class TrainingRun:
         if dist.is_main:
             tokenizer = self.data.tokenizer
             write_first_rows(self.out / "first_rows.json", dataset, sampler, tokenizer, settings.max_seq_length)
+            self._note_new_blocks(settings)
         precision = self._precision(dist)
         template = self.data.template
         needed = NeededTokens.of(dataset.encoded, template) if self.data.renders_chats and template else None
@@ -249,6 +252,16 @@ class TrainingRun:
             "precision": precision,
             **self.metrics,
         }
+
+    def _note_new_blocks(self, settings: Training) -> None:
+        """Say that more than the blocks which `expand_blocks` added is trained."""
+        new_blocks = self._model_files.config.get(NEW_BLOCKS)
+        if new_blocks and settings.train_blocks is None:
+            what = tr(
+                "the model has {count} new blocks, and others are trained too; `train_blocks: new` trains them alone",
+                count=len(new_blocks),
+            )
+            self.context.progress.log(what)
 
     def _make_probes(self, settings: Training) -> ForgettingProbes | None:
         if settings.probe_every is None:

@@ -87,9 +87,14 @@ class TrainableSettings(Settings):
         ge=1,
         unless_default=True,
     )
+    train_blocks: Literal["new"] | None = setting(
+        None,
+        "new: train only the decoder blocks that `expand_blocks` added, or put the adapter only there",
+        unless_default=True,
+    )
     trainable_tokens: Literal["untrained"] | int | None = setting(
         None,
-        "embedding rows to train, together with the adapter or the last layers, or alone; untrained: the rows of "
+        "embedding rows to train, together with the adapter or the chosen layers, or alone; untrained: the rows of "
         "special tokens in the data that were never trained, initialized to the mean of the other rows; a number: "
         "every row from this token id on, such as those that `extend_vocabulary` added",
         unless_default=True,
@@ -101,6 +106,17 @@ class TrainableSettings(Settings):
             raise ValueError(tr("init_from goes on training an adapter: set lora as it was for that one"))
         if self.init_from is not None and self.lora is not None and self.lora.init != "zero":
             raise ValueError(tr("lora.init is for a new adapter, init_from takes the weights of another: choose one"))
+        return self
+
+    @property
+    def trains_some_blocks(self) -> bool:
+        """Whether some decoder blocks are trained, or get the adapter, and others do not."""
+        return self.train_last_layers is not None or self.train_blocks is not None
+
+    @model_validator(mode="after")
+    def _check_blocks(self) -> Self:
+        if self.train_last_layers is not None and self.train_blocks is not None:
+            raise ValueError(tr("train_last_layers and train_blocks both say which blocks are trained: choose one"))
         return self
 
     @model_validator(mode="after")
@@ -258,7 +274,7 @@ class Training(CheckpointSettings, ValidationSettings, OptimizerSettings, Traina
     @model_validator(mode="after")
     def _check_low_rank(self) -> Self:
         if self.optimizer in ("galore", "apollo") and (
-            self.lora is not None or (self.trainable_tokens is not None and self.train_last_layers is None)
+            self.lora is not None or (self.trainable_tokens is not None and not self.trains_some_blocks)
         ):
             raise ValueError(
                 tr(

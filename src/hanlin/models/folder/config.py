@@ -13,6 +13,7 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import mark, tr
 from hanlin.core.limits import MAX_RANK, MAX_SIZE, MAX_VOCABULARY
+from hanlin.models.folder.layout import NEW_BLOCKS
 
 _Check = tuple[Callable[[Any], bool], str]
 
@@ -91,6 +92,10 @@ _CONFIG: dict[str, _Check] = {
     **dict.fromkeys(("rope_scaling", "rope_parameters"), _ROPE),
     **dict.fromkeys(("bos_token_id", "pad_token_id"), (_is_token_id, mark("a token id"))),
     "eos_token_id": _TOKEN_IDS,
+    NEW_BLOCKS: (
+        lambda value: isinstance(value, list) and all(_is_int(item, 0, MAX_SIZE) for item in value),
+        mark("a list of the indices of blocks"),
+    ),
     "quantization_config": (_is_quantization, mark("an object whose quant_method is a text")),
 }
 _ADAPTER: dict[str, _Check] = {

@@ -29,6 +29,7 @@ from hanlin.models.adapters import (
     set_adapter_weights,
 )
 from hanlin.models.embedding_rows import UntrainedIds, find_untrained_rows, mean_trained_row
+from hanlin.models.folder.blocks import list_new_blocks
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mask_checks import BLOCK_TOKENS
 
@@ -73,7 +74,7 @@ def select_trainable(
 
     Args:
         model: The model as it was loaded.
-        settings: `lora`, `train_last_layers` and `trainable_tokens`.
+        settings: `lora`, `train_last_layers`, `train_blocks` and `trainable_tokens`.
         seed: An adapter's first values follow from it.
         needed: The special tokens of the data.
         init_from: Folder of the adapter whose weights the adapter begins with; None: a new adapter.
@@ -117,7 +118,7 @@ def _trained_rows(model: LlamaForCausalLM, settings: Training, untrained_ids: Se
     if settings.trainable_tokens == "untrained":
         rows = list(untrained_ids)
         hint = tr("every special token of the data has a trained row: leave trainable_tokens out")
-        nothing_else = settings.lora is None and settings.train_last_layers is None
+        nothing_else = settings.lora is None and not settings.trains_some_blocks
     else:
         rows = list(range(settings.trainable_tokens, vocab_size))
         hint = tr("the model has {vocab_size} rows", vocab_size=vocab_size)
@@ -128,8 +129,10 @@ def _trained_rows(model: LlamaForCausalLM, settings: Training, untrained_ids: Se
     return rows
 
 
-def _trained_layers(model: LlamaForCausalLM, settings: Training) -> range | None:
+def _trained_layers(model: LlamaForCausalLM, settings: Training) -> Sequence[int] | None:
     """The decoder blocks that are trained; None for all."""
+    if settings.train_blocks is not None:
+        return list_new_blocks(model.config.to_dict())
     if settings.train_last_layers is None:
         return None
     layers = model.config.num_hidden_layers
@@ -142,7 +145,7 @@ def _trained_layers(model: LlamaForCausalLM, settings: Training) -> range | None
 
 def trains_subset(settings: Training) -> bool:
     """Whether some of the model's own weights are trained and the others stay as they are, without an adapter."""
-    return settings.lora is None and (settings.trainable_tokens is not None or settings.train_last_layers is not None)
+    return settings.lora is None and (settings.trainable_tokens is not None or settings.trains_some_blocks)
 
 
 def _rows_left_untrained(

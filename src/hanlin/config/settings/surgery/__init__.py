@@ -1,0 +1,1 @@
+"""Settings of the kinds that change the shape of a model or compose one from others."""
