@@ -58,7 +58,7 @@ def sections() -> tuple[Section, ...]:
         Section(
             tr("Train"),
             (
-                *_kinds("tokenizer", "model", "train", "preference"),
+                *_kinds("tokenizer", "model", "surgery", "train", "preference"),
                 Entry(
                     "tensorboard",
                     tr("Write a training run's metrics for TensorBoard"),
@@ -129,7 +129,8 @@ _OWN_COMMANDS = frozenset({"package"})
 def _kinds(*modules: str) -> Iterator[Entry]:
     """The kinds whose settings are in these modules of `config/settings`: a new kind gets its command by its row."""
     for kind in KINDS.values():
-        if kind.settings_class.partition(":")[0] in modules and kind.name not in _OWN_COMMANDS:
+        module = kind.settings_class.partition(":")[0].partition(".")[0]  # or the folder of one
+        if module in modules and kind.name not in _OWN_COMMANDS:
             yield Entry(kind.name.replace("_", "-"), _summary(kind.name))
 
 

@@ -116,7 +116,7 @@ _TABLE = (
               "add Chinese entries to a model's vocabulary", heavy=True,
               shows=("entries", "characters_per_token.before", "characters_per_token.after")),
     StageKind("expand_blocks", "surgery.blocks:ExpandBlocks", "model", "hanlin.models.surgery.blocks:run",
-              "add decoder blocks that change nothing until they are trained", heavy=True,
+              "add decoder blocks that begin as the identity", heavy=True,
               shows=("blocks", "parameters", "max_abs_difference")),
     StageKind("pretrain", "train:Pretrain", _model_or_adapter, "hanlin.train.stages:pretrain",
               "train on plain text", heavy=True, group=True,
