@@ -12,6 +12,7 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.core.process import BoundsExceededError, run_bounded
 from hanlin.tokenizer.proof import check
+from hanlin.tokenizer.proof.ordinary import has_ordinary_rules
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 
@@ -112,7 +113,31 @@ def test_a_child_returns_raises_and_is_ended() -> None:
         run_bounded("builtins:bytes", 1 << 32, seconds=5, memory=1 << 30)
 
 
-def test_a_rule_that_names_a_token_that_is_not_there_is_refused(folder: Path) -> None:
-    pieces = [{"SpecialToken": {"id": "<|nowhere|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    change(folder, post_processor={"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}})
+MISSING = [{"SpecialToken": {"id": "<|nowhere|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"post_processor": {"type": "TemplateProcessing", "single": MISSING, "pair": [], "special_tokens": {}}},
+        {"model": {"continuing_subword_prefix": "-1"}},
+    ],
+    ids=["a token that is not there", "a prefix longer than a piece"],
+)
+def test_a_panic_of_the_library_is_a_refusal_and_prints_nothing(
+    folder: Path, values: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    if "model" in values:
+        values = {
+            "model": json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"] | values["model"]
+        }
+    change(folder, **values)
     assert "not a tokenizer of the tokenizers library" in refusal(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_usual_rules_start_no_child(folder: Path) -> None:
+    data = (folder / "tokenizer.json").read_bytes()
+    assert has_ordinary_rules(data)
+    late = data.rstrip()[:-1] + b', "post_processor": {"type": "BertProcessing"}}'  # the second of a name counts
+    assert not has_ordinary_rules(late)

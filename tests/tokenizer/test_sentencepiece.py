@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 from hanlin.cli.main import app
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import translations
+from hanlin.core.process import BoundsExceededError
+from hanlin.tokenizer import sentencepiece
 from hanlin.tokenizer.sentencepiece import compare_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tokenizer_folders import accept_fast_ids
@@ -22,10 +25,9 @@ from tokenizer_folders import accept_fast_ids
 spm = pytest.importorskip("sentencepiece")
 
 
-def save_model(folder: Path, scores: float | None) -> Path:
-    """A small BPE model of Chinese; `scores` is set for every piece of several characters, None keeps them."""
-    from sentencepiece import sentencepiece_model_pb2
-
+@functools.cache
+def trained_model() -> bytes:
+    """A small BPE model of Chinese."""
     written = io.BytesIO()
     lines = [line for line in translations("zh") if len(line) > 5]
     spm.SentencePieceTrainer.train(
@@ -39,8 +41,15 @@ def save_model(folder: Path, scores: float | None) -> Path:
         remove_extra_whitespaces=False,
         minloglevel=2,
     )
+    return written.getvalue()
+
+
+def save_model(folder: Path, scores: float | None) -> Path:
+    """The small model in a folder; `scores` is set for every piece of several characters, None keeps them."""
+    from sentencepiece import sentencepiece_model_pb2
+
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    model.ParseFromString(written.getvalue())
+    model.ParseFromString(trained_model())
     if scores is not None:
         for piece in model.pieces:
             if piece.type == 1 and len(piece.piece) > 1:
@@ -126,3 +135,16 @@ def test_real_models_are_refused_if_their_ids_differ(
             Tokenizer.load(tmp_path)
     else:
         Tokenizer.load(tmp_path)
+
+
+def test_a_conversion_has_bounds_and_a_failed_one_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exceed(*_: object, **__: object) -> None:
+        raise BoundsExceededError("memory")
+
+    (tmp_path / "tokenizer.model").write_bytes(b"no protobuf")
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="too much memory"):
+        patched.setattr(sentencepiece, "run_bounded", exceed)
+        Tokenizer.load(tmp_path)
+    with pytest.raises(UserError, match="cannot be converted") as refused:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(refused.value)

@@ -259,7 +259,7 @@ def bounded_child() -> None:
         reply = {"result": getattr(importlib.import_module(module), name)(request["argument"])}
     except MemoryError:
         reply = {"error": "MemoryError"}
-    except Exception as error:
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         reply = {"error": str(error)[:2_000] or type(error).__name__}
     sys.stdout.write("\n" + json.dumps(reply) + "\n")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,7 +17,8 @@ import tokenizers
 from hanlin.core.errors import UserError
 from hanlin.core.files import check_file_size
 from hanlin.core.i18n import tr, translations
-from hanlin.core.limits import MAX_SENTENCEPIECE_BYTES
+from hanlin.core.limits import MAX_SENTENCEPIECE_BYTES, MAX_TOKENIZER_BYTES
+from hanlin.core.process import BoundsExceededError, run_bounded
 from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import CONFIG_FILE, SENTENCEPIECE_FILE
 
@@ -22,7 +26,23 @@ _LOG = logging.getLogger(__name__)
 _SHORTEST_LINE = 12
 _TOLERATED_SHARE = 0.001
 """Of Llama 2's own model one token in ten thousand differs: it holds few pieces of equal scores."""
+CONVERSION_SECONDS = 60.0
+"""Processor time of a conversion; the 32,000 pieces of Llama 2 take 1.3 s."""
+_FILES_READ = (SENTENCEPIECE_FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", "config.json")
 _told: set[Path] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class IdDifference:
+    """How often a converted tokenizer gives other ids than its SentencePiece model: shares of lines and of tokens."""
+
+    lines: float
+    tokens: float
+
+
+_MAX_CONVERTED = 16
+_converted: dict[str, tuple[str, IdDifference]] = {}
+"""What was converted, by `_digest`."""
 
 
 def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -35,26 +55,74 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
     takes the leftmost and `tokenizer.json` cannot express that (docs/decisions/0027). Such a model is refused, unless
     `use_fast: true` in its configuration says that the ids of the converted tokenizer are wanted.
 
+    Both libraries read the file in a child process with limits on time and memory, once for the same files.
+
     Raises:
-        UserError: If the package sentencepiece is missing, the file is not such a model, or the ids differ.
+        UserError: If the package sentencepiece is missing, the file is not such a model, takes too long or too much
+            memory, or the ids differ.
     """
     file = folder / SENTENCEPIECE_FILE
     check_file_size(file, MAX_SENTENCEPIECE_BYTES)
-    try:
-        import sentencepiece
-        from transformers import AutoTokenizer
-    except ImportError as error:
+    if any(importlib.util.find_spec(package) is None for package in ("sentencepiece", "transformers")):
         what = tr("a SentencePiece model needs the package sentencepiece")
-        raise UserError(what, file, "pip install 'hanlin[sentencepiece]'") from error
+        raise UserError(what, file, "pip install 'hanlin[sentencepiece]'")
+    digest = _digest(folder)
+    if digest not in _converted:
+        while len(_converted) >= _MAX_CONVERTED:
+            del _converted[next(iter(_converted))]
+        _converted[digest] = _convert_bounded(folder, config.get("legacy") is False)
+    rules, difference = _converted[digest]
+    _check_difference(file, difference, accepted=config.get("use_fast") is True)
+    return tokenizers.Tokenizer.from_str(rules)
+
+
+def _digest(folder: Path) -> str:
+    """Changes with any file that the conversion reads."""
+    hashed = hashlib.sha256()
+    for name in _FILES_READ:
+        file = folder / name
+        data = file.read_bytes() if file.is_file() and file.stat().st_size <= MAX_TOKENIZER_BYTES else b""
+        hashed.update(len(data).to_bytes(8, "little") + data)
+    return hashed.hexdigest()
+
+
+def _convert_bounded(folder: Path, is_not_legacy: bool) -> tuple[str, IdDifference]:
+    """The rules of the converted tokenizer, and how much its ids differ."""
+    file = folder / SENTENCEPIECE_FILE
+    hint = tr("it must be a SentencePiece BPE model as Llama 2 has")
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
-        sets_space = processor.encode("a", out_type=str)[0] != "a"
-        fast = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
-    except Exception as error:  # what a broken protobuf raises depends on the library beneath
-        hint = tr("it must be a SentencePiece BPE model as Llama 2 has")
-        what = tr("the SentencePiece model cannot be converted: {error}", error=error)
+        rules, lines, tokens = run_bounded(
+            f"{__name__}:convert_in_child", [str(folder), is_not_legacy], seconds=CONVERSION_SECONDS
+        )
+    except BoundsExceededError as error:
+        reasons = {"time": tr("it takes too long"), "memory": tr("it takes too much memory")}
+        reason = reasons.get(error.reason, tr("the library crashes"))
+        raise UserError(tr("the tokenizer cannot be used: {reason}", reason=reason), file, hint) from error
+    except RuntimeError as error:  # what a broken protobuf raises depends on the library beneath
+        message = " ".join(str(error).split())
+        what = tr("the SentencePiece model cannot be converted: {error}", error=message)
         raise UserError(what, file, hint) from error
+    return str(rules), IdDifference(lines, tokens)
+
+
+def convert_in_child(argument: Sequence[Any]) -> tuple[str, float, float]:
+    """What the child process does.
+
+    Args:
+        argument: The folder, and whether its configuration says `legacy: false`.
+
+    Returns:
+        The rules of the converted tokenizer, and the shares of `IdDifference`. Raises whatever the libraries raise.
+    """
+    folder, is_not_legacy = Path(argument[0]), bool(argument[1])
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # to import it takes a second, and nothing needs it
+    import sentencepiece
+    from transformers import AutoTokenizer
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE_FILE))
+    sets_space = processor.encode("a", out_type=str)[0] != "a"
+    fast = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
     backend.pre_tokenizer = None
     steps: list[tokenizers.normalizers.Normalizer] = [tokenizers.normalizers.Replace(" ", SENTENCEPIECE_SPACE)]
     text_steps = [
@@ -62,7 +130,7 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
         tokenizers.decoders.ByteFallback(),
         tokenizers.decoders.Fuse(),
     ]
-    if sets_space and config.get("legacy") is False:
+    if sets_space and is_not_legacy:
         backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
         steps = []
     elif sets_space:
@@ -71,16 +139,8 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
         text_steps.append(tokenizers.decoders.Strip(" ", 1, 0))
     backend.normalizer = tokenizers.normalizers.Sequence(steps)
     backend.decoder = tokenizers.decoders.Sequence(text_steps)
-    _check_ids(file, processor, backend, accepted=config.get("use_fast") is True)
-    return backend
-
-
-@dataclass(frozen=True, slots=True)
-class IdDifference:
-    """How often a converted tokenizer gives other ids than its SentencePiece model: shares of lines and of tokens."""
-
-    lines: float
-    tokens: float
+    difference = compare_ids(processor, backend, _chinese_lines())
+    return backend.to_str(), difference.lines, difference.tokens
 
 
 def compare_ids(processor: Any, backend: tokenizers.Tokenizer, lines: Sequence[str]) -> IdDifference:
@@ -102,19 +162,20 @@ def _places(processor: Any, ids: Sequence[int]) -> set[tuple[int, int]]:
     return set(zip(accumulate(lengths, initial=0), ids, strict=False))
 
 
-def _check_ids(file: Path, processor: Any, backend: tokenizers.Tokenizer, accepted: bool) -> None:
+def _chinese_lines() -> list[str]:
+    """Lines to compare, without the spaces around them, which have rules of their own."""
+    return [line.strip() for line in translations("zh") if len(line) > _SHORTEST_LINE]
+
+
+def _check_difference(file: Path, difference: IdDifference, accepted: bool) -> None:
     """Refuse a converted model whose ids differ on Chinese lines; if that is `accepted`, log it once in a process."""
-    lines = [
-        line.strip() for line in translations("zh") if len(line) > _SHORTEST_LINE
-    ]  # spaces have rules of their own
-    difference = compare_ids(processor, backend, lines)
     if difference.tokens <= _TOLERATED_SHARE or (accepted and file in _told):
         return
     what = tr(
         "SentencePiece itself gives other ids on {lines:.0%} of {count} Chinese lines ({tokens:.1%} of their tokens) "
         "than a fast tokenizer: pieces that share a score are joined from the left, which tokenizer.json cannot say",
         lines=difference.lines,
-        count=len(lines),
+        count=len(_chinese_lines()),
         tokens=difference.tokens,
     )
     if not accepted:

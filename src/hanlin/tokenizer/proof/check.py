@@ -1,7 +1,8 @@
 """Check a `tokenizer.json` before it is loaded, and its rules before a text is encoded.
 
-Most files hold the regular expressions of well-known models, which are looked up. Others are tried in a child process
-on texts that make patterns slow; a file is tried once, and known by its hash afterwards.
+Most files hold the regular expressions of well-known models, which are looked up, and rules of the usual forms. Others
+are tried in a child process, where the library may panic, on texts that make patterns slow; a file is tried once, and
+known by its hash afterwards.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hanlin.core.limits import (
 )
 from hanlin.core.process import BoundsExceededError, run_bounded
 from hanlin.tokenizer.gguf_splitting import SPLITTING_RULES
+from hanlin.tokenizer.proof.ordinary import has_ordinary_rules
 
 PROOF_SECONDS = 20.0
 """Processor time of a proof; a tokenizer of 262,144 tokens takes 2 s."""
@@ -67,7 +69,8 @@ def check_tokenizer_file(file: Path) -> None:
         )
         raise UserError(what, file)
     is_known = count <= _FEW_ADDED_TOKENS and _HIDDEN.search(data) is None
-    if is_known and all(_unescape(text) in _KNOWN_PATTERNS for text in texts):
+    is_known = is_known and all(_unescape(text) in _KNOWN_PATTERNS for text in texts)
+    if is_known and has_ordinary_rules(data):
         return
     try:
         rules = parse_json_object(data)
@@ -127,4 +130,5 @@ def _prove(file: str, _digest: str) -> None:
         reason = reasons.get(error.reason, tr("the library crashes"))
         raise UserError(tr("the tokenizer cannot be used: {reason}", reason=reason), file, hint) from error
     except RuntimeError as error:
-        raise UserError(tr("not a tokenizer of the tokenizers library: {error}", error=error), file, hint) from error
+        message = " ".join(str(error).split())
+        raise UserError(tr("not a tokenizer of the tokenizers library: {error}", error=message), file, hint) from error

@@ -23,6 +23,7 @@ def prove_tokenizer(file: str) -> int:
         The number of token ids. Raises whatever the library raises.
     """
     tokenizer = tokenizers.Tokenizer.from_file(file)
+    tokenizer.encode("", add_special_tokens=True)  # a template that names tokens that are not there fails here
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return sum(len(tokenizer.encode(text).ids) for text in _texts(Path(file)))
