@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,20 @@ def test_a_command_ends_within_a_second_and_leaves_no_process(work: str) -> None
     assert time.monotonic() - started < 5  # 0.7 s, and what a busy machine adds
     assert process.returncode == CODES[number]
     assert marked(mark, 0.5) == {}
+
+
+IMPORTED = "import os, time\ntry:\n    time.sleep(0.5)\nexcept BaseException:\n    os._exit(99)\n"
+"""A module like torch.distributed, in whose start an exception has to pass C++ and ends the process as SIGABRT."""
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_during_an_import_is_raised_after_it(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "slow_start.py").write_text(IMPORTED, encoding="utf-8")
+    process, _ = start(f"sys.path.append({str(tmp_path)!r})\nimport slow_start\ntime.sleep(30)")
+    time.sleep(0.2)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == CODES[number]
 
 
 SAVING = """

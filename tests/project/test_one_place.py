@@ -34,14 +34,56 @@ def files() -> list[tuple[str, ast.Module]]:
 
 def prints(tree: ast.Module) -> bool:
     """Whether a file calls `print`, `typer.echo`, `typer.secho`, a console, or writes to standard output or error."""
-    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     to_file = ("print", "typer.echo", "typer.secho", "click.echo", "Console", "sys.stdout.write", "sys.stderr.write")
-    return not called.isdisjoint(to_file)
+    return not calls(tree).isdisjoint(to_file)
 
 
 def test_text_reaches_the_terminal_in_one_place() -> None:
     """Use `hanlin.cli.output.echo`, or `printable` of `core.text` before a new way to print is added here."""
     assert {name for name, tree in files() if prints(tree)} <= PRINTS.keys()
+
+
+JSON_PARSERS = {
+    "core/files.py": "the one place: `parse_json` and `parse_json_object`",
+    "core/http.py": "answers of servers, bounded and caught there",
+    "core/process.py": "what a bounded child gave",
+    "data/io": "rows of data, with their own limits, places and repairs",
+    "data/formats": "values inside rows, each with its own fallback",
+    "data/ingest": "shards that this run has written",
+    "serve": "bodies and calls, each answered by name; pipes of the server's own processes",
+    "cli/chat/backends.py": "events of servers, caught there",
+    "inference/backends/http/client.py": "events of servers, caught there",
+    "pipeline/worker.py": "the pipe of a run's own process",
+    "pipeline/worker_client.py": "the pipe of a run's own process",
+    "estimate/machine.py": "the pipe of its own process",
+    "train/throughput.py": "the pipe of its own process",
+    "parity/backends/ollama.py": "the output of its own program",
+    "models/adapters.py": "a copy of what was read",
+    "train/dataset/encoded.py": "counts inside a file that this run has written",
+    "export/gguf/vocab.py": "what the tokenizers library gave",
+    "tokenizer": "what the tokenizers library gave, and a file in a bounded child",
+}
+"""Files and folders that may call `json.load` and `json.loads`, and why."""
+
+
+def test_json_of_others_is_parsed_in_one_place() -> None:
+    """Use `hanlin.core.files.parse_json`: depth, long numbers and halves of characters are its errors too."""
+    found = {name for name, tree in files() if calls(tree) & {"json.load", "json.loads"}}
+    assert {name for name in found if not any(covers(place, name) for place in JSON_PARSERS)} == set()
+
+
+def test_yaml_is_loaded_in_one_place() -> None:
+    """Use `hanlin.config.yaml_text.load_yaml`: anchors, depth, keys and numbers are bounded."""
+    loaders = {"yaml.load", "yaml.safe_load", "yaml.full_load", "yaml.load_all", "yaml.safe_load_all", "yaml.compose"}
+    assert {name for name, tree in files() if calls(tree) & loaders} == set()
+
+
+def covers(place: str, name: str) -> bool:
+    return name == place or name.startswith(f"{place}/")
+
+
+def calls(tree: ast.Module) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
 def test_clients_of_other_servers_are_made_in_one_place() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine
-from hanlin.serve.auth import AccessPolicy, make_access_policy, read_keys
+from hanlin.serve.auth import AccessPolicy, make_access_policy, read_key_file, read_keys
 from live_server import run_server
 
 
@@ -97,3 +97,36 @@ def test_an_error_in_a_key_file_does_not_show_the_key(text: str, tmp_path: Path)
     with pytest.raises(UserError) as error:
         read_keys(file)
     assert "s3cret" not in str(error.value) and "keys.yaml" in str(error.value)
+
+
+LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else '1'}]\n" for n in range(12))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAUGHS,
+        "[" * 50_000,
+        "? [a]\n: 1",
+        "- {key: s3cret, requests_per_minute: " + "9" * 6_000 + "}",
+        "- {key: s3cret}\n- !!python/object/apply:os.system [s3cret]",
+        "- {key: 2026-99-99}",
+        "- {key: s3cret, s3cret: 1, s3cret: 2}",
+        '- {key: "s3cret\\ud800"}',
+        "x" * 2_000_000,
+        "- {key: s3cret\0}",
+    ],
+    ids=range(10),
+)
+def test_a_key_file_is_bounded_and_one_sentence(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_keys(file)
+    assert "s3cret" not in str(error.value) and "keys.yaml" in str(error.value)
+
+
+def test_a_device_without_end_is_no_key_file() -> None:
+    for read in (read_keys, read_key_file):
+        with pytest.raises(UserError):
+            read(Path("/dev/zero"))

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, str] = {
     "export": "core config tokenizer chat models inference parity",
     "pipeline": "core config models.folder",
     "estimate": "core config models.folder pipeline",
+    "serve.auth": "core config.yaml_text",  # a file of keys is YAML of others, and there is one bounded reader
     "serve": "core tokenizer chat models.folder inference",
     "web": "core config pipeline",
     "cli": "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate serve web",

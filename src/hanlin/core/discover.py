@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 
@@ -81,7 +82,7 @@ def _first_row(file: Path) -> Any:
     with file.open("rb") as lines:
         first = next((line for line in lines if line.strip()), b"{}")
     try:
-        return json.loads(first)
+        return parse_json(first)
     except ValueError:
         return None
 
@@ -139,7 +140,7 @@ def _texts_of_file(file: Path) -> Iterator[str]:
                 if file.suffix == ".txt":
                     yield text
                 elif text.strip():
-                    yield _text_of_row(json.loads(text))
+                    yield _text_of_row(parse_json(text))
     except OSError as error:
         raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), file) from error
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:

@@ -165,6 +165,56 @@ def check_file_size(path: Path, max_bytes: int) -> None:
         raise UserError(what, path)
 
 
+def parse_json(data: str | bytes) -> Any:
+    """Parse JSON that may be of others: a row, a list, a file, each within what Python and UTF-8 can hold.
+
+    `json.loads` has three more ways to fail than `JSONDecodeError`: a row of 100,000 brackets ends in a RecursionError,
+    a number of 5,000 digits in a ValueError, and half a character (`\\ud800`) in an error when it is written.
+
+    Raises:
+        json.JSONDecodeError: It is no JSON, nested too deeply, or holds such a number or half a character.
+        UnicodeDecodeError: The bytes are not UTF-8.
+    """
+    text = data if isinstance(data, str) else data.decode("utf-8")
+    try:
+        value = json.loads(text)
+        # counting costs nothing; a row with so many brackets is rare and may be flat
+        if text.count("[") + text.count("{") > _MANY_BRACKETS and _is_deeper(value, _MAX_ROW_DEPTH):
+            raise RecursionError
+        if _SURROGATE_TEXT.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise json.JSONDecodeError(tr("nested too deeply"), "", 0) from None
+    except UnicodeEncodeError:
+        raise json.JSONDecodeError(tr("half of a surrogate pair"), "", 0) from None
+    except ValueError as error:
+        raise json.JSONDecodeError(str(error).partition(";")[0], "", 0) from None
+    return value
+
+
+_MANY_BRACKETS = 500
+_MAX_ROW_DEPTH = 100
+"""Levels of a row; records have fewer than ten."""
+_SURROGATE_TEXT = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested deeper; found without recursion."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def parse_json_object(data: bytes) -> dict[str, Any]:
     """Parse a JSON object within the limits on depth and numbers; its size is the caller's to limit.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic
+from hanlin.core.files import open_atomic, parse_json
 from hanlin.core.i18n import tr
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -267,7 +267,7 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                 continue
             where = f"{path}:{line_number}"
             try:
-                yield record.from_json(json.loads(line.decode("utf-8")))
+                yield record.from_json(parse_json(line.decode("utf-8")))
             except UnicodeDecodeError as error:
                 raise UserError(tr("the line is not UTF-8"), where) from error
             except json.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic
+from hanlin.core.files import open_atomic, parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 
@@ -68,7 +68,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                row = json.loads(line)
+                row = parse_json(line)
                 if not isinstance(row, dict):
                     raise UserError(tr("not a JSON object"), f"{path}:{number}")
                 rows.append(row)

@@ -8,6 +8,7 @@ started. What a command writes appears when it is complete, so that it may end a
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import signal
@@ -24,6 +25,7 @@ GRACE_SECONDS = 0.7
 """What a command may take to end by itself: engines are closed, scratch files deleted."""
 _REPEATED_SECONDS = 0.3
 """A second signal within this time is the first once more: a terminal and a launcher may both send it."""
+_SECONDS_TO_RAISE_AGAIN = 0.05
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -37,6 +39,10 @@ class _State:
     safe_points = 0
     own_interrupts = 0
     announce: Callable[[bool], None] | None = None
+    deferred: int | None = None
+    """A signal that came during an import, until it is raised."""
+    raised_again = 0
+    is_watched = False
 
 
 def install() -> None:
@@ -52,6 +58,7 @@ def install() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    _State.is_watched = True
     threading.Thread(target=_watch, args=(reading, frozenset(watched)), name="signals", daemon=True).start()
 
 
@@ -86,8 +93,29 @@ def announce_safe_points(begin: bool) -> None:
         _State.announce(begin)
 
 
+def interrupt_unless_importing(number: int, frame: FrameType | None) -> None:
+    """A handler of Ctrl-C for a process that is ended by its parent if it does not end by itself."""
+    if not _is_importing(frame):
+        raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported. What is raised there may have to pass C++ that lets nothing through: one of 13
+    signals at the start of a server ended as SIGABRT in the import of torch.distributed.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
     adopt_orphans()  # not before: a server would collect the remains of what its children start
+    if _State.is_watched and not _State.own_interrupts and _is_importing(frame):
+        _State.deferred = number
+        return
+    _State.deferred = None
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Terminated(128 + number)
@@ -96,9 +124,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def _watch(reading: int, watched: frozenset[int]) -> None:
     first, deadline, ending = 0.0, None, 0
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        left = None if deadline is None else min(_SECONDS_TO_RAISE_AGAIN, max(0.0, deadline - time.monotonic()))
         ready, _, _ = select.select([reading], [], [], left)
         now = time.monotonic()
+        if not ready and deadline is not None and now < deadline:
+            if _State.deferred is not None:
+                _State.raised_again += 1
+                _thread.interrupt_main(_State.deferred)
+            continue
         if not ready:
             if not _State.safe_points:
                 _end(ending)
@@ -109,6 +142,9 @@ def _watch(reading: int, watched: frozenset[int]) -> None:
             return
         for number in data:
             if number not in watched or (number == signal.SIGINT and _State.own_interrupts):
+                continue
+            if _State.raised_again and number == ending:
+                _State.raised_again -= 1
                 continue
             if deadline is None:
                 adopt_orphans()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from hanlin.config.settings.preference import AlignmentSettings, Kto
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.discover import VALIDATION_FILE, record_files
+from hanlin.core.files import parse_json
 from hanlin.estimate.batch_plan import DatasetStats
 
 SAMPLE = 1 << 20
@@ -69,7 +69,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
         for line in lines:
             read += len(line)
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 continue
             if isinstance(row, dict):

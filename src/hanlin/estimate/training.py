@@ -6,7 +6,6 @@ file headers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.estimate import flops
 from hanlin.estimate.advice import SettingChange, suggest_changes
@@ -196,7 +196,7 @@ def _entries_in(folder: Path) -> int | str:
     file, packed = folder / "tokenizer.json", folder / "tokenizer.json.gz"
     try:
         raw = file.read_bytes() if file.is_file() else gzip.decompress(packed.read_bytes())
-        row = json.loads(raw)
+        row = parse_json(raw)
         numbers = [len(row["model"]["vocab"]) - 1, *(int(token["id"]) for token in row.get("added_tokens", ()))]
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return tr("{folder} has no readable tokenizer.json", folder=folder)

@@ -5,13 +5,13 @@ Data stages find such questions (`data.dedup.decontaminate`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.resumable import Row
 from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE
@@ -75,7 +75,10 @@ def load_contamination(folders: Sequence[Path]) -> Contamination:
         if not file.is_file():
             hint = tr("set `decontaminate` in that stage")
             raise UserError(tr("this data was not compared with questions"), folder, hint)
-        for row in json.loads(file.read_text(encoding="utf-8"))["sets"]:
-            contaminated |= set(row["contaminated"])
-            checked |= {*row["contaminated"], *row["clean"], *row["unsearched"]}
+        try:
+            for row in parse_json(file.read_text(encoding="utf-8"))["sets"]:
+                contaminated |= set(row["contaminated"])
+                checked |= {*row["contaminated"], *row["clean"], *row["unsearched"]}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(tr("not what a data stage with `decontaminate` wrote"), file) from error
     return Contamination(frozenset(contaminated), frozenset(checked))

@@ -22,6 +22,7 @@ from hanlin.config.settings.evaluate import Perplexity
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import validation_file
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Message, Preference, read_jsonl
 from hanlin.core.resumable import Row, process_in_chunks, write_rows
@@ -238,7 +239,7 @@ def _records(file: Path) -> Iterator[ScoredRecord]:
     with file.open("rb") as lines:
         first = next((line for line in lines if line.strip()), b"{}")
     try:
-        keys = frozenset(json.loads(first))
+        keys = frozenset(parse_json(first))
     except (ValueError, TypeError):
         keys = frozenset()  # the reader says what is wrong with the line
     if "messages" in keys:

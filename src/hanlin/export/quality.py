@@ -6,7 +6,6 @@ length, and the second half of each is scored. The report's table and chart are 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from hanlin.config.settings.export import Condition, QualityReport
 from hanlin.core.context import StageContext
 from hanlin.core.discover import record_class, validation_file
 from hanlin.core.errors import UserError
-from hanlin.core.files import check_free_space, open_atomic, write_sorted_json
+from hanlin.core.files import check_free_space, open_atomic, parse_json, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language
@@ -332,7 +331,7 @@ def _generate_completions(
         write_sorted_json(
             file, {"replies": [[list(completion.ids), completion.finish_reason] for completion in completions]}
         )
-    rows = json.loads(file.read_text(encoding="utf-8"))["replies"]
+    rows = parse_json(file.read_text(encoding="utf-8"))["replies"]
     return tuple(Completion(tuple(ids), finish_reason) for ids, finish_reason in rows)
 
 

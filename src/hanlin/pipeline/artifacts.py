@@ -8,7 +8,6 @@ is complete. The key identifies a run and is known before it; the digest is the 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import threading
@@ -22,7 +21,7 @@ import filelock
 
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
-from hanlin.core.files import FileState, file_state, write_json
+from hanlin.core.files import FileState, file_state, parse_json, write_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.pipeline.integrity import STATES_FOLDER, Check, check_files, load_states, save_states
@@ -278,7 +277,7 @@ class Store:
 
     def _read_digests(self) -> dict[str, list[Any]]:
         try:
-            rows = json.loads((self.artifacts / _DIGESTS_FILE).read_text(encoding="utf-8"))
+            rows = parse_json((self.artifacts / _DIGESTS_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
         return {name: row for name, row in rows.items() if isinstance(row, list)} if isinstance(rows, dict) else {}

@@ -6,7 +6,6 @@ files are hashed once, and then known.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import FileState, file_state, write_json
+from hanlin.core.files import FileState, file_state, parse_json, write_json
 from hanlin.core.i18n import tr
 from hanlin.pipeline.manifest import MANIFEST, FileEntry, Manifest, digest_files, hash_file, read_manifest
 
@@ -150,7 +149,7 @@ def _list_files(folder: Path) -> set[str]:
 def load_states(file: Path, digest: str) -> States:
     """Read what `save_states` wrote for an artifact with this digest; empty if there is nothing to be read."""
     try:
-        row = json.loads(file.read_text(encoding="utf-8"))
+        row = parse_json(file.read_text(encoding="utf-8"))
         if row["digest"] != digest:
             return {}
         return {str(path): FileState(*map(int, state)) for path, state in row["files"].items()}

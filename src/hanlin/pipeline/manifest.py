@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import FileState, changed_while_read, file_state, write_text
+from hanlin.core.files import FileState, changed_while_read, file_state, parse_json, write_text
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.names import check_relative_path, describe_name_problem, show_name
 from hanlin.core.version import __version__
@@ -225,7 +225,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         if len(data) > MAX_MANIFEST_BYTES:
             raise ManifestError(tr("larger than {limit} MB", limit=MAX_MANIFEST_BYTES >> 20))
-        row = json.loads(data.decode("utf-8"))
+        row = parse_json(data.decode("utf-8"))
         return Manifest.from_json(row)
     except ManifestError as error:
         version = _newer_version(row)

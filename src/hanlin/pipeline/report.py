@@ -5,7 +5,6 @@ Nothing is measured here: every measured_bound was measured by a stage and is in
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from hanlin.config.recipe import Recipe, Target
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
@@ -167,7 +167,7 @@ def sample_answers(recipe: Recipe, steps: Sequence[Step], store: Store, count: i
         if step.stage.name == evaluation and step.manifest is not None:
             file = store.folder(step.stage.kind.name, step.key) / "answers.jsonl"
             try:
-                rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+                rows = [parse_json(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
             except OSError as error:
                 raise UserError(tr("the answers cannot be read"), file) from error
             by_topic: dict[str, list[dict[str, Any]]] = {}

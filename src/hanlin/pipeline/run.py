@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from hanlin.config.recipe import Recipe
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
@@ -149,7 +149,7 @@ def read_progress(step: Step, store: Store) -> dict[str, Any] | None:
     """How far a stage is that is being made or was interrupted, or None if it has not said."""
     file = store.partial_folder(step.stage.kind.name, step.key) / SCRATCH_FOLDER / "progress.json"
     try:
-        row = json.loads(file.read_text(encoding="utf-8"))
+        row = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return row if isinstance(row, dict) else None

@@ -33,7 +33,7 @@ from hanlin.core.errors import UserError, explain_memory_error, explain_os_error
 from hanlin.core.files import FileState, write_text
 from hanlin.core.process import available_cores, die_with_parent, quiet_libraries
 from hanlin.core.progress import Progress
-from hanlin.core.signals import on_announcement
+from hanlin.core.signals import interrupt_unless_importing, on_announcement
 from hanlin.core.version import __version__
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
@@ -78,7 +78,7 @@ def serve_requests(preload: bool) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if not hasattr(os, "fork"):
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, interrupt_unless_importing)
             replies.write(json.dumps(_handle_request(request)) + "\n")
             replies.flush()
             return
@@ -132,7 +132,7 @@ def _run_child(request: Mapping[str, Any], writing: int) -> NoReturn:
             on_announcement(announce)
             reply: dict[str, Any] = {"interrupted": True}
             with contextlib.suppress(KeyboardInterrupt):
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGINT, interrupt_unless_importing)
                 _block_interrupts(False)
                 reply = _handle_request(request)
             signal.signal(signal.SIGINT, signal.SIG_IGN)

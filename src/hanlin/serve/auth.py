@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from hanlin.config.yaml_text import MAX_BYTES, load_yaml
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
@@ -218,10 +219,13 @@ def read_keys(file: Path) -> dict[str, KeyLimits]:
     Raises:
         UserError: names the entry that is wrong; a key is never shown.
     """
+    text = _read_text(file)
     try:
-        rows = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(tr("cannot read this file of API keys"), file) from error
+        rows, _ = load_yaml(text)
+    except yaml.YAMLError as error:  # what it says may quote a key
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else file
+        raise UserError(tr("cannot read this file of API keys"), where, tr("write it as YAML")) from None
     limits: dict[str, KeyLimits] = {}
     for position, row in enumerate(rows if isinstance(rows, list) else [None], start=1):
         if not _is_key_entry(row):
@@ -243,14 +247,24 @@ def read_key_file(file: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or holds no key.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(tr("cannot read this file of API keys"), file) from error
+    lines = _read_text(file).splitlines()
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise UserError(tr("there is no API key in this file"), file, tr("write one on each line"))
     return keys
+
+
+def _read_text(file: Path) -> str:
+    """The text of a file of keys; a device that gives bytes without end is read as far as a file may be large."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(tr("cannot read this file of API keys"), file) from None
+    if len(data) > MAX_BYTES:
+        raise UserError(tr("larger than a file of API keys may be ({limit} MiB)", limit=MAX_BYTES >> 20), file)
+    return text
 
 
 def _is_key_entry(row: object) -> bool:

@@ -16,7 +16,7 @@ from hanlin.config.recipe import adapter_hint
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.files import write_text
+from hanlin.core.files import parse_json, write_text
 from hanlin.core.i18n import tr
 from hanlin.models.adapters import check_init_adapter, count_parameters, load_adapter_tokenizer
 from hanlin.models.dtypes import torch_dtype
@@ -279,4 +279,4 @@ class TrainingRun:
         if dist.is_main and not file.is_file():
             write_text(file, json.dumps(faster_precision(dist.device)))
         dist.barrier()
-        return cast(Precision, json.loads(file.read_text(encoding="utf-8")))
+        return cast(Precision, parse_json(file.read_text(encoding="utf-8")))

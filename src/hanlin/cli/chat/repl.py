@@ -15,7 +15,7 @@ from hanlin.chat.reasoning import assistant_message
 from hanlin.cli.chat.backends import ChatBackend, OnText, ReplyStats, open_backend
 from hanlin.cli.output import echo_data
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.files import PARTIAL_SUFFIX
+from hanlin.core.files import PARTIAL_SUFFIX, parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.names import check_name
 from hanlin.core.records import Message
@@ -134,7 +134,7 @@ class ChatSession:
         if not self._file.exists():
             return 0
         try:
-            row = json.loads(self._file.read_text(encoding="utf-8"))
+            row = parse_json(self._file.read_text(encoding="utf-8"))
             messages = tuple(Message.from_json(turn) for turn in row["messages"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(tr("not a saved conversation"), self._file) from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError, suggest_path
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import join_list, tr
 
 _TEXT_FIELDS = (
@@ -66,6 +66,8 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
             questions = list(_read_csv(file, name) if file.suffix == ".csv" else _read_json(file, name))
         except UnicodeDecodeError as error:
             raise UserError(tr("not UTF-8"), file) from error
+        except csv.Error as error:  # a cell of more than 131,072 characters
+            raise UserError(tr("not a table: {error}", error=error), file) from error
         except OSError as error:
             message = error.strerror
             raise UserError(tr("it cannot be read: {value}", value=message), file) from error
@@ -96,14 +98,14 @@ def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
     text = path.read_text(encoding="utf-8-sig")
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            rows = [parse_json(line) for line in text.split("\n") if line.strip()]
         else:
-            rows = json.loads(text)
+            rows = parse_json(text)
     except ValueError as error:
         raise UserError(tr("not JSON"), path) from error
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), [])
-    for row_number, row in enumerate(_flatten_rows(rows), start=1):
+    for row_number, row in enumerate(_flatten_rows(rows if isinstance(rows, list) else []), start=1):
         question = _get_question_text(row)
         if question:
             default_id = f"{path.stem}#{row_number}"

@@ -5,7 +5,6 @@ The figures come from that stage itself, run with its default settings into a te
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,6 +15,7 @@ from hanlin.config.settings.data import Conversations, Corpus, Preferences, Read
 from hanlin.config.settings.sources import CHAT_FIELDS, DOCUMENT_FIELDS, PREFERENCE_FIELDS, UNPAIRED_FIELDS
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import read_jsonl
@@ -121,7 +121,7 @@ def _inspect_file(file: SourceFile, template: ChatTemplate | None) -> dict[str, 
         except UserError:
             if not (out / "ledger.json").is_file():
                 raise
-        ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
+        ledger = parse_json((out / "ledger.json").read_text(encoding="utf-8"))
         records = out / _STAGES[stage][2]
         samples = _read_samples(records, ledger["rows_kept"])
         refused = None if template is None or stage == "corpus" else _count_refused(records, stage, template)
@@ -174,4 +174,4 @@ def _read_samples(path: Path, count: int) -> list[Any]:
     """The first record, the last and the one in the middle."""
     indices = {0, count // 2, count - 1} if count else set()
     with path.open(encoding="utf-8", newline="\n") as lines:
-        return [json.loads(line) for index, line in enumerate(lines) if index in indices]
+        return [parse_json(line) for index, line in enumerate(lines) if index in indices]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.documents import ParsedText
@@ -48,7 +48,7 @@ def _detect_own_record(file: SourceFile) -> type[Record] | None:
         return None
     try:
         with file.path.open("rb") as lines:
-            row = json.loads(next((line for line in lines if line.strip()), b"null"))
+            row = parse_json(next((line for line in lines if line.strip()), b"null"))
     except (OSError, ValueError):
         return None
     for kind in _RECORD_TYPES:

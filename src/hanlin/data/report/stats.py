@@ -6,7 +6,6 @@ whose size is reported. Files are read line by line, so memory does not grow wit
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -19,6 +18,7 @@ from typing import Any
 from hanlin.chat.token_counts import TokenCounter
 from hanlin.core.discover import VALIDATION_FILE, record_files, record_kind
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.data.report.evidence import find_evidence, read_turns
 from hanlin.data.report.excerpts import count_characters, diff_texts, make_excerpt, split_parts, to_plain_text
@@ -118,7 +118,7 @@ def compute_stage_stats(
 
 def _read_ledger(folder: Path) -> dict[str, Any]:
     try:
-        ledger = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
+        ledger = parse_json((folder / LEDGER).read_text(encoding="utf-8"))
         ledger["rows_in"], ledger["rows_kept"], ledger["dropped"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(tr("not the ledger of a data stage"), folder / LEDGER) from error
@@ -243,7 +243,7 @@ def _sample_kept(files: Sequence[Path], sizes: SampleSizes, count: TokenCounter 
     for file in files:
         for line in _read_lines(file):
             id_match = _ID.match(line) if ids else None
-            is_original = id_match is not None and json.loads(id_match[1]) in ids
+            is_original = id_match is not None and parse_json(id_match[1]) in ids
             if index in sampled or is_original:
                 row = _parse_line(line, file)
                 if is_original:
@@ -332,7 +332,7 @@ def _read_lines(path: Path) -> Iterator[bytes]:
 
 def _parse_line(line: bytes, path: Path) -> dict[str, Any]:
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = parse_json(line)
         row.keys()
     except (ValueError, AttributeError) as error:
         raise UserError(tr("a line is not a record"), path) from error

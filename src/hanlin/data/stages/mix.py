@@ -24,7 +24,7 @@ from hanlin.config.settings.mix import Mix, MixSource
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic, partial_path, write_json, write_text
+from hanlin.core.files import open_atomic, parse_json, partial_path, write_json, write_text
 from hanlin.core.i18n import tr
 from hanlin.data.ledger import dump_json_line
 
@@ -220,7 +220,7 @@ def _count_chunk(file: Path, position: int, count: TokenCounter, saved: Path) ->
 
 def _parse_row(line: bytes, file: Path) -> dict[str, Any]:
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = parse_json(line)
         row["id"] + ""
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(tr("a line is not a record"), file) from error
@@ -246,7 +246,7 @@ def _write_rows(
         return
     partial, state = partial_path(path), scratch / "written.json"
     done = (
-        json.loads(state.read_text(encoding="utf-8"))
+        parse_json(state.read_text(encoding="utf-8"))
         if state.is_file() and partial.is_file()
         else {"rows": 0, "bytes": 0}
     )

@@ -9,7 +9,6 @@ AdaGrad (Duchi et al. 2011), text by text in a fixed order, both classes with eq
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic, write_json
+from hanlin.core.files import open_atomic, parse_json, write_json
 from hanlin.core.i18n import tr
 from hanlin.data.text.char_stats import code_points
 from hanlin.data.text.ngrams import hash_ngrams
@@ -70,7 +69,7 @@ class QualityModel:
     def load(cls, folder: Path) -> QualityModel:
         """Load a model. Raises UserError if the folder holds none."""
         try:
-            json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+            parse_json((folder / INFO_FILE).read_text(encoding="utf-8"))
             weights = np.load(folder / WEIGHTS_FILE, allow_pickle=False)
         except (OSError, ValueError) as error:
             hint = tr("make one with a `quality_model` stage")

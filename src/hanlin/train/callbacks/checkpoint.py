@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, Protocol, cast
 import torch
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import PARTIAL_SUFFIX, write_text
+from hanlin.core.files import PARTIAL_SUFFIX, parse_json, write_text
 from hanlin.core.i18n import tr
 from hanlin.train.callbacks.base import Callback, TrainerState
 from hanlin.train.callbacks.interrupt import INTERRUPT
@@ -225,7 +225,7 @@ class Checkpointer(Callback):
         if not file.is_file():
             return []
         try:
-            return [{"file": str(row["file"]), **row} for row in json.loads(file.read_text(encoding="utf-8"))]
+            return [{"file": str(row["file"]), **row} for row in parse_json(file.read_text(encoding="utf-8"))]
         except (ValueError, TypeError, KeyError):
             self.log(tr("the list of checkpoints is damaged; training starts again"))
             return []

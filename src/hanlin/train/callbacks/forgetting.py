@@ -5,7 +5,6 @@ The loss on records like those that are trained on is `validation`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from hanlin.chat.rendering.special_tokens import MASK_BYTE
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ def read_probes(file: Path) -> list[Probe]:
 
 def _parse_probe(line: str, location: str) -> Probe:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise UserError(tr("not JSON"), location, None) from error
     fields = {name: row.get(name) for name in ("topic", "text", "question", "answer")} if isinstance(row, dict) else {}

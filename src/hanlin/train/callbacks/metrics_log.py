@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic
+from hanlin.core.files import open_atomic, parse_json
 from hanlin.core.i18n import tr
 
 METRICS_FILE = "metrics.jsonl"
@@ -106,7 +106,7 @@ def _line(row: Mapping[str, Any]) -> str:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`; a last line that was cut off by a kill is left out."""
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+        return [parse_json(line) for line in file if line.endswith("\n")]
 
 
 def write_tensorboard(metrics_file: Path, folder: Path) -> int:

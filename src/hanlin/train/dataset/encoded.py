@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic, write_text
+from hanlin.core.files import open_atomic, parse_json, write_text
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.train.dataset.shard_writers import ShardWriters
@@ -136,7 +136,7 @@ class EncodedRecords:
         """Ids of some of the records, in the order of the data: of those that `width` examples in a row belong to."""
         wanted = set(indices)
         with (self.folder / "records.txt").open(encoding="utf-8") as file:
-            return [json.loads(line) for index, line in enumerate(file) if index in wanted]
+            return [parse_json(line) for index, line in enumerate(file) if index in wanted]
 
 
 def encode_records(
@@ -186,7 +186,7 @@ def encode_records(
 
 def open_encoded(folder: Path) -> EncodedRecords:
     """Open what `encode_records` wrote. Raises UserError if no record can be learned from."""
-    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    index = parse_json((folder / INDEX_FILE).read_text(encoding="utf-8"))
     if not index["records"]:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in index["refused"].items()) or "-"
         detail = next(iter(index["details"].values()), "")

@@ -6,7 +6,6 @@ They are computed in blocks that survive a kill, and are the artifact of kind `r
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic, write_json
+from hanlin.core.files import open_atomic, parse_json, write_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.train.compute.model import TrainModel
@@ -110,7 +109,7 @@ def read_reference_logprobs(
         UserError: The values are not of these examples, or were computed for another objective or in another
             precision.
     """
-    index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    index: dict[str, Any] = parse_json((folder / INDEX_FILE).read_text(encoding="utf-8"))
     if split not in index["splits"]:
         raise _mismatch_error(tr("it does not cover the validation split"), folder)
     if index["splits"][split]["examples"] != _digest(encoded):

@@ -37,7 +37,9 @@ def render_page(name: str, values: Mapping[str, Any], filters: Mapping[str, Call
     )
     environment.filters.update(filters or {})
     environment.globals["t"] = in_both_languages
-    return environment.get_template(name).render(**values)
+    page = environment.get_template(name).render(**values)
+    # a row that was dropped for half a character is shown too, and so is a name of a file that is no UTF-8
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def in_both_languages(message: str, /, **values: object) -> Markup:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanlin.config.recipe import Recipe
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_json, write_text
+from hanlin.core.files import parse_json, read_json, write_json, write_text
 from hanlin.core.i18n import mark, translate
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
@@ -117,7 +116,7 @@ def _curve(path: Path, width: int = 560, height: int = 150) -> dict[str, Any] | 
     None if there are fewer than two steps.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        rows = [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, ValueError):
         return None
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if _curve_name(name)]

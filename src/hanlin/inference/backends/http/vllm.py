@@ -6,7 +6,6 @@ Sources: vLLM's OpenAI-compatible server (`/v1/completions` with token ids, its 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.http.client import (
     HttpEngine,
@@ -95,7 +95,7 @@ class VllmEngine(HttpEngine):
             for program in programs:
                 program.close()
             raise
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((path / CONFIG).read_text(encoding="utf-8"))
         max_length = as_count(model.get("max_model_len")) or int(config["max_position_embeddings"])
         super().__init__(
             VllmDialect(str(model.get("id", _NAME))),
@@ -186,7 +186,7 @@ def _parse_logprobs(logprobs: Mapping[str, Any]) -> list[TokenLogprobs]:
 def _max_lora_rank(adapters: Mapping[str, Path]) -> int:
     """The highest rank among adapters, up to the next that vLLM knows."""
     ranks = [
-        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] for folder in adapters.values()
+        parse_json((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] for folder in adapters.values()
     ]
     return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= max(ranks))
 
