@@ -166,10 +166,10 @@ def check_file_size(path: Path, max_bytes: int) -> None:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """Parse JSON that may be of others: a row, a list, a file, each within what Python and UTF-8 can hold.
+    r"""Parse JSON that may be of others: a row, a list, a file, each within what Python and UTF-8 can hold.
 
     `json.loads` has three more ways to fail than `JSONDecodeError`: a row of 100,000 brackets ends in a RecursionError,
-    a number of 5,000 digits in a ValueError, and half a character (`\\ud800`) in an error when it is written.
+    a number of 5,000 digits in a ValueError, and half a character (`\ud800`) in an error when it is written.
 
     Raises:
         json.JSONDecodeError: It is no JSON, nested too deeply, or holds such a number or half a character.

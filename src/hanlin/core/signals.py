@@ -100,8 +100,8 @@ def interrupt_unless_importing(number: int, frame: FrameType | None) -> None:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported. What is raised there may have to pass C++ that lets nothing through: one of 13
-    signals at the start of a server ended as SIGABRT in the import of torch.distributed.
+    """Whether a module is being imported. What is raised there may have to pass C++ that lets nothing through: one of
+    13 signals at the start of a server ended in SIGABRT when torch.distributed was imported.
     """
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":

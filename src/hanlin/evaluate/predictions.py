@@ -257,7 +257,8 @@ def _inputs_hash(weights: Path, prompts: Sequence[Prompt], settings: PredictSett
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     row = [str(weights.resolve()), states, [asdict(prompt) for prompt in prompts], asdict(settings)]
     # a path may be no UTF-8, and half a character in a prompt is refused by name when it is rendered
-    return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    text = json.dumps(row, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _check_same_inputs(partial: Path, inputs_hash: str) -> None:
