@@ -69,7 +69,7 @@ ORDER: dict[str, list[str]] = {
     ],
     "models": [
         "folder safetensors patterns",
-        "dtypes adapters embedding_rows",
+        "dtypes adapters embedding_rows layouts",
         "load save",
         "merge init_model extend_vocab train_tokenizer",
         "surgery",

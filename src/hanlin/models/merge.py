@@ -57,12 +57,15 @@ class LogitAgreement:
         greedy_agreement: Fraction of positions with the same most likely token.
         mean_kl: Mean of KL(expected ‖ actual), in nats per position.
         largest_logit: Largest absolute value of an expected logit.
+        relative_difference: Root mean square of the differences, relative to that of the expected logits; each position
+            is centered, since softmax takes no note of what all its logits share.
     """
 
     max_abs_difference: float
     greedy_agreement: float
     mean_kl: float
     largest_logit: float
+    relative_difference: float = 0.0
 
 
 def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -184,16 +187,25 @@ def compare_logits(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> 
         expected: For each prompt, [length, vocab_size].
         actual: The same of the other model.
     """
-    max_difference = largest_logit = total_kl = 0.0
+    max_difference = largest_logit = total_kl = squared_difference = squared_norm = 0.0
     same_tokens = positions = 0
     for expected_logits, actual_logits in zip(expected, actual, strict=True):
         logprobs = expected_logits.log_softmax(-1)
         total_kl += (logprobs.exp() * (logprobs - actual_logits.log_softmax(-1))).sum().item()
-        max_difference = max(max_difference, (expected_logits - actual_logits).abs().max().item())
+        difference = expected_logits - actual_logits
+        max_difference = max(max_difference, difference.abs().max().item())
+        squared_difference += difference.var(-1, correction=0).double().sum().item()
+        squared_norm += expected_logits.var(-1, correction=0).double().sum().item()
         largest_logit = max(largest_logit, expected_logits.abs().max().item())
         same_tokens += int((expected_logits.argmax(-1) == actual_logits.argmax(-1)).sum())
         positions += len(expected_logits)
-    return LogitAgreement(max_difference, same_tokens / positions, max(0.0, total_kl / positions), largest_logit)
+    return LogitAgreement(
+        max_difference,
+        same_tokens / positions,
+        max(0.0, total_kl / positions),
+        largest_logit,
+        math.sqrt(squared_difference / squared_norm) if squared_norm else 0.0,
+    )
 
 
 def verify_weights(merged: PreTrainedModel, written: ModelFiles, base: ModelFiles) -> float:

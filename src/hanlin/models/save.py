@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template, save_tokenizer, special_token_ids
@@ -80,20 +80,30 @@ def save_model(
 
 
 def _build_config(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Build a `config.json` for old and new readers: RoPE parameters as in transformers 4 and as in 5."""
-    values = model.config.to_dict()
+    """The configuration of the weights, which lose the output head if it equals tied embeddings."""
+    head, embeddings = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
+    is_tied = bool(model.config.tie_word_embeddings) and (
+        head is None or head is embeddings or torch.equal(head, embeddings)
+    )
+    if is_tied:
+        weights.pop("lm_head.weight", None)
+    return describe_config(model.config, tied=is_tied)
+
+
+def describe_config(settings: PreTrainedConfig, *, tied: bool) -> dict[str, Any]:
+    """Build a `config.json` for old and new readers: RoPE parameters as in transformers 4 and as in 5.
+
+    Args:
+        settings: The configuration of a Llama model.
+        tied: Whether embeddings and output head are one matrix.
+    """
+    values = settings.to_dict()
     config = {name: values[name] for name in _CONFIG_KEYS if name in values}
     rope = dict(values["rope_parameters"])
     config["rope_theta"] = rope.pop("rope_theta")
     config["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "use_cache": True}
-    head, embeddings = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
-    config["tie_word_embeddings"] = bool(values["tie_word_embeddings"]) and (
-        head is None or head is embeddings or torch.equal(head, embeddings)
-    )
-    if config["tie_word_embeddings"]:
-        weights.pop("lm_head.weight", None)
-    return config
+    return {**config, "tie_word_embeddings": tied}
 
 
 class StoredWeights(Mapping[str, torch.Tensor]):
@@ -120,7 +130,7 @@ def read_tensor(files: ModelFiles, name: str) -> torch.Tensor:
 
 def save_stored(
     config: Mapping[str, Any],
-    weights: StoredWeights,
+    weights: Mapping[str, torch.Tensor],
     folder: Path,
     *,
     dtype: str,

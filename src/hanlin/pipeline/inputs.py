@@ -16,7 +16,7 @@ from hanlin.core.discover import RECORD_KINDS, record_pattern
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.files import FileState, HashedFile, changed_while_read, file_state, show_file_name
 from hanlin.core.i18n import join_list, mark, tr
-from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.checks import check_model_folder, gguf_hint
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.integrity import edited_artifact
 from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest, digest_files, hash_file, read_manifest
@@ -136,7 +136,8 @@ def check_inputs(rows: Sequence[Mapping[str, Any]]) -> None:
 def _check_type(detected: str, item: Reference, where: str) -> None:
     if detected not in item.types and "files" not in item.types:
         names = {"text": item.text, "detected": tr(_TYPE_NAMES[detected]), "expected": _names_of(item.types)}
-        hint = adapter_hint() if detected == "adapter" and "model" in item.types else _hint_for(item.types)
+        ways = {"adapter": adapter_hint, "gguf": gguf_hint} if "model" in item.types else {}
+        hint = ways[detected]() if detected in ways else _hint_for(item.types)
         raise UserError(tr("{text} is {detected}, but {expected} is needed", **names), where, hint)
 
 

@@ -26,10 +26,19 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 @dataclass(frozen=True, slots=True)
 class GgufMetadata:
-    """The values of a GGUF file by key: numbers, texts and lists of them."""
+    """The values of a GGUF file by key: numbers, texts and lists of them.
+
+    Attributes:
+        path: The file.
+        values: The value of each key.
+        tensors: How many tensors the file says that it has.
+        end: Where the metadata ends and the list of tensors begins, in bytes.
+    """
 
     path: Path
     values: Mapping[str, Any]
+    tensors: int = 0
+    end: int = 0
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """The value of a key, if it is there and of this kind."""
@@ -75,13 +84,14 @@ def _read(path: Path, _modified: int, size: int) -> GgufMetadata:
             raise struct.error
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = _Reader(data)
-            version, _tensors, count = reader.numbers("IQQ")
+            version, tensors, count = reader.numbers("IQQ")
             if version not in _VERSIONS:
                 what = tr("GGUF of version {version} is not read here", version=version)
                 raise UserError(what, path, tr("convert it with a current llama.cpp"))
             if count > MAX_GGUF_KEYS:
                 raise OverflowError(count)
-            return GgufMetadata(path, {reader.text(): reader.value() for _ in range(count)})
+            values = {reader.text(): reader.value() for _ in range(count)}
+            return GgufMetadata(path, values, tensors, reader.offset)
 
 
 class _Reader:
@@ -93,6 +103,11 @@ class _Reader:
         self._data = data
         self._offset = len(_MAGIC)
         self._end = min(len(data), MAX_GGUF_BYTES)
+
+    @property
+    def offset(self) -> int:
+        """Where the next value begins."""
+        return self._offset
 
     def numbers(self, layout: str) -> tuple[Any, ...]:
         layout = f"<{layout}"

@@ -1,1 +1,1 @@
-"""GGUF: source, header, tensors, quantization, verification."""
+"""GGUF: source, header, tensors, quantization, verification; and the way back to a model folder."""

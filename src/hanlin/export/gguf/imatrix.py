@@ -24,10 +24,10 @@ from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.export.calibration import load_calibration_rows
 from hanlin.export.gguf.imatrix_file import ImportanceMatrix, InputSums, write_imatrix
-from hanlin.export.gguf.tensors import TENSOR_NAMES
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.layouts.gguf import LAYER_NAMES
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -139,7 +139,7 @@ class _Sums:
             layer, _, part = name.partition(".")
             both = (squares.float().cpu().numpy(), self.values[name].float().cpu().numpy())
             for sharing in _SAME_INPUT[part]:
-                used[f"blk.{layer}.{TENSOR_NAMES[sharing]}.weight"] = InputSums(both[0], self.counts[name], both[1])
+                used[f"blk.{layer}.{LAYER_NAMES[sharing]}.weight"] = InputSums(both[0], self.counts[name], both[1])
         most = max(self.counts.values(), default=0)
         return ImportanceMatrix(used, datasets, (most + chunk_size // 2) // chunk_size, chunk_size)
 

@@ -19,22 +19,8 @@ from hanlin.core.i18n import tr
 from hanlin.inference.backends.llama_cpp import quants
 from hanlin.models.folder.layout import CONFIG, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import PACKED_EXPERTS
+from hanlin.models.layouts.gguf import HEAD_NAMES, LAYER_NAMES, OUTSIDE_NAMES, ROPE_FACTORS
 
-TENSOR_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "block_sparse_moe.gate": "ffn_gate_inp",
-    "mlp.gate": "ffn_gate_inp",
-}
-_OUTSIDE = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-_HEAD = {"lm_head.weight": "output.weight"}
 _KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.uint16, "BF16": np.uint16}
 
 
@@ -111,18 +97,18 @@ def list_tensors(files: ModelFiles) -> list[GgufTensor]:
 
 
 def _outside(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> Iterator[GgufTensor]:
-    head = {} if config.get("tie_word_embeddings") else _HEAD
-    outside = [_plain_tensor(name, tensors[source]) for source, name in {**_OUTSIDE, **head}.items()]
+    head = {} if config.get("tie_word_embeddings") else HEAD_NAMES
+    outside = [_plain_tensor(name, tensors[source]) for source, name in {**OUTSIDE_NAMES, **head}.items()]
     factors = rope_factors(config)
     if factors is not None:
-        outside.append(GgufTensor("rope_freqs.weight", factors.shape, (ComputedRows(factors),)))
+        outside.append(GgufTensor(ROPE_FACTORS, factors.shape, (ComputedRows(factors),)))
     yield from sorted(outside, key=lambda tensor: tensor.name)
 
 
 def _layer(files: ModelFiles, layer: int) -> Iterator[GgufTensor]:
     heads = int(files.config["num_attention_heads"])
     rope_heads = {"attn_q": heads, "attn_k": int(files.config.get("num_key_value_heads") or heads)}
-    for module, name in TENSOR_NAMES.items():
+    for module, name in LAYER_NAMES.items():
         for kind in ("weight", "bias"):
             entry = files.tensors.get(f"model.layers.{layer}.{module}.{kind}")
             if entry is not None:

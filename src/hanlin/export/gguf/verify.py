@@ -62,9 +62,9 @@ TEXTS = (
 """Text of every kind that tokenizers disagree on: punctuation, digits, white space, code, rare characters, typed
 special tokens."""
 
-_COMPARED_TEXTS = 8
-_COMPARED_TOKENS = 32
-_MAX_KL = {"F32": 1e-6, "F16": 2e-3, "BF16": 2e-2, "Q8_0": 5e-2}
+COMPARED_TEXTS = 8
+COMPARED_TOKENS = 32
+MAX_KL = {"F32": 1e-6, "F16": 2e-3, "BF16": 2e-2, "Q8_0": 5e-2}
 """Mean Kullback-Leibler divergence in nats above which a file of a nearly lossless type is a fault of the export."""
 
 
@@ -78,7 +78,7 @@ class TokenizerCheck:
     def __init__(self, tokenizer: Tokenizer, vocabulary: GgufVocabulary, stop_ids: Sequence[int]) -> None:
         self._vocabulary = vocabulary
         self._stop_ids = frozenset(stop_ids)
-        self._texts = [*TEXTS, *_vocabulary_as_text(tokenizer)]
+        self._texts = [*TEXTS, *vocabulary_as_text(tokenizer)]
         self._ids = tokenizer.encode_batch(self._texts)
         self.metrics: dict[str, int] = {}
 
@@ -116,7 +116,7 @@ class TokenizerCheck:
         return actual_ids != ids
 
 
-def _vocabulary_as_text(tokenizer: Tokenizer) -> list[str]:
+def vocabulary_as_text(tokenizer: Tokenizer) -> list[str]:
     """Every entry of the vocabulary that is whole text, some in a row: entries that were added must be found again."""
     texts = []
     for token_id in range(len(tokenizer)):
@@ -145,8 +145,8 @@ def compute_source_logprobs(files: ModelFiles, tokenizer: Tokenizer) -> SourceLo
 
     model = load_model(files.folder, dtype=exact_dtype(files))
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    limit = min(_COMPARED_TOKENS, int(files.config["max_position_embeddings"]))
-    texts = tuple(tuple([*begin, *tokenizer.encode(text)][:limit]) for text in TEXTS[:_COMPARED_TEXTS])
+    limit = min(COMPARED_TOKENS, int(files.config["max_position_embeddings"]))
+    texts = tuple(tuple([*begin, *tokenizer.encode(text)][:limit]) for text in TEXTS[:COMPARED_TEXTS])
     with torch.inference_mode():
         logprobs = tuple(
             torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1).numpy() for ids in texts
@@ -182,7 +182,7 @@ def compare_logprobs(file: Path, file_type: str, reference: SourceLogprobs) -> d
     finally:
         model.close()
     mean = float(np.concatenate(divergences).mean())
-    limit = _MAX_KL.get(file_type)
+    limit = MAX_KL.get(file_type)
     if not np.isfinite(mean) or (limit is not None and mean > limit):
         raise RuntimeError(f"{file.name}: its probabilities differ from the model's by {mean:.3g} nats (limit {limit})")
     return {"kl": max(0.0, mean), "same_top_token": same / count, "positions": count}

@@ -121,7 +121,7 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(tr("there is no such folder"), folder)
+        raise UserError(tr("there is no such folder"), folder, gguf_hint() if folder.suffix == ".gguf" else None)
     if not (folder / CONFIG).is_file():
         raise UserError(
             tr("there is no {config} here", config=CONFIG),
@@ -391,12 +391,17 @@ def missing_weights_error(folder: Path, name: str, index: str) -> UserError:
     return UserError(tr("there are no weights ({name}) here", name=name), folder, copy_again_hint())
 
 
+def gguf_hint() -> str:
+    """Return what to do with a GGUF file where a model folder is needed."""
+    return tr("make a model folder of the GGUF file with `import_gguf`, or name the model it was made from")
+
+
 def missing_config_hint(folder: Path, is_adapter: bool) -> str:
     """Return what to do with a folder that has no `config.json`."""
     if is_adapter:
         return tr("this is an adapter: `merge` it first")
     if any(folder.glob("*.gguf")):
-        return tr("this is a GGUF file; name the model it was made from")
+        return gguf_hint()
     if (folder / "params.json").is_file():
         return tr("this is Meta's own format; use the model in the Hugging Face format")
     return tr("name a folder with config.json and *.safetensors")

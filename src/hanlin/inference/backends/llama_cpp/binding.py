@@ -89,6 +89,20 @@ class _ContextParams(ctypes.Structure):
     )
 
 
+class TypeTraits(ctypes.Structure):
+    """`struct ggml_type_traits`: what ggml knows of a type of numbers."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
 class Batch(ctypes.Structure):
     """`struct llama_batch`."""
 
@@ -126,6 +140,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_row_size": (ctypes.c_size_t, [_I32, _I64]),
     "ggml_bf16_to_fp32_row": (None, [P, P, _I64]),
     "ggml_fp16_to_fp32_row": (None, [P, P, _I64]),
+    "ggml_get_type_traits": (ctypes.POINTER(TypeTraits), [_I32]),
     "ggml_quantize_chunk": (ctypes.c_size_t, [_I32, P, P, _I64, _I64, _I64, P]),
     "llama_log_set": (None, [P, P]),
     "llama_backend_init": (None, []),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.inference.backends.llama_cpp.binding import library
+from hanlin.inference.backends.llama_cpp.binding import GGML_F32, library
 
 
 def block_size(kind: int) -> int:
@@ -48,4 +48,22 @@ def as_float32(stored: NDArray[Any], kind: str) -> NDArray[np.float32]:
     into = np.empty(stored.shape, np.float32)
     convert = library().ggml_bf16_to_fp32_row if kind == "BF16" else library().ggml_fp16_to_fp32_row
     convert(stored.ctypes.data, into.ctypes.data, stored.size)
+    return into
+
+
+def dequantize_rows(kind: int, stored: NDArray[np.uint8], columns: int) -> NDArray[np.float32]:
+    """Stored rows [rows, bytes of a row] of the ggml type `kind` as float32 [rows, columns], by llama.cpp's own code.
+
+    Raises ValueError for a type that holds no weights, and for rows of another size.
+    """
+    count, size = stored.shape
+    if size != row_bytes(kind, columns) or not stored.flags.c_contiguous:
+        raise ValueError(f"{size} bytes for a row of {columns}")
+    if kind == GGML_F32:
+        return stored.view(np.float32)
+    to_float = library().ggml_get_type_traits(kind).contents.to_float
+    if not to_float:
+        raise ValueError(f"no weights are stored in the type {kind}")
+    into = np.empty((count, columns), np.float32)
+    to_float(stored.ctypes.data, into.ctypes.data, count * columns)
     return into
