@@ -66,6 +66,10 @@ def tiny(recipe: Path, tmp_path: Path, model: Path, tokenizer: Path) -> Recipe:
             changes.append(f"{name}.new_entries=40")
         elif stage.kind.name == "expand_blocks":
             changes.append(f"{name}.new_blocks=2")
+        elif stage.kind.name == "extend_context":
+            changes.append(f"{name}.context_length=1024")
+        elif stage.kind.name == "long_context":
+            changes += [f"{name}.lengths=[512]", f"{name}.samples=1"]
         elif stage.kind.name == "gguf":
             changes.append(f"{name}.types=[Q8_0]")
     return small_world(recipe, tmp_path / "root", model, tokenizer, tuple(changes))

@@ -29,6 +29,8 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 32,
 }
 """Llama 3.1's scaling of the rotary frequencies, over a context that tests pass."""
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+"""YaRN, which scales the sines and cosines too."""
 
 
 def tiny_llama(

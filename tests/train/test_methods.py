@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,3 +240,14 @@ def test_there_is_noise_in_training_and_none_otherwise(
     assert len(heard) == 4 and quiet not in heard
     noisy.hf_model.eval()
     assert noisy.loss_sum(batch).item() == quiet
+
+
+def test_a_model_whose_positions_are_scaled_dynamically_is_refused(
+    tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "dynamic"))
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match="scaled dynamically"):
+        stages.sft(sft(), inputs(many(conversation, 3), model), tmp_path, StageContext())

@@ -14,6 +14,7 @@ from hanlin.config.recipe import Recipe
 from hanlin.config.settings.launch import Launch
 from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge
 from hanlin.config.settings.surgery.blocks import ExpandBlocks
+from hanlin.config.settings.surgery.context import ExtendContext
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
@@ -172,7 +173,7 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     if isinstance(settings, ExpandBlocks):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_new_blocks(settings.positions(shape.layers))
-    if isinstance(settings, Training):
+    if isinstance(settings, Training | ExtendContext):
         return shape_of(step, "model", steps)
     return tr("the output of {name} is not known in advance", name=step.stage.name)
 

@@ -24,6 +24,7 @@ from hanlin.inference.loading import find_tokenizer
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, INDEX, find_license_files
+from hanlin.models.folder.rope import context_length
 from hanlin.parity import check as parity
 from hanlin.parity.modelfile import check_modelfile, find_packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
@@ -115,7 +116,7 @@ def _load_source(settings: Package, folder: Path) -> _PackagedModel:
     if not gguf_paths:
         is_packed = is_quantized(folder)
         config = check_quantized_folder(folder) if is_packed else check_model_folder(folder, experts=True).config
-        return _PackagedModel(folder, (), _template(folder), int(config["max_position_embeddings"]))
+        return _PackagedModel(folder, (), _template(folder), context_length(config))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
         gguf_paths = [choose_gguf(gguf_paths, folder, settings.file)]
     lengths = []

@@ -14,6 +14,7 @@ from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.adapters import get_initial_lora_weights
+from hanlin.models.folder.rope import read_rope
 from hanlin.models.load import load_model
 from hanlin.train.compute.model import Precision, TrainModel
 from hanlin.train.optim.trainable import NeededTokens, select_trainable
@@ -79,6 +80,12 @@ def check_config(config: Mapping[str, Any], settings: Training, folder: Path) ->
             ),
             folder,
             tr("set max_seq_length to {limit} or less", limit=limit),
+        )
+    if read_rope(config)["rope_type"] == "dynamic":
+        raise UserError(
+            tr("positions scaled dynamically depend on the longest row of a batch: the model cannot be trained"),
+            folder / "config.json",
+            tr("extend the context with yarn, linear, llama3 or theta to train"),
         )
     supported = {"hidden_act": "silu", "attention_dropout": 0.0}
     for name, value in supported.items():

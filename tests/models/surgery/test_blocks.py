@@ -47,8 +47,7 @@ def test_new_blocks_are_spread_evenly_and_the_last_is_at_the_end(layers: int, ne
     assert ExpandBlocks(model="./m", new_blocks=new).positions(layers) == expected
 
 
-@pytest.mark.parametrize("base", ["tiny_model", "tied_model"])
-@pytest.mark.parametrize("new", [1, 2])
+@pytest.mark.parametrize(("base", "new"), [("tiny_model", 2), ("tied_model", 1)])
 def test_expanded_blocks_change_nothing_at_birth(
     base: str, new: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

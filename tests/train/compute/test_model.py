@@ -19,7 +19,7 @@ from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_precision
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import PackedDataset
-from tiny_llama import LLAMA3_ROPE
+from tiny_llama import LLAMA3_ROPE, YARN_ROPE
 from training_data import CPU
 
 VOCAB_SIZE = 90
@@ -91,8 +91,9 @@ def assert_equals_reference(model: Any, folder: Path) -> None:
         {"head_dim": 16},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
         {"rope_parameters": LLAMA3_ROPE},
+        {"rope_parameters": YARN_ROPE},
     ],
-    ids=["plain", "tied", "biases", "no_shared_heads", "wide_heads", "linear_rope", "llama3_rope"],
+    ids=["plain", "tied", "biases", "no_shared_heads", "wide_heads", "linear_rope", "llama3_rope", "yarn_rope"],
 )
 def test_it_is_transformers_own_forward(changes: dict, tmp_path: Path) -> None:
     assert_equals_reference(small_model(**changes).train(), tmp_path)

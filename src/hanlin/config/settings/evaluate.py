@@ -90,6 +90,25 @@ class Perplexity(ModelUnderTest):
     )
 
 
+class LongContext(ModelUnderTest):
+    """Whether a model finds a passkey in long texts, and its perplexity by position."""
+
+    lengths: tuple[int, ...] = setting(
+        (),
+        description="lengths of the texts in tokens; empty: 512, 1,024, 2,048 and so on up to the model's context",
+    )
+    depths: int = setting(5, description="depths at which a key is hidden, from the beginning to the end", ge=1, le=101)
+    samples: int = setting(2, description="keys for each length and depth", ge=1)
+    language: Literal["zh", "en"] = setting("zh", description="language of the text around the key")
+    data: str | None = ref(
+        "documents",
+        default=None,
+        description="documents whose perplexity is measured by position, those of the validation split; none: only "
+        "passkeys",
+    )
+    max_documents: int = setting(8, description="documents to measure at most, the longest ones", ge=1)
+
+
 class Exam(_QuestionEvaluation):
     """A multiple-choice exam from local CSV files; the answer is the most likely of the four letters."""
 

@@ -18,6 +18,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.llama_cpp import quants
 from hanlin.models.folder.layout import CONFIG, ModelFiles, TensorEntry
+from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import PACKED_EXPERTS
 from hanlin.models.layouts.gguf import HEAD_NAMES, LAYER_NAMES, OUTSIDE_NAMES, ROPE_FACTORS
 
@@ -156,15 +157,33 @@ def _rope_row_order(rows: int, heads: int) -> NDArray[np.int64]:
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings in one form: transformers 5 has `rope_parameters`, 4 `rope_scaling` and `rope_theta`."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rope.setdefault("rope_type", rope.pop("type", "default"))
-    rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    """The rotary settings in one form, see `read_rope`. Raises UserError if llama.cpp does not compute them."""
+    rope = read_rope(config)
     if rope["rope_type"] not in ("default", "linear", "llama3", "yarn"):
         kind = rope["rope_type"]
         what = tr("rotary scaling of type {kind!r} cannot be written", kind=kind)
         raise UserError(what, CONFIG, tr("supported: linear, llama3, yarn"))
+    if rope["rope_type"] == "yarn" and rope.get("truncate") is False:
+        raise UserError(tr("llama.cpp computes YaRN with truncate: true alone"), CONFIG)
     return rope
+
+
+def yarn_attention_factor(rope: Mapping[str, Any]) -> float | None:
+    """What llama.cpp multiplies its own factor of YaRN, 0.1 · ln(factor) + 1, with; None if that is what the model has.
+
+    transformers takes `attention_factor`, or the quotient of two such factors if both `mscale` are given.
+    """
+    factor = float(rope["factor"])
+
+    def scale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    wanted = rope.get("attention_factor")
+    if wanted is None and rope.get("mscale") and rope.get("mscale_all_dim"):
+        wanted = scale(float(rope["mscale"])) / scale(float(rope["mscale_all_dim"]))
+    if wanted is None or math.isclose(float(wanted), scale(1.0), rel_tol=1e-6):
+        return None
+    return float(wanted) / scale(1.0)
 
 
 def rope_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:

@@ -22,7 +22,7 @@ from hanlin.core.i18n import tr
 from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTIZED
 from hanlin.export.gguf.quantize import Quantizer, tensor_bytes
 from hanlin.export.gguf.source import GgufSource, count_names
-from hanlin.export.gguf.tensors import ComputedRows, StoredRows, rope_parameters
+from hanlin.export.gguf.tensors import ComputedRows, StoredRows, rope_parameters, yarn_attention_factor
 from hanlin.export.gguf.vocab import add_special_ids
 
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
@@ -157,6 +157,9 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
         for name in ("beta_fast", "beta_slow"):
             if rope.get(name) is not None:
                 getattr(writer, f"add_rope_scaling_yarn_{name}")(float(rope[name]))
+        attention = yarn_attention_factor(rope)
+        if attention is not None:
+            writer.add_rope_scaling_attn_factors(attention)
 
 
 def write_tensors(path: Path, source: GgufSource, file_type: str, quantizer: Quantizer) -> Iterator[int]:

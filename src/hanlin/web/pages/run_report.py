@@ -17,6 +17,7 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage, lineage_json
 from hanlin.pipeline.report import Report, build_report, format_number, sample_answers, summarize_metrics
 from hanlin.pipeline.step import Step
+from hanlin.web.pages.long_context import draw_long_context
 from hanlin.web.pages.render import render_page, show_both
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _METRIC_NAMES = {
     "chinese_answer_share": mark("Chinese answers"),
     "stop_rate": mark("stop rate"),
     "greedy_agreement": mark("greedy agreement"),
+    "perplexity_of_long_text": mark("perplexity of long text"),
+    "passkeys_found": mark("passkeys found"),
     "perplexity_of_text": mark("perplexity of text"),
     "perplexity_of_answers": mark("perplexity of answers"),
     "perplexity_of_preferred_answers": mark("perplexity of preferred answers"),
@@ -95,6 +98,7 @@ def _stage_row(step: Step, store: Store) -> dict[str, Any]:
         "ledger": _read_optional(folder / "ledger.json"),
         "rows": _read_optional(folder / "first_rows.json"),
         "curve": _curve(folder / "metrics.jsonl"),
+        "long_context": draw_long_context(step.manifest.metrics),
     }
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from hanlin.inference.decoder import BatchItem
+from hanlin.models.folder.rope import context_length
 
 _MAX_TOKENS_PER_STEP = 2048
 
@@ -42,7 +43,7 @@ class TransformersDecoder:
         config: Any = model.config
         self.layers = int(config.num_hidden_layers)
         self.vocabulary_size = int(self._decoder.get_input_embeddings().weight.shape[0])
-        self.trained_context = int(config.max_position_embeddings)
+        self.trained_context = context_length(config.to_dict())
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.cache_bytes_per_token = 2 * self.layers * int(heads * width) * model.dtype.itemsize

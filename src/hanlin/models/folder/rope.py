@@ -1,0 +1,44 @@
+"""The rotary position embeddings of a model, as its configuration describes them in either of two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary settings in one form, with `rope_type` and `rope_theta`.
+
+    transformers 5 writes `rope_parameters`, 4 `rope_scaling` (with `type` before 4.45) and `rope_theta`.
+    """
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    rope.setdefault("rope_type", rope.pop("type", "default"))
+    rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    return rope
+
+
+def write_rope(config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with other rotary settings, in both forms: vLLM, llama.cpp's converter and older versions of
+    transformers read the old one.
+    """
+    parameters = dict(rope)
+    theta = parameters.pop("rope_theta")
+    scaling = None if parameters["rope_type"] == "default" else parameters
+    return {**config, "rope_parameters": dict(rope), "rope_scaling": scaling, "rope_theta": theta}
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """How many tokens a model can read. With dynamic scaling `max_position_embeddings` is the length of its training,
+    which the scaling starts from, and the context is `factor` times that.
+    """
+    length, rope = int(config["max_position_embeddings"]), read_rope(config)
+    return round(length * float(rope.get("factor") or 1.0)) if rope["rope_type"] == "dynamic" else length
+
+
+def original_context_length(config: Mapping[str, Any]) -> int:
+    """How many positions a model had before its rotary embeddings were scaled."""
+    rope = read_rope(config)
+    if rope.get("original_max_position_embeddings"):
+        return int(rope["original_max_position_embeddings"])
+    length = int(config["max_position_embeddings"])
+    return round(length / float(rope.get("factor") or 1.0)) if rope["rope_type"] == "linear" else length

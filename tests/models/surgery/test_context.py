@@ -1,0 +1,131 @@
+"""A longer context scales rotary positions as its method says, and leaves weights alone; dynamic also short text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hanlin.config.settings.surgery.context import ExtendContext
+from hanlin.core.context import Inputs, StageContext
+from hanlin.core.errors import UserError
+from hanlin.models.load import load_model
+from hanlin.models.surgery import context
+from random_models import logits
+from tiny_llama import LLAMA3_ROPE
+
+METHODS = ("yarn", "linear", "dynamic", "llama3", "theta")
+LENGTH = 256
+"""Positions of the tiny model."""
+
+
+def extend(model: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    chosen = ExtendContext.model_validate({"model": "./m", "context_length": 4 * LENGTH, **settings})
+    return context.run(chosen, Inputs({"model": (model,)}), out, StageContext())
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_verified_and_weights_keep_their_bytes(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    metrics = extend(tiny_model, tmp_path / "out", method=method)
+    assert metrics["context_length"] == {"before": LENGTH, "after": 4 * LENGTH}
+    assert metrics["positions_checked"] == 4 * LENGTH - 1
+    weights = "model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (tiny_model / weights).read_bytes()
+    assert (metrics["short_text"]["max_abs_difference"] == 0) == (method == "dynamic")
+
+
+def test_dynamic_scaling_changes_only_rows_longer_than_the_training(tiny_model: Path, tmp_path: Path) -> None:
+    extend(tiny_model, tmp_path / "out", method="dynamic")
+    assert config_of(tmp_path / "out")["max_position_embeddings"] == LENGTH  # that the scaling starts from
+    model, old = load_model(tmp_path / "out"), load_model(tiny_model)
+    assert torch.equal(logits(model), logits(old))
+    row = torch.arange(LENGTH + 8)[None] % 300
+    with torch.no_grad():
+        assert not torch.allclose(model(input_ids=row).logits, old(input_ids=row).logits)
+
+
+def test_linear_scaling_is_the_old_model_at_fractions_of_positions(tiny_model: Path, tmp_path: Path) -> None:
+    extend(tiny_model, tmp_path / "out", method="linear")
+    row = torch.arange(40)[None] % 300
+    with torch.no_grad():
+        expected = load_model(tiny_model)(input_ids=row, position_ids=torch.arange(40)[None] / 4).logits
+        actual = load_model(tmp_path / "out")(input_ids=row).logits
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_the_base_of_theta_is_computed_or_given(tiny_model: Path, tmp_path: Path) -> None:
+    metrics = extend(tiny_model, tmp_path / "computed", method="theta")
+    assert metrics["rope_theta"] == pytest.approx(10_000 * 4 ** (16 / 14))
+    extend(tiny_model, tmp_path / "given", method="theta", rope_theta=4e6)
+    assert config_of(tmp_path / "given")["rope_theta"] == 4e6
+    assert config_of(tmp_path / "given")["max_position_embeddings"] == 4 * LENGTH
+
+
+def test_the_configuration_is_written_for_old_and_new_readers(tiny_model: Path, tmp_path: Path) -> None:
+    extend(tiny_model, tmp_path / "out", factor=8)
+    config = config_of(tmp_path / "out")
+    expected = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": LENGTH, "beta_fast": 32.0}
+    assert expected.items() <= config["rope_scaling"].items()
+    assert config["rope_parameters"] == {**config["rope_scaling"], "rope_theta": config["rope_theta"]}
+
+
+def test_a_scaled_model_is_extended_again_by_its_own_method(tiny_model: Path, tmp_path: Path) -> None:
+    extend(tiny_model, tmp_path / "once", method="linear", context_length=2 * LENGTH)
+    metrics = extend(tmp_path / "once", tmp_path / "twice", method="linear")
+    assert metrics["factor"] == 4.0  # of the first training's positions
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"context_length": LENGTH}, "no extension"),
+        ({"factor": 2.0}, "a factor of 2 reaches 512 positions, fewer than the 1,024"),
+        ({"factor": 1e6}, "makes no sense"),
+        ({"context_length": 1_000_000}, "makes no sense"),
+        ({"method": "theta", "rope_theta": 500.0}, "not larger than the model's, 10000"),
+    ],
+)
+def test_a_length_or_factor_that_makes_no_sense_is_one_sentence(
+    settings: dict[str, Any], expected: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        extend(tiny_model, tmp_path / "out", **settings)
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("method", ["theta", "yarn", "linear"])
+def test_a_model_scaled_otherwise_is_refused(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    config = {**config_of(tiny_model), "rope_parameters": LLAMA3_ROPE}
+    scaled = tmp_path / "scaled"
+    scaled.mkdir()
+    for file in tiny_model.iterdir():
+        (scaled / file.name).write_bytes(file.read_bytes())
+    (scaled / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match="scaled by llama3 already"):
+        extend(scaled, tmp_path / "out", method=method)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"method": "linear", "rope_theta": 1e6}, "rope_theta is a setting of theta"),
+        ({"method": "theta", "factor": 4.0}, "factor is a setting of yarn"),
+        ({"method": "llama3", "beta_fast": 16.0}, "beta_fast is a setting of yarn"),
+        ({"method": "llama3", "low_freq_factor": 9.0}, "less than high_freq_factor"),
+        ({"beta_slow": 64.0}, "less than beta_fast"),
+        ({"factor": 1.0}, "greater than 1"),
+    ],
+)
+def test_settings_of_another_method_are_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        ExtendContext.model_validate({"model": "./m", "context_length": 1024, **settings})
