@@ -13,6 +13,7 @@ import torch
 from hanlin.config.settings.export import Gguf
 from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.config.settings.surgery.context import ExtendContext
+from hanlin.config.settings.surgery.experts import UpcycleExperts
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.export.gguf.source import load_source
@@ -20,7 +21,7 @@ from hanlin.export.gguf.writer import gguf_path, write_files
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.inference.decoder import BatchItem
 from hanlin.models.load import load_model
-from hanlin.models.surgery import blocks, context
+from hanlin.models.surgery import blocks, context, experts
 
 LONG = 600
 """Tokens of a row; the tiny model was made for 256 positions."""
@@ -108,3 +109,15 @@ def test_expanded_blocks_arrive(plain_model: Path, tmp_path: Path) -> None:
     assert divergence(tmp_path / "expanded", expanded, row) < 1e-5
     before = by_llama_cpp(written(plain_model, tmp_path / "before"), row)
     assert np.array_equal(by_llama_cpp(expanded, row), before)
+
+
+def test_upcycled_experts_arrive(plain_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "experts").mkdir()
+    settings = UpcycleExperts(model="./m", experts=4)
+    experts.run(settings, Inputs({"model": (plain_model,)}), tmp_path / "experts", StageContext())
+    file = written(tmp_path / "experts", tmp_path / "after")
+    row = row_of(plain_model, 50)
+    assert divergence(tmp_path / "experts", file, row) < 1e-5
+    assert divergence(plain_model, file, row) < 1e-5
+    fields = gguf.GGUFReader(file).fields
+    assert (fields["llama.expert_count"].contents(), fields["llama.expert_used_count"].contents()) == (4, 2)
