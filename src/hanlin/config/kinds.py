@@ -175,7 +175,7 @@ _TABLE = (
               "measure perplexity on held-out text", heavy=True,
               shows=("perplexity", "bits_per_character", "tokens")),
     StageKind("long_context", "evaluate:LongContext", "evaluation", "hanlin.evaluate.long_context:run",
-              "find passkeys in long texts, measure perplexity by position", heavy=True,
+              "find passkeys, measure perplexity by position", heavy=True,
               shows=("longest", "passkey.found", "passkey.by_length")),
     StageKind("exam", "evaluate:Exam", "evaluation", "hanlin.evaluate.tasks.exam:run",
               "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", heavy=True,
