@@ -181,7 +181,7 @@ def test_a_source_that_changes_before_it_is_read_is_noticed(
     assert list(store.artifacts.glob("corpus-*")) == []
 
 
-def test_a_source_that_is_swapped_while_it_is_read_and_put_back_is_noticed(
+def test_a_source_that_is_swapped_while_it_is_read_and_restore_is_noticed(
     data: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(data)
@@ -200,6 +200,65 @@ def test_a_source_that_is_swapped_while_it_is_read_and_put_back_is_noticed(
     with pytest.raises(UserError, match="changed while it was read"):
         worker.run_stage(request)
     assert not any(store.folder("corpus", request["key"]).parent.glob("corpus-*/manifest.json"))
+
+
+def swap_by_name(file: Path) -> Callable[[], None]:
+    """Put another file of the same size and time in the place of one; returns what puts the first back."""
+    kept = file.with_name("kept")
+    os.rename(file, kept)
+    file.write_bytes(kept.read_bytes().replace("书".encode(), "诗".encode()))
+    os.utime(file, ns=(kept.stat().st_mtime_ns, kept.stat().st_mtime_ns))
+    return lambda: os.replace(kept, file)
+
+
+def swap_by_link(file: Path) -> Callable[[], None]:
+    """The same with a link that leads to the one, then to the other."""
+    target = os.readlink(file)
+    file.unlink()
+    file.symlink_to("../other.txt")
+
+    def restore() -> None:
+        file.unlink()
+        file.symlink_to(target)
+
+    return restore
+
+
+def write_and_undo(file: Path) -> Callable[[], None]:
+    data = file.read_bytes()
+    file.write_bytes(data.replace("书".encode(), "诗".encode()))
+
+    def undo() -> None:
+        file.write_bytes(data)
+
+    return undo
+
+
+@pytest.mark.parametrize("swap", [swap_by_name, swap_by_link, write_and_undo])
+def test_what_was_another_file_while_a_stage_ran_is_noticed_although_its_bytes_are_the_same_again(
+    data: Path, store: Store, monkeypatch: pytest.MonkeyPatch, swap: Callable[[Path], Callable[[], None]]
+) -> None:
+    """Of any kind: the work here, as that of models, does not look at the state of what it opens."""
+    file = data / "text.txt"
+    if swap is swap_by_link:
+        (data.parent / "linked.txt").write_bytes(file.read_bytes())
+        (data.parent / "other.txt").write_bytes(file.read_bytes().replace("书".encode(), "诗".encode()))
+        file.unlink()
+        file.symlink_to("../linked.txt")
+    stages = {"a": {"kind": "corpus", "sources": [{"path": str(data), "format": "text"}]}}
+    recipe = build_recipe({"name": "r", "stages": stages}, "r.yaml")
+    request = build_request(recipe, plan(recipe, store)[0], store)
+
+    def read_another(request: Any, partial: Path) -> dict[str, Any]:
+        restore = swap(file)
+        (partial / "documents.jsonl").write_bytes(file.read_bytes())
+        restore()
+        return {}
+
+    monkeypatch.setattr(worker, "_run_work", read_another)
+    with pytest.raises(UserError, match="changed while it was read"):
+        worker.run_stage(request)
+    assert [path.suffix for path in store.artifacts.glob("corpus-*")] == [".changed-input"]
 
 
 @pytest.mark.parametrize("edit", [rewrite, append])

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hanlin.config.kinds import KINDS
 from hanlin.config.recipe import Recipe, Stage, adapter_hint
@@ -107,20 +107,56 @@ def _hashed_files(folder: Path, entries: Iterable[FileEntry], states: Mapping[st
     return {str(folder / entry.path): HashedFile(states[entry.path], entry.sha256) for entry in entries}
 
 
-def check_inputs(rows: Sequence[Mapping[str, Any]]) -> None:
+class SeenFile(NamedTuple):
+    """A file of an input as it was found: its state, that of its link if it is one, and the time of its folder."""
+
+    state: FileState
+    link: FileState
+    folder_mtime_ns: int
+
+    @classmethod
+    def look(cls, name: str) -> SeenFile:
+        """Raises OSError if there is no such file."""
+        folder = os.stat(os.path.dirname(name) or ".")
+        return cls(file_state(os.stat(name)), file_state(os.lstat(name)), folder.st_mtime_ns)
+
+    def may_have_been_another(self, now: SeenFile) -> bool:
+        """Whether the file was perhaps replaced or written since, even if its bytes are the same again.
+
+        A rename away and back, as any other, changes the time of the inode and that of its folder. What changes the
+        inode's time alone is a new hard link (of a backup), or other rights.
+        """
+        old, new = self.state, now.state
+        if self.link not in (now.link, self.state):
+            return True
+        return old != new and (old[:3] != new[:3] or self.folder_mtime_ns != now.folder_mtime_ns)
+
+
+def check_inputs(
+    rows: Sequence[Mapping[str, Any]], before: Mapping[str, SeenFile] | None = None
+) -> dict[str, SeenFile]:
     """Check that the files of a stage's inputs hold the bytes that were hashed.
 
     Args:
         rows: The inputs of a request to the worker.
+        before: What was returned before the stage ran: a file that was another one meanwhile is refused, although it
+            holds the same bytes again, since nobody knows which of the two was read.
+
+    Returns:
+        The files as they were found.
 
     Raises:
         UserError: A file holds other bytes, is missing, or was added to a folder that is read as it is.
     """
+    seen: dict[str, SeenFile] = {}
     for row in rows:
         for name, (state, sha256) in row["files"].items():
             try:
+                seen[name] = SeenFile.look(name)
                 # touched, linked or copied back: the bytes tell
-                is_same = file_state(os.stat(name)) == FileState(*state) or hash_file(Path(name))[0] == sha256
+                is_same = seen[name].state == FileState(*state) or hash_file(Path(name))[0] == sha256
+                if before is not None:
+                    is_same = is_same and not before[name].may_have_been_another(SeenFile.look(name))
             except OSError:
                 is_same = False
             if not is_same:
@@ -131,6 +167,7 @@ def check_inputs(rows: Sequence[Mapping[str, Any]]) -> None:
                     if str(file) not in row["files"] and not file.name.startswith("."):
                         hint = tr("keep artifacts/ and other results out of the folders that it reads")
                         raise UserError(tr("it was added while its folder was read"), file, hint)
+    return seen
 
 
 def _check_type(detected: str, item: Reference, where: str) -> None:

@@ -203,7 +203,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
         existing = _existing_artifact(request, store)
         if existing is not None:
             return existing
-        check_inputs(request["inputs"])
+        seen = check_inputs(request["inputs"])
         partial = store.open_partial(kind.name, request["key"])
         scratch = partial / SCRATCH_FOLDER
         write_text(scratch / torchrun.REQUEST_FILE, json.dumps(request, indent=1))
@@ -217,7 +217,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
                 _remove_if_empty(partial)
             raise
         try:
-            check_inputs(request["inputs"])
+            check_inputs(request["inputs"], seen)
         except UserError:
             # no run may go on from it: it is of other bytes than those whose hash the manifest would name
             store.archive_as(partial, "changed-input")
