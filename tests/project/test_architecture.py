@@ -133,14 +133,14 @@ def test_every_folder_says_in_one_docstring_what_it_owns() -> None:
 def test_every_name_that_stands_as_text_is_there() -> None:
     """Stage functions, backends and modules that are started with `-m` are named in strings, which no import checks."""
     from hanlin.config.kinds import KINDS
-    from hanlin.inference.registry import ENGINES, SEPARATE_PROCESS_ENGINES
+    from hanlin.inference.registry import ENGINE_PROCESS, ENGINES
 
     settings = [f"hanlin.config.settings.{kind.settings_class}" for kind in KINDS.values()]
     for text in [
         *settings,
         *(kind.run for kind in KINDS.values()),
         *ENGINES.values(),
-        *SEPARATE_PROCESS_ENGINES.values(),
+        ENGINE_PROCESS,
     ]:
         module, _, name = text.partition(":")
         assert inspect.getattr_static(importlib.import_module(module), name)

@@ -252,7 +252,7 @@ def test_adapters_over_gguf_are_refused_in_one_sentence(taught_gguf: Path, adapt
 
 def test_an_adapter_of_another_base_is_refused(tiny_model: Path, adapters: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="another base"):
-        LoadedModel(str(tiny_model), adapters, EngineConfig(), Limits()).load()
+        LoadedModel(str(tiny_model), adapters, EngineConfig(options={"separate_process": False}), Limits()).load()
 
 
 @pytest.mark.parametrize(("wanted", "is_said"), [(10**6, True), (8, False), (None, False)])

@@ -57,7 +57,7 @@ def test_a_server_ends_in_time_although_its_engine_hangs_and_clients_are_slow(un
         chat = {"model": "m", "messages": MESSAGES, "max_tokens": 2, "response_format": schema}
         assert httpx.post(f"{address}/v1/chat/completions", json=chat, timeout=60).status_code == 200
         children = descendants(process.pid)
-        engine = next(child for child in children if b"process_child" in Path(f"/proc/{child}/cmdline").read_bytes())
+        engine = next(child for child in children if b"process.child" in Path(f"/proc/{child}/cmdline").read_bytes())
         assert len(children) >= 3  # the engine, the grammar process and its workers
         os.kill(engine, signal.SIGSTOP)
         for path, body in (

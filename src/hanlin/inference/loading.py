@@ -110,6 +110,7 @@ def load_engine(
     *,
     batch: int | None = None,
     dtype: str | None = None,
+    separate_process: bool | None = None,
     **options: Any,
 ) -> LoadedEngine:
     """Find a model, read its tokenizer and load it into an engine.
@@ -120,6 +121,8 @@ def load_engine(
         engine: Name of the engine, or `auto`.
         batch: Maximum number of answers generated at once; None leaves it to the engine.
         dtype: Number format of the weights; ignored for GGUF files, which have their own. None leaves it to the engine.
+        separate_process: Compute in a process of its own; see `create_engine`. By default llama.cpp does: a file that
+            it does not expect makes it abort, which would end this process without a word.
         **options: Further options of the engine.
 
     Raises:
@@ -140,7 +143,10 @@ def load_engine(
         options["parallel" if location.kind == "gguf" else "batch"] = batch
     if dtype is not None and location.kind != "gguf" and engine != "vllm":
         options["dtype"] = dtype
-    return LoadedEngine(create_engine(engine, location.weights, **options), tokenizer, location)
+    if separate_process is None and location.kind == "gguf" and engine in ("auto", "llama_cpp"):
+        separate_process, options = True, {**options, "log_restarts": False}
+    opened = create_engine(engine, location.weights, separate_process=bool(separate_process), **options)
+    return LoadedEngine(opened, tokenizer, location)
 
 
 def _hint_of_path() -> str:

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
-"""Engines that can run in a process of their own."""
 
-
-class EngineUnavailableError(Exception):
+class EngineUnavailableError(UserError):
     """The process or server that computes has ended, or cannot be reached. A later attempt may succeed."""
 
 

@@ -23,7 +23,11 @@ ENGINES = {
 FOR_GGUF = {"llama_cpp", "llama_server"}
 
 
-SEPARATE_PROCESS_ENGINES = {"llama_cpp": "hanlin.inference.backends.llama_cpp.process:LlamaCppProcess"}
+SEPARATE_PROCESS_ENGINES = {"llama_cpp", "transformers"}
+"""Those that compute in the process that opens them, and can do it in one of their own instead."""
+
+
+ENGINE_PROCESS = "hanlin.inference.backends.process.engine:EngineProcess"
 
 
 _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
@@ -35,8 +39,8 @@ def create_engine(name: str, path: Path, *, separate_process: bool = False, **op
     Args:
         name: A name in `ENGINES`, or `auto`: llama.cpp for GGUF files, transformers for everything else.
         path: A model folder, an adapter folder, a GGUF file, or a folder with one GGUF file.
-        separate_process: Run an engine that can crash its process in a process of its own, which is restarted if it
-            ends.
+        separate_process: Run an engine that would compute in this process in one of its own, which is restarted if it
+            ends or does not answer.
         **options: Options of the engine, see its class; all take `context_length`.
 
     Raises:
@@ -47,9 +51,10 @@ def create_engine(name: str, path: Path, *, separate_process: bool = False, **op
     if name not in ENGINES:
         what = tr("no engine is called {name!r}", name=name)
         raise UserError(what, hint=did_you_mean(str(name), [*ENGINES, "auto"]))
-    module, _, attribute = (
-        SEPARATE_PROCESS_ENGINES.get(name, ENGINES[name]) if separate_process else ENGINES[name]
-    ).partition(":")
+    if separate_process and name in SEPARATE_PROCESS_ENGINES:
+        module, _, attribute = ENGINE_PROCESS.partition(":")
+        return cast(Engine, getattr(importlib.import_module(module), attribute)(name, path, **options))
+    module, _, attribute = ENGINES[name].partition(":")
     try:
         engine = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

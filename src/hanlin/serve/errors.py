@@ -68,11 +68,11 @@ def to_api_error(error: BaseException, param: str | None = None) -> ApiError:
     """Any failure as what a client may know of it: bad input with its reason, an internal error without details."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, UserError):
-        return ApiError(400, str(error), param=param)
-    if isinstance(error, EngineUnavailableError):
+    if isinstance(error, EngineUnavailableError):  # before `UserError`, which it is too
         what = tr("the engine of this model has crashed and is being restarted: try again")
         return ApiError(503, what, code="engine_lost", retry_after=2)
+    if isinstance(error, UserError):
+        return ApiError(400, str(error), param=param)
     return ApiError(500, tr("internal server error; see the server's log"))
 
 

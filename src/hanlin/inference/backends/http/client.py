@@ -137,7 +137,9 @@ class HttpEngine:
             try:
                 return dict(reply.json())
             except (OSError, ValueError, TypeError) as error:
-                raise EngineUnavailableError(f"{replica.address} broke off: {error}") from error
+                raise EngineUnavailableError(
+                    tr("the server broke off: {reason}", reason=error), replica.address
+                ) from error
             finally:
                 self._release(replica, reply)
 
@@ -246,7 +248,9 @@ class HttpStream:
             if self._cancelled:  # its socket was taken away
                 return
             self._finish("cancelled")
-            raise EngineUnavailableError(f"{self._replica.address} broke off: {error}") from error
+            raise EngineUnavailableError(
+                tr("the server broke off: {reason}", reason=error), self._replica.address
+            ) from error
         self.logprobs.extend(event_data.logprobs)
         self._pending.extend(event_data.ids)
         self._final_reason = event_data.finish_reason

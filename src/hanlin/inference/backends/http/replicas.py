@@ -12,6 +12,7 @@ import numpy as np
 
 from hanlin.core.errors import UserError
 from hanlin.core.http import ServerClient, ServerError, parse_address
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import EngineUnavailableError
 
 _LOG = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class ReplicaPool:
         with self._lock:
             candidates = [replica for replica in self.all if replica.healthy and replica not in tried]
             if not candidates:
-                raise EngineUnavailableError("no server of this model can be reached")
+                raise EngineUnavailableError(tr("no server of this model can be reached"))
             min_in_flight = min(replica.in_flight for replica in candidates)
             candidates = [
                 replica for replica in candidates if replica.in_flight <= 1.25 * min_in_flight + _MAX_EXTRA_REQUESTS

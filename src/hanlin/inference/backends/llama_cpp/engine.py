@@ -53,6 +53,9 @@ class LlamaCppEngine(SchedulerEngine):
         gpu_layers: int = -1,
     ) -> None:
         self._model = LlamaCppModel(_single_gguf_file(path), gpu_layers=gpu_layers)
+        if self._model.trained_context < 1:
+            what = tr("the file says that the model's context holds {count} tokens", count=self._model.trained_context)
+            raise UserError(what, path)
         self.context_length = min(context_length or self._model.trained_context, self._model.trained_context)
         self.vocabulary = self._model.vocabulary_size
         self._scheduler = Scheduler(

@@ -1,4 +1,4 @@
-"""llama.cpp in a process of its own: what is asked of it when it dies, and that it is there again."""
+"""An engine in a process of its own: what is asked of it when it dies, and that it is there again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hanlin.core.errors import UserError
-from hanlin.inference.backends.llama_cpp import process
-from hanlin.inference.backends.llama_cpp.process_child import _Sender
-from hanlin.inference.backends.llama_cpp.process_messages import CallResult
+from hanlin.core.progress import Progress
+from hanlin.evaluate import predictions
+from hanlin.evaluate.predictions import PredictSettings, predict
+from hanlin.inference.backends.process import engine as process
+from hanlin.inference.backends.process.child import _Sender
+from hanlin.inference.backends.process.error_output import ErrorOutput
+from hanlin.inference.backends.process.messages import CallResult
+from hanlin.inference.loading import load_engine
 from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 
@@ -32,6 +38,19 @@ def apart(spoken_gguf: Path) -> Iterator[Engine]:
 
 def kill(engine: Engine) -> None:
     os.kill(engine._processes[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+
+def spawn(program: str) -> Any:
+    """Start a child whose `main` is what a program says, instead of an engine's."""
+    child = process._CHILD
+    process._CHILD = f"os import abort; {program}"
+    try:
+        return process_spawn()
+    finally:
+        process._CHILD = child
+
+
+process_spawn = process._spawn
 
 
 def test_answers_in_progress_are_told_when_the_process_is_killed_and_later_ones_are_answered(
@@ -197,7 +216,7 @@ class Wire:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         self.messages: list[list[tuple[int, object]]] = []
-        monkeypatch.setattr("hanlin.inference.backends.llama_cpp.process.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("hanlin.inference.backends.process.engine.time.monotonic", lambda: self.now)
 
     def send_bytes(self, data: bytes) -> None:
         self.messages.append(pickle.loads(data))
@@ -258,7 +277,69 @@ def test_a_process_that_does_not_answer_is_lost_then_ended_and_started_again(
     assert apart.alive and apart.restarts == 1  # type: ignore[attr-defined]
 
 
-def test_a_file_that_ends_llama_cpp_is_one_sentence(spoken_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_CHILD", "os import abort as main; main() #")
-    with pytest.raises(UserError, match=r"llama\.cpp ended while it loaded this file \(exit code -6\).*may be damaged"):
-        process.LlamaCppProcess(spoken_gguf / "model-F32.gguf")
+ABORT = "import os; os.write(2, b'x.cpp:1: GGML_ASSERT(a) failed\\n'); from os import abort as main; main() #"
+
+
+def test_a_file_that_ends_llama_cpp_is_one_sentence(
+    spoken_gguf: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "_spawn", lambda: spawn(ABORT))
+    sentence = r"ended while it loaded this model \(exit code -6: x\.cpp:1: GGML_ASSERT\(a\) failed\).*may be"
+    with pytest.raises(UserError, match=sentence):
+        load_engine(spoken_gguf / "model-F32.gguf")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_lines_of_the_process_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    child, connection = spawn("import os; os.write(2, b'a warning\\n' * 3); main = abs #")
+    with connection:
+        assert child.stderr is not None
+        output = ErrorOutput(child.stderr)
+        child.wait()
+        assert output.abort_message() == "" and capfd.readouterr().err == "a warning\n" * 3
+
+
+def test_commands_lose_no_finished_answers_when_llama_cpp_aborts(
+    spoken_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`generate` goes on where it stopped; the server's half of the process is tested above."""
+    monkeypatch.setattr(predictions, "_CHUNK_SIZE", 2)
+    questions, settings = tmp_path / "questions.txt", PredictSettings(max_new_tokens=5, raw=True)
+    questions.write_text("你好\n春天\n院子\n", encoding="utf-8")
+    file, quiet, asked = spoken_gguf / "model-F32.gguf", Progress(quiet=True), []
+    predict(file, questions, tmp_path / "whole.json", settings, quiet)
+    send = process.EngineProcess._send
+
+    def kill_at_the_second(engine: process.EngineProcess, kind: str, tasks: Sequence[Any]) -> None:
+        asked.append(len(tasks))
+        if len(asked) == 2:
+            os.kill(engine._processes[0].pid, signal.SIGSTOP)
+        send(engine, kind, tasks)
+        if len(asked) == 2:
+            kill(engine)
+
+    monkeypatch.setattr(process.EngineProcess, "_send", kill_at_the_second)
+    with pytest.raises(UserError, match=r"llama\.cpp ended in the middle of its work \(exit code -9\)"):
+        predict(file, questions, tmp_path / "broken.json", settings, quiet)
+    predict(file, questions, tmp_path / "broken.json", settings, quiet)
+    assert asked == [2, 1, 1] and capfd.readouterr().err == ""
+    assert (tmp_path / "broken.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_transformers_engine_that_hangs_is_lost_then_ended_and_started_again(
+    spoken_model: Path, hf: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("HEARTBEAT_SECONDS", 0.05), ("SILENT_SECONDS", 0.5), ("LOST_SECONDS", 2.0)):
+        monkeypatch.setattr(process, name, seconds)
+    engine = create_engine("transformers", spoken_model, separate_process=True)
+    try:
+        assert engine.name == "transformers" and engine.generate([THREE_TOKENS]) == hf.generate([THREE_TOKENS])
+        stream = engine.stream(ENDLESS)
+        os.kill(engine._processes[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+        with pytest.raises(EngineUnavailableError):
+            list(stream)
+        assert engine.generate([THREE_TOKENS]) == hf.generate([THREE_TOKENS])
+        assert engine.alive and engine.restarts == 1  # type: ignore[attr-defined]
+    finally:
+        engine.close()

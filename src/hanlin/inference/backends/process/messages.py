@@ -1,4 +1,4 @@
-"""Messages between the llama.cpp process and its parent."""
+"""Messages between the process of an engine and its parent."""
 
 from __future__ import annotations
 

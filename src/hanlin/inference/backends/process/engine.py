@@ -1,7 +1,7 @@
-"""The llama.cpp engine in a process of its own, so that a crash of llama.cpp does not end the caller.
+"""An engine in a process of its own, so that its crash does not end the caller and one that hangs can be ended.
 
-This is the parent: it starts and restarts the process and carries requests and tokens between the two. The child is
-`process_child`, which runs a `LlamaCppEngine`.
+This is the parent: it starts and restarts the process and carries requests and tokens between the two. `child` runs the
+engine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.process import end_process, python_command, start_process
 from hanlin.core.progress import Progress
-from hanlin.inference.backends.llama_cpp.process_messages import HEARTBEAT, AnswerStart, CallResult
+from hanlin.inference.backends.process.error_output import ErrorOutput
+from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -50,39 +51,48 @@ LOST_SECONDS = 15.0
 """Without an answer for so long, it is ended and started again. An answer takes no step: it waits for none."""
 _STUCK_SECONDS = 600.0
 """The same for a single step of the scheduler."""
-_CHILD = "hanlin.inference.backends.llama_cpp.process_child"
+_CHILD = "hanlin.inference.backends.process.child"
+_LABELS = {"llama_cpp": "llama.cpp"}
 
 
-class LlamaCppProcess:
-    """A GGUF file in llama.cpp in a process of its own; takes the options of `LlamaCppEngine`.
+class EngineProcess:
+    """An engine in a process of its own.
+
+    Args:
+        name: Its name in `inference.registry`; it must be a `SchedulerEngine`.
+        path: The model.
+        log_restarts: Log when the process ends. Whoever waits for an answer is told in any case.
+        **options: Options of the engine.
 
     If the process ends by itself, open requests raise `EngineUnavailableError` and it is restarted, after a delay that
     doubles as long as it does not stay up. A process that does not answer a heartbeat, or is in one step for minutes,
     is ended, and then the same happens.
     """
 
-    name = "llama_cpp"
-
-    def __init__(self, path: Path, **options: Any) -> None:
-        self._path, self._command = path, pickle.dumps((path, options))
+    def __init__(self, name: str, path: Path, *, log_restarts: bool = True, **options: Any) -> None:
+        self._log_level = logging.ERROR if log_restarts else logging.DEBUG
+        self.name, self._label = name, _LABELS.get(name, name)
+        self._path, self._command = path, pickle.dumps((name, path, options))
         self.restarts = 0
         self._call_ids = itertools.count()
         self._pending: dict[int, _PendingCall] = {}
         self._state = threading.Condition()
         self._closed = False
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._closing = weakref.finalize(self, _terminate, self._processes)
+        self._error_output: ErrorOutput | None = None
+        self._is_ending = threading.Event()  # at the end of the interpreter too, when nobody has called `close`
+        self._closing = weakref.finalize(self, _close, self._processes, self._is_ending)
         self._connection = self._spawn()
         self.context_length, self._vocabulary = self._handshake()
         self._sending = threading.Lock()
         self._alive = True
         self._start_error = ""
-        self._listener = threading.Thread(target=self._listen, name="llama.cpp process", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name=f"{self._label} process", daemon=True)
         self._listener.start()
         self._heard_at = time.monotonic()
         self._step_seconds = 0.0
         self._is_silent = False
-        threading.Thread(target=self._watch, name="llama.cpp heartbeat", daemon=True).start()
+        threading.Thread(target=self._watch, name=f"{self._label} heartbeat", daemon=True).start()
 
     @property
     def alive(self) -> bool:
@@ -154,7 +164,8 @@ class LlamaCppProcess:
             if self._closed:
                 raise RuntimeError("the engine is closed")
             if not self._alive:
-                raise EngineUnavailableError(f"llama.cpp does not start again: {self._start_error}")
+                what = tr("{engine} does not start again: {error}", engine=self._label, error=self._start_error)
+                raise EngineUnavailableError(what, self._path)
             for task in tasks:
                 self._pending[task.call_id] = task
             connection = self._connection
@@ -197,7 +208,7 @@ class LlamaCppProcess:
                 asked_at = now if self._ping(connection) else asked_at or now
             self._is_silent = now - asked_at > SILENT_SECONDS
             if now - asked_at > LOST_SECONDS or self._step_seconds > _STUCK_SECONDS:
-                _LOG.error("llama.cpp's process does not answer: it is ended")
+                _LOG.log(self._log_level, "%s: its process does not answer and is ended", self._label)
                 self._step_seconds = 0.0
                 process.kill()
 
@@ -222,6 +233,8 @@ class LlamaCppProcess:
     def _spawn(self) -> Connection:
         process, connection = _spawn()
         self._processes[:] = [process]
+        assert process.stderr is not None
+        self._error_output = ErrorOutput(process.stderr)
         return connection
 
     def _handshake(self) -> tuple[int, int]:
@@ -231,14 +244,21 @@ class LlamaCppProcess:
             item = self._connection.recv()
         except (EOFError, OSError) as error:
             _terminate(self._processes)
-            code = self._processes[0].returncode
-            what = tr("llama.cpp ended while it loaded this file (exit code {code})", code=code)
-            hint = tr("the file may be damaged or of a model that llama.cpp does not know, or memory ran out")
+            what = tr("{engine} ended while it loaded this model ({reason})", engine=self._label, reason=self._reason())
+            hint = tr(
+                "files may be damaged or of a model that {engine} does not know, or memory ran out", engine=self._label
+            )
             raise UserError(what, self._path, hint) from error
         if isinstance(item, BaseException):
             _terminate(self._processes)
             raise item
         return item  # type: ignore[no-any-return]
+
+    def _reason(self) -> str:
+        """Why the process has ended: its exit code, and what it said."""
+        words = self._error_output.abort_message() if self._error_output is not None else ""
+        reason = tr("exit code {code}", code=self._processes[0].returncode)
+        return f"{reason}: {words}" if words else reason
 
     def _listen(self) -> None:
         started = time.monotonic()
@@ -277,19 +297,20 @@ class LlamaCppProcess:
         with self._state:
             self._alive = False
             lost, self._pending = list(self._pending.values()), {}
-            closed = self._closed
+            closed = self._closed or self._is_ending.is_set()
         with self._sending:  # `send` looks whether the connection is open only before it writes
             self._connection.close()
         self._processes[0].kill()
-        code = self._processes[0].wait()
+        self._processes[0].wait()
+        error: EngineUnavailableError | None = None
         if not closed:
-            _LOG.error("llama.cpp's process ended (%s) with %s requests open; it is started again", code, len(lost))
+            reason = self._reason()
+            event = "%s: its process ended (%s), %s requests open; it starts again"
+            _LOG.log(self._log_level, event, self._label, reason, len(lost))
+            what = tr("{engine} ended in the middle of its work ({reason})", engine=self._label, reason=reason)
+            error = EngineUnavailableError(what, self._path, tr("try again; finished work is kept"))
         for task in lost:
-            task.receive(
-                CallResult(
-                    "cancelled", None if closed else EngineUnavailableError(f"llama.cpp's process ended ({code})")
-                )
-            )
+            task.receive(CallResult("cancelled", error))
         return not closed
 
     def _restart(self, delay: float) -> bool:
@@ -302,9 +323,9 @@ class LlamaCppProcess:
                 self.restarts += 1
                 self._handshake()
             except Exception as error:
-                if self._closed:
+                if self._closed or self._is_ending.is_set():
                     return False
-                _LOG.error("llama.cpp does not start again", exc_info=error)
+                _LOG.log(self._log_level, "%s does not start again", self._label, exc_info=error)
                 with self._state:
                     self._start_error = str(error) or type(error).__name__
                     self._state.notify_all()
@@ -320,7 +341,7 @@ class LlamaCppProcess:
 class _PendingCall:
     """What the process was asked, and what came of it so far; for an answer, what `TokenStream` reads."""
 
-    def __init__(self, call_id: int, argument: Any, engine: LlamaCppProcess) -> None:
+    def __init__(self, call_id: int, argument: Any, engine: EngineProcess) -> None:
         self.call_id, self.argument = call_id, argument
         self.ids: Any = SimpleQueue()
         self.logprobs: list[TokenLogprobs] = []
@@ -396,20 +417,25 @@ class _SubscribableTokenStream(TokenStream):
 def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
     parent_end, child_end = Pipe()
     with child_end:
-        # a session of its own: Ctrl-C in the terminal is for the server, which lets answers end
+        # a session of its own: Ctrl-C in the terminal is for the server, which lets answers end; ggml's traces would
+        # start a debugger
         process = start_process(
             python_command("-c", f"from {_CHILD} import main; main({child_end.fileno()})"),
+            changes={"GGML_NO_BACKTRACE": "1"},
             pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,
         )
     return process, parent_end
 
 
+def _close(processes: list[subprocess.Popen[bytes]], is_ending: threading.Event) -> None:
+    is_ending.set()
+    _terminate(processes)
+
+
 def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         end_process(process, _SECONDS_TO_END)
-
-
-# ----------------------------------------------------------------------------------------------- inside the process

@@ -1,4 +1,4 @@
-"""The child's half of the llama.cpp process."""
+"""The child: it runs the engine and sends what it makes to the parent."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
-from hanlin.inference.backends.llama_cpp.process_messages import HEARTBEAT, AnswerStart, CallResult
+from hanlin.core.errors import UserError
+from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult
 from hanlin.inference.protocol import GenerationRequest
+from hanlin.inference.registry import create_engine
+from hanlin.inference.scheduler_engine import SchedulerEngine
 from hanlin.inference.tasks import GenerationTask
 
 _MIN_SEND_INTERVAL = 0.02
@@ -60,7 +62,7 @@ class _Sender:
 
 
 class _ProcessSink:
-    """Takes the ids of one answer to the sender; a sink as `LlamaCppEngine.begin` wants one."""
+    """Takes the ids of one answer to the sender; a sink as `SchedulerEngine.tasks` wants one."""
 
     def __init__(self, call_id: int, request: GenerationRequest, sender: _Sender) -> None:
         self._number, self._request, self._sender = call_id, request, sender
@@ -84,9 +86,10 @@ class _ProcessSink:
 
 def _serve(connection: Connection) -> None:
     """Answer until the other side lets go."""
-    path, options = pickle.loads(connection.recv_bytes())
+    name, path, options = pickle.loads(connection.recv_bytes())
     try:
-        engine = LlamaCppEngine(path, **options)
+        engine = create_engine(name, path, **options)
+        assert isinstance(engine, SchedulerEngine)
     except BaseException as error:
         connection.send(_picklable(error))
         return
@@ -103,7 +106,13 @@ def _serve(connection: Connection) -> None:
         sender.flush_next_step()
         if kind == "answer":
             sinks = [_ProcessSink(call_id, request, sender) for call_id, request in payload]
-            tasks = engine.tasks([request for _, request in payload], sinks)
+            try:
+                tasks = engine.tasks([request for _, request in payload], sinks)
+            except UserError as error:  # an adapter that is not there
+                for call_id, _ in payload:
+                    sender.put(call_id, CallResult(error=_picklable(error)))
+                sender.send()
+                continue
             for sink, task in zip(sinks, tasks, strict=True):
                 sink.task = task
             answers = {call_id: task for call_id, task in answers.items() if not task.ended.is_set()}
