@@ -58,6 +58,7 @@ ORDER: dict[str, list[str]] = {
         "tokenizer",
         "train compression bpe_trainer",
         "extend",
+        "trim",
     ],
     "chat": [
         "reasoning",
@@ -73,6 +74,7 @@ ORDER: dict[str, list[str]] = {
         "load save",
         "merge init_model extend_vocab train_tokenizer",
         "surgery",
+        "trim_vocab",
     ],
     "data": ["text ledger", "io filters dedup", "formats", "ingest", "stages", "report"],
     "train": [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hanlin.config.recipe import Recipe
 from hanlin.config.settings.launch import Launch
-from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge
+from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge, TrimVocabulary
 from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.config.settings.surgery.context import ExtendContext
 from hanlin.config.settings.tokenizer import TrainTokenizer
@@ -173,7 +173,7 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     if isinstance(settings, ExpandBlocks):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_new_blocks(settings.positions(shape.layers))
-    if isinstance(settings, Training | ExtendContext):
+    if isinstance(settings, Training | ExtendContext | TrimVocabulary):  # what trimming saves is known when it is done
         return shape_of(step, "model", steps)
     return tr("the output of {name} is not known in advance", name=step.stage.name)
 

@@ -97,6 +97,16 @@ def extend_tokenizer(
     )
 
 
+def is_known_bpe(tokenizer: Tokenizer, model: Mapping[str, Any]) -> bool:
+    """Whether the `model` of a `tokenizer.json` is byte-level BPE or SentencePiece BPE with byte fallback."""
+    return (
+        model["type"] == "BPE"
+        and not model.get("continuing_subword_prefix")
+        and not model.get("end_of_word_suffix")
+        and (not model.get("byte_fallback")) == ("ByteLevel" in tokenizer.decoder_steps)
+    )
+
+
 class _BaseVocabulary:
     """The base vocabulary: how it writes Chinese pieces, and how it is extended.
 
@@ -108,13 +118,7 @@ class _BaseVocabulary:
         self.data: dict[str, Any] = json.loads(tokenizer.backend.to_str())
         model = self.data["model"]
         self.is_byte_level = not model.get("byte_fallback")
-        known = (
-            model["type"] == "BPE"
-            and not model.get("continuing_subword_prefix")
-            and not model.get("end_of_word_suffix")
-            and self.is_byte_level == ("ByteLevel" in tokenizer.decoder_steps)
-        )
-        if not known:
+        if not is_known_bpe(tokenizer, model):
             raise UserError(
                 tr("this kind of vocabulary cannot be extended"),
                 tokenizer.folder,

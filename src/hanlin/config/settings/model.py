@@ -143,6 +143,26 @@ class ExtendVocabulary(Settings):
     new_entries: int = setting(8000, "number of entries to add at most", ge=1)
 
 
+class TrimVocabulary(Settings):
+    """Keep only the vocabulary entries that your texts need, and cut the embeddings and the output head to them."""
+
+    model: str = ref("model", description="the model to trim")
+    text: tuple[str, ...] = ref(
+        "documents",
+        "conversations",
+        "preferences",
+        "unpaired_preferences",
+        "files",
+        description="texts that must keep their tokens: documents, chats (as the model's template renders them), "
+        "or folders of .txt and .jsonl files; validation splits are read too",
+    )
+    min_count: int = setting(
+        1,
+        "keep an entry that occurs at least so often in the texts; from 2 on, texts with rarer entries get more tokens",
+        ge=1,
+    )
+
+
 class Merge(Settings):
     """Merge an adapter into its base; what was written is reloaded and compared."""
 
