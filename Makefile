@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: fuzz demo test test-slow test-parity test-vllm test-llama-cpp test-clients lint format docs site clean bench-startup help
+.PHONY: fuzz demo test test-slow test-parity test-vllm test-llama-cpp test-clients test-mergekit lint format docs site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-parity 10,000 conversations for each chat template through transformers and llama.cpp"
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
 	@echo "make test-clients  structured output through instructor and llama-index, in an environment of their own"
+	@echo "make test-mergekit fused models against mergekit (HANLIN_MERGEKIT names a python that has it)"
 	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
 	@echo "make bench-imatrix_gain  what an importance matrix gains (HANLIN_MODEL a trained model, HANLIN_DATA its data)"
@@ -43,10 +44,10 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp and not clients"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp and not clients and not mergekit"
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m "not gpu and not vllm and not llama_cpp and not clients"
+	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m "not gpu and not vllm and not llama_cpp and not clients and not mergekit"
 
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m vllm
@@ -65,6 +66,9 @@ test-parity: $(VENV)/.dev
 test-llama-cpp: $(VENV)/.dev
 	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m llama_cpp
 
+test-mergekit: $(VENV)/.dev
+	$(BIN)/python -m pytest -m mergekit
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/mypy
 
@@ -82,7 +86,7 @@ messages: $(VENV)/.dev
 	$(BIN)/python scripts/messages.py
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp and not clients"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp and not clients and not mergekit"
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m fuzz $(FUZZ) --minutes 10 --page docs/en/model_files.md --page docs/zh/model_files.md

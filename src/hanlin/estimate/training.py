@@ -15,6 +15,7 @@ from hanlin.config.settings.launch import Launch
 from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge, TrimVocabulary
 from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.config.settings.surgery.context import ExtendContext
+from hanlin.config.settings.surgery.fuse import FuseModels
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
@@ -167,6 +168,8 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
         return vocab_size if isinstance(vocab_size, str) else ModelShape.of_settings(settings, vocab_size)
     if isinstance(settings, Merge):
         return shape_of(step, "adapter", steps)
+    if isinstance(settings, FuseModels):
+        return shape_of(step, "models.0.model" if settings.base is None else "base", steps)
     if isinstance(settings, ExtendVocabulary):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_vocab_size(shape.vocab_size + settings.new_entries)

@@ -1,14 +1,24 @@
-"""Writing a safetensors file."""
+"""Read and write safetensors files, tensor by tensor: no file is held in memory."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 
-from hanlin.core.files import partial_path
+from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic, partial_path
+from hanlin.core.i18n import tr
+from hanlin.models.folder.layout import TensorEntry
+
+_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
 def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -19,3 +29,72 @@ def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     save_file(tensors, str(partial), metadata={"format": "pt"})
     partial.chmod(mode)  # the library makes it readable by the owner only
     os.replace(partial, path)
+
+
+def read_rows(entry: TensorEntry, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Read rows `start` to `stop` of the first dimension of a tensor, in its dtype; by default all.
+
+    The bytes are copied, not mapped: a mapped file counts as memory of the process until it is closed.
+
+    Raises:
+        UserError: The file became shorter since its header was checked.
+    """
+    dtype = _TYPES[entry.dtype]
+    rows = entry.shape[0] if entry.shape else 1
+    stop = rows if stop is None else min(stop, rows)
+    shape = (max(0, stop - start), *entry.shape[1:]) if entry.shape else ()
+    row_bytes = math.prod(entry.shape[1:]) * dtype.itemsize
+    tensor = torch.empty(shape, dtype=dtype)
+    if tensor.numel():
+        buffer = _bytes_of(tensor)
+        with entry.file.open("rb", buffering=0) as file:
+            file.seek(entry.start + start * row_bytes)
+            done = 0
+            while done < len(buffer):
+                count = file.readinto(buffer[done:])
+                if not count:
+                    raise UserError(tr("the file became shorter while it was read"), entry.file)
+                done += count
+    return tensor
+
+
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    make: Callable[[str], Iterable[torch.Tensor]],
+) -> None:
+    """Write a safetensors file at once or not at all, while its tensors are made; the bytes are the library's.
+
+    Args:
+        path: The file.
+        shapes: Name and shape of every tensor.
+        dtype: Dtype of all of them.
+        make: Gives the tensor of a name in pieces that follow each other; they are written as soon as they are made.
+
+    Raises:
+        RuntimeError: The pieces of a tensor are not what its shape says.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in sorted(shapes):  # the library's order for tensors of one dtype
+        end = offset + math.prod(shapes[name]) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    with open_atomic(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(shapes):
+            count = 0
+            for piece in make(name):
+                data = piece.detach().to("cpu", dtype).contiguous()
+                file.write(_bytes_of(data))
+                count += data.numel()
+            if count != math.prod(shapes[name]):
+                raise RuntimeError(f"{name} has {count} entries instead of {math.prod(shapes[name])}")
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor, which may be written to."""
+    return memoryview(cast(Any, tensor.view(-1).view(torch.uint8).numpy()))

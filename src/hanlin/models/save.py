@@ -5,22 +5,24 @@ The bytes depend on weights and tokenizer alone: no times, no paths. Files of an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template, save_tokenizer, special_token_ids
-from hanlin.core.files import write_sorted_json
+from hanlin.core.errors import UserError
+from hanlin.core.files import catch_full_disk, check_free_space, write_sorted_json
+from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import CONFIG, INDEX, NEW_BLOCKS, WEIGHTS, ModelFiles
 from hanlin.models.folder.shapes import llama_shapes
-from hanlin.models.safetensors import save_safetensors
+from hanlin.models.safetensors import save_safetensors, write_safetensors
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 5_000_000_000
@@ -165,6 +167,68 @@ def save_stored(
     return check_model_folder(folder, experts=True)
 
 
+def save_streamed(
+    source: ModelFiles,
+    folder: Path,
+    make: Callable[[str], Iterable[torch.Tensor]],
+    *,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    dtype: str,
+    tied: bool | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> ModelFiles:
+    """Save a complete model folder whose weights are made while they are written, piece by piece, and check it.
+
+    Args:
+        source: A model folder with the configuration of the new one.
+        folder: Where to write; it is made.
+        make: Gives the weights of a name in pieces of whole rows that follow each other.
+        tokenizer: Saved with the model.
+        template: Chat template to save.
+        dtype: Dtype of all weights.
+        tied: Whether the output head is the embedding matrix; None: as in `source`.
+        shard_bytes: Largest size of a weights file, unless a single tensor is larger.
+
+    Returns:
+        The headers of the saved folder.
+
+    Raises:
+        UserError: The weights do not fit on the disk, or a number is not finite in `dtype`.
+    """
+    loaded = LlamaConfig.from_dict(dict(source.config))
+    config = describe_config(loaded, tied=bool(loaded.tie_word_embeddings) if tied is None else tied)
+    torch_type = torch_dtype(dtype)
+    config["dtype"] = config["torch_dtype"] = dtype
+    shapes = llama_shapes(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_free_space(folder, sum(torch.Size(shape).numel() for shape in shapes.values()) * torch_type.itemsize)
+
+    def make_finite(name: str) -> Iterator[torch.Tensor]:
+        for piece in make(name):
+            rounded = piece.to(torch_type)
+            if not is_finite(rounded):
+                what = tr("{name} has numbers that {dtype} cannot hold", name=name, dtype=dtype)
+                raise UserError(what, "dtype", tr("set dtype: bfloat16 or float32"))
+            yield rounded
+
+    def write(path: Path, names: list[str]) -> int:
+        shard = {name: shapes[name] for name in names}
+        write_safetensors(path, shard, torch_type, make_finite)
+        return sum(torch.Size(shape).numel() for shape in shard.values()) * torch_type.itemsize
+
+    with catch_full_disk(folder):
+        _write_shards(shapes, torch_type.itemsize, folder, shard_bytes, write)
+        write_sorted_json(folder / CONFIG, {**config, **special_token_ids(tokenizer, template)})
+        save_tokenizer(tokenizer, template, folder)
+    return check_model_folder(folder)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity; their sum, taken first, has one too and needs no second tensor."""
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
+
+
 def _check_names(weights: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     if weights.keys() != shapes.keys():
         raise RuntimeError(f"weights to save differ from the model's: {sorted(weights.keys() ^ shapes.keys())[:5]}")
@@ -189,6 +253,25 @@ def _write_weights(
 
     `itemsize` is that of most weights, in bytes. Without `torch_type` each keeps its dtype, and is checked.
     """
+
+    def write(path: Path, names: list[str]) -> int:
+        tensors = {name: weights[name].detach().to("cpu", torch_type).contiguous() for name in names}
+        for name, tensor in tensors.items() if torch_type is None else ():
+            _check(name, tensor, shapes[name])
+        save_safetensors(tensors, path)
+        return sum(tensor.nbytes for tensor in tensors.values())
+
+    _write_shards(shapes, itemsize, folder, shard_bytes, write)
+
+
+def _write_shards(
+    shapes: Mapping[str, tuple[int, ...]],
+    itemsize: int,
+    folder: Path,
+    shard_bytes: int,
+    write: Callable[[Path, list[str]], int],
+) -> None:
+    """Divide the weights into files, write each, and the index if there are several; `write` returns a file's bytes."""
     shards = list(_split_into_shards(shapes, itemsize, shard_bytes))
     names = [WEIGHTS] if len(shards) == 1 else [_shard_name(index, len(shards)) for index in range(len(shards))]
     for stale in folder.glob("model*.safetensors*"):
@@ -196,11 +279,7 @@ def _write_weights(
             stale.unlink()
     total_bytes = 0
     for file, shard in zip(names, shards, strict=True):
-        tensors = {name: weights[name].detach().to("cpu", torch_type).contiguous() for name in shard}
-        for name, tensor in tensors.items() if torch_type is None else ():
-            _check(name, tensor, shapes[name])
-        save_safetensors(tensors, folder / file)
-        total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+        total_bytes += write(folder / file, shard)
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         write_sorted_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
