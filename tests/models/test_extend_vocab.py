@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -43,9 +43,11 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-def extend_model(model: Path, documents: Path, out: Path, new_entries: int = 12) -> dict[str, Any]:
+def extend_model(
+    model: Path, documents: Path, out: Path, new_entries: int = 12, init: str = "mean"
+) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
-    settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries)
+    settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries, init=init)
     inputs = Inputs({"model": (model,), "text": (documents,)})
     return extend_vocab.run(settings, inputs, out, StageContext())
 
@@ -75,6 +77,22 @@ def test_a_new_row_is_the_mean_of_the_rows_of_its_old_ids(base: Path, documents:
     assert number >= len(old)
     for name in before.keys() & set(RESIZED):
         assert torch.equal(after[name][number], before[name][old.encode("学士")].mean(0))
+
+
+@pytest.mark.parametrize("init", get_args(ExtendVocabulary.model_fields["init"].annotation))
+def test_every_init_makes_other_rows_than_the_others_and_changes_nothing_else(
+    tied_model: Path, documents: Path, tmp_path: Path, init: str
+) -> None:
+    extend_model(tied_model, documents, tmp_path / "grown", init=init)
+    extend_model(tied_model, documents, tmp_path / "again", init=init)
+    old, new = weights(tied_model), weights(tmp_path / "grown")
+    first = len(old["model.embed_tokens.weight"])
+    assert all(torch.equal(new[name][:first] if name in RESIZED else new[name], old[name]) for name in old)
+    assert torch.equal(new["model.embed_tokens.weight"], weights(tmp_path / "again")["model.embed_tokens.weight"])
+    if init != "mean":
+        extend_model(tied_model, documents, tmp_path / "mean")
+        mean = weights(tmp_path / "mean")["model.embed_tokens.weight"]
+        assert not torch.equal(new["model.embed_tokens.weight"][first:], mean[first:])
 
 
 def test_logits_of_old_tokens_over_old_ids_are_unchanged(base: Path, documents: Path, tmp_path: Path) -> None:

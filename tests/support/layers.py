@@ -70,7 +70,7 @@ ORDER: dict[str, list[str]] = {
     ],
     "models": [
         "folder safetensors patterns",
-        "dtypes adapters embedding_rows layouts",
+        "dtypes adapters embedding_rows layouts new_rows",
         "load save",
         "merge init_model extend_vocab train_tokenizer",
         "surgery",

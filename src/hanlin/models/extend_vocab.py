@@ -1,7 +1,7 @@
 """The stage `extend_vocabulary`: add Chinese tokens to a tokenizer and rows for them to the model.
 
-The new tokens are learned in `hanlin.tokenizer.extend`, their rows are made in `hanlin.models.embedding_rows`. This
-file verifies that nothing else changed: text without Chinese characters keeps its ids, old weights keep their bits.
+The new tokens are learned in `hanlin.tokenizer.extend`, their rows are made in `hanlin.models.new_rows`. This file
+verifies that nothing else changed: text without Chinese characters keeps its ids, old weights keep their bits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from hanlin.models.embedding_rows import resize_embeddings
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
+from hanlin.models.new_rows.initialize import init_new_rows
+from hanlin.models.new_rows.sample import sample_texts
 from hanlin.models.save import save_model
 from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer
@@ -67,6 +69,9 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
 
     model = cast(LlamaForCausalLM, load_model(base.folder, dtype="auto"))
     resize_embeddings(model, extension.first_id, extension.old_ids)
+    if settings.init != "mean":
+        texts = sample_texts(read_texts(documents), context.seed)
+        init_new_rows(model, settings.init, extension.first_id, extension.old_ids, extension.tokenizer, texts)
     template = find_template(extension.tokenizer)
     extended = save_model(model, out, tokenizer=extension.tokenizer, template=template)
     num_tensors = verify_weights_unchanged(base, extended, extension)
