@@ -43,9 +43,7 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-def extend_model(
-    model: Path, documents: Path, out: Path, new_entries: int = 12, init: str = "mean"
-) -> dict[str, Any]:
+def extend_model(model: Path, documents: Path, out: Path, new_entries: int = 12, init: str = "mean") -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries, init=init)
     inputs = Inputs({"model": (model,), "text": (documents,)})

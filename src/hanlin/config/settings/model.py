@@ -143,7 +143,7 @@ class ExtendVocabulary(Settings):
     new_entries: int = setting(8000, "number of entries to add at most", ge=1)
     init: Literal["mean", "weighted", "omp", "average_of_similar"] = setting(
         "mean",
-        "rows that new entries begin with. mean: the mean of the rows of their pieces; weighted: rare pieces weigh more; "
+        "rows that new entries begin with. mean: the mean of their pieces' rows; weighted: rare pieces weigh more; "
         "average_of_similar: the mean of old entries with similar neighbors in the text (as WECHSEL, Minixhofer et al. "
         "2022, arXiv:2112.06598); omp: a sparse combination of such entries (orthogonal matching pursuit, "
         "arXiv:2506.06607)",

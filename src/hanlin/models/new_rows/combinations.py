@@ -40,7 +40,7 @@ class Combination(NamedTuple):
 def weighted_pieces(old_ids: Sequence[Sequence[int]], counts: torch.Tensor) -> Combination:
     """Rare pieces weigh more: the weight is a / (a + share of the piece among all tokens), a = 0.001.
 
-    Of the bytes of a character the first ones stand in hundreds of others and say little, the last ones say which it is.
+    Of the bytes of a character the first ones are those of hundreds of others; the last ones tell them apart.
 
     Args:
         old_ids: For each new token the ids that its text had before.

@@ -9,6 +9,7 @@ SNIPPET_CHARACTERS = 500
 SAMPLED_SNIPPETS = 4000
 """Two million characters: half of 8,000 new tokens occur 40 times in them, 1 % never."""
 
+
 def sample_texts(texts: Iterable[str], seed: int) -> list[str]:
     """Return 4,000 snippets of at most 500 characters, each with the same chance (Vitter 1985, algorithm R)."""
     chance = random.Random(seed)

@@ -72,7 +72,7 @@ def learn_token_space(rows: Iterable[Sequence[int]], first_id: int, old_ids: Seq
     frequency = np.bincount(stream[stream >= 0], minlength=first_id)
     kept = np.argsort(-frequency, kind="stable")[:MAX_OLD_TOKENS]
     kept = np.sort(kept[frequency[kept] >= MIN_OCCURRENCES])
-    neighbors = np.argsort(-frequency, kind="stable")[:MAX_NEIGHBORS]
+    neighbors = np.argsort(-frequency, kind="stable")[: min(MAX_NEIGHBORS, int(np.count_nonzero(frequency)))]
     counts = np.zeros((len(kept) + len(old_ids), 2 * len(neighbors)), dtype=np.float32)
     row_of_old = np.full(first_id + 1, -1)
     row_of_old[kept] = np.arange(len(kept))
@@ -98,13 +98,15 @@ def spell_out(ids: Ids, first_id: int, old_ids: Sequence[Sequence[int]]) -> Ids:
     cut = np.flatnonzero(ids >= first_id)
     pieces: list[Ids] = []
     start = 0
-    for index in cut:
+    for index in cut.tolist():
         pieces += [ids[start:index], np.asarray(old_ids[ids[index] - first_id], dtype=np.int64)]
         start = index + 1
     return np.concatenate([*pieces, ids[start:]])
 
 
-def _count(counts: NDArray[np.float32], stream: Ids, neighbors: Ids, spans: tuple[Ids, Ids, Ids], first_id: int) -> None:
+def _count(
+    counts: NDArray[np.float32], stream: Ids, neighbors: Ids, spans: tuple[Ids, Ids, Ids], first_id: int
+) -> None:
     """Add to `counts` [tokens, 2 · neighbors] the neighbors of the spans (first index, last index, row of counts).
 
     Neighbors are looked for up to the nearest end of a text.
@@ -133,8 +135,8 @@ def _factorize(counts: torch.Tensor) -> torch.Tensor:
     columns = counts.sum(0, keepdim=True) ** SMOOTHING
     columns = columns / columns.sum().clamp(min=1e-12)
     information = (counts / (rows * columns).clamp(min=1e-12)).log_().clamp_(min=0)
-    values, directions = torch.linalg.eigh(information.T @ information)
+    values, directions = torch.linalg.eigh((information.T @ information).double())  # float32 may not converge
     largest = directions[:, values.argsort(descending=True)[:DIMENSIONS]]
-    vectors = information @ largest
+    vectors = information @ largest.float()
     scale = vectors.norm(dim=0).clamp(min=1e-6).sqrt()  # the square roots of the singular values weigh best (2015)
     return torch.nn.functional.normalize(vectors / scale, dim=1)
