@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from hanlin.core.version import __version__
 
+TYPE_CHECKING = False  # `typing` takes most of the time in which Ctrl-C still ends the command with a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from hanlin.api import Engine, Plan, Recipe, RunResult, convert, load_engine, plan, read_records, run
     from hanlin.chat.template import ChatTemplate
     from hanlin.core.errors import UserError
@@ -51,6 +51,8 @@ def __getattr__(name: str) -> Any:
     """Fetch a public name when it is first used, so that `import hanlin` loads nothing heavy."""
     if name not in __all__:
         raise AttributeError(f"module 'hanlin' has no attribute '{name}'")
+    import importlib
+
     value = getattr(importlib.import_module(_MODULES.get(name, "hanlin.api")), name)
     globals()[name] = value
     return value

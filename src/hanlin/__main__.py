@@ -9,13 +9,13 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # before this line can only be kept from there by `python -P -m hanlin`.
     del sys.path[0]
 
-import signal
+import _signal  # what `signal` wraps; that one imports `enum` and `re`, which takes longer than all else here
 
 
 def main() -> None:
     """The console script: until the command can end in order, Ctrl-C ends it without a traceback."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from hanlin.cli.main import main as run
 
     run()

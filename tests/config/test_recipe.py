@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,10 @@ def test_a_recipe_that_is_not_there_is_looked_for_beside_and_among_the_recipes(
     with pytest.raises(UserError) as told:
         read_recipe(Path("x"))
     assert told.value.hint == "known: mine.yaml, recipes/quickstart.yaml"
+
+
+def test_a_setting_that_is_not_utf8_is_refused() -> None:
+    """A name typed on the command line may be of any bytes; it would end the stage when its manifest is written."""
+    stages = {"c": {"kind": "corpus", "sources": [{"path": os.fsdecode(b"./bad\xff.jsonl")}]}}
+    with pytest.raises(UserError, match=r"is not UTF-8: ./bad.\.jsonl"):
+        build_recipe({"name": "r", "stages": stages}, "hanlin corpus")

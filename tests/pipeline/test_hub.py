@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import requests
 
 from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.hub import UploadFile, list_upload_files, parse_repository, upload
+from hanlin.pipeline.hub import UploadFile, _keep_cookies_home, list_upload_files, parse_repository, upload
 from hanlin.pipeline.manifest import Manifest
 from hostile_server import HEAD, Answer, forever, host, whole
 
@@ -247,6 +248,21 @@ def test_a_token_of_a_hub_follows_no_redirect_to_another_and_meets_no_proxy_on_t
         assert any(b"hf_not_a_token" in request for request in first.received)
         assert not any(b"hf_not_a_token" in request for request in other.received)
         assert proxy.received == []
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_token_of_modelscope_follows_no_redirect_to_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library gives the token to `requests` as a cookie of each request, which went along to every host."""
+    monkeypatch.setattr(requests.Session, "rebuild_auth", requests.Session.rebuild_auth)  # to be set back
+    for _ in range(2):
+        _keep_cookies_home()
+    with host(whole(b"{}")) as other:
+        location = f"Location: {other.url.replace('127.0.0.1', name)}/x"
+        with host(whole(b"", location, status="307 Temporary Redirect")) as first:
+            token = {"headers": {"Authorization": "Bearer ms-s3cret"}, "cookies": {"m_session_id": "ms-s3cret"}}
+            assert requests.Session().request("POST", first.url, json={}, timeout=10, **token).text == "{}"
+    assert any(b"ms-s3cret" in request for request in first.received)
+    assert other.received and not any(b"ms-s3cret" in request for request in other.received)
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ PRINTS = {
 """Files that may write to standard output or error, and why."""
 
 CLIENT_LIBRARIES = {"http.client", "urllib.request", "requests", "httpx", "httpx2", "httpcore2", "aiohttp", "urllib3"}
-CLIENTS = {"core/http.py"}
+CLIENTS = {"core/http.py", "pipeline/hub.py"}
+"""The second makes none: it takes cookies off redirects that ModelScope's library follows."""
 
 
 @functools.cache

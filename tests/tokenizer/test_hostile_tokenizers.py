@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,11 @@ def test_usual_rules_start_no_child(folder: Path) -> None:
     assert has_ordinary_rules(data)
     late = data.rstrip()[:-1] + b', "post_processor": {"type": "BertProcessing"}}'  # the second of a name counts
     assert not has_ordinary_rules(late)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes are POSIX's")
+def test_a_folder_whose_name_is_not_utf8_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"bad\xff")
+    folder.mkdir()
+    with pytest.raises(UserError, match="not UTF-8"):
+        Tokenizer.load(folder)

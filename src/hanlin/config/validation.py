@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
         UserError: For the first mistake: an unknown name (with a suggestion), a missing one, or a bad value.
     """
     find = where if callable(where) else (lambda *keys: where)
+    _check_encodable(row, find(), owner)
     try:
         return cls.model_validate(row)
     except pydantic.ValidationError as error:
@@ -87,6 +89,16 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
             at,
             hint,
         ) from error
+
+
+def _check_encodable(row: Any, where: Any, owner: str) -> None:
+    """Raise UserError if a text is not UTF-8, as a name typed on the command line may be: no manifest can hold it."""
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        text = error.object[error.object.rfind('"', 0, error.start) + 1 : error.object.find('"', error.end)]
+        what = tr("{owner}: a value is not UTF-8: {text}", owner=owner, text=text)
+        raise UserError(what, where, tr("rename it, or name the folder above it")) from error
 
 
 class _Shortened:

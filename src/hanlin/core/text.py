@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from hanlin.core.errors import UserError
@@ -66,6 +67,12 @@ def check_text(text: str, where: str | None = None) -> None:
         what = tr("character {position} of the text is half of a surrogate pair", position=position)
         hint = tr("it comes from a broken \\u escape: clean the text")
         raise UserError(what, where, hint) from error
+
+
+def check_path_encoding(path: Path) -> None:
+    """Raise UserError if a path is not UTF-8: the libraries in Rust that read models and tokenizers open none such."""
+    if not is_valid_unicode(str(path)):
+        raise UserError(tr("this path is not UTF-8"), path, tr("rename it"))
 
 
 _OBEYED = re.compile(

@@ -187,6 +187,7 @@ def _to_modelscope(folder: Path, items: Sequence[UploadFile], name: str, private
         raise UserError(tr("modelscope-hub is not installed"), f"ms:{name}", hint)
     from modelscope_hub.api import HubApi
 
+    _keep_cookies_home()
     api = HubApi()
     if not api.repo_exists(name, "model"):
         api.create_repo(name, "model", visibility="private" if private else "public")
@@ -235,6 +236,25 @@ def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
             raise UserError(full.what, full.where or entry["key"], full.hint) from error
         hint = tr("set HF_ENDPOINT to a mirror, or give a local path")
         raise UserError(tr("cannot be downloaded: {name}", name=type(error).__name__), entry["key"], hint) from error
+
+
+def _keep_cookies_home() -> None:
+    """Let no cookie follow a redirect to another host.
+
+    `requests`, through which ModelScope's library speaks, takes the header `Authorization` off there, but sends cookies
+    that were given with the request to every host: ModelScope's hold the token.
+    """
+    import requests
+
+    original = requests.Session.rebuild_auth
+
+    def rebuild_auth(session: requests.Session, request: Any, response: Any) -> None:
+        original(session, request, response)
+        if session.should_strip_auth(response.request.url, request.url):
+            request.headers.pop("Cookie", None)
+
+    if original.__name__ != rebuild_auth.__name__ or original.__module__ != __name__:
+        requests.Session.rebuild_auth = rebuild_auth  # type: ignore[method-assign]
 
 
 def _bound_hugging_face() -> None:

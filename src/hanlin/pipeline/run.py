@@ -10,6 +10,7 @@ from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
+from hanlin.core.text import check_path_encoding
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.integrity import edited_artifact
@@ -45,6 +46,8 @@ def run(
         refuse_edited(step, store)
     pending = [step for step in steps if step.state != "done"]
     check_packages(pending, recipe.launch)
+    if any(step.stage.kind.heavy for step in pending):
+        check_path_encoding(store.home.resolve())  # not after hours, when the next stage opens the model
     with WorkerClient(preload=any(step.stage.kind.heavy for step in pending)) as worker:
         for name, stage in recipe.stages.items():
             step = plan_stage(recipe, stage, done, store)

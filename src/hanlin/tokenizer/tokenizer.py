@@ -18,7 +18,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_bytes, write_sorted_json, write_text
 from hanlin.core.i18n import tr
 from hanlin.core.limits import MAX_ADDED_TOKENS, MAX_TOKEN_CHARACTERS, MAX_VOCABULARY
-from hanlin.core.text import check_text
+from hanlin.core.text import check_path_encoding, check_text
 from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE, SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.gguf_metadata import is_gguf_file
@@ -88,6 +88,7 @@ class Tokenizer:
         if is_gguf_file(folder):
             from_file = read_gguf_tokenizer(folder)
             return cls(from_file.backend, from_file.config, folder, from_file.encoder)
+        check_path_encoding(folder)
         config = _read_config(folder)
         file = folder / TOKENIZER_FILE
         if file.is_file():
