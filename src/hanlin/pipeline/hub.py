@@ -254,7 +254,7 @@ def _keep_cookies_home() -> None:
             request.headers.pop("Cookie", None)
 
     if original.__name__ != rebuild_auth.__name__ or original.__module__ != __name__:
-        requests.Session.rebuild_auth = rebuild_auth  # type: ignore[method-assign]
+        setattr(requests.Session, original.__name__, rebuild_auth)
 
 
 def _bound_hugging_face() -> None:
