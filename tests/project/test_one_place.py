@@ -18,6 +18,7 @@ PRINTS = {
     "serve/server.py": "the lines of the server, made printable",
     "parity/backends/llama_cpp_server.py": "an address, for the parent process",
     "train/throughput.py": "figures, for the parent process",
+    "inference/backends/process/error_output.py": "what an engine's process says, made printable",
 }
 """Files that may write to standard output or error, and why."""
 
