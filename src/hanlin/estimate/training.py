@@ -15,6 +15,7 @@ from hanlin.config.settings.launch import Launch
 from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge, TrimVocabulary
 from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.config.settings.surgery.context import ExtendContext
+from hanlin.config.settings.surgery.experts import UpcycleExperts
 from hanlin.config.settings.surgery.fuse import FuseModels
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
@@ -151,9 +152,11 @@ def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str
         folder = source.paths[0]
         folder = resolve_base(folder) if is_adapter(folder) else folder
         try:
-            files = check_model_folder(folder)
+            files = check_model_folder(folder, experts=True)
         except UserError as error:
             return error.what
+        if files.config.get("num_local_experts"):
+            return tr("training a model of experts is not estimated")
         return ModelShape.of_config(files.config, files.dtype)
     if source.ready:
         return tr("{reference} is not on this machine yet", reference=source.entry.reference)
@@ -173,6 +176,8 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     if isinstance(settings, ExtendVocabulary):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_vocab_size(shape.vocab_size + settings.new_entries)
+    if isinstance(settings, UpcycleExperts):
+        return tr("training a model of experts is not estimated")
     if isinstance(settings, ExpandBlocks):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_new_blocks(settings.positions(shape.layers))

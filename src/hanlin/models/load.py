@@ -74,7 +74,7 @@ def load_model(
         return cast(PreTrainedModel, load_adapter(model, folder, trainable=trainable))
     if is_quantized(folder) and not trainable and quantization is None:
         return _load_quantized(folder)
-    files = check_model_folder(folder, experts=not trainable and quantization is None)
+    files = check_model_folder(folder, experts=quantization is None)
     model = _load_weights(files, dtype, attention, quantization, device)
     model.requires_grad_(trainable and quantization is None)
     return model.train(trainable)

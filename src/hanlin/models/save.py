@@ -20,7 +20,15 @@ from hanlin.core.files import catch_full_disk, check_free_space, write_sorted_js
 from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, INDEX, NEW_BLOCKS, WEIGHTS, ModelFiles
+from hanlin.models.folder.layout import (
+    CONFIG,
+    INDEX,
+    MOE_ARCHITECTURES,
+    NEW_BLOCKS,
+    SUPPORTED_ARCHITECTURES,
+    WEIGHTS,
+    ModelFiles,
+)
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.safetensors import save_safetensors, write_safetensors
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -30,7 +38,8 @@ _CONFIG_KEYS = (
     "attention_bias", "attention_dropout", "head_dim", "hidden_act", "hidden_size", "initializer_range",
     "intermediate_size", "max_position_embeddings", "mlp_bias", "num_attention_heads", "num_hidden_layers",
     "num_key_value_heads", "pretraining_tp", "rms_norm_eps", "rope_parameters", "transformers_version", "vocab_size",
-    NEW_BLOCKS,
+    NEW_BLOCKS, "num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "router_jitter_noise",
+    "sliding_window",
 )  # fmt: skip
 
 
@@ -63,7 +72,7 @@ def save_model(
     Raises:
         RuntimeError: A weight is missing, has a wrong shape, or is not finite; nothing is saved then.
     """
-    weights = dict(model.state_dict() if state is None else state)
+    weights = separate_experts(model.state_dict() if state is None else state)
     config = _build_config(model, weights)
     torch_type = torch_dtype(dtype or str(model.dtype).removeprefix("torch."))
     config["dtype"] = config["torch_dtype"] = str(torch_type).removeprefix("torch.")
@@ -78,7 +87,31 @@ def save_model(
     _write_weights(weights, llama_shapes(config), folder, torch_type.itemsize, shard_bytes, torch_type)
     write_sorted_json(folder / CONFIG, {**config, **ids})
     save_tokenizer(tokenizer, template, folder)
-    return check_model_folder(folder)
+    return check_model_folder(folder, experts=True)
+
+
+def separate_experts(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a model with each expert's matrices apart, as Mixtral's own files and vLLM have them.
+
+    transformers 5 holds all experts of a block in one tensor, in which an expert's gate rows come before its up rows.
+    A model without experts stays as it is.
+    """
+    separate: dict[str, torch.Tensor] = {}
+    for name, weight in state.items():
+        block, is_sparse, part = name.partition(".mlp.")
+        prefix = f"{block}.block_sparse_moe"
+        if is_sparse and part == "gate.weight":
+            separate[f"{prefix}.gate.weight"] = weight
+        elif is_sparse and part == "experts.gate_up_proj":
+            for expert, matrix in enumerate(weight):
+                gate, up = matrix.chunk(2)
+                separate[f"{prefix}.experts.{expert}.w1.weight"] = gate
+                separate[f"{prefix}.experts.{expert}.w3.weight"] = up
+        elif is_sparse and part == "experts.down_proj":
+            separate |= {f"{prefix}.experts.{expert}.w2.weight": matrix for expert, matrix in enumerate(weight)}
+        else:
+            separate[name] = weight
+    return separate
 
 
 def _build_config(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -104,7 +137,9 @@ def describe_config(settings: PreTrainedConfig, *, tied: bool) -> dict[str, Any]
     rope = dict(values["rope_parameters"])
     config["rope_theta"] = rope.pop("rope_theta")
     config["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
-    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "use_cache": True}
+    model_type = "mixtral" if values.get("num_local_experts") else "llama"
+    architecture = {**SUPPORTED_ARCHITECTURES, **MOE_ARCHITECTURES}[model_type]
+    config |= {"architectures": [architecture], "model_type": model_type, "use_cache": True}
     return {**config, "tie_word_embeddings": tied}
 
 

@@ -10,10 +10,12 @@ import torch
 from peft import PeftModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from hanlin.config.settings.base import Settings
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.adapters import get_initial_lora_weights
+from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.load import load_model
 from hanlin.train.compute.model import Precision, TrainModel
@@ -99,3 +101,33 @@ def check_config(config: Mapping[str, Any], settings: Training, folder: Path) ->
                 ),
                 folder / "config.json",
             )
+
+
+def check_experts(files: ModelFiles, settings: Settings, mode: str) -> None:
+    """Check that a model of experts can be trained with these settings; any other model can.
+
+    Args:
+        files: The model.
+        settings: The settings of the stage.
+        mode: How a process group divides the model.
+
+    Raises:
+        UserError: Another kind than `pretrain` and `sft`, an adapter, single rows, another optimizer than AdamW, or
+            sharded weights.
+    """
+    if not files.config.get("num_local_experts"):
+        return
+    where, hint = files.folder / "config.json", tr("train all weights, or `train_last_layers`, with pretrain or sft")
+    if not isinstance(settings, Pretrain | Sft):
+        raise UserError(tr("preference training of a model of experts is not supported"), where, hint)
+    unfit = None
+    if settings.lora is not None:
+        unfit = "lora"
+    elif settings.trainable_tokens is not None:
+        unfit = "trainable_tokens"
+    elif settings.optimizer in ("galore", "apollo"):
+        unfit = f"optimizer: {settings.optimizer}"
+    elif mode != "ddp":
+        unfit = f"launch.mode: {mode}"
+    if unfit is not None:
+        raise UserError(tr("{unfit} is not supported for a model of experts", unfit=unfit), where, hint)

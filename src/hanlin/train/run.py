@@ -38,7 +38,7 @@ from hanlin.train.dataset.prepare import TRAIN, VALIDATION, DatasetPreparer
 from hanlin.train.dataset.sampler import Sampler
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.strategy import check_can_shard
-from hanlin.train.load import check_config, load_train_model
+from hanlin.train.load import check_config, check_experts, load_train_model
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.reference_logprobs import (
     compute_reference_logprobs,
@@ -79,7 +79,8 @@ class TrainingRun:
         torch.set_num_threads(torch.get_num_threads())
         self.model_folder = inputs.path("model")
         refuse_adapter(self.model_folder, adapter_hint())
-        self._model_files = check_model_folder(self.model_folder)
+        self._model_files = check_model_folder(self.model_folder, experts=True)
+        check_experts(self._model_files, settings, context.mode)
         self._init_from = inputs.optional_path("init_from")
         if isinstance(settings, Training):
             check_config(self._model_files.config, settings, self.model_folder)

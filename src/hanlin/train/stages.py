@@ -16,7 +16,7 @@ from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
-from hanlin.train.objectives.next_token import NextToken
+from hanlin.train.objectives.next_token import next_token
 from hanlin.train.objectives.pairwise import DPO_LOSSES, Orpo, SimPo
 from hanlin.train.run import TrainingRun
 
@@ -28,7 +28,7 @@ def pretrain(settings: Pretrain, inputs: Inputs, out: Path, context: StageContex
     """Train on every token of documents. Writes a model, or an adapter if `lora` is set; returns the metrics."""
     run = TrainingRun(settings, inputs, out, context)
     splits = [PackedDataset.pack_documents(encoded, settings.max_seq_length) for encoded in run.data.documents()]
-    return run.train(splits, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
+    return run.train(splits, settings.batch_tokens // settings.max_seq_length, lambda model, *_: next_token(model))
 
 
 def sft(settings: Sft, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def sft(settings: Sft, inputs: Inputs, out: Path, context: StageContext) -> dict
     run = TrainingRun(settings, inputs, out, context)
     encoded_splits = run.data.conversations(settings)
     splits = [PackedDataset.pack_examples(encoded, settings.max_seq_length) for encoded in encoded_splits]
-    return run.train(splits, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
+    return run.train(splits, settings.batch_tokens // settings.max_seq_length, lambda model, *_: next_token(model))
 
 
 def dpo(settings: preference.Dpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from hanlin.train.compute.block import (
     rms_norm,
 )
 from hanlin.train.compute.embeddings import Embeddings, Head, PartialHead, neftune_noise
+from hanlin.train.compute.experts import Experts, balance_loss, expert_feed_forward
 from hanlin.train.compute.kernels import Kernel, choose_kernel, flex_document_attention, varlen_attention
 from hanlin.train.compute.linear import DoraLinear, Linear, QuantizedLinear
 from hanlin.train.compute.lm_head_loss import cross_entropy_sum, padded_length, token_logprobs
@@ -60,7 +61,8 @@ class _Block(NamedTuple):
     qkv_proj: tuple[Linear, Linear, Linear]
     o_proj: Linear
     post_attention_norm: RMSNorm
-    gate_up_down_proj: tuple[Linear, Linear, Linear]
+    gate_up_down_proj: tuple[Linear, ...]
+    experts: Experts | None = None
 
     def refresh(self, dtype: torch.dtype) -> None:
         for linear in (*self.qkv_proj, self.o_proj, *self.gate_up_down_proj):
@@ -107,6 +109,8 @@ class TrainModel:
         attention: The attention kernel.
         sharded_calls: How to call the model if its weights are sharded.
         layers: The modules of the decoder blocks.
+        router_metrics: Of a model of experts, sums over the targets of the last micro-batch: `router_loss`, the balance
+            loss of a block (see `balance_loss`), and `busiest_expert`, how busy it is.
     """
 
     def __init__(self, hf_model: PreTrainedModel | PeftModel, device: torch.device, precision: Precision) -> None:
@@ -128,7 +132,11 @@ class TrainModel:
         hf_model.to(device)  # type: ignore[arg-type]
         causal_lm = cast(Any, hf_model.get_base_model() if isinstance(hf_model, PeftModel) else hf_model)
         self._causal_lm, body = causal_lm, causal_lm.model
-        self._head_dim = int(causal_lm.config.head_dim)
+        config = causal_lm.config
+        self._head_dim = int(config.head_dim or config.hidden_size // config.num_attention_heads)
+        self._router_loss_coef = float(getattr(config, "router_aux_loss_coef", 0.0))
+        self._router_logits: list[torch.Tensor] = []
+        self.router_metrics: dict[str, torch.Tensor] = {}
         self._rotary = body.rotary_emb
         self._blocks = [_block(layer) for layer in body.layers]
         self._read_ends()
@@ -137,6 +145,10 @@ class TrainModel:
     @property
     def layers(self) -> list[nn.Module]:
         return [block.layer for block in self._blocks]
+
+    @property
+    def has_experts(self) -> bool:
+        return any(block.experts is not None for block in self._blocks)
 
     def _read_ends(self) -> None:
         """Take embeddings, last norm and head from the modules."""
@@ -216,9 +228,15 @@ class TrainModel:
         angles = self._rotary(hidden_states, batch.position_ids)
         cos, sin = (part[0, :, None, : self._head_dim // 2] for part in angles)
         run_block = self._run_block if self.sharded_calls is None else self._run_sharded_block
+        self._router_logits = []
         for block in self._blocks:
-            args = (hidden_states, cos, sin, batch.documents, positions if block is self._blocks[-1] else None)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+            is_last = block is self._blocks[-1]
+            args = (hidden_states, cos, sin, batch.documents, positions if is_last else None)
+            if block.experts is not None:
+                hidden_states, router_logits = self._run_experts(block, *args)
+                at_targets = router_logits if is_last else router_logits.index_select(0, batch.target_positions)
+                self._router_logits.append(at_targets[: len(batch.targets)])
+            elif self.gradient_checkpointing and torch.is_grad_enabled():
                 hidden_states = checkpoint(run_block, block, *args, use_reentrant=False)
             else:
                 hidden_states = run_block(block, *args)
@@ -230,7 +248,24 @@ class TrainModel:
 
     def _loss_sum(self, batch: MicroBatch) -> torch.Tensor:
         hidden = self._padded_hidden_states(batch)
-        return cross_entropy_sum(hidden, self._head.weight, batch.targets, self._head.compute_weight)
+        loss = cross_entropy_sum(hidden, self._head.weight, batch.targets, self._head.compute_weight)
+        return loss + self._router_loss(batch) if self._router_logits else loss
+
+    def _router_loss(self, batch: MicroBatch) -> torch.Tensor:
+        """What the balance of the experts adds to the loss in training: the mean over the blocks, weighted by the
+        coefficient of the configuration. It does not count in evaluation, whose loss is that of the targets alone.
+        """
+        top_k = next(block.experts.top_k for block in self._blocks if block.experts is not None)
+        losses, busiest = zip(
+            *(balance_loss(logits, batch.target_counts, top_k) for logits in self._router_logits), strict=True
+        )
+        self._router_logits = []
+        loss = torch.stack(losses).mean()
+        self.router_metrics = {
+            "router_loss": loss.detach(),
+            "busiest_expert": torch.stack(busiest).mean() * len(batch.targets),
+        }
+        return loss * (self._router_loss_coef if self.hf_model.training else 0.0)
 
     def token_logprobs(self, batch: MicroBatch) -> torch.Tensor:
         """Log p of each of a batch's targets, float32 [n]."""
@@ -304,14 +339,40 @@ class TrainModel:
             [tokens, hidden_size], or [len(positions), hidden_size].
         """
         training = self.hf_model.training
+        hidden_states = self._attend(block, hidden_states, cos, sin, documents, positions)
+        return feed_forward(hidden_states, block.post_attention_norm, block.gate_up_down_proj, training)
+
+    def _run_experts(self, block: _Block, hidden_states: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run a block of experts; the same, and the router's logits [tokens or positions, experts]."""
+
+        def run(hidden_states: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            assert block.experts is not None
+            attended = self._attend(block, hidden_states, *args)
+            return expert_feed_forward(attended, block.post_attention_norm, block.experts, self.dtype)
+
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            result: tuple[torch.Tensor, torch.Tensor] = checkpoint(run, hidden_states, *args, use_reentrant=False)
+            return result
+        return run(hidden_states, *args)
+
+    def _attend(
+        self,
+        block: _Block,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        documents: DocumentLayout,
+        positions: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The first half of a block, see `_run_block`."""
+        training = self.hf_model.training
         projected = norm_and_project(hidden_states, block.input_norm, block.qkv_proj, training)
         query, key, value = (part.view(len(part), -1, self._head_dim) for part in projected)
         query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
         attended = self.attention(query, key, value, documents).flatten(1)
         if positions is not None:
             hidden_states, attended = hidden_states.index_select(0, positions), attended.index_select(0, positions)
-        hidden_states = add_projection(hidden_states, attended, block.o_proj, training)
-        return feed_forward(hidden_states, block.post_attention_norm, block.gate_up_down_proj, training)
+        return add_projection(hidden_states, attended, block.o_proj, training)
 
 
 def _unwrap(module: nn.Module) -> Any:
@@ -389,11 +450,13 @@ def _block(layer: Any, gathered: bool = False) -> _Block:
     def linears(*modules: nn.Module) -> Any:
         return tuple(_linear(module, gathered) for module in modules)
 
+    experts = Experts.of(mlp) if hasattr(mlp, "experts") else None
     return _Block(
         layer,
         _norm(layer.input_layernorm),
         linears(attention.q_proj, attention.k_proj, attention.v_proj),
         _linear(attention.o_proj, gathered),
         _norm(layer.post_attention_layernorm),
-        linears(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
+        () if experts is not None else linears(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
+        experts,
     )
