@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
@@ -17,6 +20,7 @@ from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models import merge
+from hanlin.models.adapter_tensors import AdapterTensors
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
@@ -35,10 +39,17 @@ KINDS = [
 ]
 
 
-def merge_into(adapter: Path, out: Path, dtype: str = "base") -> dict[str, Any]:
+def merge_into(
+    adapter: Path | Sequence[Path], out: Path, dtype: str = "base", base: Path | None = None, **row: object
+) -> dict[str, Any]:
+    adapters = (adapter,) if isinstance(adapter, Path) else tuple(adapter)
     out.mkdir(exist_ok=True)
-    settings = Merge.model_validate({"adapter": "./a", "dtype": dtype})
-    return merge.run(settings, Inputs({"adapter": (adapter,)}), out, StageContext())
+    named = {} if base is None else {"model": "./model"}
+    settings = Merge.model_validate(
+        {"adapter": [f"./{path.name}" for path in adapters], "dtype": dtype, **named, **row}
+    )
+    paths = {"adapter": adapters, **({} if base is None else {"model": (base,)})}
+    return merge.run(settings, Inputs(paths), out, StageContext())
 
 
 @pytest.mark.parametrize(("base", "lora"), KINDS)
@@ -60,7 +71,8 @@ def test_merged_weights_are_those_of_peft(
     merge_into(adapter, tmp_path / "merged")
     by_peft = cast(PeftModel, load_model(adapter)).merge_and_unload().state_dict()
     merged = load_file(tmp_path / "merged" / "model.safetensors")
-    assert all(torch.equal(weight, by_peft[name]) for name, weight in merged.items())
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, by_peft[name], rtol=0, atol=1e-6)
 
 
 def test_a_merge_changes_the_base(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
@@ -196,16 +208,18 @@ def test_an_adapter_with_a_larger_vocabulary_than_its_base_is_refused(
         merge_into(adapter, tmp_path / "merged")
 
 
-def test_weights_that_differ_on_disk_are_detected(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
-    adapted = load_model(make_adapter())
-    assert isinstance(adapted, PeftModel)
-    merged = merge.merge_adapter(adapted)
-    written = save_model(merged, tmp_path / "merged", tokenizer=Tokenizer.load(store / "untied"))
-    weights = load_file(tmp_path / "merged" / "model.safetensors")
-    weights["model.norm.weight"] += 1e-6
-    save_file(weights, tmp_path / "merged" / "model.safetensors")
-    with pytest.raises(RuntimeError, match=r"model\.norm\.weight was saved with other values"):
-        merge.verify_weights(merged, written, check_model_folder(store / "untied"))
+def test_weights_that_differ_on_disk_are_detected(
+    make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AdapterTensors.apply
+
+    def apply_wrongly(self: AdapterTensors, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:
+        return real(self, name, weight, start) + 1e-3
+
+    monkeypatch.setattr(AdapterTensors, "apply", apply_wrongly)
+    with pytest.raises(RuntimeError, match="was saved with other values than merging gives"):
+        merge_into(make_adapter(), tmp_path / "merged")
+    assert not any((tmp_path / "merged").iterdir())
 
 
 def test_a_saved_model_with_other_logits_than_the_adapter_is_detected(make_adapter: MakeAdapter, store: Path) -> None:
@@ -220,7 +234,7 @@ def test_a_model_that_fails_a_check_is_removed(
     make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merge, "MAX_LOGIT_ERROR", -1.0)
-    with pytest.raises(RuntimeError, match="the merged weights give other logits"):
+    with pytest.raises(RuntimeError, match="the saved model gives other logits"):
         merge_into(make_adapter(), tmp_path / "merged")
     assert not any((tmp_path / "merged").iterdir())
 
@@ -240,3 +254,125 @@ def test_logits_that_are_not_finite_never_pass_for_equal(store: Path) -> None:
     model.lm_head.weight[3] = float("nan")
     with pytest.raises(RuntimeError, match="not finite"):
         merge.compute_logits(model, [[1, 2, 3]])
+
+
+def change(base: Path, merged: Path, name: str) -> torch.Tensor:
+    """What merging changed in a weight, float64."""
+    before, after = (load_file(folder / "model.safetensors")[name].double() for folder in (base, merged))
+    return after - before
+
+
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+
+
+def test_adapters_are_merged_one_after_the_other(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+    adapters = [make_adapter(name="one", dora=True), make_adapter(name="two", rank=2, targets=["q_proj"])]
+    metrics = merge_into(adapters, tmp_path / "merged")
+    merge_into(adapters[1], tmp_path / "second")
+    merge_into(adapters[0], tmp_path / "first")
+    added = change(tmp_path / "first", tmp_path / "merged", Q_PROJ)
+    torch.testing.assert_close(added, change(store / "untied", tmp_path / "second", Q_PROJ), rtol=0, atol=1e-6)
+    assert metrics["adapters"] == 2 and metrics["max_abs_difference"] < 1e-4
+
+
+def test_weights_are_factors_on_changes_from_the_base(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+    adapters = [make_adapter(name="one", dora=True), make_adapter(name="two", modules_to_save=["embed_tokens"])]
+    metrics = merge_into(adapters, tmp_path / "merged", weights=[0.75, -0.5])
+    for index, adapter in enumerate(adapters):
+        merge_into(adapter, tmp_path / str(index))
+    for name in (Q_PROJ, "model.embed_tokens.weight"):
+        one, two = (change(store / "untied", tmp_path / str(index), name) for index in range(2))
+        actual = change(store / "untied", tmp_path / "merged", name)
+        torch.testing.assert_close(actual, 0.75 * one - 0.5 * two, rtol=0, atol=1e-6)
+    assert metrics["max_abs_difference"] < 1e-4
+
+
+def edit_config(adapter: Path, **values: object) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
+def test_ranks_and_alphas_of_single_layers_count(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter(rslora=True)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for name, weight in tensors.items():
+        if "layers.1.mlp.up_proj" in name:
+            tensors[name] = (weight[:2] if "lora_A" in name else weight[:, :2]).contiguous()
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    edit_config(
+        adapter, rank_pattern={"layers.1.mlp.up_proj": 2}, alpha_pattern={"up_proj": 3, r".*layers\.0.*q_proj": 64}
+    )
+    merge_into(adapter, tmp_path / "merged")
+    by_peft = cast(PeftModel, load_model(adapter)).merge_and_unload().state_dict()
+    for name, weight in load_file(tmp_path / "merged" / "model.safetensors").items():
+        torch.testing.assert_close(weight, by_peft[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["untied", "tied"])
+def test_trained_rows_of_the_vocabulary_are_merged(store: Path, tmp_path: Path, base: str) -> None:
+    model = perturb_trainable(attach_lora(load_model(store / base), LoraSettings(rank=2), seed=1, token_ids=(9, 3)))
+    save_adapter(model, store / "rows", base=store / base)
+    merge_into(store / "rows", tmp_path / "merged")
+    torch.testing.assert_close(
+        logits(load_model(tmp_path / "merged")), logits(load_model(store / "rows")), rtol=0, atol=1e-5
+    )
+
+
+def test_the_base_can_be_named_if_the_adapter_names_one_of_a_hub(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter()
+    edit_config(adapter, base_model_name_or_path="meta-llama/Meta-Llama-3-8B")
+    with pytest.raises(UserError, match="does not exist") as caught:
+        merge_into(adapter, tmp_path / "merged")
+    assert "name the base: model" in str(caught.value.hint)
+    merge_into(adapter, tmp_path / "merged", base=store / "untied")
+    edit_config(adapter, base_model_name_or_path="../untied")
+    torch.testing.assert_close(logits(load_model(tmp_path / "merged")), logits(load_model(adapter)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("broken", ["adapter", "base"])
+def test_numbers_that_are_not_finite_are_named(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path, broken: str
+) -> None:
+    adapter = make_adapter()
+    (adapter / "base.json").unlink()
+    file = adapter / "adapter_model.safetensors" if broken == "adapter" else store / "untied" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(key for key in tensors if "q_proj" in key)
+    tensors[name][1, 1] = math.nan
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"q_proj\.weight holds numbers that are not finite"):
+        merge_into(adapter, tmp_path / "merged")
+    assert not any((tmp_path / "merged").iterdir())
+
+
+def test_an_adapter_over_a_base_that_was_changed_for_it_is_refused(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    edit_config(adapter, init_lora_weights="olora")
+    with pytest.raises(UserError, match="initialized by olora belongs to a changed base"):
+        merge_into(adapter, tmp_path / "merged")
+
+
+def test_without_logits_the_weights_are_checked(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    metrics = merge_into(make_adapter(), tmp_path / "merged", check="weights")
+    assert metrics["tensors_checked"] == 12 and "max_abs_difference" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"weights": [1.0, 2.0]}, "one number for each"),
+        ({"quantization": "nf4", "check": "weights"}, "measured for one adapter"),
+        ({"adapter": []}, "no adapter"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(row: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Merge.model_validate({"adapter": "./a", **row})
+
+
+def test_the_adapter_over_its_quantized_base_is_measured_too(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    metrics = merge_into(make_adapter(), tmp_path / "merged", quantization="int8")
+    assert 0 < metrics["quantized_base"]["mean_kl"] < 0.1 and metrics["mean_kl"] < metrics["quantized_base"]["mean_kl"]

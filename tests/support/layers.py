@@ -72,6 +72,7 @@ ORDER: dict[str, list[str]] = {
         "folder safetensors patterns",
         "dtypes adapters embedding_rows layouts new_rows",
         "load save",
+        "adapter_tensors",
         "merge init_model extend_vocab train_tokenizer",
         "surgery",
         "trim_vocab",

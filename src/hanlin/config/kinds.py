@@ -153,7 +153,7 @@ _TABLE = (
               version=2,
               shows=("preference_loss", "validation_loss", "accuracy", "margin", "reference_point", "steps")),
     StageKind("merge", "model:Merge", "model", "hanlin.models.merge:run",
-              "merge an adapter into its base and verify it", heavy=True,
+              "merge adapters into their base and verify it", version=2, heavy=True,
               shows=("adapter_tensors", "max_abs_difference", "greedy_agreement")),
     StageKind("import_gguf", "surgery.import_gguf:ImportGguf", "model", "hanlin.export.gguf.import_gguf:run",
               "make a model folder from a GGUF file", heavy=True,

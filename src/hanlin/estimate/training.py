@@ -170,7 +170,7 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
         vocab_size = _vocab_size(step, steps)
         return vocab_size if isinstance(vocab_size, str) else ModelShape.of_settings(settings, vocab_size)
     if isinstance(settings, Merge):
-        return shape_of(step, "adapter", steps)
+        return shape_of(step, "adapter" if settings.model is None else "model", steps)
     if isinstance(settings, FuseModels):
         return shape_of(step, "models.0.model" if settings.base is None else "base", steps)
     if isinstance(settings, ExtendVocabulary):

@@ -1,19 +1,22 @@
 """The stage `merge`: merge an adapter into its base weights, and verify the saved model against the adapter.
 
-PEFT computes the merged weights; this module verifies them, in memory and as read back from disk.
+The merged weights are computed from the files, tensor by tensor (`hanlin.models.adapter_tensors`); PEFT, which has code
+of its own for the same, is what the saved model is compared with.
 """
 
 from __future__ import annotations
 
 import math
+import random
+import re
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
@@ -23,12 +26,16 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.models.adapters import load_adapter_tokenizer
-from hanlin.models.folder.adapter import check_adapter_folder, resolve_base
+from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors
+from hanlin.models.adapters import load_adapter, load_adapter_tokenizer
+from hanlin.models.dtypes import torch_dtype
+from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import ModelFiles
+from hanlin.models.folder.layout import ModelFiles, TensorEntry
+from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.load import load_model
-from hanlin.models.save import save_model
+from hanlin.models.safetensors import read_rows
+from hanlin.models.save import is_finite, save_streamed
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -46,6 +53,10 @@ MAX_LOGIT_ERROR = 1e-4
 """Largest difference of logits, relative to the largest logit, that another summation order in float32 may cause."""
 MAX_MEAN_KL = 0.02
 """Largest mean KL divergence, in nats per token, that rounding to 16 bits may cause; a wrong merge causes tenths."""
+PIECE_ENTRIES = 1 << 21
+"""Entries of a piece: 8 MB in float32, so that a piece stays in the processor's cache from reading to writing."""
+CHECKED_ROWS = 256
+"""Rows of a tensor that are computed a second time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,66 +82,219 @@ class LogitAgreement:
 def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write the merged model into `out` and verify it.
 
-    Three checks: in float32 the merged weights have the logits of the adapter; the file holds exactly these weights,
-    rounded to its dtype; the model loaded from the file has the logits of the adapter within rounding.
+    Weights are read, changed and written piece by piece, so that memory does not depend on the size of the model. Two
+    checks: a tensor of each kind, as read back, is what a second computation in float64 gives, rounded to the dtype of
+    the file; and the model loaded from the file has the logits of the adapters in PEFT within rounding.
 
     Args:
-        settings: The dtype to save in.
-        inputs: `adapter`, the folder of the adapter.
+        settings: The base, the factors, the dtype to save in, what is checked.
+        inputs: `adapter`, the folders of the adapters, and `model`, if the base is named.
         out: An empty folder.
         context: Reports progress.
 
     Returns:
-        The metrics of the stage: the agreement with the adapter before and after rounding, and the part of the
-        adapter's change that rounding removed.
+        The metrics of the stage: the agreement with the adapters after rounding, and the part of their change that
+        rounding removed.
 
     Raises:
-        UserError: Adapter, base and tokenizer do not fit together, or the dtype would round the adapter away.
+        UserError: Adapters, base and tokenizer do not fit together, or the dtype would round the adapters away.
         RuntimeError: A check failed; the files are removed.
     """
-    folder = inputs.path("adapter")
-    files = check_adapter_folder(folder)
-    base = check_model_folder(resolve_base(folder))
+    folders = inputs.paths("adapter")
+    files = [check_adapter_folder(folder) for folder in folders]
+    named = inputs.optional_path("model")
+    base = check_model_folder(_resolve(folders[0]) if named is None else named)
+    for folder in folders:
+        check_base(folder, base)
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
-    tokenizer = load_adapter_tokenizer(folder, base)
+    tokenizer = load_adapter_tokenizer(folders[-1], base)
     template = find_template(tokenizer)
-    prompts = render_prompts(tokenizer, template)
+    plan = MergePlan(base, [AdapterTensors(adapter, base) for adapter in files], settings.weights, torch_dtype(dtype))
+    total = sum(torch.Size(plan.shape(name)).numel() for name in plan.names)
+    done = 0
 
-    progress = _StepProgress(context)
-    adapted = load_model(folder, dtype="float32")
-    expected = compute_logits(adapted, prompts)
-    with cast(PeftModel, adapted).disable_adapter():
-        effect = compare_logits(expected, compute_logits(adapted, prompts))
-    progress.step()
-    merged = merge_adapter(cast(PeftModel, adapted))
-    exact = compare_logits(expected, compute_logits(merged, prompts))
-    if not exact.max_abs_difference <= MAX_LOGIT_ERROR * exact.largest_logit:
-        raise RuntimeError(f"the merged weights give other logits than the adapter: {exact}")
-    progress.step()
-    written = save_model(merged, out, tokenizer=tokenizer, template=template, dtype=dtype)
+    def make(name: str) -> Iterator[torch.Tensor]:
+        nonlocal done
+        for piece in plan.pieces(name):
+            yield piece
+            done += piece.numel()
+            context.progress.update(done, total, tr("parameters"))
+
     try:
-        rounding_loss = verify_weights(merged, written, base)
-        del adapted, merged  # frees the memory before the saved model is loaded
-        progress.step()
-        rounded = verify_logits(expected, out, prompts)
-    except Exception:
+        written = save_streamed(base, out, make, tokenizer=tokenizer, template=template, dtype=dtype, tied=plan.tied)
+        if plan.squared_change and plan.equals_base:
+            what = tr(
+                "rounding to {dtype} removes the whole adapter: the merged model would equal its base", dtype=dtype
+            )
+            raise UserError(what, "dtype", tr("set dtype: float32, or train longer"))
+        checked = verify_weights(plan, written, context.seed)
+        agreement = _compare_logits(settings, base, folders, out, render_prompts(tokenizer, template))
+    except BaseException:
         for file in out.iterdir():  # a model that failed a check must not be used
             if file.is_file():
                 file.unlink()
         raise
-    progress.step()
     return {
         "dtype": dtype,
-        "adapter_tensors": len(files.tensors),
+        "adapters": len(files),
+        "adapter_tensors": sum(len(adapter.tensors) for adapter in files),
+        **agreement,
+        "rounding_loss": plan.rounding_loss,
+        "tensors_checked": checked,
+        "tied_embeddings": bool(written.config["tie_word_embeddings"]),
+    }
+
+
+def _resolve(folder: Path) -> Path:
+    try:
+        return resolve_base(folder)
+    except UserError as error:
+        raise UserError(error.what, error.where, tr("name the base: model: FOLDER")) from error
+
+
+def _compare_logits(
+    settings: Merge, base: ModelFiles, folders: Sequence[Path], out: Path, prompts: list[list[int]]
+) -> dict[str, Any]:
+    """Compare the saved model with the adapters in PEFT; nothing without `check: logits`."""
+    if settings.check != "logits":
+        return {}
+    before, expected = compute_adapter_logits(base, folders, settings.weights, prompts)
+    effect, rounded = compare_logits(expected, before), verify_logits(expected, out, prompts)
+    metrics: dict[str, Any] = {
         "max_abs_difference": rounded.max_abs_difference,
         "greedy_agreement": rounded.greedy_agreement,
         "mean_kl": rounded.mean_kl,
-        "max_abs_difference_before_rounding": exact.max_abs_difference,
         "adapter_kl": effect.mean_kl,
-        "rounding_loss": rounding_loss,
         "positions_compared": sum(len(prompt) for prompt in prompts),
-        "tied_embeddings": bool(written.config["tie_word_embeddings"]),
     }
+    if settings.quantization is not None:
+        quantized = load_model(base.folder, dtype="float32", quantization=settings.quantization)
+        over_quantized = compute_logits(load_adapter(quantized, folders[0]), prompts)
+        difference = compare_logits(over_quantized, expected)
+        metrics["quantized_base"] = {
+            "quantization": settings.quantization,
+            "max_abs_difference": difference.max_abs_difference,
+            "greedy_agreement": difference.greedy_agreement,
+            "mean_kl": difference.mean_kl,
+        }
+    return metrics
+
+
+def compute_adapter_logits(
+    base: ModelFiles, folders: Sequence[Path], weights: Sequence[float] | None, prompts: list[list[int]]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Compute with PEFT the logits of the base, and those with the adapters.
+
+    One adapter without a factor runs beside the base; several are merged by PEFT, one after the other, or each into the
+    base, of which the changes are added.
+    """
+    model = load_model(base.folder, dtype="float32")
+    before = compute_logits(model, prompts)
+    if len(folders) == 1 and weights is None:
+        return before, compute_logits(load_adapter(model, folders[0]), prompts)
+    if weights is None:
+        for folder in folders:
+            model = merge_adapter(load_adapter(model, folder))
+        return before, compute_logits(model, prompts)
+    origin = {name: weight.clone() for name, weight in _with_head(model).items()}
+    total = {name: weight.clone() for name, weight in origin.items()}
+    for folder, factor in zip(folders, weights, strict=True):
+        merged = _with_head(merge_adapter(load_adapter(load_model(base.folder, dtype="float32"), folder)))
+        for name, weight in merged.items():
+            total[name] += factor * (weight - origin[name])
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(total["lm_head.weight"].clone(), requires_grad=False)
+    model.load_state_dict(total)
+    return before, compute_logits(model, prompts)
+
+
+def _with_head(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    weights = {name: weight.detach() for name, weight in model.state_dict().items()}
+    return {HEAD: weights[EMBEDDINGS], **weights}
+
+
+class MergePlan:
+    """The weights of a merged model, made piece by piece, and what rounding does to them.
+
+    Args:
+        base: The base.
+        adapters: What the adapters change, in order.
+        factors: A factor on the change of each, all measured from the base; None: one changes what another made.
+        dtype: Dtype of the merged weights.
+    """
+
+    def __init__(
+        self,
+        base: ModelFiles,
+        adapters: Sequence[AdapterTensors],
+        factors: Sequence[float] | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.base = base
+        self.adapters = adapters
+        self.factors = factors
+        self.dtype = dtype
+        self.tied = bool(base.config.get("tie_word_embeddings")) and not any(
+            adapter.head_is_separate() for adapter in adapters
+        )
+        self.names = list(llama_shapes({**base.config, "tie_word_embeddings": self.tied}))
+        self.equals_base = True
+        self.squared_change = self._squared_error = 0.0
+
+    @property
+    def rounding_loss(self) -> float:
+        """The norm of what rounding changed, relative to the norm of what the adapters changed."""
+        return math.sqrt(self._squared_error / self.squared_change) if self.squared_change else 0.0
+
+    def entry(self, name: str) -> TensorEntry:
+        """Where the base has a weight; the output head of a tied base is its embedding matrix."""
+        return self.base.tensors.get(name) or self.base.tensors[EMBEDDINGS]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a weight."""
+        return self.entry(name).shape
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """Make a weight, in pieces of whole rows.
+
+        Raises:
+            UserError: A number of the base or of an adapter is not finite.
+        """
+        entry = self.entry(name)
+        columns = math.prod(entry.shape[1:])
+        rows = max(1, PIECE_ENTRIES // max(1, columns)) if len(entry.shape) > 1 else entry.shape[0]
+        changed = any(adapter.changes(name) for adapter in self.adapters)
+        for start in range(0, entry.shape[0], rows):
+            stored = read_rows(entry, start, start + rows)
+            if not is_finite(stored):
+                what = tr("{name} holds numbers that are not finite", name=name)
+                raise UserError(what, entry.file, tr("copy or download it again"))
+            if not changed:
+                yield stored
+                continue
+            before = stored.float()
+            exact = self.merge(name, before, start)
+            rounded = exact.to(self.dtype)
+            self._measure(before, exact, rounded, stored)
+            yield rounded
+
+    def merge(self, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:
+        """Return rows of a weight, float32, with all adapters merged."""
+        if self.factors is None:
+            for adapter in self.adapters:
+                weight = adapter.apply(name, weight, start) if adapter.changes(name) else weight
+            return weight
+        total = weight.clone()
+        for adapter, factor in zip(self.adapters, self.factors, strict=True):
+            if adapter.changes(name):
+                total += (adapter.apply(name, weight, start) - weight) * factor
+        return total
+
+    def _measure(self, before: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor, stored: torch.Tensor) -> None:
+        self.squared_change += float((exact - before).norm()) ** 2
+        if self.dtype != torch.float32:
+            self._squared_error += float((rounded.float() - exact).norm()) ** 2
+        self.equals_base = self.equals_base and torch.equal(rounded, stored.to(self.dtype))
 
 
 def merge_adapter(adapted: PeftModel) -> PreTrainedModel:
@@ -161,7 +325,7 @@ def render_prompts(tokenizer: Tokenizer, template: ChatTemplate | None) -> list[
 
 
 @torch.no_grad()
-def compute_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[torch.Tensor]:
+def compute_logits(model: PreTrainedModel | PeftModel, prompts: list[list[int]]) -> list[torch.Tensor]:
     """Compute the logits of each prompt.
 
     Args:
@@ -208,46 +372,64 @@ def compare_logits(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> 
     )
 
 
-def verify_weights(merged: PreTrainedModel, written: ModelFiles, base: ModelFiles) -> float:
-    """Verify that the saved tensors are the merged weights, rounded once to the dtype of the file.
+def verify_weights(plan: MergePlan, written: ModelFiles, seed: int) -> int:
+    """Verify that saved tensors are what a second computation gives: one of each kind, from a random block.
 
     Args:
-        merged: The merged model in float32.
+        plan: What was merged.
         written: The saved folder.
-        base: The folder of the base model.
+        seed: Chooses the blocks.
 
     Returns:
-        The rounding error relative to the adapter's change: the Frobenius norm of saved minus merged weights divided by
-        that of merged minus base weights, over all tensors that the adapter changes.
+        The number of tensors.
 
     Raises:
-        RuntimeError: A saved tensor differs from its rounded merged weights.
-        UserError: Every change was rounded away, so that the file would be the base again.
+        RuntimeError: A saved tensor differs by more than rounding to its dtype can cause.
     """
-    state = merged.state_dict()
-    squared_error = squared_change = 0.0
-    equals_base = True
-    for name, entry in written.tensors.items():
-        with safe_open(str(entry.file), framework="pt") as file:
-            stored = cast(torch.Tensor, file.get_tensor(name))
-        exact, base_weight = state[name].detach().cpu(), _read_base_tensor(base, name).float()
-        if not torch.equal(stored, exact.to(stored.dtype)):
-            raise RuntimeError(f"{name} was saved with other values than it has in memory")
-        if torch.equal(exact, base_weight):
-            continue
-        equals_base = equals_base and torch.equal(stored, base_weight.to(stored.dtype))
-        squared_error += (stored.float() - exact).double().square().sum().item()
-        squared_change += (exact - base_weight).double().square().sum().item()
-    if squared_change and equals_base:
-        raise UserError(
-            tr(
-                "rounding to {dtype} removes the whole adapter: the merged model would equal its base",
-                dtype=written.dtype,
-            ),
-            "dtype",
-            tr("set dtype: float32, or train longer"),
-        )
-    return math.sqrt(squared_error / squared_change) if squared_change else 0.0
+    kinds: dict[str, list[str]] = {}
+    for name in plan.names:
+        kinds.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
+    draw = random.Random(seed)
+    unit = torch.finfo(plan.dtype).eps
+    for names in kinds.values():
+        name = draw.choice(names)
+        entry = plan.entry(name)
+        start = draw.randrange(max(1, entry.shape[0] - CHECKED_ROWS + 1))
+        stored = read_rows(written.tensors[name], start, start + CHECKED_ROWS).double()
+        expected = _merge_in_float64(plan, name, start, start + len(stored))
+        allowed = unit * expected.abs() + 1e-6 * (float(expected.abs().max()) or 1.0)
+        if not bool(((stored - expected).abs() <= allowed).all()):
+            raise RuntimeError(f"{name} was saved with other values than merging gives")
+    return len(kinds)
+
+
+def _merge_in_float64(plan: MergePlan, name: str, start: int, stop: int) -> torch.Tensor:
+    """Rows of a merged weight from the files alone: outer products of A and B, added one after the other."""
+    origin = read_rows(plan.entry(name), start, stop).double()
+    current, total = origin, origin.clone()
+    for index, adapter in enumerate(plan.adapters):
+        before = current if plan.factors is None else origin
+        weight = before
+        if name in adapter.whole:
+            weight = read_rows(adapter.whole[name], start, stop).double()
+        part = adapter.lora.get(name)
+        if part is not None and part.a is not None and part.b is not None:
+            a, b = read_rows(part.a).double(), read_rows(part.b).double()
+            left, right = (a.T, b.T) if part.is_embedding else (b, a)
+            for column in range(left.shape[1]):
+                weight = weight + part.scaling * left[start:stop, column, None] * right[None, column]
+            if part.magnitude is not None:
+                length = weight.square().sum(dim=1).sqrt()
+                weight = weight / length[:, None] * read_rows(part.magnitude).double().view(-1)[start:stop, None]
+        if name in adapter.rows:
+            weight = weight.clone()
+            ids, entry = adapter.rows[name]
+            for row, values in zip(ids.tolist(), read_rows(entry).double(), strict=True):
+                if start <= row < stop:
+                    weight[row - start] = values
+        current = weight
+        total += (weight - origin) * (1.0 if plan.factors is None else plan.factors[index])
+    return current if plan.factors is None else total
 
 
 def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list[int]]) -> LogitAgreement:
@@ -273,22 +455,3 @@ def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list
     if not matches:
         raise RuntimeError(f"the saved model gives other logits than the adapter: {agreement}")
     return agreement
-
-
-def _read_base_tensor(base: ModelFiles, name: str) -> torch.Tensor:
-    """Read a tensor of the base; if it has no output head (tied embeddings), that is its embedding matrix."""
-    entry = base.tensors.get(name) or base.tensors["model.embed_tokens.weight"]
-    with safe_open(str(entry.file), framework="pt") as file:
-        return cast(torch.Tensor, file.get_tensor(name if name in base.tensors else "model.embed_tokens.weight"))
-
-
-class _StepProgress:
-    """Reports the four steps of a merge: adapter loaded, merged, saved, loaded again."""
-
-    def __init__(self, context: StageContext) -> None:
-        self._context = context
-        self._done = 0
-
-    def step(self) -> None:
-        self._done += 1
-        self._context.progress.update(self._done, 4, tr("steps"), force=True)

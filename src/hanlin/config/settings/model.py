@@ -172,10 +172,43 @@ class TrimVocabulary(Settings):
 
 
 class Merge(Settings):
-    """Merge an adapter into its base; what was written is reloaded and compared."""
+    """Merge adapters into their base; what was written is reloaded and compared."""
 
-    adapter: str = ref("adapter", description="the adapter, which names its base")
+    adapter: tuple[str, ...] = ref(
+        "adapter", description="the adapter, which names its base; several are merged in this order"
+    )
+    model: str | None = ref(
+        "model", default=None, description="the base; none: the one that the adapter names by a path"
+    )
+    weights: tuple[float, ...] | None = setting(
+        None,
+        "a factor on the change of each adapter, every one measured from the base; none: each adapter changes what the "
+        "one before it made",
+        unless_default=True,
+    )
     dtype: Literal["base", "float32", "bfloat16", "float16"] = setting(
         "base",
         "number format of the merged weights; base: that of the base",
     )
+    quantization: Literal["nf4", "int8"] | None = setting(
+        None,
+        "how the base was quantized when the adapter was trained (QLoRA): how far the merged model is from the adapter "
+        "over that base is measured too",
+        unless_default=True,
+    )
+    check: Literal["logits", "weights"] = setting(
+        "logits",
+        "logits: compare logits with those of the adapter in PEFT, which needs memory for the model in float32; "
+        "weights: compute a sample of the weights a second time",
+        unless_default=True,
+    )
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if not self.adapter:
+            raise ValueError(tr("there is no adapter to merge"))
+        if self.weights is not None and len(self.weights) != len(self.adapter):
+            raise ValueError(tr("weights needs one number for each adapter"))
+        if self.quantization is not None and (len(self.adapter) > 1 or self.check == "weights"):
+            raise ValueError(tr("quantization is measured for one adapter, with check: logits"))
+        return self

@@ -1,0 +1,216 @@
+"""What an adapter does to each weight of its base, tensor by tensor, without loading either model.
+
+Every tensor of an adapter file is used or refused by name. `hanlin.models.merge` writes the result and compares it with
+PEFT.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import join_list, tr
+from hanlin.models.folder.adapter import AdapterFiles
+from hanlin.models.folder.layout import ADAPTER_CONFIG, ModelFiles, TensorEntry
+from hanlin.models.folder.shapes import llama_shapes
+from hanlin.models.patterns import check_patterns
+from hanlin.models.safetensors import read_rows
+from hanlin.models.save import is_finite
+
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_PREFIX = "base_model.model."
+_LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>A\.weight|B\.weight|magnitude_vector(\.weight)?|embedding_[AB])")
+_ROWS = re.compile(r"(?P<module>.+?)(\.token_adapter)?\.trainable_tokens_delta")
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "loftq", "orthogonal")
+"""Initializations that leave the base as it is on disk; PiSSA and its like subtract their first product from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPart:
+    """The matrices of LoRA for one weight [out, in]: A [rank, in], B [out, rank], and the magnitudes [out] of DoRA.
+
+    For embeddings [rows, width], A is [rank, rows] and B [width, rank].
+    """
+
+    a: TensorEntry | None = None
+    b: TensorEntry | None = None
+    magnitude: TensorEntry | None = None
+    is_embedding: bool = False
+    scaling: float = 1.0
+
+
+class AdapterTensors:
+    """What an adapter changes.
+
+    Args:
+        files: The adapter.
+        base: The base.
+
+    Raises:
+        UserError: A tensor of the adapter belongs to no weight of the base, has another shape or is not finite.
+    """
+
+    def __init__(self, files: AdapterFiles, base: ModelFiles) -> None:
+        self.files = files
+        self.lora: dict[str, LoraPart] = {}
+        self.whole: dict[str, TensorEntry] = {}
+        self.rows: dict[str, tuple[torch.Tensor, TensorEntry]] = {}
+        self._shapes = {HEAD: tuple(base.tensors[EMBEDDINGS].shape), **llama_shapes(base.config)}
+        self._loaded: tuple[str, Any] = ("", None)
+        config, where = files.config, files.folder / ADAPTER_CONFIG
+        check_patterns(config, [name.removesuffix(".weight") for name in self._shapes], where)
+        if config.get("init_lora_weights", True) not in _PLAIN_INITS:
+            what = tr(
+                "an adapter that was initialized by {init} belongs to a changed base", init=config["init_lora_weights"]
+            )
+            raise UserError(what, where, tr("convert it to a plain adapter where it was trained"))
+        unused = [key for key, entry in sorted(files.tensors.items()) if not self._place(key, entry)]
+        incomplete = [name for name, part in self.lora.items() if part.a is None or part.b is None]
+        if unused or incomplete:
+            what = tr(
+                "{unused} of the adapter's {total} tensors do not exist in the model, and {missing} tensors that "
+                "it needs are missing ({names})",
+                unused=len(unused),
+                total=len(files.tensors),
+                missing=len(incomplete),
+                names=join_list([*unused, *incomplete][:3]),
+            )
+            raise UserError(what, files.folder, tr("was it trained on another base model?"))
+        for name, part in self.lora.items():
+            self.lora[name] = replace(part, scaling=_scaling(config, name.removesuffix(".weight"), part))
+            self._check_lora(name, part)
+
+    def changes(self, name: str) -> bool:
+        """Whether the adapter changes a weight."""
+        return name in self.lora or name in self.whole or name in self.rows
+
+    def head_is_separate(self) -> bool:
+        """Whether the output head of a tied base becomes a matrix of its own, different from the embeddings."""
+        if HEAD not in self.whole and EMBEDDINGS in self.whole:
+            return not self.files.config.get("ensure_weight_tying")
+        if HEAD in self.whole and EMBEDDINGS in self.whole:
+            head, embeddings = read_rows(self.whole[HEAD]), read_rows(self.whole[EMBEDDINGS])
+            return not torch.equal(head, embeddings)
+        return HEAD in self.whole or HEAD in self.lora or HEAD in self.rows or EMBEDDINGS in self.lora
+
+    def apply(self, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:
+        """Return rows of a weight as the adapter makes them.
+
+        LoRA: W + s B A, with s = alpha/rank, or alpha/√rank with rsLoRA (Hu et al. 2021, arXiv:2106.09685, section 4.1;
+        Kalajdzievski 2023, arXiv:2312.03732). DoRA: m (W + s B A) / ‖W + s B A‖, with the norm of each row (Liu et al.
+        2024, arXiv:2402.09353, equation 5).
+
+        Args:
+            name: Name of the weight.
+            weight: Rows `start`, `start + 1`, ... of it, float32 [rows, columns] or [rows].
+            start: Index of the first row.
+        """
+        stop = start + len(weight)
+        if name in self.whole:
+            weight = self._read(name, self.whole[name], start, stop)
+        if name in self.lora:
+            part = self.lora[name]
+            a, b, magnitude = self._lora_matrices(name, part)
+            if part.is_embedding:
+                weight = weight + (a[:, start:stop].T @ b.T) * part.scaling
+            else:
+                weight = torch.addmm(weight, b[start:stop], a, alpha=part.scaling)
+            if magnitude is not None:
+                weight = weight * (magnitude[start:stop] / weight.norm(dim=1)).unsqueeze(1)
+        if name in self.rows:
+            ids, entry = self.rows[name]
+            inside = (ids >= start) & (ids < stop)
+            values = self._read(name, entry)[inside]
+            weight = weight.index_copy(0, ids[inside] - start, values)
+        return weight
+
+    def _place(self, key: str, entry: TensorEntry) -> bool:
+        """Note which weight a tensor of the file belongs to; False if there is none."""
+        name = key.removeprefix(_PREFIX)
+        if match := _LORA.fullmatch(name):
+            weight, kind = f"{match['module']}.weight", match["part"].removesuffix(".weight")
+            if weight not in self._shapes or len(self._shapes[weight]) != 2:
+                return False
+            part = self.lora.get(weight, LoraPart())
+            if kind == "magnitude_vector":
+                part = replace(part, magnitude=entry)
+            else:
+                side = "a" if kind.endswith("A") else "b"
+                part = replace(part, is_embedding=kind.startswith("embedding"), **{side: entry})  # type: ignore[arg-type]
+            self.lora[weight] = part
+            return True
+        if match := _ROWS.fullmatch(name):
+            weight = f"{match['module']}.weight"
+            ids = _token_rows(self.files.config, match["module"])
+            expected = (len(ids), *self._shapes.get(weight, ())[1:])
+            if weight not in self._shapes or entry.shape != expected or max(ids, default=-1) >= self._shapes[weight][0]:
+                return False
+            self.rows[weight] = (torch.tensor(ids, dtype=torch.long), entry)
+            return True
+        if name not in self._shapes:
+            return False
+        if entry.shape != self._shapes[name]:
+            raise self._shape_error(key, entry, self._shapes[name])
+        self.whole[name] = entry
+        return True
+
+    def _check_lora(self, name: str, part: LoraPart) -> None:
+        if part.a is None or part.b is None:
+            raise RuntimeError(name)
+        out, columns = self._shapes[name]
+        rank = part.a.shape[0] if part.a.shape else 0
+        expected = [(rank, out), (columns, rank)] if part.is_embedding else [(rank, columns), (out, rank)]
+        for entry, shape in zip((part.a, part.b), expected, strict=True):
+            if entry.shape != shape:
+                raise self._shape_error(name, entry, shape)
+        if part.magnitude is not None and (part.is_embedding or math.prod(part.magnitude.shape) != out):
+            raise self._shape_error(name, part.magnitude, (out,))
+
+    def _shape_error(self, key: str, entry: TensorEntry, expected: tuple[int, ...]) -> UserError:
+        what = tr(
+            "the adapter does not fit this base model: a tensor for {name} has shape {shape} instead of {expected}",
+            name=key,
+            shape=list(entry.shape),
+            expected=list(expected),
+        )
+        return UserError(what, self.files.folder, tr("was it trained on another base model?"))
+
+    def _lora_matrices(self, name: str, part: LoraPart) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """A, B and the magnitudes in float32; those of the weight that was asked for last are kept."""
+        if self._loaded[0] != name:
+            if part.a is None or part.b is None:
+                raise RuntimeError(name)
+            magnitude = None if part.magnitude is None else self._read(name, part.magnitude).view(-1)
+            self._loaded = (name, (self._read(name, part.a), self._read(name, part.b), magnitude))
+        matrices: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = self._loaded[1]
+        return matrices
+
+    def _read(self, name: str, entry: TensorEntry, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        tensor = read_rows(entry, start, stop).float()
+        if not is_finite(tensor):
+            what = tr("the adapter's part for {name} holds numbers that are not finite", name=name)
+            raise UserError(what, entry.file, tr("copy or download it again"))
+        return tensor
+
+
+def _scaling(config: Mapping[str, Any], module: str, part: LoraPart) -> float:
+    """alpha/rank or alpha/√rank of a module; the rank is that of its matrices, the alpha may be one of a pattern."""
+    patterns = config.get("alpha_pattern") or {}
+    alpha = float(patterns.get(get_pattern_key(list(patterns), module), config.get("lora_alpha") or 8))
+    rank = part.a.shape[0] if part.a is not None and part.a.shape else 1
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _token_rows(config: Mapping[str, Any], module: str) -> list[int]:
+    """The ids of the rows that an adapter replaces in the embeddings or the output head."""
+    value = config.get("trainable_token_indices") or []
+    if isinstance(value, dict):
+        return [int(row) for name, rows in value.items() if module.endswith(name) for row in rows]
+    return [int(row) for row in value]
