@@ -51,6 +51,58 @@ CHAT_ROWS: dict[str, list[Any]] = {
             "tools": [{"type": "function", "function": TOOLS[0]}],
         }
     ],
+    "oasst_tree": [
+        {
+            "message_tree_id": "t1",
+            "prompt": {
+                "role": "prompter",
+                "text": QUESTION,
+                "replies": [
+                    {"role": "assistant", "text": "不知道。", "rank": 1, "replies": []},
+                    {"role": "assistant", "text": ANSWER, "rank": 0, "lang": "zh", "replies": []},
+                ],
+            },
+        }
+    ],
+    "chatgpt_export": [
+        {
+            "title": "花",
+            "mapping": {
+                "root": {"id": "root", "message": None, "parent": None, "children": ["q"]},
+                "q": {
+                    "message": {"author": {"role": "user"}, "content": {"content_type": "text", "parts": [QUESTION]}},
+                    "parent": "root",
+                    "children": ["old", "new"],
+                },
+                "old": {
+                    "message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["?"]}},
+                    "parent": "q",
+                    "children": [],
+                },
+                "new": {
+                    "message": {
+                        "author": {"role": "assistant"},
+                        "content": {"content_type": "text", "parts": [ANSWER]},
+                        "recipient": "all",
+                    },
+                    "parent": "q",
+                    "children": [],
+                },
+            },
+            "current_node": "new",
+        }
+    ],
+    "claude_export": [
+        {
+            "uuid": "c1",
+            "name": "花",
+            "chat_messages": [
+                {"uuid": "m1", "sender": "human", "text": QUESTION, "content": [{"type": "text", "text": QUESTION}]},
+                {"uuid": "m2", "sender": "assistant", "text": ANSWER, "content": [], "attachments": [], "files": []},
+            ],
+        }
+    ],
+    "kdconv": [{"name": "花", "messages": [{"message": text} for _, text in TURNS]}],
     "moss": [
         {
             "conversation_id": 7,

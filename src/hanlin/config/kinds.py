@@ -92,7 +92,7 @@ _TABLE = (
               "read, clean and deduplicate text", version=5,
               shows=("rows_in", "rows_kept", "rows_validation", "characters", "dropped", "unread_fields")),
     StageKind("conversations", "data:Conversations", "conversations", "hanlin.data.stages.conversations:run",
-              "read and check conversations of any format", version=7,
+              "read and check conversations of any format", version=8,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped", "unread_fields")),
     StageKind("preferences", "data:Preferences", "preferences", "hanlin.data.stages.preferences:run",
               "read and check preference pairs of any format", version=7,

@@ -18,6 +18,9 @@ DOCUMENT_FORMAT_NAMES = (*TEXT_FORMATS, "documents")
 CHAT_FORMAT_NAMES = (
     "sharegpt",
     "messages",
+    "oasst_tree",
+    "chatgpt_export",
+    "claude_export",
     "moss",
     "glaive",
     "xlam",

@@ -90,6 +90,8 @@ def repair(text: str) -> tuple[str, int]:
     Returns:
         (text, how many characters look wrong but cannot be repaired).
     """
+    if text.isascii():  # a wrong encoding shows in other characters alone
+        return text, 0
     repaired, lost = _repair_once(text)
     for _ in range(_MAX_DECODINGS - 1):
         if repaired == text or not _TRIPLE.search(repaired):

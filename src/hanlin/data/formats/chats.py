@@ -22,6 +22,14 @@ from hanlin.data.formats.content.reasoning import (
 from hanlin.data.formats.content.rendered import read_rendered_prompt
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
+from hanlin.data.formats.exports import (
+    is_chatgpt_export,
+    is_claude_export,
+    is_oasst_tree,
+    read_chatgpt_export,
+    read_claude_export,
+    read_oasst_tree,
+)
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import (
     ROLE_PAIRS,
@@ -271,6 +279,9 @@ def _chat_format(
 CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (
     _chat_format("sharegpt", _has_turn_keys("from"), read_messages),
     _chat_format("messages", _has_turn_keys("role", "speaker", "sender", "author"), read_messages),
+    _chat_format("oasst_tree", is_oasst_tree, read_oasst_tree),
+    _chat_format("chatgpt_export", is_chatgpt_export, read_chatgpt_export),
+    _chat_format("claude_export", is_claude_export, read_claude_export),
     _chat_format("moss", is_moss, read_moss),
     _chat_format("glaive", is_glaive, read_glaive),
     _chat_format("xlam", is_xlam, read_xlam),

@@ -9,8 +9,9 @@ from typing import Any
 from hanlin.core.records import Message
 from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
 from hanlin.data.formats.content.rendered import find_rendering, parse_rendered
-from hanlin.data.formats.content.roles import ROLE_NAMES
+from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import find_row_tools
+from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.questions import place_system
 from hanlin.data.formats.turns import ParsedChat, alternate_roles
 from hanlin.data.ledger import Drop
@@ -106,8 +107,15 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
             )
     if isinstance(texts, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in texts):
         texts = [text for pair in texts for text in pair]
+    if isinstance(texts, list) and fields and all(map(_is_text_turn, texts)):
+        texts = [turn["message"] for turn in texts]
     is_list = isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
     return (texts, fields) if is_list else None
+
+
+def _is_text_turn(turn: Any) -> bool:
+    """Whether a turn has a text under `message` and no role (KdConv)."""
+    return isinstance(turn, dict) and isinstance(turn.get("message"), str) and not find_role_name(turn)
 
 
 _TAG_ROLES = {**ROLE_NAMES, "q": "user", "a": "assistant", "问": "user", "答": "assistant"}
@@ -131,7 +139,7 @@ def is_dialogue(value: Any) -> bool:
 
 
 def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
-    """Read LCCC: a list of texts said in turn; also {input: [questions], output: [answers]}.
+    """Read LCCC and KdConv: a list of texts said in turn; also {input: [questions], output: [answers]}.
 
     Words separated by blanks are joined: blanks beside Chinese go.
     """
@@ -149,4 +157,5 @@ def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
     row = value if isinstance(value, dict) else {}
     messages, system_field = place_system(row, _read_said(texts))
     used = ("id", *fields, system_field, find_row_tools(row)[0])
-    yield ParsedChat(messages, (), collect_meta(row, used), find_unread_fields(row, used))
+    unread = (*find_unread_fields(row, used), *find_unread_turn_fields(row[fields[0]] if fields else ()))
+    yield ParsedChat(messages, (), collect_meta(row, used), unread)
