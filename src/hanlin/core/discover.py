@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import parse_json
+from hanlin.core.files import open_regular, parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 
@@ -79,7 +79,7 @@ def holds_pairs(file: Path) -> bool:
 
 
 def _first_row(file: Path) -> Any:
-    with file.open("rb") as lines:
+    with open_regular(file) as lines:
         first = next((line for line in lines if line.strip()), b"{}")
     try:
         return parse_json(first)
@@ -133,7 +133,7 @@ def _texts_of_file(file: Path) -> Iterator[str]:
         return
     line_number = 0
     try:
-        with file.open("rb") as lines:
+        with open_regular(file) as lines:
             for line in lines:
                 line_number += 1
                 text = line.decode("utf-8-sig" if line_number == 1 else "utf-8")

@@ -12,10 +12,11 @@ import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -71,6 +72,20 @@ def remove_link(path: Path) -> Path:
 def _open_own(path: str, flags: int) -> int:
     """Open a file for writing, never one that a link at its place leads to."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of others for reading.
+
+    Raises:
+        UserError: It is a FIFO, which would be waited for without end, a device, which may have no end, or a folder.
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(tr("not a regular file"), path)
+    return os.fdopen(descriptor, "rb")
 
 
 def partial_path(path: Path, *, shared: bool = False) -> Path:
@@ -147,8 +162,9 @@ def load_json_object(path: Path, max_bytes: int = MAX_SETTINGS_BYTES, hint: str 
     Raises:
         UserError: It is too large, no JSON, no object, or its texts are no Unicode.
     """
-    check_file_size(path, max_bytes)
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        check_file_size(path, max_bytes)
+        data = file.read()
     try:
         return parse_json_object(data)
     except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic, parse_json
+from hanlin.core.files import open_atomic, open_regular, parse_json
 from hanlin.core.i18n import tr
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -258,7 +258,7 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
     Raises UserError with file and line if a line is not UTF-8, not JSON, or not such a record.
     """
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
     with file:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import FileState, changed_while_read, file_state, parse_json, write_text
+from hanlin.core.files import FileState, changed_while_read, file_state, open_regular, parse_json, write_text
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.names import check_relative_path, describe_name_problem, show_name
 from hanlin.core.version import __version__
@@ -70,7 +70,7 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda count: None) 
         UserError: It was changed while it was read.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         state = file_state(os.fstat(file.fileno()))
         # a change within the same tick of the file system's clock would leave the state as it is
         age = time.time_ns() - max(state.mtime_ns, state.ctime_ns)
@@ -215,7 +215,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     file = folder / MANIFEST
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             data = opened.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
         return None

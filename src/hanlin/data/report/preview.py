@@ -9,7 +9,7 @@ from typing import Any, cast
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
-from hanlin.core.files import parse_json
+from hanlin.core.files import open_regular, parse_json
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.documents import ParsedText
@@ -47,7 +47,7 @@ def _detect_own_record(file: SourceFile) -> type[Record] | None:
     if file.path.suffix.lower() != ".jsonl":
         return None
     try:
-        with file.path.open("rb") as lines:
+        with open_regular(file.path) as lines:
             row = parse_json(next((line for line in lines if line.strip()), b"null"))
     except (OSError, ValueError):
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import load_json_object, parse_json_object
+from hanlin.core.files import load_json_object, open_regular, parse_json_object
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.limits import (
     MAX_DIMENSIONS,
@@ -62,7 +62,7 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
         UserError: The file is cut off, too long, or no safetensors file.
     """
     file_size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         is_plausible = length <= max(MAX_HEADER_BYTES, file_size)
