@@ -102,6 +102,10 @@ ENDLESS = {
         "{% set n = namespace(a=[1]) %}{% for i in range(20000) %}{% set n.a = [n.a] %}{% endfor %}{{ n.a }}"
     ),
     "characters to strip": "{{ ('a' * 10000000).strip('b' * 9999 ~ 'a') }}",
+    "a search from the end": "{{ ('a' * 1000000).rfind('ab' ~ 'a' * 500000) }}",
+    "a partition from the end": "{{ ('a' * 1000000).rpartition('ab' ~ 'a' * 500000) | length }}",
+    "a split from the end by name": "{{ ('a' * 1000000).rsplit(maxsplit=1, sep='ab' ~ 'a' * 500000) | length }}",
+    "tabs by name": "{{ ('\\t' * 9).expandtabs(tabsize=999999999) | length }}",
     "endless output": "{% for i in range(90000) %}{% for j in range(5) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
 }
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_atomic
+from hanlin.core.files import open_atomic, write_text
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import Message
@@ -268,7 +268,7 @@ def _check_same_inputs(partial: Path, inputs_hash: str) -> None:
     if is_started and (not file.is_file() or file.read_text(encoding="utf-8") != inputs_hash):
         what = tr("an unfinished run with another model, data or settings is here")
         raise UserError(what, partial, tr("delete it, or name another --out"))
-    file.write_text(inputs_hash, encoding="utf-8")
+    write_text(file, inputs_hash)
 
 
 def _write_answers(out: Path, rows: Sequence[Row]) -> None:

@@ -175,7 +175,7 @@ class SandboxEnvironment(ImmutableSandboxedEnvironment):
         budget.arguments(args, kwargs)
         owner = getattr(callee, "__self__", None)
         if owner is not None and not isinstance(owner, _OURS):
-            args = budget.method(owner, getattr(callee, "__name__", ""), args)
+            args = budget.method(owner, getattr(callee, "__name__", ""), (*args, *kwargs.values()))[: len(args)]
         elif callee is dict and args and not isinstance(args[0], dict):
             args = ([(budget.key(key), value) for key, value in budget.count(args[0])], *args[1:])
         return budget.charge(super().call(context, callee, *args, **kwargs))
