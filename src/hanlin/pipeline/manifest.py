@@ -221,6 +221,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise UserError(tr("the manifest cannot be read"), file, error.strerror) from error
+    except UserError as error:  # a FIFO or a folder
+        raise UserError(tr("the manifest cannot be read"), file, error.what) from error
     row: Any = None
     try:
         if len(data) > MAX_MANIFEST_BYTES:
