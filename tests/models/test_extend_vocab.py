@@ -15,6 +15,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.core.records import Document, write_jsonl
 from hanlin.models import extend_vocab
 from hanlin.models.extend_vocab import measure_by_language, verify_text_unchanged, verify_weights_unchanged
@@ -31,6 +32,7 @@ CHINESE = [
     "学士们在院子里读书，春天来了又去。",
 ]
 ENGLISH = "In 2024 the Academy had 48,213 books; it's the largest library east of town."
+WORD = "读书"
 RESIZED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -71,10 +73,10 @@ def test_a_new_row_is_the_mean_of_the_rows_of_its_old_ids(base: Path, documents:
     extend_model(base, documents, tmp_path / "grown")
     old, new = Tokenizer.load(base), Tokenizer.load(tmp_path / "grown")
     before, after = weights(base), weights(tmp_path / "grown")
-    (number,) = new.encode("学士")
+    (number,) = new.encode(WORD)
     assert number >= len(old)
     for name in before.keys() & set(RESIZED):
-        assert torch.equal(after[name][number], before[name][old.encode("学士")].mean(0))
+        assert torch.equal(after[name][number], before[name][old.encode(WORD)].mean(0))
 
 
 @pytest.mark.parametrize("init", get_args(ExtendVocabulary.model_fields["init"].annotation))
@@ -104,10 +106,10 @@ def test_logits_of_old_tokens_over_old_ids_are_unchanged(base: Path, documents: 
 def test_a_new_token_can_be_generated_before_training(base: Path, documents: Path, tmp_path: Path) -> None:
     extend_model(base, documents, tmp_path / "grown")
     old, new = Tokenizer.load(base), Tokenizer.load(tmp_path / "grown")
-    (number,) = new.encode("学士")
+    (number,) = new.encode(WORD)
     with torch.no_grad():
         logits = load_model(tmp_path / "grown")(input_ids=PROMPT).logits[0]
-    torch.testing.assert_close(logits[:, number], logits[:, old.encode("学士")].mean(-1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits[:, number], logits[:, old.encode(WORD)].mean(-1), rtol=0, atol=1e-5)
 
 
 def test_a_tied_model_stays_tied(tied_model: Path, documents: Path, tmp_path: Path) -> None:
@@ -175,10 +177,58 @@ def test_the_dtype_stays(tiny_model: Path, documents: Path, tmp_path: Path) -> N
 
 def test_text_without_new_entries_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "documents").mkdir()
-    write_jsonl(tmp_path / "documents" / "documents.jsonl", [Document(ENGLISH, "d0")])
+    write_jsonl(tmp_path / "documents" / "documents.jsonl", [Document(ENGLISH + "学", "d0")])
     with pytest.raises(UserError, match="no new entry"):
         extend_model(tiny_model, tmp_path / "documents", tmp_path / "grown")
     assert not any((tmp_path / "grown").iterdir())
+
+
+def test_text_without_chinese_characters_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    write_jsonl(tmp_path / "documents" / "documents.jsonl", [Document(ENGLISH, "d0")])
+    with pytest.raises(UserError, match="no Chinese character in the text"):
+        extend_model(tiny_model, tmp_path / "documents", tmp_path / "grown")
+    assert not any((tmp_path / "grown").iterdir())
+
+
+def test_own_words_become_entries_and_are_reported(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("# 专业词\n冠状动脉\n学士\n", encoding="utf-8")
+    settings = ExtendVocabulary(
+        model="./m", text="./d", new_entries=40, words=("翰林院", "学士"), words_file="./words.txt"
+    )
+    inputs = Inputs({"model": (tiny_model,), "text": (documents,), "words_file": (tmp_path / "words.txt",)})
+    metrics = extend_vocab.run(settings, inputs, tmp_path / "grown", StageContext())
+    grown = Tokenizer.load(tmp_path / "grown")
+    assert metrics["words"] == {"given": 3, "entries_before": 0}
+    assert [len(grown.encode(word)) for word in ("翰林院", "学士", "冠状动脉")] == [1, 1, 1]
+
+
+def test_fewer_entries_than_asked_for_are_said(
+    tiny_model: Path, documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ExtendVocabulary(model="./m", text="./d", new_entries=5000)
+    inputs = Inputs({"model": (tiny_model,), "text": (documents,)})
+    extend_vocab.run(settings, inputs, tmp_path / "grown", StageContext(progress=Progress()))
+    assert "not the 5,000 that `new_entries` allows" in capsys.readouterr().err
+
+
+def test_a_source_of_greater_weight_gives_more_entries(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("城东有湖，湖上有船，船上有人。\n" * 6, encoding="utf-8")
+    made = {}
+    for weights in ((1.0, 100.0), (100.0, 1.0)):
+        settings = ExtendVocabulary(model="./m", text=("./d", "./o"), weights=weights, new_entries=12)
+        inputs = Inputs({"model": (tiny_model,), "text": (documents, other)})
+        extend_vocab.run(settings, inputs, tmp_path / "grown", StageContext())
+        made[weights] = len(Tokenizer.load(tmp_path / "grown").encode("湖上有船，船上有人。"))
+    assert made[1.0, 100.0] < made[100.0, 1.0]
+
+
+def test_weights_have_to_fit_the_sources() -> None:
+    with pytest.raises(ValueError, match="2 weights for 1 sources"):
+        ExtendVocabulary(model="./m", text="./d", weights=(1, 2))
+    with pytest.raises(ValueError, match="between"):
+        ExtendVocabulary(model="./m", text="./d", weights=(0,))
 
 
 def test_a_tokenizer_that_splits_english_differently_is_detected(tiny_model: Path, tmp_path: Path) -> None:

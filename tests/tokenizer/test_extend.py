@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +19,7 @@ from hanlin.core.errors import UserError
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.bpe_trainer import BpeTrainer
 from hanlin.tokenizer.compression import characters_per_token
-from hanlin.tokenizer.extend import Extension, extend_tokenizer
+from hanlin.tokenizer.extend import MARKS, Extension, extend_tokenizer, verify_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 ENGLISH = ["The library stands in the east of the town; 12 birds sing.", "My name is Xiaohan."] * 3
@@ -83,7 +86,68 @@ def test_old_ids_spell_the_same_bytes(extension: tuple[Tokenizer, Extension]) ->
 def test_new_pieces_are_chinese_and_what_is_said_often(extension: tuple[Tokenizer, Extension]) -> None:
     _, made = extension
     assert {"翰林院", "春天"} < set(made.pieces)
-    assert not [piece for piece in made.pieces if any(letter < "一" for letter in piece)]
+    assert all(re.fullmatch(f"[{MARKS}]?[一-鿿]+|.*\ufffd.*", piece) for piece in made.pieces)
+
+
+def test_a_mark_before_a_word_may_be_part_of_an_entry_but_never_one_after_it(
+    extension: tuple[Tokenizer, Extension],
+) -> None:
+    base, _ = extension
+    made = extend_tokenizer(base, CHINESE, 200, min_saved=2)
+    assert any(piece[0] == "，" for piece in made.pieces) == (len(base.encode("，", continuation=True)) == 1)
+    assert not any(piece[-1] in MARKS for piece in made.pieces)
+
+
+@settings(max_examples=100, deadline=None)
+@given(parts=st.lists(st.sampled_from("翰林院春天读书的，。“ a1\n龘") | OTHER, max_size=12))
+def test_every_text_keeps_its_old_ids_inside_the_new_ones(
+    extension: tuple[Tokenizer, Extension], parts: list[str]
+) -> None:
+    base, made = extension
+    verify_ids(base, made, ["".join(parts)])
+
+
+def test_a_text_that_is_split_elsewhere_is_detected(extension: tuple[Tokenizer, Extension]) -> None:
+    base, made = extension
+    wrong = dataclasses.replace(made, old_ids=((1,),) * len(made.pieces))
+    with pytest.raises(RuntimeError, match="other places"):
+        verify_ids(base, wrong, ["翰林院春天读书"])
+
+
+def test_own_words_become_entries_even_if_no_text_has_them(extension: tuple[Tokenizer, Extension]) -> None:
+    base, _ = extension
+    words = ["冠状动脉粥样硬化性心脏病", "翰林院", "心脏病"]
+    made = extend_tokenizer(base, CHINESE, 120, words=words, min_saved=2)
+    assert [len(ids) for ids in made.tokenizer.encode_batch(words, continuation=True)] == [1, 1, 1]
+    verify_ids(base, made, [*CHINESE, *words, "冠状动脉，心脏病；library 12"])
+
+
+@pytest.mark.parametrize("word", ["PD-1抑制剂", "字", "", "，翰林", "词" * 33])
+def test_words_that_are_not_chinese_are_refused(extension: tuple[Tokenizer, Extension], word: str) -> None:
+    with pytest.raises(UserError, match="is no word of 2 to 32 Chinese characters"):
+        extend_tokenizer(extension[0], CHINESE, 60, words=[word])
+
+
+def test_words_without_room_are_refused(extension: tuple[Tokenizer, Extension]) -> None:
+    with pytest.raises(UserError, match="2 new entries are too few for the 1 words"):
+        extend_tokenizer(extension[0], CHINESE, 2, words=["冠状动脉粥样硬化"])
+
+
+def test_weights_count_text_as_often_as_they_say(extension: tuple[Tokenizer, Extension]) -> None:
+    base, _ = extension
+    weighted = extend_tokenizer(base, [(CHINESE[0], 3.0), (CHINESE[1], 1.0)], 60, min_saved=2)
+    repeated = extend_tokenizer(base, [*CHINESE[:1] * 3, CHINESE[1]], 60, min_saved=2)
+    assert weighted.pieces == repeated.pieces
+
+
+@pytest.mark.parametrize("kind", ["Lowercase", "StripAccents"])
+def test_a_tokenizer_that_changes_text_is_refused(tmp_path: Path, kind: str) -> None:
+    base = train_tokenizer(ENGLISH, 320, "llama3", tmp_path)
+    rules = json.loads(base.backend.to_str())
+    rules["normalizer"] = {"type": kind}
+    changed = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(rules)), base.config, tmp_path)
+    with pytest.raises(UserError, match=f"changes text in a way that is not known here: {kind}"):
+        extend_tokenizer(changed, CHINESE, 5)
 
 
 def test_new_vocabulary_writes_chinese_in_fewer_tokens(extension: tuple[Tokenizer, Extension]) -> None:

@@ -128,6 +128,21 @@ def read_texts(paths: Iterable[Path], validation: bool = False) -> Iterator[str]
             yield from _texts_of_file(file)
 
 
+def read_words(path: Path) -> list[str]:
+    """Read the words of a UTF-8 file: one on each line; blank lines and lines that begin with # are skipped.
+
+    Raises:
+        UserError: It cannot be read or is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(tr("not UTF-8"), path, tr("save it as UTF-8")) from error
+    except OSError as error:
+        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
 def _texts_of_file(file: Path) -> Iterator[str]:
     if file.suffix not in (".txt", ".jsonl"):
         return

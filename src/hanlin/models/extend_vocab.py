@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import read_texts
+from hanlin.core.discover import read_texts, read_words
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.embedding_rows import resize_embeddings
@@ -30,7 +30,7 @@ from hanlin.models.new_rows.initialize import init_new_rows
 from hanlin.models.new_rows.sample import sample_texts
 from hanlin.models.save import save_model
 from hanlin.tokenizer.compression import characters_per_token
-from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer
+from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer, verify_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 RESIZED_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -56,15 +56,29 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     base = check_model_folder(inputs.path("model"))
     tokenizer = Tokenizer.load(base.folder)
     documents = inputs.paths("text")
-    extension = extend_tokenizer(tokenizer, _report_progress(read_texts(documents), context), settings.new_entries)
+    words = _given_words(settings, inputs)
+    learned_texts = _report_progress(_weighted_texts(documents, settings.weights), context)
+    extension = extend_tokenizer(tokenizer, learned_texts, settings.new_entries, words=words)
     if not extension.pieces:
         raise UserError(
-            tr("the text gives no new entry"),
+            tr("the text gives no new entry")
+            if extension.has_chinese
+            else tr("there is no Chinese character in the text: no entry can be learned from it"),
             ", ".join(map(str, documents)),
             tr("new entries come from Chinese words that occur repeatedly; give more text"),
         )
+    if len(extension.pieces) < settings.new_entries:
+        context.progress.log(
+            tr(
+                "the text gives {count:,} new entries, not the {new_entries:,} that `new_entries` allows: no other "
+                "would save 5 tokens of it",
+                count=len(extension.pieces),
+                new_entries=settings.new_entries,
+            )
+        )
     validation = list(read_texts(documents, validation=True))
     measured_texts = validation or list(islice(read_texts(documents), MEASURED_DOCUMENTS))
+    verify_ids(tokenizer, extension, measured_texts)
     num_segments = verify_text_unchanged(tokenizer, extension.tokenizer, [*SAMPLE_TEXTS, *measured_texts])
 
     model = cast(LlamaForCausalLM, load_model(base.folder, dtype="auto"))
@@ -77,6 +91,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     num_tensors = verify_weights_unchanged(base, extended, extension)
     return {
         "entries": {"before": len(tokenizer), "after": len(extension.tokenizer)},
+        "words": {"given": len(words), "entries_before": _num_single_tokens(tokenizer, words)},
         "vocabulary_rows": {"before": base.vocabulary_rows, "after": extended.vocabulary_rows},
         "characters_per_token": {
             "before": measure_by_language(tokenizer, measured_texts),
@@ -154,7 +169,27 @@ def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
         return cast(torch.Tensor, file.get_tensor(name))
 
 
-def _report_progress(texts: Iterable[str], context: StageContext) -> Iterator[str]:
+def _given_words(settings: ExtendVocabulary, inputs: Inputs) -> list[str]:
+    """The user's own words: those of the settings, then those of the file, each once."""
+    file = inputs.optional_path("words_file")
+    return list(dict.fromkeys([*settings.words, *(read_words(file) if file is not None else ())]))
+
+
+def _num_single_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> int:
+    return sum(len(ids) == 1 for ids in tokenizer.encode_batch(words, continuation=True))
+
+
+def _weighted_texts(documents: Sequence[Path], weights: Sequence[float]) -> Iterator[str | tuple[str, float]]:
+    if not weights:
+        yield from read_texts(documents)
+        return
+    for path, weight in zip(documents, weights, strict=True):
+        yield from ((text, weight) for text in read_texts([path]))
+
+
+def _report_progress(
+    texts: Iterable[str | tuple[str, float]], context: StageContext
+) -> Iterator[str | tuple[str, float]]:
     count = 0
     for count, text in enumerate(texts, start=1):
         context.progress.update(count, count, tr("documents"))

@@ -140,7 +140,22 @@ class ExtendVocabulary(Settings):
 
     model: str = ref("model", description="the model to extend")
     text: tuple[str, ...] = ref("documents", description="documents to learn the new entries from")
-    new_entries: int = setting(8000, "number of entries to add at most", ge=1)
+    weights: tuple[float, ...] = setting(
+        (),
+        "a weight for each source of `text`, in their order: text of weight 3 counts as if it were there three times",
+        unless_default=True,
+    )
+    new_entries: int = setting(8000, "number of entries to add at most", ge=1, le=1_000_000)
+    words: tuple[str, ...] = setting(
+        (),
+        "your own Chinese words, of 2 to 32 characters: they become entries before others are learned",
+        unless_default=True,
+    )
+    words_file: str | None = ref(
+        "files",
+        default=None,
+        description="more of your own words: a UTF-8 file with one on each line",
+    )
     init: Literal["mean", "weighted", "omp", "average_of_similar"] = setting(
         "mean",
         "rows that new entries begin with. mean: the mean of their pieces' rows; weighted: rare pieces weigh more; "
@@ -149,6 +164,16 @@ class ExtendVocabulary(Settings):
         "arXiv:2506.06607)",
         unless_default=True,
     )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights and len(self.weights) != len(self.text):
+            raise ValueError(
+                tr("{weights} weights for {sources} sources of text", weights=len(self.weights), sources=len(self.text))
+            )
+        if any(not 0.01 <= weight <= 1000 for weight in self.weights):
+            raise ValueError(tr("weights must be between 0.01 and 1000"))
+        return self
 
 
 class TrimVocabulary(Settings):

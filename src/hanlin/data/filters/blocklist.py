@@ -13,6 +13,7 @@ from typing import Any
 
 from hanlin.config.settings.data import Blocklist
 from hanlin.core.context import Inputs
+from hanlin.core.discover import read_words
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.data.ledger import Drop
@@ -54,14 +55,8 @@ def apply_blocklist(text: str, pattern: re.Pattern[str], action: str, least: int
 
 
 def read_blocklist(path: Path) -> list[str]:
-    """Read the words of a UTF-8 file: one on each line; blank lines and lines that begin with # are skipped."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(tr("not UTF-8"), path, tr("save it as UTF-8")) from error
-    except OSError as error:
-        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
-    words = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    """Read the words of a file (see `read_words`). Raises UserError if it has none."""
+    words = read_words(path)
     if not words:
         raise UserError(tr("the blocklist has no words"), path)
     return words
