@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,12 @@ def pretrain(**changes: Any) -> Pretrain:
     return Pretrain(**{**settings, "precision": "float32", "steps": 2, "learning_rate": 1e-2, **changes})
 
 
-@pytest.fixture
-def expanded(tiny_model: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def expanded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a new block behind each of its two."""
-    (tmp_path / "expanded").mkdir()
-    settings = ExpandBlocks(model="./m", new_blocks=2)
-    blocks.run(settings, Inputs({"model": (tiny_model,)}), tmp_path / "expanded", StageContext())
-    return tmp_path / "expanded"
+    folder = tmp_path_factory.mktemp("expanded")
+    blocks.run(ExpandBlocks(model="./m", new_blocks=2), Inputs({"model": (tiny_model,)}), folder, StageContext())
+    return folder
 
 
 @pytest.fixture
@@ -74,10 +74,11 @@ def test_a_model_without_new_blocks_is_refused(tiny_model: Path, out: Path, inpu
 def test_a_block_that_the_model_does_not_have_is_refused(
     expanded: Path, out: Path, inputs: Callable[..., Inputs]
 ) -> None:
-    config = json.loads((expanded / "config.json").read_text(encoding="utf-8"))
-    (expanded / "config.json").write_text(json.dumps({**config, "new_blocks": [1, 7]}), encoding="utf-8")
+    model = Path(shutil.copytree(expanded, out / "model"))
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps({**config, "new_blocks": [1, 7]}), encoding="utf-8")
     with pytest.raises(UserError, match="block 7 as new"):
-        stages.pretrain(pretrain(train_blocks="new"), inputs(many(document, 4), expanded), out, StageContext())
+        stages.pretrain(pretrain(train_blocks="new"), inputs(many(document, 4), model), out, StageContext())
 
 
 def test_two_choices_of_blocks_at_once_are_refused() -> None:

@@ -119,13 +119,13 @@ def pretrain(**changes: Any) -> Pretrain:
     return Pretrain(**{**settings, "precision": "float32", "steps": 3, "learning_rate": 1e-2, **changes})
 
 
-@pytest.fixture
-def sparse(tiny_model: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def sparse(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with four experts."""
-    (tmp_path / "sparse").mkdir()
+    folder = tmp_path_factory.mktemp("sparse")
     settings = UpcycleExperts(model="./m", experts=4)
-    experts.run(settings, Inputs({"model": (tiny_model,)}), tmp_path / "sparse", StageContext())
-    return tmp_path / "sparse"
+    experts.run(settings, Inputs({"model": (tiny_model,)}), folder, StageContext())
+    return folder
 
 
 @pytest.fixture

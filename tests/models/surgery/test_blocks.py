@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ def expand(model: Path, out: Path, new_blocks: int = 2) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     settings = ExpandBlocks(model="./m", new_blocks=new_blocks)
     return blocks.run(settings, Inputs({"model": (model,)}), out, StageContext())
+
+
+@pytest.fixture(scope="module")
+def expanded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a new block behind each of its two."""
+    folder = tmp_path_factory.mktemp("expanded")
+    expand(tiny_model, folder)
+    return folder
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -70,9 +79,8 @@ def test_a_model_with_biases_changes_nothing_either(tiny_tokenizer: Path, tmp_pa
     assert torch.equal(logits(load_model(tmp_path / "out")), logits(load_model(model)))
 
 
-def test_a_new_block_is_the_one_before_it_but_for_what_it_writes(tiny_model: Path, tmp_path: Path) -> None:
-    expand(tiny_model, tmp_path / "out")
-    old, new = load_file(tiny_model / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+def test_a_new_block_is_the_one_before_it_but_for_what_it_writes(tiny_model: Path, expanded: Path) -> None:
+    old, new = load_file(tiny_model / "model.safetensors"), load_file(expanded / "model.safetensors")
     for source, index in ((0, 1), (1, 3)):
         for name in ("self_attn.q_proj", "mlp.gate_proj", "input_layernorm"):
             copy, original = new[f"model.layers.{index}.{name}.weight"], old[f"model.layers.{source}.{name}.weight"]
@@ -87,15 +95,13 @@ def test_the_configuration_and_the_metrics_say_which_blocks_are_new(tiny_model: 
     assert config_of(tmp_path / "out")["num_hidden_layers"] == 4
 
 
-def test_a_model_saved_again_still_says_which_blocks_are_new(tiny_model: Path, tmp_path: Path) -> None:
-    expand(tiny_model, tmp_path / "out")
-    save_model(load_model(tmp_path / "out"), tmp_path / "again", tokenizer=Tokenizer.load(tiny_model))
+def test_a_model_saved_again_still_says_which_blocks_are_new(expanded: Path, tmp_path: Path) -> None:
+    save_model(load_model(expanded), tmp_path / "again", tokenizer=Tokenizer.load(expanded))
     assert config_of(tmp_path / "again")["new_blocks"] == [1, 3]
 
 
-def test_an_expanded_model_is_expanded_again(tiny_model: Path, tmp_path: Path) -> None:
-    expand(tiny_model, tmp_path / "once", 1)
-    assert expand(tmp_path / "once", tmp_path / "twice", 1)["new_blocks"] == [3]
+def test_an_expanded_model_is_expanded_again(tiny_model: Path, expanded: Path, tmp_path: Path) -> None:
+    assert expand(expanded, tmp_path / "twice", 1)["new_blocks"] == [4]
     assert torch.equal(logits(load_model(tmp_path / "twice")), logits(load_model(tiny_model)))
 
 
@@ -111,11 +117,11 @@ def test_more_new_blocks_than_old_ones_are_refused(tiny_model: Path, tmp_path: P
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_a_saved_weight_that_differs_is_detected(tiny_model: Path, tmp_path: Path) -> None:
-    expand(tiny_model, tmp_path / "out")
+def test_a_saved_weight_that_differs_is_detected(tiny_model: Path, expanded: Path, tmp_path: Path) -> None:
+    shutil.copytree(expanded, tmp_path / "out")
     weights = load_file(tmp_path / "out" / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] = 1e-8
     save_file(weights, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
-    expanded = check_model_folder(tmp_path / "out")
+    changed = check_model_folder(tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"layers\.1\.mlp\.down_proj"):
-        blocks.verify_weights(check_model_folder(tiny_model), expanded, [1, 3])
+        blocks.verify_weights(check_model_folder(tiny_model), changed, [1, 3])
