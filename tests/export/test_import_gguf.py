@@ -169,7 +169,7 @@ def test_a_chat_template_comes_back_and_every_program_reads_it_alike(plain_model
 def test_rows_in_the_order_of_llama_cpp_are_noticed(
     plain_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "_undo_interleaving", lambda stored, heads: stored)
+    monkeypatch.setattr(layout, "undo_interleaving", lambda stored, heads: stored)
     with pytest.raises(RuntimeError, match="other logits than the file in llama"):
         run(plain_file, tmp_path / "model")
     assert [file for file in (tmp_path / "model").iterdir() if file.is_file()] == []

@@ -142,7 +142,7 @@ def test_pickled_weights_are_not_opened_and_the_hint_says_how_to_convert(folder:
     error = refusal(folder)
     assert name in error.what
     assert error.hint is not None
-    assert "save_pretrained" in error.hint
+    assert "import_checkpoint" in error.hint
 
 
 def test_pickled_weights_beside_safetensors_are_ignored(folder: Path) -> None:

@@ -70,10 +70,10 @@ ORDER: dict[str, list[str]] = {
     ],
     "models": [
         "folder safetensors patterns",
-        "dtypes adapters embedding_rows layouts new_rows",
+        "dtypes adapters embedding_rows new_rows",
         "load save",
         "adapter_tensors",
-        "merge init_model extend_vocab train_tokenizer",
+        "merge init_model extend_vocab train_tokenizer layouts",
         "surgery",
         "trim_vocab",
     ],

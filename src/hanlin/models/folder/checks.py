@@ -129,7 +129,7 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
             missing_config_hint(folder, is_adapter(folder)),
         )
     config = read_config(folder)
-    _check_family(config, folder / CONFIG, {**SUPPORTED_ARCHITECTURES, **(MOE_ARCHITECTURES if experts else {})})
+    check_family(config, folder / CONFIG, {**SUPPORTED_ARCHITECTURES, **(MOE_ARCHITECTURES if experts else {})})
     if get_quantization_method(config):
         hint = tr("name the checkpoint that it was quantized from")
         raise UserError(tr("the weights are already quantized"), folder / CONFIG, hint)
@@ -158,7 +158,7 @@ def check_quantized_folder(folder: Path) -> dict[str, Any]:
         UserError: Another architecture, or a weight file is missing or incomplete.
     """
     config = read_config(folder)
-    _check_family(config, folder / CONFIG, SUPPORTED_ARCHITECTURES)
+    check_family(config, folder / CONFIG, SUPPORTED_ARCHITECTURES)
     check_weights(folder)
     return config
 
@@ -208,7 +208,8 @@ def _is_shard(folder: Path, name: str) -> bool:
         return False
 
 
-def _check_family(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
+def check_family(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
+    """Raise UserError unless a configuration is of one of these families (family to architecture), without own code."""
     supported = join_list(families.values())
     hint = tr("supported: {supported}", supported=supported)
     names = [str(name) for name in config.get("architectures") or ()]
@@ -382,8 +383,8 @@ def missing_weights_error(folder: Path, name: str, index: str) -> UserError:
             names=shorten(pickles),
         )
         hint = tr(
-            'convert it where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '
-            "M.from_pretrained('IN').save_pretrained('OUT')\""
+            "convert pytorch_model*.bin and consolidated.*.pth with `import_checkpoint`, in a process that can run "
+            "nothing"
         )
         return UserError(what, folder, hint)
     if sorted(folder.glob("model-*-of-*.safetensors")):
@@ -403,5 +404,5 @@ def missing_config_hint(folder: Path, is_adapter: bool) -> str:
     if any(folder.glob("*.gguf")):
         return gguf_hint()
     if (folder / "params.json").is_file():
-        return tr("this is Meta's own format; use the model in the Hugging Face format")
+        return tr("this is Meta's own format: make a model folder with `import_checkpoint`")
     return tr("name a folder with config.json and *.safetensors")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.limits import MAX_TENSORS
+from hanlin.models.layouts.row_order import undo_interleaving
 from hanlin.tokenizer.gguf_metadata import GgufMetadata
 
 LAYER_NAMES = {
@@ -223,7 +224,8 @@ class GgufWeights(Mapping[str, torch.Tensor]):
             exact = torch.from_numpy(self._dequantize(entry.kind_id, stored.reshape(last - first, row_bytes), columns))
             result[first:last] = exact
             self._account(part.name, exact, result[first:last])
-        return _undo_interleaving(result.reshape(shape), part.heads)
+        result = result.reshape(shape)
+        return undo_interleaving(result, part.heads) if part.heads else result
 
     def _account(self, name: str, exact: torch.Tensor, rounded: torch.Tensor) -> None:
         if not torch.isfinite(rounded).all():
@@ -273,19 +275,6 @@ def _part_of(name: str, config: Mapping[str, Any]) -> _Part:
     module, _, kind = rest.rpartition(".")
     heads = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}.get(module)
     return _Part(f"blk.{layer}.{LAYER_NAMES[module]}.{kind}", int(config[heads]) if heads else 0)
-
-
-def _undo_interleaving(stored: torch.Tensor, heads: int) -> torch.Tensor:
-    """Put rows of queries or keys back in the order of transformers.
-
-    llama.cpp turns rows 2i and 2i + 1 of a head together, transformers i and i + half. Of a head of 6 rows:
-        stored   0 3 1 4 2 5
-        returned 0 1 2 3 4 5
-    """
-    if not heads:
-        return stored
-    shape = stored.shape
-    return stored.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape).contiguous()
 
 
 def _name_of(dtype: torch.dtype) -> str:
