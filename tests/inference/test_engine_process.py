@@ -17,6 +17,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.evaluate import predictions
 from hanlin.evaluate.predictions import PredictSettings, predict
+from hanlin.inference.backends.llama_cpp.header import read_gguf_header
 from hanlin.inference.backends.process import engine as process
 from hanlin.inference.backends.process.child import _Sender
 from hanlin.inference.backends.process.error_output import ErrorOutput
@@ -24,6 +25,7 @@ from hanlin.inference.backends.process.messages import CallResult
 from hanlin.inference.loading import load_engine
 from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
+from hanlin.parity.backends.llama_cpp import LlamaCppBackend
 
 PROMPT = (20, 30, 40)
 ENDLESS = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900))
@@ -277,16 +279,24 @@ def test_a_process_that_does_not_answer_is_lost_then_ended_and_started_again(
     assert apart.alive and apart.restarts == 1  # type: ignore[attr-defined]
 
 
-ABORT = "import os; os.write(2, b'x.cpp:1: GGML_ASSERT(a) failed\\n'); from os import abort as main; main() #"
+@pytest.fixture(scope="session")
+def without_layers(spoken_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that says that it has no layers: llama.cpp aborts (GGML_ASSERT) when it reads its header."""
+    data, key = (spoken_gguf / "model-F32.gguf").read_bytes(), b"llama.block_count"
+    place = data.index(key) + len(key) + 4
+    file = tmp_path_factory.mktemp("layers") / "m.gguf"
+    file.write_bytes(data[:place] + bytes(4) + data[place + 4 :])
+    return file
 
 
-def test_a_file_that_ends_llama_cpp_is_one_sentence(
-    spoken_gguf: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_file_that_aborts_is_one_sentence_in_whatever_opens_it(
+    without_layers: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(process, "_spawn", lambda: spawn(ABORT))
-    sentence = r"ended while it loaded this model \(exit code -6: x\.cpp:1: GGML_ASSERT\(a\) failed\).*may be"
-    with pytest.raises(UserError, match=sentence):
-        load_engine(spoken_gguf / "model-F32.gguf")
+    with pytest.raises(UserError, match=r"ended while it loaded this model \(exit code -6: .*GGML_ASSERT"):
+        load_engine(without_layers)
+    assert read_gguf_header(without_layers).context_length == 1024  # which needs no layers
+    with pytest.raises(UserError, match="server does not start on this file"):
+        LlamaCppBackend(without_layers)
     assert capfd.readouterr() == ("", "")
 
 

@@ -19,7 +19,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.names import quote_shell
 from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import CHART_FILE
-from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+from hanlin.inference.backends.llama_cpp.header import read_gguf_header
 from hanlin.inference.loading import find_tokenizer
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
@@ -119,11 +119,7 @@ def _load_source(settings: Package, folder: Path) -> _PackagedModel:
         return _PackagedModel(folder, (), _template(folder), context_length(config))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
         gguf_paths = [choose_gguf(gguf_paths, folder, settings.file)]
-    lengths = []
-    for file in gguf_paths:
-        model = LlamaCppModel(file, vocabulary_only=True)
-        lengths.append(int(model.meta("llama.context_length") or 0))
-        model.close()
+    lengths = [read_gguf_header(file).context_length for file in gguf_paths]
     return _PackagedModel(folder, tuple(gguf_paths), _template(folder, gguf_paths[0]), min(lengths))
 
 

@@ -66,7 +66,7 @@ def modelfile(
     ] = None,
     system: Annotated[str, typer.Option(help=tr("system text of every chat"))] = "",
 ) -> None:
-    from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+    from hanlin.inference.backends.llama_cpp.header import read_gguf_header
     from hanlin.inference.loading import find_model, load_template, parse_model_spec
     from hanlin.parity.check import verify_modelfile
 
@@ -74,12 +74,12 @@ def modelfile(
     if location.kind != "gguf":
         what = tr("there is no GGUF file here, and a Modelfile names one")
         raise UserError(what, model, tr("make one with `hanlin gguf`"))
-    weights = LlamaCppModel(location.weights, vocabulary_only=True)
-    context, license = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
-    weights.close()
+    header = read_gguf_header(location.weights)
     path = out or location.weights.parent / "Modelfile"
     template = load_template(location)
-    result = verify_modelfile(path, location.weights, template, context=context, system=system, license=license)
+    result = verify_modelfile(
+        path, location.weights, template, context=header.context_length, system=system, license=header.license
+    )
     echo_data(str(path))
     _print_verdicts([result])
 

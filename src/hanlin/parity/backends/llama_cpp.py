@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json_object
 from hanlin.core.http import ServerClient, ServerError
 from hanlin.core.i18n import tr
 from hanlin.core.process import python_command, start_process
-from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.parity.backends.base import ChatPrompt, openai_body
 
 _SECONDS_TO_ANSWER = 600
@@ -28,11 +28,6 @@ class LlamaCppBackend:
 
     def __init__(self, file: Path) -> None:
         """Raises UserError when llama.cpp cannot load the file."""
-        model = LlamaCppModel(file, vocabulary_only=True)
-        try:
-            self._stops = model.end_ids
-        finally:
-            model.close()
         self.name = f"llama.cpp {file.name}"
         key = secrets.token_urlsafe(16)
         self._process = start_process(
@@ -44,21 +39,35 @@ class LlamaCppBackend:
             encoding="utf-8",
         )
         try:
-            self._client = ServerClient(self._start(key), key, seconds=_SECONDS_TO_ANSWER)
-        except (OSError, UserError) as error:
+            address, self._stops = self._start(key)
+            self._client = ServerClient(address, key, seconds=_SECONDS_TO_ANSWER)
+        except (OSError, TypeError, ValueError, UserError) as error:
             self.close()
+            if isinstance(error, UserError) and error.where:  # what the process says of the file
+                raise
             raise UserError(tr("llama.cpp's server does not start on this file"), file) from error
         except BaseException:
             self.close()
             raise
         self._file = file
 
-    def _start(self, key: str) -> str:
-        """Hand over the key, which a command line would show to everybody, and return the server's address."""
+    def _start(self, key: str) -> tuple[str, frozenset[int]]:
+        """Hand over the key, which a command line would show to everybody.
+
+        Returns:
+            The server's address, and every id at which llama.cpp ends an answer by itself.
+
+        Raises:
+            UserError: llama.cpp cannot load the file.
+            ValueError: The process ended.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(key + "\n")
         self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
+        reply = parse_json_object(self._process.stdout.readline().encode())
+        if "refused" in reply:
+            raise UserError(*reply["refused"])
+        return reply["address"], frozenset(reply["end_ids"])
 
     def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         return [self._prompt(prompt) for prompt in batch]
