@@ -128,7 +128,7 @@ def read_texts(paths: Iterable[Path], validation: bool = False) -> Iterator[str]
             yield from _texts_of_file(file)
 
 
-def read_words(path: Path) -> list[str]:
+def read_word_list(path: Path) -> list[str]:
     """Read the words of a UTF-8 file: one on each line; blank lines and lines that begin with # are skipped.
 
     Raises:

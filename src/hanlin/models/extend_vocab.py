@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import read_texts, read_words
+from hanlin.core.discover import read_texts, read_word_list
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.embedding_rows import resize_embeddings
@@ -172,7 +172,7 @@ def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
 def _given_words(settings: ExtendVocabulary, inputs: Inputs) -> list[str]:
     """The user's own words: those of the settings, then those of the file, each once."""
     file = inputs.optional_path("words_file")
-    return list(dict.fromkeys([*settings.words, *(read_words(file) if file is not None else ())]))
+    return list(dict.fromkeys([*settings.words, *(read_word_list(file) if file is not None else ())]))
 
 
 def _num_single_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> int:

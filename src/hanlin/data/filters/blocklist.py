@@ -13,7 +13,7 @@ from typing import Any
 
 from hanlin.config.settings.data import Blocklist
 from hanlin.core.context import Inputs
-from hanlin.core.discover import read_words
+from hanlin.core.discover import read_word_list
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.data.ledger import Drop
@@ -55,8 +55,8 @@ def apply_blocklist(text: str, pattern: re.Pattern[str], action: str, least: int
 
 
 def read_blocklist(path: Path) -> list[str]:
-    """Read the words of a file (see `read_words`). Raises UserError if it has none."""
-    words = read_words(path)
+    """Read the words of a file (see `read_word_list`). Raises UserError if it has none."""
+    words = read_word_list(path)
     if not words:
         raise UserError(tr("the blocklist has no words"), path)
     return words
