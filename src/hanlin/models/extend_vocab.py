@@ -83,9 +83,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
 
     model = cast(LlamaForCausalLM, load_model(base.folder, dtype="auto"))
     resize_embeddings(model, extension.first_id, extension.old_ids)
-    if settings.init != "mean":
-        texts = sample_texts(read_texts(documents), context.seed)
-        init_new_rows(model, settings.init, extension.first_id, extension.old_ids, extension.tokenizer, texts)
+    figures = _init_rows(settings, model, extension, documents, context)
     template = find_template(extension.tokenizer)
     extended = save_model(model, out, tokenizer=extension.tokenizer, template=template)
     num_tensors = verify_weights_unchanged(base, extended, extension)
@@ -101,7 +99,36 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
         "measured_documents": len(measured_texts),
         "non_chinese_segments_verified": num_segments,
         "tensors_verified": num_tensors,
+        **figures,
     }
+
+
+def _init_rows(
+    settings: ExtendVocabulary,
+    model: LlamaForCausalLM,
+    extension: Extension,
+    documents: Sequence[Path],
+    context: StageContext,
+) -> dict[str, float]:
+    """Set the new rows, which are the means of their pieces so far, as the settings say; return figures of a fit."""
+    if settings.init == "mean":
+        return {}
+    context.progress.close()
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model.to(device)  # type: ignore[arg-type]
+    texts = sample_texts(read_texts(documents), context.seed)
+    figures = init_new_rows(
+        model,
+        settings.init,
+        extension.first_id,
+        extension.old_ids,
+        extension.tokenizer,
+        texts,
+        seed=context.seed,
+        progress=context.progress,
+    )
+    model.to("cpu")  # type: ignore[arg-type]
+    return figures
 
 
 def measure_by_language(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, float]:

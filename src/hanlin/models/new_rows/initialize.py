@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 import torch
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from hanlin.core.progress import Progress
 from hanlin.models.new_rows.combinations import (
     Combination,
     average_of_similar,
     orthogonal_matching_pursuit,
     weighted_pieces,
 )
+from hanlin.models.new_rows.distill import distill_rows
+from hanlin.models.new_rows.sample import cut_rows, select_rows
 from hanlin.models.new_rows.token_space import learn_token_space, spell_out
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-Init = Literal["weighted", "omp", "average_of_similar"]
+Init = Literal["weighted", "omp", "average_of_similar", "distilled"]
+
+READ_TOKENS = 60_000
+"""Old tokens that the model reads for `distilled`: 305 rows, which hold two thirds of 8,000 new tokens."""
 
 
-@torch.no_grad()
 def init_new_rows(
     model: LlamaForCausalLM,
     init: Init,
@@ -29,7 +35,10 @@ def init_new_rows(
     old_ids: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
     texts: Iterable[str],
-) -> None:
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[str, float]:
     """Set the rows of new tokens, in the embeddings and in the output head; no other row changes.
 
     Args:
@@ -39,11 +48,28 @@ def init_new_rows(
         old_ids: For each new token the ids that its text had before.
         tokenizer: The extended tokenizer.
         texts: What the rows are learned from (`sample.sample_texts`).
+        seed: Seed of the order in which `distilled` reads them.
+        progress: Where progress is reported.
+
+    Returns:
+        Figures of the fit of `distilled`.
     """
-    combination = _combine(init, tokenizer.encode_batch(list(texts)), first_id, old_ids)
+    encoded = tokenizer.encode_batch(list(texts))
+    if init == "distilled":
+        lengths = [len(ids) for ids in old_ids]
+        rows = select_rows(cut_rows(encoded, lengths, first_id), lengths, first_id, READ_TOKENS)
+        if not rows:
+            return {}  # the texts hold no new token
+        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
+        counts = torch.from_numpy(np.bincount(ids, minlength=first_id + len(old_ids)))
+        begin_id = next((one for one in (tokenizer.bos_id, tokenizer.eos_id) if one is not None), 0)
+        return distill_rows(model, first_id, old_ids, rows, counts, begin_id, seed=seed, progress=progress)
+    combination = _combine(init, encoded, first_id, old_ids)
     embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight
-    for weight in (embeddings,) if head is embeddings else (embeddings, head):
-        weight[first_id : first_id + len(old_ids)] = combination.apply(weight).to(weight.dtype)
+    with torch.no_grad():
+        for weight in (embeddings,) if head is embeddings else (embeddings, head):
+            weight[first_id : first_id + len(old_ids)] = combination.apply(weight).to(weight.dtype)
+    return {}
 
 
 def _combine(init: Init, rows: Sequence[Sequence[int]], first_id: int, old_ids: Sequence[Sequence[int]]) -> Combination:
