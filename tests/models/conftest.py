@@ -14,6 +14,9 @@ from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from random_models import MakeAdapter, perturb_trainable
 from tiny_llama import tie_embeddings
+from tokenizer_folders import llama2, tiny_sentencepiece
+
+__all__ = ["llama2", "tiny_sentencepiece"]
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ ORDER: dict[str, list[str]] = {
     ],
     "models": [
         "folder safetensors patterns",
-        "dtypes adapters embedding_rows new_rows",
+        "dtypes adapters embedding_rows new_rows sentencepiece_file",
         "load save",
         "adapter_tensors",
         "merge init_model extend_vocab train_tokenizer layouts",

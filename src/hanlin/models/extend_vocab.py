@@ -29,8 +29,10 @@ from hanlin.models.load import load_model
 from hanlin.models.new_rows.initialize import init_new_rows
 from hanlin.models.new_rows.sample import sample_texts
 from hanlin.models.save import save_model
+from hanlin.models.sentencepiece_file import write_extended_model
 from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer, verify_ids
+from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 RESIZED_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -86,6 +88,11 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     figures = _init_rows(settings, model, extension, documents, context)
     template = find_template(extension.tokenizer)
     extended = save_model(model, out, tokenizer=extension.tokenizer, template=template)
+    num_lines = write_extended_model(base.folder, extension, out, [*SAMPLE_TEXTS, *measured_texts])
+    if not num_lines and (base.folder / SENTENCEPIECE_FILE).is_file():
+        context.progress.log(
+            tr("no tokenizer.model is written: it gives other ids, or the package sentencepiece is not installed")
+        )
     num_tensors = verify_weights_unchanged(base, extended, extension)
     return {
         "entries": {"before": len(tokenizer), "after": len(extension.tokenizer)},
@@ -98,6 +105,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
         "measured_on": "validation" if validation else "train",
         "measured_documents": len(measured_texts),
         "non_chinese_segments_verified": num_segments,
+        "sentencepiece_lines_verified": num_lines,
         "tensors_verified": num_tensors,
         **figures,
     }
