@@ -66,7 +66,7 @@ def initialize(init: Any, base: Path, grown: Path, text: Path, out: Path) -> flo
     return seconds
 
 
-def train_rows(model: Path, first_id: int, text: Path, steps: int, out: Path) -> None:
+def train_new_rows(model: Path, first_id: int, text: Path, steps: int, out: Path) -> None:
     """Train the new rows alone."""
     settings = Pretrain(
         model="./m", data=("./d",), trainable_tokens=first_id, learning_rate=1e-3, steps=steps, max_seq_length=256,
@@ -93,7 +93,7 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         for steps in STEPS:
             trained = work / f"{init}-{steps}"
-            train_rows(model, len(Tokenizer.load(base)), text, steps, trained)
+            train_new_rows(model, len(Tokenizer.load(base)), text, steps, trained)
             print(json.dumps({"init": init, "steps": steps, "bits_per_character": measure(trained, held_out, work)}))
 
 
