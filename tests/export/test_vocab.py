@@ -19,6 +19,7 @@ from hanlin.export.gguf.verify import TEXTS, TokenizerCheck
 from hanlin.export.gguf.vocab import GgufVocabulary, add_special_ids, build_vocabulary
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.tokenizer.byte_alphabet import BYTE_TO_CHAR
+from hanlin.tokenizer.gguf_splitting import GPT_2, SINGLE_DIGITS
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.train import SPLIT_PATTERN
 from tokenizer_folders import accept_fast_ids
@@ -112,6 +113,30 @@ def test_words_built_by_merges_alone_are_read_alike(tmp_path: Path) -> None:
     assert vocabulary.pre == "smaug-bpe"
     model = LlamaCppModel(tmp_path / "v.gguf", vocabulary_only=True)
     assert model.tokenize("abc") == tokenizer.encode("abc") == [256, tokenizer.encode("c")[0]]
+    model.close()
+
+
+DIGITS_THEN_BYTES = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+DIGITS_THEN_WORDS = [
+    pre_tokenizers.Split(Regex(SINGLE_DIGITS), "isolated"),
+    pre_tokenizers.Split(Regex(GPT_2), "isolated"),
+    pre_tokenizers.ByteLevel(False, use_regex=False),
+]
+
+
+@pytest.mark.parametrize("steps", [DIGITS_THEN_BYTES, DIGITS_THEN_WORDS], ids=["digits", "split"])
+def test_digits_set_apart_before_gpt_2_are_the_rule_of_smollm(
+    steps: list[pre_tokenizers.PreTokenizer], tmp_path: Path
+) -> None:
+    folder = byte_level(tmp_path / "t", [("1", "2"), ("a", "b"), ("ab", "c"), ("Ġ", "a")])
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.save(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.load(folder)
+    assert vocabulary_file(tokenizer, tmp_path / "v.gguf", []).pre == "smollm"
+    model = LlamaCppModel(tmp_path / "v.gguf", vocabulary_only=True)
+    texts = [*TEXTS, "abc12 ab٣½Ⅻ 12a", "１２abc²³"]
+    assert [model.tokenize(text) for text in texts] == tokenizer.encode_batch(texts)
     model.close()
 
 

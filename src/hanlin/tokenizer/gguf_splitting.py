@@ -14,6 +14,7 @@ _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA_3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
 QWEN_2 = rf"{_WORDS}|\p{{N}}|{_REST}"
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SINGLE_DIGITS = r"\p{N}"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
@@ -67,7 +68,7 @@ _RULES = {
     SplittingRule((LLAMA_3,), whole_words=True): "glm4 glm5",
     SplittingRule((QWEN_2,)): "qwen2 stablelm2 deepseek-r1-qwen hunyuan megrez kormo solar-open grok-2",
     SplittingRule((GPT_2,)): "gpt-2 phi-2 mpt olmo jais trillion exaone4 gigachat a.x-4.0 mellum",
-    SplittingRule((r"\p{N}", GPT_2)): "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+    SplittingRule((SINGLE_DIGITS, GPT_2)): "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
     SplittingRule((_TEKKEN,), whole_words=True, adds_bos=True): "tekken",
     SplittingRule(_DEEPSEEK_3): "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
     SplittingRule(_DEEPSEEK_LLM): "deepseek-llm",

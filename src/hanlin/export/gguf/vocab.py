@@ -18,15 +18,19 @@ from gguf import GGUFWriter, TokenType
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.tokenizer.file_names import TOKENIZER_FILE
-from hanlin.tokenizer.gguf_splitting import LLAMA_3, QWEN_2
+from hanlin.tokenizer.gguf_splitting import GPT_2, LLAMA_3, QWEN_2, SINGLE_DIGITS
 from hanlin.tokenizer.gguf_vocabulary import END_TOKEN_NAMES
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _Rule = Mapping[str, Any]
-_GPT_2 = "ByteLevel"
-_WHOLE_WORDS_FIRST = {LLAMA_3: "llama-bpe"}
+_WHOLE_WORDS_FIRST = {(LLAMA_3,): "llama-bpe"}
 """llama.cpp's name of a splitting rule where a word that is an entry is taken whole, whatever the merges say."""
-_BY_MERGES = {LLAMA_3: "smaug-bpe", QWEN_2: "qwen2", _GPT_2: "gpt-2"}
+_BY_MERGES = {
+    (LLAMA_3,): "smaug-bpe",
+    (QWEN_2,): "qwen2",
+    (GPT_2,): "gpt-2",
+    (SINGLE_DIGITS, GPT_2): "smollm",
+}
 """Its name of a splitting rule where words are built by merges alone."""
 
 _ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
@@ -204,12 +208,22 @@ def _pre_tokenizer_steps(rule: _Rule | None) -> list[_Rule]:
     return list(rule["pretokenizers"]) if rule["type"] == "Sequence" else [rule]
 
 
-def _splitting_rule(steps: Sequence[_Rule]) -> str | None:
-    """The regular expression by which text is split into words; None when several rules follow one another."""
-    rules = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"]
-    if any(step["type"] == "ByteLevel" and step.get("use_regex", True) for step in steps):
-        rules.append(_GPT_2)
-    return rules[0] if len(rules) == 1 and len(steps) <= 2 else None
+def _splitting_rule(steps: Sequence[_Rule]) -> tuple[str, ...]:
+    """The regular expressions by which text is split into words, one after another; empty if a step is of another kind.
+
+    `Digits` sets each digit apart, and `ByteLevel` splits as GPT-2 does unless it is told not to.
+    """
+    patterns: list[str] = []
+    for step in steps:
+        if step["type"] == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
+            patterns.append(step["pattern"].get("Regex", ""))
+        elif step["type"] == "Digits" and step.get("individual_digits"):
+            patterns.append(SINGLE_DIGITS)
+        elif step["type"] != "ByteLevel":
+            return ()
+        elif step.get("use_regex", True):
+            patterns.append(GPT_2)
+    return tuple(patterns)
 
 
 def _merges_reach_every_entry(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> bool:
@@ -224,7 +238,7 @@ def _merges_reach_every_entry(tokenizer: Tokenizer, vocabulary: Mapping[str, int
 def _unsupported(tokenizer: Tokenizer, why: str) -> UserError:
     what = tr("llama.cpp has no tokenizer like this one: {why}", why=why)
     hint = tr(
-        "supported: byte-level BPE that splits as Llama 3, Qwen 2 or GPT-2, and SentencePiece BPE as Llama 2 has it"
+        "supported: byte-level BPE that splits as Llama 3, Qwen 2, GPT-2 or SmolLM, and SentencePiece BPE as Llama 2 has it"
     )
     return UserError(what, tokenizer.folder / TOKENIZER_FILE, hint)
 
