@@ -238,7 +238,8 @@ def _merges_reach_every_entry(tokenizer: Tokenizer, vocabulary: Mapping[str, int
 def _unsupported(tokenizer: Tokenizer, why: str) -> UserError:
     what = tr("llama.cpp has no tokenizer like this one: {why}", why=why)
     hint = tr(
-        "supported: byte-level BPE that splits as Llama 3, Qwen 2, GPT-2 or SmolLM, and SentencePiece BPE as Llama 2 has it"
+        "supported: byte-level BPE that splits as Llama 3, Qwen 2, GPT-2 or SmolLM, and SentencePiece BPE as Llama 2 "
+        "has it"
     )
     return UserError(what, tokenizer.folder / TOKENIZER_FILE, hint)
 
