@@ -7,6 +7,7 @@ llama.cpp must not end an export.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -35,8 +36,11 @@ def main() -> None:
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 256, 1, 0
     params.warmup, params.use_jinja, params.port, params.verbosity = False, True, 0, -1
     server = xllamacpp.Server(params)
-    print(json.dumps({"address": server.listening_address, "end_ids": end_ids}), flush=True)
-    sys.stdin.read()
+    try:
+        print(json.dumps({"address": server.listening_address, "end_ids": end_ids}), flush=True)
+        sys.stdin.read()
+    finally:  # the parent may have been killed; the end of the server waits for its listening thread, without end
+        os._exit(0)
 
 
 if __name__ == "__main__":
