@@ -23,9 +23,9 @@ from hanlin.tokenizer.gguf_vocabulary import END_TOKEN_NAMES
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _Rule = Mapping[str, Any]
-_WHOLE_WORDS_FIRST = {(LLAMA_3,): "llama-bpe"}
+_WHOLE_WORDS_FIRST: dict[tuple[str, ...], str] = {(LLAMA_3,): "llama-bpe"}
 """llama.cpp's name of a splitting rule where a word that is an entry is taken whole, whatever the merges say."""
-_BY_MERGES = {
+_BY_MERGES: dict[tuple[str, ...], str] = {
     (LLAMA_3,): "smaug-bpe",
     (QWEN_2,): "qwen2",
     (GPT_2,): "gpt-2",
