@@ -30,7 +30,7 @@ def llama_server_url(spoken_gguf: Path) -> Iterator[tuple[str, str]]:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(key + "\n")
         process.stdin.flush()
-        yield process.stdout.readline().strip(), key
+        yield json.loads(process.stdout.readline())["address"], key
         process.kill()
 
 

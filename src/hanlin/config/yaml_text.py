@@ -7,7 +7,6 @@ counted by: a list as a key, a number of a thousand digits, half a character.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from datetime import date
 from typing import Any
 
@@ -52,7 +51,7 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == _MERGE:
                 continue
             key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
+            if key is not None and not isinstance(key, str | int | float):  # a list, or a date
                 raise _refusal(tr("a key is a text or a number"), key_node)
             if isinstance(key, str) and len(key) > MAX_KEY_LENGTH:
                 raise _refusal(tr("a key is longer than {limit} characters", limit=MAX_KEY_LENGTH), key_node)
