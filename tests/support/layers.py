@@ -58,7 +58,7 @@ ORDER: dict[str, list[str]] = {
         "tokenizer",
         "train compression bpe_trainer",
         "extend",
-        "trim",
+        "trim report",
     ],
     "chat": [
         "reasoning",

@@ -117,6 +117,7 @@ def sections() -> tuple[Section, ...]:
                     tr("Show token ids and which of them are learned"),
                     "tokens",
                 ),
+                Entry("vocab", tr("Compare tokenizers on texts, and say what they cost"), "vocab.app"),
             ),
         ),
     )
