@@ -68,14 +68,13 @@ def report(
     rows = compare_tokenizers(loaded, texts, sizes=sizes, step=step, min_gain=min_gain, progress=progress)
     progress.close()
     figures = {"hanlin": __version__, "texts": {name: str(path) for name, path in paths.items()}, "tokenizers": rows}
-    if page is not None:
-        _write_page(page, figures)
     if as_json:
         print_json(figures)
-        return
-    _print(rows)
-    if page is not None:
-        echo(tr("page: {path}", path=page))
+    else:
+        _print(rows)
+    if page is not None:  # after the figures, which a page that cannot be written does not take away
+        _write_page(page, figures)
+        echo(tr("page: {path}", path=page), err=as_json)
 
 
 def _read_texts_option(words: Sequence[str], reserved: str) -> dict[str, Path]:
