@@ -121,7 +121,7 @@ def _load(paths: Sequence[Path]) -> dict[str, Tokenizer]:
         if source.resolve() in [known.resolve() for known in sources]:
             raise UserError(tr("this tokenizer is given twice"), path, tr("name each tokenizer once"))
         sources.append(source)
-    names = [source.resolve().name for source in sources]
+    names = [source.absolute().name for source in sources]
     return {
         name if names.count(name) == 1 else str(source): Tokenizer.load(source)
         for name, source in zip(names, sources, strict=True)
