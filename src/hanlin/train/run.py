@@ -31,7 +31,7 @@ from hanlin.train.callbacks.forgetting import DEFAULT_PROBES, ForgettingProbes, 
 from hanlin.train.callbacks.validation import Validation
 from hanlin.train.compute.kernels import choose_kernel
 from hanlin.train.compute.model import Precision, TrainModel
-from hanlin.train.compute.runtime import faster_precision
+from hanlin.train.compute.runtime import faster_precision, flush_denormals
 from hanlin.train.dataset.first_rows import write_first_rows
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.dataset.prepare import TRAIN, VALIDATION, DatasetPreparer
@@ -110,6 +110,7 @@ class TrainingRun:
         head_dim = config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"])
         choose_kernel(settings.attention, device, torch_dtype(precision), int(head_dim))
 
+    @flush_denormals()
     def train(self, splits: Sequence[PackedDataset], batch_size: int, make_objective: MakeObjective) -> dict[str, Any]:
         """Train, and save the model or the adapter.
 
