@@ -26,6 +26,17 @@ def pytest_configure(config: pytest.Config) -> None:
             write_mo(compiled, read_po(catalog))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The check of an export reads 25 conversations of each kind, which takes 3 to 7 seconds for each file; where it is
+    not what is tested, it reads 3 of each.
+    """
+    from hanlin.parity import cases
+
+    reads_all = "parity" in item.path.parts or item.get_closest_marker("slow") is not None
+    cases.PER_KIND = 25 if reads_all else 3
+
+
 TEXT = [
     "翰林院在城东，春天的时候院子里开满了花。",
     "你叫什么名字？我叫小翰，是一个中文助手。",

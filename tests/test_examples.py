@@ -81,6 +81,7 @@ def test_fine_tuning(tmp_path: Path, tiny_model: Path, chats: Path) -> None:
     assert (tmp_path / "runs" / "fine_tune" / "merged" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_quantizing_with_a_quality_report(tmp_path: Path, tiny_model: Path, chats: Path) -> None:
     script = str(EXAMPLES / "quantize_with_quality_report.py")
     shown = run_python(script, str(tiny_model), str(chats), cwd=tmp_path)
@@ -93,6 +94,7 @@ def test_serving_and_asking(tmp_path: Path, tiny_model: Path) -> None:
     assert over_http == in_process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_notebook_holds_no_outputs_and_its_cells_run(
     notebook: Path, tmp_path: Path, tiny_model: Path, chats: Path

@@ -145,7 +145,7 @@ def test_a_model_folder_for_the_hub_is_whole(plain_model: Path, pack: Pack) -> N
     out, metrics = pack(plain_model, "huggingface")
     assert check_model_folder(out).tensors.keys() == check_model_folder(plain_model).tensors.keys()
     assert ChatTemplate.load(out).stop_ids == ChatTemplate.load(plain_model).stop_ids
-    assert metrics["parity"]["backends"][0]["cases"] > 100
+    assert metrics["parity"]["backends"][0]["cases"] >= 3 * 13
     assert "No record of it" in (out / "README.md").read_text(encoding="utf-8")
 
 

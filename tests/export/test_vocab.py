@@ -75,7 +75,7 @@ def llama_3(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.parametrize("name", ["llama3", "llama2", "literary_alpaca2_merged"])
+@pytest.mark.parametrize("name", [pytest.param("llama3", marks=pytest.mark.slow), "llama2", "literary_alpaca2_merged"])
 def test_real_tokenizers_read_real_lines_alike(
     name: str, shared_data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 
 from hanlin.chat.template import ChatTemplate
@@ -21,11 +22,14 @@ TEMPLATES_OF = {
     ),
     "llama2": ("llama2", "alpaca2", "atom", "plain"),
 }
-USUAL = (("llama3", "llama3.1"), ("llama2", "llama2"), ("tiny", "qwen3"), ("tiny", "deepseek_r1"))
-ALL = tuple((tokenizer, template) for tokenizer, names in TEMPLATES_OF.items() for template in names)
+USUAL = (
+    pytest.param("llama3", "llama3.1", marks=pytest.mark.slow),
+    *(pytest.param(*pair) for pair in (("llama2", "llama2"), ("tiny", "qwen3"), ("tiny", "deepseek_r1"))),
+)
+ALL = tuple(pytest.param(tokenizer, template) for tokenizer, names in TEMPLATES_OF.items() for template in names)
 FOLDERS = ALL if "HANLIN_CONVERSATIONS" in os.environ else USUAL
 """`make test-parity` goes through all templates on the real tokenizers, 20 seconds each; the default suite through one
-of each, and through two that think on a tokenizer of 700 entries."""
+on Llama 2's, and through two that think on a tokenizer of 700 entries."""
 
 
 class Exported(NamedTuple):

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "bench"))
 import fuzz_readers
 
 SAMPLES = format_samples.files()
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @QUICK

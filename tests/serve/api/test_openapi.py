@@ -41,7 +41,7 @@ def described(opened: LoadedEngine) -> Iterator[LiveServer]:
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_whatever_is_sent_is_answered_as_described(case: object, described: LiveServer) -> None:
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance

@@ -28,7 +28,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=1500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(KEYWORDS), ANYTHING, min_size=1, max_size=4))
 def test_whatever_stands_in_a_schema_is_rewritten_or_refused(schema: dict[str, Any]) -> None:
     try:

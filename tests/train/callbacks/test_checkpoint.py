@@ -271,7 +271,7 @@ def hear_interrupts() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("to", ["the_command", "its_group"])
+@pytest.mark.parametrize("to", ["the_command", pytest.param("its_group", marks=pytest.mark.slow)])
 def test_ctrl_c_saves_and_ends_with_130_and_the_same_command_goes_on(to: str, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
         f"""

@@ -41,7 +41,7 @@ MODES: dict[str, dict[str, Any]] = {
     "zero3": {"mode": "zero3"},
     "zero3_offload": {"mode": "zero3", "offload": True},
 }
-QUICK = {("ddp", "whole"), ("fsdp", "lora")}
+QUICK = {("fsdp", "lora")}
 
 
 def cases(quick: set[tuple[str, str]]) -> list[Any]:
