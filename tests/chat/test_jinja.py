@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import jinja2
 import pytest
 
 from hanlin.chat.rendering import work_budget
 from hanlin.chat.rendering.jinja import JinjaTemplate, Markers
 from hanlin.chat.rendering.work_budget import TemplateLimitError
+from waiting import count_calls, hang_limit
 
 MARKS = Markers("⟦", "⟧", "¦")
 
@@ -112,10 +111,8 @@ ENDLESS = {
 
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
 def test_endless_work_is_ended(source: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(TemplateLimitError):
+    with hang_limit(), pytest.raises(TemplateLimitError):
         render(source)
-    assert time.monotonic() - started < 20
 
 
 TEN_OF_TEN = "{% set a = ('lol', 'lol') %}" + "{% set a = (a, a, a, a, a, a, a, a, a, a) %}" * 12
@@ -132,18 +129,14 @@ TEN_OF_TEN = "{% set a = ('lol', 'lol') %}" + "{% set a = (a, a, a, a, a, a, a, 
 )
 def test_ten_lists_of_ten_lists_are_never_walked_through_to_the_end(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_budget, "MAX_ITEMS", 100_000)
-    started = time.monotonic()
-    with pytest.raises(TemplateLimitError):
+    with hang_limit(), pytest.raises(TemplateLimitError):
         render(TEN_OF_TEN + use)
-    assert time.monotonic() - started < 10
 
 
 def test_filters_in_a_loop_end_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_budget, "MAX_SECONDS", 0.3)
-    started = time.monotonic()
-    with pytest.raises(TemplateLimitError, match="seconds"):
+    with hang_limit(), pytest.raises(TemplateLimitError, match="seconds"):
         render("{% for i in range(90000) %}{{ range(90000) | map('string') | list | length }}{% endfor %}")
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -199,8 +192,9 @@ def test_a_template_that_is_endless_on_a_small_conversation_is_not_rendered_agai
     assert template.render(MARKS, {"x": "ab"}) == "ok"
     with pytest.raises(TemplateLimitError, match="200,000 loop turns"):
         template.render(MARKS, {"x": "abc"})
-    started = time.monotonic()
-    for _ in range(1000):
+
+    def is_refused() -> None:
         with pytest.raises(TemplateLimitError, match="200,000 loop turns"):
             template.render(MARKS, {"x": "ab"})
-    assert time.monotonic() - started < 5
+
+    assert count_calls(is_refused) < 1000

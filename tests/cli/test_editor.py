@@ -191,7 +191,7 @@ def test_the_program_writes_gbk_to_a_terminal_of_gbk() -> None:
         stdout=inside,
         stderr=inside,
         env={**os.environ, **variables},
-        timeout=60,
+        timeout=300,
     )
     shown = os.read(side, 1 << 16)
     os.close(side)

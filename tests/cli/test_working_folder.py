@@ -131,5 +131,5 @@ def test_a_server_imports_nothing_of_the_working_folder(planted: Path, tiny_mode
             assert "/v1" in log.read_text(encoding="utf-8")
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(300)
     assert ran(planted) == []

@@ -6,7 +6,6 @@ import gzip
 import ssl
 import subprocess
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.core.http import MAX_LINE, RedirectError, ServerClient, ServerError, Unreachable, is_loopback, parse_address
 from hostile_server import HEAD, Answer, forever, host, whole
+from waiting import hang_limit
 
 KEY = "sk-secret-0123456789"
 
@@ -95,17 +95,15 @@ def test_a_stream_costs_no_more_than_its_limits_and_its_fault_is_one_sentence(
     answer: Answer | bytes, told: str
 ) -> None:
     with host(answer) as server:
-        started = time.monotonic()
-        client = ServerClient(server.url, KEY, seconds=0.4)
-        with pytest.raises(ServerError, match=told) as error, client.stream("GET", "/") as reply:
+        client = ServerClient(server.url, KEY, seconds=0.4 if told == "no answer in" else 60)
+        with hang_limit(), pytest.raises(ServerError, match=told) as error, client.stream("GET", "/") as reply:
             assert list(reply.events()) is None
-        assert time.monotonic() - started < 5
         assert "\n" not in str(error.value) and KEY not in str(error.value)
 
 
 def test_a_whole_answer_is_bounded_in_size_and_time_however_slowly_it_drips() -> None:
     with host(forever(b"x" * 65536, head=HEAD + b"\r\n")) as server, pytest.raises(ServerError, match="longer than"):
-        ServerClient(server.url, seconds=10).fetch("GET", "/")
+        ServerClient(server.url, seconds=60).fetch("GET", "/")
     drip = forever(b"x", 0.05, HEAD + b"Content-Length: 100000\r\n\r\n")
     with host(drip) as server, pytest.raises(ServerError, match="no answer in"):
         ServerClient(server.url, seconds=0.3).fetch("GET", "/")
@@ -122,12 +120,10 @@ def test_events_come_as_they_are_sent_and_a_long_line_is_no_fault() -> None:
 
 def test_who_reads_is_woken_when_another_thread_breaks_off() -> None:
     wait = forever(b": wait\n", 0.2, HEAD + b"\r\n")
-    with host(wait) as server, ServerClient(server.url, seconds=60).stream("GET", "/") as reply:
+    with host(wait) as server, ServerClient(server.url, seconds=600).stream("GET", "/") as reply:
         threading.Timer(0.2, reply.shutdown).start()
-        started = time.monotonic()
-        with suppress(ServerError):
+        with hang_limit(), suppress(ServerError):
             assert list(reply.events()) == []
-        assert time.monotonic() - started < 5
 
 
 def test_a_certificate_that_nobody_vouches_for_and_plain_http_are_one_sentence(tmp_path: Path) -> None:

@@ -25,31 +25,29 @@ hanlin.cli.main.app = work
 hanlin.cli.main.main()
 """
 WORK = {
-    "waiting": "time.sleep(30)",
-    "a library that does not come back": "ctypes.CDLL(None).sleep(30)",
-    "cleaning up without end": "try:\n    time.sleep(30)\nfinally:\n    time.sleep(30)",
+    "waiting": "time.sleep(600)",
+    "a library that does not come back": "ctypes.CDLL(None).sleep(600)",
+    "cleaning up without end": "try:\n    time.sleep(600)\nfinally:\n    time.sleep(600)",
     "an exception that is lost": (
-        "class Lost:\n    def __del__(self):\n        time.sleep(20)\nlost = Lost()\ndel lost\ntime.sleep(30)"
+        "class Lost:\n    def __del__(self):\n        time.sleep(600)\nlost = Lost()\ndel lost\ntime.sleep(600)"
     ),
-    "a thread that does not end": "threading.Thread(target=time.sleep, args=(30,)).start()\ntime.sleep(30)",
+    "a thread that does not end": "threading.Thread(target=time.sleep, args=(600,)).start()\ntime.sleep(600)",
     "children of its own sessions": (
-        "subprocess.Popen(['sleep', '30'], start_new_session=True)\n"
-        "subprocess.run([sys.executable, '-c', 'import subprocess; subprocess.run([\"sleep\", \"30\"])'])"
+        "subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "subprocess.run([sys.executable, '-c', 'import subprocess; subprocess.run([\"sleep\", \"600\"])'])"
     ),
 }
 
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK.keys())
-def test_a_command_ends_within_a_second_and_leaves_no_process(work: str) -> None:
+def test_a_command_ends_whatever_it_does_and_leaves_no_process(work: str) -> None:
     number = list(CODES)[list(WORK.values()).index(work) % 3]
     process, mark = start(work)
     time.sleep(0.3)  # until the work is in its longest call
-    started = time.monotonic()
     process.send_signal(number)
-    process.communicate(timeout=20)
-    assert time.monotonic() - started < 5  # 0.7 s, and what a busy machine adds
+    process.communicate(timeout=300)  # it would not end by itself
     assert process.returncode == CODES[number]
-    assert marked(mark, 0.5) == {}
+    assert marked(mark) == {}
 
 
 IMPORTED = "import os, time\ntry:\n    time.sleep(0.5)\nexcept BaseException:\n    os._exit(99)\n"
@@ -62,7 +60,7 @@ def test_a_signal_during_an_import_is_raised_after_it(number: signal.Signals, tm
     process, _ = start(f"sys.path.append({str(tmp_path)!r})\nimport slow_start\ntime.sleep(30)")
     time.sleep(0.2)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode == CODES[number]
 
 
@@ -74,22 +72,22 @@ try:
 finally:
     with safe_point_ahead():
         print("saving", flush=True)
-        time.sleep(6)
+        time.sleep(SECONDS)
+        print("saved", flush=True)
 """
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_safe_point_is_waited_for_and_a_second_signal_does_not_wait(again: bool) -> None:
-    process, _ = start(SAVING)
+    process, _ = start(SAVING.replace("SECONDS", "600" if again else "3"))
     assert process.stdout is not None and process.stdout.readline() == b"begun\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == b"saving\n"
-    started = time.monotonic()
     if again:
         time.sleep(0.4)
         process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert (time.monotonic() - started < 5) == again
+    output, _ = process.communicate(timeout=300)
+    assert output == (b"" if again else b"saved\n")
     assert process.returncode == 130
 
 
@@ -97,7 +95,7 @@ def test_what_a_command_was_started_to_ignore_stays_ignored() -> None:
     process, _ = start("time.sleep(1)\nsys.exit(7)", ignore=True)
     for number in CODES:
         process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode == 7
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hanlin.evaluate.predictions import PredictSettings, predict, read_prompts
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.inference.protocol import Completion, GenerationRequest
 from taught_model import LESSONS
+from waiting import wait_until
 
 QUIET = Progress(quiet=True)
 ASKING = PredictSettings(max_new_tokens=40)
@@ -158,9 +158,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tiny_model: Path, tmp_path: 
     subprocess.run([*command, "--out", str(tmp_path / "whole.json")], check=True, capture_output=True)
     partial = tmp_path / "killed.json.partial"
     process = subprocess.Popen([*command, "--out", str(tmp_path / "killed.json")], stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not list(partial.glob("rows-*.jsonl")) and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_until(lambda: list(partial.glob("rows-*.jsonl")))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed.json").exists() and list(partial.glob("rows-*.jsonl"))

@@ -26,6 +26,7 @@ from hanlin.inference.loading import load_engine
 from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 from hanlin.parity.backends.llama_cpp import LlamaCppBackend
+from waiting import wait_until
 
 PROMPT = (20, 30, 40)
 ENDLESS = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900))
@@ -85,12 +86,13 @@ def test_whoever_waits_for_a_score_or_whole_answers_is_told_too(apart: Engine) -
             heard.append(error)
 
     threads = [threading.Thread(target=ask, args=(what,)) for what in ("generate", "score")]
+    os.kill(apart._processes[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]  # so that none ends before
     for thread in threads:
         thread.start()
-    time.sleep(0.05)
+    wait_until(lambda: len(apart._pending) == 41)  # type: ignore[attr-defined]
     kill(apart)
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
     assert [type(error) for error in heard] == [EngineUnavailableError, EngineUnavailableError]
 
 
@@ -136,8 +138,8 @@ def test_an_engine_that_is_closed_while_it_is_started_again_is_closed(
 
     monkeypatch.setattr(apart, "_spawn", start_slowly)
     kill(apart)
-    apart._listener.join(20)  # type: ignore[attr-defined]
-    closing.join(20)
+    apart._listener.join(300)  # type: ignore[attr-defined]
+    closing.join(300)
     assert not closing.is_alive() and apart._processes[0].poll() is not None  # type: ignore[attr-defined]
 
 
@@ -194,14 +196,14 @@ def test_a_request_to_a_process_that_ended_reaches_none_that_is_started_after_it
 
     def write_late(*message: object) -> None:
         kill(apart)
-        assert started.wait(20)
+        assert started.wait(300)
         monkeypatch.setattr(apart, "_write", write)
         write(*message)
         written.set()
 
     def handshake_late() -> object:
         started.set()
-        assert written.wait(20)
+        assert written.wait(300)
         return handshake()
 
     monkeypatch.setattr(apart, "_write", write_late)
@@ -262,17 +264,14 @@ def test_the_end_of_an_answer_and_what_was_told_before_a_new_request_wait_for_no
 def test_a_process_that_does_not_answer_is_lost_then_ended_and_started_again(
     apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, seconds in (("HEARTBEAT_SECONDS", 0.05), ("SILENT_SECONDS", 0.3), ("LOST_SECONDS", 1.0)):
+    for name, seconds in (("HEARTBEAT_SECONDS", 0.05), ("SILENT_SECONDS", 2.0), ("LOST_SECONDS", 4.0)):
         monkeypatch.setattr(process, name, seconds)
     short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=9))
     time.sleep(2.1)  # the beat that was being waited for
     assert apart.alive and apart.restarts == 0  # type: ignore[attr-defined]
     stream = apart.stream(ENDLESS)
     os.kill(apart._processes[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 30
-    while apart.alive and time.monotonic() < deadline:  # type: ignore[attr-defined]
-        time.sleep(0.01)
-    assert not apart.alive  # type: ignore[attr-defined]
+    wait_until(lambda: not apart.alive)  # type: ignore[attr-defined]
     with pytest.raises(EngineUnavailableError):
         list(stream)
     assert apart.generate([short]) == cpp.generate([short])

@@ -71,7 +71,7 @@ def test_a_stream_can_be_closed_while_another_thread_waits_for_its_next_id(engin
         reader = threading.Thread(target=list, args=(stream,))
         reader.start()
         stream.close()
-        reader.join(10)
+        reader.join(300)
         assert not reader.is_alive()
         assert stream.finish_reason == "cancelled"
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,6 +12,7 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.http.replicas import ReplicaPool
 from hanlin.inference.protocol import EngineUnavailableError
+from waiting import wait_until
 
 
 class Well(BaseHTTPRequestHandler):
@@ -36,13 +36,6 @@ def server(port: int = 0) -> Iterator[int]:
         made.shutdown()
         thread.join()
         made.server_close()
-
-
-def until(fact: Callable[[], bool]) -> None:
-    begun = time.monotonic()
-    while not fact():
-        assert time.monotonic() - begun < 20, "it never came to hold"
-        time.sleep(0.01)
 
 
 def addresses(count: int) -> list[str]:
@@ -81,14 +74,14 @@ def test_a_server_that_is_gone_is_left_out_and_comes_back() -> None:
         wanted = next(prompt for prompt in prompts(200) if _of(replicas, prompt) is gone)
         stopped = port
     # both have ended: the first is put up again at its own port
-    until(lambda: replicas.healthy == 0)
+    wait_until(lambda: replicas.healthy == 0)
     with pytest.raises(EngineUnavailableError):
         replicas.acquire(wanted)
     with server(stays):
-        until(lambda: replicas.healthy == 1)
+        wait_until(lambda: replicas.healthy == 1)
         assert _of(replicas, wanted) is replicas.all[0]
         with server(stopped):
-            until(lambda: replicas.healthy == 2)
+            wait_until(lambda: replicas.healthy == 2)
             assert _of(replicas, wanted) is gone
     replicas.close()
 

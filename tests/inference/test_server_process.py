@@ -19,6 +19,7 @@ from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError
 from hanlin.inference.registry import create_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import tiny_llama
+from waiting import wait_until
 
 PROMPT = (20, 30, 40)
 STOPS = (7, 8, 9, 11, 13)
@@ -57,10 +58,7 @@ def test_a_program_that_is_closed_while_it_is_started_again_leaves_no_process(
 
     monkeypatch.setattr(program, "_start", start_and_close)
     os.killpg(program._running[0].pid, signal.SIGKILL)
-    end = time.monotonic() + 20
-    while not started or started[0].poll() is None or program.log.exists():
-        assert time.monotonic() < end, "it is left behind"
-        time.sleep(0.05)
+    wait_until(lambda: started and started[0].poll() is not None and not program.log.exists(), "it is left behind")
 
 
 def kill(engine: Engine) -> None:

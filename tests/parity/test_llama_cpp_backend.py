@@ -47,6 +47,6 @@ def test_a_server_ends_when_its_parent_was_killed(moment: str, exported: Callabl
                 assert b"address" in process.stdout.readline()
             process.stdin.close()
             process.stdout.close()
-            assert process.wait(60) == 0
+            assert process.wait(300) == 0
         finally:
             process.kill()

@@ -49,7 +49,7 @@ def server(exported: Exported) -> Iterator[httpx.Client]:
     command = [f"{tools}/llama-server", "-m", str(exported.file), "--port", str(port), "-c", "256", "--no-warmup"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
             for _ in range(300):
                 try:
                     if client.get("/health").status_code == 200:
@@ -60,7 +60,7 @@ def server(exported: Exported) -> Iterator[httpx.Client]:
             yield client
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)
 
 
 def to_json(message: Message) -> dict[str, Any]:

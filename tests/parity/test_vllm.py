@@ -127,7 +127,7 @@ def test_an_answer_begins_from_the_ids_that_were_asked_for(llama3: Served) -> No
         body: dict[str, Any] = {"model": "tiny", "messages": openai_messages(prompt.messages), "max_tokens": 1}
         if prompt.tools:
             body |= {"tools": to_template_tools(prompt.tools), "tool_choice": "none"}
-        answer = httpx.post(f"{llama3.url}/v1/chat/completions", json={**body, "return_token_ids": True}, timeout=60)
+        answer = httpx.post(f"{llama3.url}/v1/chat/completions", json={**body, "return_token_ids": True}, timeout=300)
         ours = template.render(prompt.messages, prompt.tools, prompt=True).ids
         assert answer.json()["prompt_token_ids"] == ours, answer.text
 
@@ -135,7 +135,7 @@ def test_an_answer_begins_from_the_ids_that_were_asked_for(llama3: Served) -> No
 def test_every_stop_id_of_the_folder_ends_an_answer_and_no_other_special_token_does(llama3: Served) -> None:
     """The model is random, so each id is forced by a bias; the stops come from `generation_config.json`."""
     template = ChatTemplate.load(llama3.folder)
-    ask = openai.OpenAI(base_url=f"{llama3.url}/v1", api_key="none", max_retries=0, timeout=60).chat.completions
+    ask = openai.OpenAI(base_url=f"{llama3.url}/v1", api_key="none", max_retries=0, timeout=300).chat.completions
     other = template.tokenizer.token_id("<|start_header_id|>")
     assert len(template.stop_ids) > 1 and other is not None
     for number in (*template.stop_ids, other):
@@ -190,7 +190,7 @@ def test_a_taught_folder_answers_in_a_stream_and_stops_where_it_was_taught_to(
         with pytest.raises(UserError, match="refuses the key"):
             VllmBackend(url, "wrong")
         assert VllmBackend(url, "secret").model == "tiny"
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, timeout=300)
         for asked, answer in LESSONS:
             pieces: list[str] = []
             ids: list[int] = []

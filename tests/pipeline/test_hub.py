@@ -234,7 +234,7 @@ def download(url: str, folder: Path, **environment: str) -> str:
         env={**os.environ, **variables, "HANLIN_LANG": "en", "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "hf_not_a_token" not in done.stdout + done.stderr
@@ -260,7 +260,7 @@ def test_a_token_of_modelscope_follows_no_redirect_to_another(name: str, monkeyp
         location = f"Location: {other.url.replace('127.0.0.1', name)}/x"
         with host(whole(b"", location, status="307 Temporary Redirect")) as first:
             headers, cookies = {"Authorization": "Bearer ms-s3cret"}, {"m_session_id": "ms-s3cret"}
-            answer = requests.post(first.url, json={}, timeout=10, headers=headers, cookies=cookies)
+            answer = requests.post(first.url, json={}, timeout=300, headers=headers, cookies=cookies)
     assert answer.text == "{}"
     assert any(b"ms-s3cret" in request for request in first.received)
     assert other.received and not any(b"ms-s3cret" in request for request in other.received)

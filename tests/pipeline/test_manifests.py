@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hanlin.cli.main import app
 from hanlin.core.errors import UserError
 from hanlin.pipeline.lineage import lineage, lineage_json, verify
 from hanlin.pipeline.manifest import digest_files, read_manifest
+from waiting import hang_limit
 
 EMPTY = digest_files([])
 
@@ -52,6 +52,7 @@ def test_a_chain_without_end_is_one_sentence(tmp_path: Path) -> None:
         lineage(tmp_path / "c-k0")
 
 
+@hang_limit()
 def test_diamonds_are_read_and_shown_once(tmp_path: Path) -> None:
     """Forty levels of two artifacts, each made from both of the level above: 2 ** 40 ways."""
     levels = 40
@@ -59,14 +60,12 @@ def test_diamonds_are_read_and_shown_once(tmp_path: Path) -> None:
         above = [f"{side}{level + 1}" for side in "ab"] if level < levels - 1 else []
         for side in "ab":
             write(tmp_path, f"{side}{level}", *above)
-    begun = time.process_time()
     root = lineage(tmp_path / "c-a0")
     assert len(list(root.walk())) == 2 * levels - 1
     assert len(json.dumps(lineage_json(root))) < 100_000
     assert len(list(verify(tmp_path / "c-a0"))) == 2 * levels - 1
     shown = CliRunner().invoke(app, ["lineage", str(tmp_path / "c-a0")]).output
     assert len(shown.splitlines()) < 4 * levels
-    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -13,6 +12,7 @@ from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.auth import AccessPolicy, make_access_policy, read_key_file, read_keys
 from live_server import run_server
+from waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -67,23 +67,28 @@ def test_a_key_has_its_own_limits(untaught: LoadedEngine, tmp_path: Path) -> Non
         encoding="utf-8",
     )
     policy = make_access_policy("127.0.0.1", ["plain"], read_keys(file))
-    with run_server(untaught, policy, pause=0.05) as server:
+    may_go_on = threading.Event()
+    may_go_on.set()
+    with run_server(untaught, policy, pause=may_go_on.wait) as server:
 
         def ask(key: str, **fields: object) -> httpx.Response:
             body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "max_tokens": 2, **fields}
             headers = {"authorization": f"Bearer {key}"}
-            return httpx.post(f"{server.address}/v1/chat/completions", json=body, headers=headers, timeout=20)
+            return httpx.post(f"{server.address}/v1/chat/completions", json=body, headers=headers, timeout=300)
 
         assert [ask("small").status_code for _ in range(3)] == [200, 200, 429]
         refused = ask("small")
         assert refused.json()["error"]["code"] == "key_limit" and 1 <= int(refused.headers["retry-after"]) <= 60
         assert ask("plain").status_code == ask("free").status_code == 200
         assert ask("other").status_code == 401
-        first = threading.Thread(target=ask, args=("one",), kwargs={"max_tokens": 40, "temperature": 2})
+        may_go_on.clear()
+        first = threading.Thread(target=ask, args=("one",))
         first.start()
-        while server.served_models[0].queue.running == 0:
-            time.sleep(0.005)
-        assert ask("one").status_code == 429
+        try:
+            wait_until(lambda: server.served_models[0].queue.running)
+            assert ask("one").status_code == 429
+        finally:
+            may_go_on.set()
         first.join()
         assert ask("one").status_code == 200
 

@@ -77,10 +77,10 @@ def test_a_terminal_is_shown_what_it_would_obey_and_a_pipe_gets_the_answer_as_it
     with host(chat_server(HEAD + b"\r\n" + event(content=HARM) + b"data: [DONE]\n\n")) as server:
         command = [sys.executable, "-m", "hanlin", "chat", server.url, "-m", "?"]
         environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
-        piped = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+        piped = subprocess.run(command, capture_output=True, env=environment, timeout=300)
         assert piped.stdout.decode() == HARM + "\n"
         master, slave = pty.openpty()
-        done = subprocess.run(command, stdout=slave, stderr=subprocess.PIPE, env=environment, timeout=60)
+        done = subprocess.run(command, stdout=slave, stderr=subprocess.PIPE, env=environment, timeout=300)
         os.close(slave)
         shown = os.read(master, 65536).decode()
         os.close(master)
@@ -91,6 +91,6 @@ def test_a_terminal_is_shown_what_it_would_obey_and_a_pipe_gets_the_answer_as_it
 def test_a_servers_error_is_shown_and_not_obeyed() -> None:
     with host(whole(json.dumps({"error": {"message": HARM}}).encode(), status="400 No")) as server:
         command = [sys.executable, "-m", "hanlin", "chat", server.url, "-m", "?"]
-        done = subprocess.run(command, capture_output=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, timeout=300)
     told = done.stderr.decode()
     assert done.returncode == 2 and r"\x1b]52;" in told and "\x1b]" not in told and "\r" not in told

@@ -47,7 +47,7 @@ MESSAGES = [{"role": "user", "content": "?"}]
 def test_a_wrong_field_is_named(server: LiveServer, path: str, body: dict, param: str | None) -> None:
     request = {"model": "tiny", **({"messages": MESSAGES} if path == CHAT else {}), **body}
     answer = httpx.post(
-        server.address + path, content=json.dumps(request), headers={"content-type": "application/json"}, timeout=20
+        server.address + path, content=json.dumps(request), headers={"content-type": "application/json"}, timeout=300
     )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
@@ -55,8 +55,8 @@ def test_a_wrong_field_is_named(server: LiveServer, path: str, body: dict, param
 def test_no_other_site_is_invited(server: LiveServer) -> None:
     headers = {"origin": "https://evil.example", "access-control-request-method": "POST"}
     for answer in (
-        httpx.options(server.address + CHAT, headers=headers),
-        httpx.get(f"{server.address}/v1/models", headers=headers),
+        httpx.options(server.address + CHAT, headers=headers, timeout=300),
+        httpx.get(f"{server.address}/v1/models", headers=headers, timeout=300),
     ):
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -77,20 +77,20 @@ def test_a_prompt_that_cannot_fit_is_refused_before_any_work_on_it(
     monkeypatch.setattr(
         type(server.served_models[0].tokenizer), "encode", lambda *_, **__: pytest.fail("it was tokenized")
     )
-    answer = httpx.post(server.address + path, json={"model": "tiny", **body}, timeout=20)
+    answer = httpx.post(server.address + path, json={"model": "tiny", **body}, timeout=300)
     assert answer.status_code == 400, answer.text
     assert "6000000 bytes" in answer.text and "holds 256" in answer.text
 
 
 def test_a_body_beyond_the_limit_is_refused_while_it_comes(server: LiveServer) -> None:
-    answer = httpx.post(server.address + CHAT, json={"model": "x" * (9 << 20)}, timeout=20)
+    answer = httpx.post(server.address + CHAT, json={"model": "x" * (9 << 20)}, timeout=300)
     assert answer.status_code == 413
 
 
 def test_deep_nesting_is_refused(server: LiveServer) -> None:
     for deep in (b"[" * 100_000, b'{"model": "tiny", "messages": ' + b"[" * 5000 + b"]" * 5000 + b"}"):
         headers = {"content-type": "application/json"}
-        assert httpx.post(server.address + CHAT, content=deep, headers=headers, timeout=20).status_code == 400
+        assert httpx.post(server.address + CHAT, content=deep, headers=headers, timeout=300).status_code == 400
 
 
 def test_a_base_model_without_a_template_is_refused_in_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
@@ -108,5 +108,5 @@ def test_two_models_of_one_name_are_refused(taught_model: Path) -> None:
 
 def test_the_server_still_answers_after_all_this(server: LiveServer) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": LESSONS[0][0]}]}
-    answer = httpx.post(server.address + CHAT, json=body, timeout=20).json()
+    answer = httpx.post(server.address + CHAT, json=body, timeout=300).json()
     assert answer["choices"][0]["message"]["content"] == LESSONS[0][1]

@@ -18,7 +18,7 @@ LINES = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.
 @pytest.mark.parametrize("line", LINES, ids=lambda line: shlex.split(line)[2 if "--location" in line else 1])
 def test_a_printed_command_works(server: LiveServer, line: str) -> None:
     command = shlex.split(line.replace("http://127.0.0.1:8000", server.address).replace("MODEL", "tiny"))
-    done = subprocess.run([command[0], "-sS", "--fail", *command[1:]], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([command[0], "-sS", "--fail", *command[1:]], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     if "stream" not in line and "/metrics" not in line and "/api/chat" not in line:

@@ -68,22 +68,22 @@ def end_by(
     if signaled:
         os.killpg(process.pid, number)
         try:
-            process.wait(60)
+            process.wait(300)
         except subprocess.TimeoutExpired:
             process.kill()
         seconds = time.monotonic() - started
     else:
         seconds = 0.0
-    left = marked(mark, patience=0.5)
+    left = marked(mark)
     for pid in left:
         psutil.Process(pid).kill()
     if signaled:
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=300)
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
     return Ending(code, signaled, seconds, list(left.values()), output.decode("utf-8", "replace"))
 
 
-def marked(mark: str, patience: float) -> dict[int, str]:
+def marked(mark: str, patience: float = 10.0) -> dict[int, str]:
     """Processes whose environment holds a mark, by their id; some time is given to those that are about to end."""
     deadline = time.monotonic() + patience
     while True:

@@ -67,11 +67,11 @@ def host(answer: Answer | bytes, tls: ssl.SSLContext | None = None) -> Iterator[
 
 
 def forever(piece: bytes, pause: float = 0.0, head: bytes = b"") -> Answer:
-    """An answer that has no end, within 20 seconds."""
+    """An answer that has no end, within ten minutes."""
 
     def answer(connection: socket.socket, request: bytes) -> None:
         connection.sendall(head)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 600
         while time.monotonic() < end:
             connection.sendall(piece)
             time.sleep(pause)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,15 +37,16 @@ class LiveServer:
     """Closed with the server: a connection that is only forgotten warns in whatever test comes later."""
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        self.clients.append(openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=30))
+        self.clients.append(openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=300))
         return self.clients[-1]
 
 
 class SlowStream:
     """A real stream that waits before each id, so that a client can disconnect before its end."""
 
-    def __init__(self, stream: Stream, pause: float) -> None:
+    def __init__(self, stream: Stream, pause: float | Callable[[], object]) -> None:
         self._stream, self._pause = stream, pause
+        self.num_read = 0
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -55,8 +56,13 @@ class SlowStream:
         return self
 
     def __next__(self) -> int:
-        time.sleep(self._pause)
-        return next(self._stream)
+        if callable(self._pause):
+            self._pause()
+        else:
+            time.sleep(self._pause)
+        token_id = next(self._stream)
+        self.num_read += 1
+        return token_id
 
     @property
     def logprobs(self) -> Sequence[TokenLogprobs]:
@@ -77,14 +83,16 @@ class SlowStream:
 def run_server(
     opened: LoadedEngine,
     policy: AccessPolicy | None = None,
-    pause: float = 0.0,
+    pause: float | Callable[[], object] = 0.0,
     limits: Limits | None = None,
     names: Sequence[str] = ("tiny",),
     served: Sequence[ServedModel] | None = None,
     unix_socket: Path | None = None,
     base_path: str = "",
 ) -> Iterator[LiveServer]:
-    """Serve an opened model under `names`, or as `served`, for the time of a test; `pause`: seconds before each id.
+    """Serve an opened model under `names`, or as `served`, for the time of a test.
+
+    `pause` is in seconds before each id, or what is called before each, such as the `wait` of an event.
 
     With `unix_socket` it is reached there alone, and its address is `http://localhost`.
     """
@@ -121,6 +129,6 @@ def run_server(
             for client in clients:
                 client.close()
             server.should_exit = True
-            thread.join(20)
+            thread.join(300)
             opened.engine.stream = engine_stream  # type: ignore[method-assign]
     assert not thread.is_alive()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.ledger import Drop
+from waiting import hang_limit
 
 WEATHER: dict[str, Any] = {
     "name": "get_weather",
@@ -587,18 +587,16 @@ def test_a_system_text_without_a_way_to_call_stays_as_it_is() -> None:
     ],
     ids=["lines", "tags", "blanks", "names", "brackets"],
 )
+@hang_limit()
 def test_a_long_text_that_is_no_call_is_read_quickly(text: str) -> None:
     turns = [USER, {"role": "assistant", "content": text + "。"}, {"role": "tool", "content": "晴"}, ANSWER]
-    begun = time.process_time()
     read_row({"messages": turns, "tools": OPENAI_TOOLS})
-    assert time.process_time() - begun < 2  # seconds; a few hundredths
 
 
 @pytest.mark.parametrize("part", ["functions [{'name': 'a' ", "<tools>[", 'tools {"name": "a", '])
+@hang_limit()
 def test_a_long_system_text_without_tools_is_read_quickly(part: str) -> None:
-    begun = time.process_time()
     read_row({"messages": [{"role": "system", "content": f"in the format of [func {part * 2_000}"}, USER, ANSWER]})
-    assert time.process_time() - begun < 2  # seconds; a few tenths
 
 
 def test_a_finish_without_a_tool_of_that_name_is_the_answer() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from hanlin.data.io.sources import SourceFile, list_files
 from hanlin.data.ledger import Drop
 from hanlin.data.report.inspect import inspect
 from stage_runs import Made
+from waiting import hang_limit
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -51,20 +51,19 @@ def test_a_truncated_gzip(put: Put, run: Run) -> None:
         run(Corpus, path)
 
 
-def test_one_line_of_200_megabytes_is_read_past_in_seconds(put: Put, run: Run) -> None:
+@hang_limit()
+def test_one_line_of_200_megabytes_is_read_past(put: Put, run: Run) -> None:
     path = put("a.jsonl", GOOD)
     with path.open("ab") as file:
         file.write(b'{"instruction": "')
         for _ in range(200):
             file.write(b"x" * (1 << 20))
         file.write(b'"}\n' + GOOD.replace("谁", "什么").encode("utf-8"))
-    begun = time.perf_counter()
     with pytest.raises(UserError, match=r"too long to be a record \(2097\d+ bytes\)") as refused:
         run(Conversations, path)
     assert str(refused.value.where) == f"{path}:2"
     made = run(Conversations, path, on_error="drop", validation_fraction=0)
     assert made.ledger["rows_kept"] == 2 and made.ledger["dropped"] == {"line_too_long": 1}
-    assert time.perf_counter() - begun < 20  # seconds; about one on an idle machine
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.json"])

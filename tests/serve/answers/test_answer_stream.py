@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.serve.admission import Limits
 from live_server import LiveServer, run_server
+from waiting import wait_until
 
 CHAT = "/v1/chat/completions"
 ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "logit_bias": {}}
@@ -34,28 +34,17 @@ def endless(request: pytest.FixtureRequest, tiny_model: Path, untaught_gguf: Pat
     opened.engine.close()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> float:
-    """Seconds until a condition holds."""
-    start_time = time.perf_counter()
-    while not condition():
-        assert time.perf_counter() - start_time < seconds, "the condition never held"
-        time.sleep(0.002)
-    return time.perf_counter() - start_time
-
-
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_disconnects_frees_its_slot(endless: LoadedEngine, stream: bool) -> None:
-    """Within 300 milliseconds on an idle machine; the assertion holds on a busy one too."""
-    with run_server(endless, pause=0.02, limits=Limits(parallel=1)) as server:
+    """Long before its answer would have been read to the end, within 300 milliseconds on an idle machine."""
+    with run_server(endless, pause=0.1, limits=Limits(parallel=1)) as server:
         queue = server.served_models[0].queue
-        times = []
         for count in range(1, 4):
             client = send_request(server, stream)
             wait_until(lambda: queue.running == 1 and len(server.streams) == count)  # noqa: B023
             client.close()
-            times.append(wait_until(lambda: queue.running == 0))
-        print("freed after", [round(seconds, 3) for seconds in times], "s")
-        assert min(times) < 3, times  # read to its end, an answer would take five seconds
+            wait_until(lambda: queue.running == 0)
+        assert all(stream.num_read < endless.engine.context_length / 2 for stream in server.streams)  # type: ignore[attr-defined]
         # an engine that runs ahead of its slow reader may have come to the end of the context by then
         assert {stream.finish_reason for stream in server.streams} <= {"cancelled", "length"}
 
@@ -71,32 +60,42 @@ def send_request(server: LiveServer, stream: bool) -> socket.socket:
 
 
 def test_a_client_that_leaves_the_queue_frees_its_place_in_it(endless: LoadedEngine) -> None:
-    with run_server(endless, pause=0.02, limits=Limits(parallel=1, max_queue=1)) as server:
+    may_go_on = threading.Event()
+    with run_server(endless, pause=may_go_on.wait, limits=Limits(parallel=1, max_queue=1)) as server:
         queue = server.served_models[0].queue
-        first = threading.Thread(target=post, args=(server, [], {"max_tokens": 60}))
+        first = threading.Thread(target=post, args=(server, [], {"max_tokens": 6}))
         first.start()
-        wait_until(lambda: queue.running == 1)
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(server.address + CHAT, json=ENDLESS, timeout=0.2)
-        assert wait_until(lambda: queue.waiting == 0) < 1
-        first.join(20)
+        try:
+            wait_until(lambda: queue.running == 1)
+            second = send_request(server, stream=False)
+            wait_until(lambda: queue.waiting == 1)
+            second.close()
+            wait_until(lambda: queue.waiting == 0)  # while the first is still being answered
+        finally:
+            may_go_on.set()
+        first.join(300)
         assert len(server.streams) == 1
 
 
 def post(server: LiveServer, answers: list[httpx.Response], fields: dict[str, Any]) -> None:
-    answers.append(httpx.post(server.address + CHAT, json={**ENDLESS, **fields}, timeout=30))
+    answers.append(httpx.post(server.address + CHAT, json={**ENDLESS, **fields}, timeout=300))
 
 
 def test_beyond_the_queue_clients_get_429_with_retry_after(endless: LoadedEngine) -> None:
     answers: list[httpx.Response] = []
-    with run_server(endless, pause=0.01, limits=Limits(parallel=2, max_queue=3)) as server:
-        threads = [threading.Thread(target=post, args=(server, answers, {"max_tokens": 40})) for _ in range(12)]
+    may_go_on = threading.Event()
+    with run_server(endless, pause=may_go_on.wait, limits=Limits(parallel=2, max_queue=3)) as server:
+        threads = [threading.Thread(target=post, args=(server, answers, {"max_tokens": 4})) for _ in range(12)]
         for thread in threads:
             thread.start()
+        try:
+            wait_until(lambda: len(answers) == 7)
+        finally:
+            may_go_on.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(300)
         wait_until(lambda: server.served_models[0].queue.running == server.served_models[0].queue.waiting == 0)
-        again = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 2}, timeout=20)
+        again = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 2}, timeout=300)
     assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 7
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1
@@ -106,9 +105,9 @@ def test_beyond_the_queue_clients_get_429_with_retry_after(endless: LoadedEngine
 
 def test_a_deadline_ends_an_answer_and_says_so(endless: LoadedEngine) -> None:
     with run_server(endless, pause=0.05, limits=Limits(deadline_seconds=0.3)) as server:
-        answer = httpx.post(server.address + CHAT, json=ENDLESS, timeout=20)
+        answer = httpx.post(server.address + CHAT, json=ENDLESS, timeout=300)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-        streamed = httpx.post(server.address + CHAT, json={**ENDLESS, "stream": True}, timeout=20)
+        streamed = httpx.post(server.address + CHAT, json={**ENDLESS, "stream": True}, timeout=300)
         last = json.loads(streamed.text.strip().split("\n\n")[-1].removeprefix("data: "))
         assert last["error"]["code"] == "deadline_exceeded"
         wait_until(lambda: server.served_models[0].queue.running == 0)
@@ -116,7 +115,7 @@ def test_a_deadline_ends_an_answer_and_says_so(endless: LoadedEngine) -> None:
 
 def test_the_output_has_an_upper_limit(endless: LoadedEngine) -> None:
     with run_server(endless, limits=Limits(max_output_tokens=4)) as server:
-        answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 100}, timeout=20).json()
+        answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 100}, timeout=300).json()
     assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (4, "length")
 
 
@@ -144,7 +143,7 @@ def test_a_server_that_is_stopped_finishes_the_requests_in_progress(taught_model
         address = line.split()[4].removesuffix("/v1")
         body = {"model": "other", "messages": [{"role": "user", "content": "机密"}], "stream": True, "max_tokens": 60}
         headers = {"authorization": "Bearer k3y"}
-        with httpx.stream("POST", address + CHAT, json=body, headers=headers, timeout=30) as answer:
+        with httpx.stream("POST", address + CHAT, json=body, headers=headers, timeout=300) as answer:
             parts = answer.iter_lines()
             for _ in range(5):
                 next(parts)
@@ -152,7 +151,7 @@ def test_a_server_that_is_stopped_finishes_the_requests_in_progress(taught_model
             rest = [part for part in parts if part]
         assert rest[-1] == "data: [DONE]"
         assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
         logged = process.stdout.read() + process.stderr.read()
         assert "机密" not in logged and "k3y" not in logged and "Traceback" not in logged
     finally:
@@ -172,7 +171,7 @@ def test_a_reader_that_stops_reading_does_not_block_others(endless: LoadedEngine
         head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         slow.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         wait_until(lambda: len(server.streams) == 1)
-        answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 3}, timeout=20)
+        answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 3}, timeout=300)
         assert answer.status_code == 200
         wait_until(lambda: server.served_models[0].queue.running == 0)
         slow.close()

@@ -34,7 +34,7 @@ TEXTS["qwen3"] = "<think>\n要查两个\n</think>\n\n" + TEXTS["hermes"]
 
 def ask(server: LiveServer, **fields: Any) -> Any:
     body = {"model": "tiny", "messages": MESSAGES, **fields}
-    return httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=60)
+    return httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=300)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -58,7 +58,7 @@ def test_two_calls_after_text_come_in_the_form_of_each_template(serve_template: 
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "好的。"
         assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
-        with ollama.Client(server.address, timeout=60) as ollama_client:
+        with ollama.Client(server.address, timeout=300) as ollama_client:
             whole = ollama_client.chat("tiny", MESSAGES, tools=[WEATHER])
             streamed = list(ollama_client.chat("tiny", MESSAGES, tools=[WEATHER], stream=True))
         for responses in ([whole], streamed):
@@ -74,7 +74,7 @@ def test_a_call_that_is_cut_keeps_its_text(serve_template: Any) -> None:
         choice = ask(server, tools=[WEATHER]).json()["choices"][0]
         assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "杭'
         assert choice["finish_reason"] == "length"
-        with ollama.Client(server.address, timeout=60) as client:
+        with ollama.Client(server.address, timeout=300) as client:
             assert client.chat("tiny", MESSAGES, tools=[WEATHER]).message.content == cut
             parts = list(client.chat("tiny", MESSAGES, tools=[WEATHER], stream=True))
         assert "".join(part.message.content or "" for part in parts) == cut
@@ -95,7 +95,7 @@ def test_a_call_with_a_number_that_json_cannot_hold_is_no_error(serve_template: 
                 {**fields, "tools": [tool]} if path != "/api/chat" else {**fields, "tools": [tool], "max_tokens": None}
             )
             for stream in (False, True):
-                answer = httpx.post(server.address + path, json={**body, "stream": stream}, timeout=60)
+                answer = httpx.post(server.address + path, json={**body, "stream": stream}, timeout=300)
                 assert answer.status_code == 200, (path, answer.text)
                 for line in answer.text.splitlines():
                     if "{" in line:
@@ -153,8 +153,8 @@ def test_thinking_blocks_without_text_are_signed(serve_template: Any) -> None:
     thinking = {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}
     body = {"model": "tiny", "max_tokens": 99, "messages": MESSAGES, "thinking": thinking}
     with serve_template("deepseek_r1", "想\n</think>\n\n好") as (_, server):
-        thought, text = httpx.post(f"{server.address}/v1/messages", json=body).json()["content"]
-        streamed = httpx.post(f"{server.address}/v1/messages", json={**body, "stream": True}).text
+        thought, text = httpx.post(f"{server.address}/v1/messages", json=body, timeout=300).json()["content"]
+        streamed = httpx.post(f"{server.address}/v1/messages", json={**body, "stream": True}, timeout=300).text
     assert (thought["type"], thought["thinking"], bool(thought["signature"]), text["text"]) == (
         "thinking",
         "",
@@ -187,20 +187,23 @@ def test_an_effort_asks_nothing_of_a_model_that_cannot_think(serve_template: Any
     with serve_template("no reasoning", "好") as (_, server):
         assert ask(server, reasoning_effort="high").json()["choices"][0]["message"]["content"] == "好"
         body = {"model": "tiny", "max_tokens": 9, "messages": MESSAGES, "thinking": budget}
-        (block,) = httpx.post(f"{server.address}/v1/messages", json=body).json()["content"]
+        (block,) = httpx.post(f"{server.address}/v1/messages", json=body, timeout=300).json()["content"]
         assert block["text"] == "好"
         response = {"model": "tiny", "input": "?", "reasoning": {"effort": "high"}}
-        assert httpx.post(f"{server.address}/v1/responses", json=response).json()["output"][0]["type"] == "message"
+        assert (
+            httpx.post(f"{server.address}/v1/responses", json=response, timeout=300).json()["output"][0]["type"]
+            == "message"
+        )
         for field in ("enable_thinking", "thinking"):
             assert ask(server, **{field: True}).json()["error"]["param"] == field
         think = {"model": "tiny", "messages": MESSAGES, "think": "high"}
-        assert httpx.post(f"{server.address}/api/chat", json=think).status_code == 400
+        assert httpx.post(f"{server.address}/api/chat", json=think, timeout=300).status_code == 400
 
 
 def test_ollamas_think_turns_it_on_and_off(serve_template: Any) -> None:
     with (
         serve_template("deepseek_r1", "想\n</think>\n\n好") as (script, server),
-        ollama.Client(server.address, timeout=60) as client,
+        ollama.Client(server.address, timeout=300) as client,
     ):
         for think in (True, "high", None):
             answer = client.chat("tiny", MESSAGES, think=think)  # type: ignore[arg-type]
@@ -217,11 +220,13 @@ def test_anthropics_clients_get_thinking_blocks_and_turn_them_off(serve_template
     body = {"model": "tiny", "max_tokens": 99, "messages": [{"role": "user", "content": "?"}]}
     with serve_template("deepseek_r1", "想\n</think>\n\n好") as (script, server):
         for thinking in ({}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}):
-            content = httpx.post(f"{server.address}/v1/messages", json={**body, **thinking}).json()["content"]
+            content = httpx.post(f"{server.address}/v1/messages", json={**body, **thinking}, timeout=300).json()[
+                "content"
+            ]
             assert [(block["type"], block[block["type"]]) for block in content] == [("thinking", "想"), ("text", "好")]
         script.text = "好"
         off = {**body, "thinking": {"type": "disabled"}}
-        (block,) = httpx.post(f"{server.address}/v1/messages", json=off).json()["content"]
+        (block,) = httpx.post(f"{server.address}/v1/messages", json=off, timeout=300).json()["content"]
     assert block["text"] == "好" and script.prompt().endswith("</think>\n\n")
 
 
@@ -234,10 +239,10 @@ def test_what_a_template_cannot_do_is_refused_by_name(serve_template: Any) -> No
         assert ask(server, reasoning_effort="none").status_code == 200
         body = {"model": "tiny", "prompt": "a", "suffix": "b", "stream": False}
         for path in ("/api/generate", "/v1/completions"):
-            answer = httpx.post(server.address + path, json=body)
+            answer = httpx.post(server.address + path, json=body, timeout=300)
             assert answer.status_code == 400 and "suffix" in answer.text
         images = {"model": "tiny", "messages": [{"role": "user", "content": "?", "images": ["aGk="]}]}
-        answer = httpx.post(f"{server.address}/api/chat", json=images)
+        answer = httpx.post(f"{server.address}/api/chat", json=images, timeout=300)
         assert answer.status_code == 400 and "images" in answer.text
 
 
@@ -251,7 +256,7 @@ def test_a_response_format_leaves_no_thought(serve_template: Any) -> None:
 def test_raw_text_is_not_split(serve_template: Any) -> None:
     with (
         serve_template("deepseek_r1", "<think>想</think>好") as (script, server),
-        ollama.Client(server.address, timeout=60) as client,
+        ollama.Client(server.address, timeout=300) as client,
     ):
         assert client.generate("tiny", "one", raw=True).response == "<think>想</think>好"
         assert "<" not in script.prompt().replace("<|begin_of_text|>", "")
@@ -262,7 +267,7 @@ def test_raw_text_is_not_split(serve_template: Any) -> None:
 def test_ollamas_answers_have_log_probabilities(serve_template: Any) -> None:
     with (
         serve_template("llama3.1", "<think>\n想\n</think>\n\n好的") as (script, server),
-        ollama.Client(server.address, timeout=60) as client,
+        ollama.Client(server.address, timeout=300) as client,
     ):
         whole = client.chat("tiny", MESSAGES, logprobs=True, top_logprobs=1)
         streamed = list(client.chat("tiny", MESSAGES, logprobs=True, top_logprobs=1, stream=True))
@@ -276,7 +281,7 @@ def test_ollamas_answers_have_log_probabilities(serve_template: Any) -> None:
 
 def test_show_has_what_open_webui_and_vs_code_read(serve_template: Any) -> None:
     with serve_template("llama3.1", "") as (_, server):
-        shown = httpx.post(f"{server.address}/api/show", json={"model": "tiny"}).json()
+        shown = httpx.post(f"{server.address}/api/show", json={"model": "tiny"}, timeout=300).json()
     info = shown["model_info"]
     assert info[f"{info['general.architecture']}.context_length"] == 8192
     assert info["general.basename"] == "tiny" and info["general.parameter_count"] > 0

@@ -40,15 +40,15 @@ def test_a_prompt_that_was_just_read_is_cached_but_for_its_last_token(
     server: LiveServer, path: str, body: dict[str, Any], read: Callable[[Any], tuple[int, int]]
 ) -> None:
     for _ in range(2):
-        usage = httpx.post(server.address + path, json={"model": "tiny", **body}, timeout=30).json()["usage"]
+        usage = httpx.post(server.address + path, json={"model": "tiny", **body}, timeout=300).json()["usage"]
     cached, total = read(usage)
     assert cached == total - 1 > 3
 
 
 def test_an_anthropic_stream_corrects_the_count_at_its_end(server: LiveServer) -> None:
     body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 2}
-    whole = httpx.post(f"{server.address}/v1/messages", json=body, timeout=30).json()["usage"]
-    text = httpx.post(f"{server.address}/v1/messages", json={**body, "stream": True}, timeout=30).text
+    whole = httpx.post(f"{server.address}/v1/messages", json=body, timeout=300).json()["usage"]
+    text = httpx.post(f"{server.address}/v1/messages", json={**body, "stream": True}, timeout=300).text
     cached = cached_of_message(whole)[1] - 1
     assert f'"cache_read_input_tokens": {cached}' in text.rpartition("event: message_delta")[2]
 

@@ -37,7 +37,7 @@ def sentencepiece_server(
 
 
 def post(server: LiveServer, path: str, **body: Any) -> Any:
-    answer = httpx.post(server.address + path, json={"model": "tiny", "stream": False, **body}, timeout=30)
+    answer = httpx.post(server.address + path, json={"model": "tiny", "stream": False, **body}, timeout=300)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -74,7 +74,7 @@ def test_ollama_drops_the_oldest_turns_of_a_conversation_that_does_not_fit(serve
         answer = post(server, "/api/chat", messages=asked, options={"num_predict": 8}, **fields)
         assert 120 < answer["prompt_eval_count"] <= 248
     refused = {"model": "tiny", "messages": asked, "truncate": False}
-    assert httpx.post(f"{server.address}/api/chat", json=refused).status_code == 400
+    assert httpx.post(f"{server.address}/api/chat", json=refused, timeout=300).status_code == 400
     short = post(server, "/api/chat", messages=asked[-1:], truncate=False)
     assert short["message"]["content"] == post(server, "/api/chat", messages=asked[-1:])["message"]["content"]
 
@@ -84,5 +84,5 @@ def test_ollama_keeps_the_end_of_a_prompt_that_does_not_fit(server: LiveServer, 
     answer = post(server, "/api/generate", prompt=LONG, options={"num_predict": 8}, **fields)
     assert 200 < answer["prompt_eval_count"] <= 248
     body = {"model": "tiny", "prompt": LONG, "truncate": False, **fields}
-    refused = httpx.post(f"{server.address}/api/generate", json=body)
+    refused = httpx.post(f"{server.address}/api/generate", json=body, timeout=300)
     assert refused.status_code == 400 and "tokens" in refused.json()["error"]

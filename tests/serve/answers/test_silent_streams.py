@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_stream_that_waits_says_so(opened: LoadedEngine, path: str, body: dict[str, Any], sign: str) -> None:
     with run_server(opened, pause=PAUSE) as server:
-        text = httpx.post(server.address + path, json={"model": "tiny", "stream": True, **body}, timeout=30).text
+        text = httpx.post(server.address + path, json={"model": "tiny", "stream": True, **body}, timeout=300).text
     assert text.count(sign) >= 3
 
 
@@ -49,10 +49,10 @@ def test_clients_of_each_api_read_the_same_answer(opened: LoadedEngine) -> None:
         texts = ["".join(chunk.choices[0].delta.content or "" for chunk in chunks)]
         events: Any = server.client().responses.create(model="tiny", input=QUESTION[0]["content"], stream=True)
         texts.append("".join(event.delta for event in events if event.type == "response.output_text.delta"))
-        with ollama.Client(server.address, timeout=30) as client:
+        with ollama.Client(server.address, timeout=300) as client:
             texts.append("".join(part.message.content or "" for part in client.chat("tiny", QUESTION, stream=True)))
         with (
-            anthropic.Anthropic(base_url=server.address, api_key="x", timeout=30) as anthropic_client,
+            anthropic.Anthropic(base_url=server.address, api_key="x", timeout=300) as anthropic_client,
             anthropic_client.messages.stream(model="tiny", max_tokens=30, messages=QUESTION) as stream,
         ):
             texts.append(stream.get_final_text())
@@ -62,10 +62,10 @@ def test_clients_of_each_api_read_the_same_answer(opened: LoadedEngine) -> None:
 def test_a_request_that_waits_for_its_turn_says_so(opened: LoadedEngine) -> None:
     with run_server(opened, pause=PAUSE, limits=Limits(parallel=1)) as server:
         body = {"model": "tiny", "prompt": "a", "raw": True, "options": {"num_predict": 6}}
-        with httpx.stream("POST", f"{server.address}/api/generate", json=body, timeout=30) as first:
+        with httpx.stream("POST", f"{server.address}/api/generate", json=body, timeout=300) as first:
             lines = first.iter_lines()
             next(lines)
-            with httpx.stream("POST", f"{server.address}/api/generate", json=body, timeout=30) as second:
+            with httpx.stream("POST", f"{server.address}/api/generate", json=body, timeout=300) as second:
                 waiting = json.loads(next(second.iter_lines()))
                 assert (waiting["response"], waiting["done"]) == ("", False)
                 assert not any(json.loads(line).get("done") for line in [next(lines)])
@@ -75,5 +75,5 @@ def test_nothing_is_said_between_texts_that_come_in_time(opened: LoadedEngine, m
     monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 30.0)
     body = {"model": "tiny", "stream": True, "messages": QUESTION}
     with run_server(opened) as server:
-        text = httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=30).text
+        text = httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=300).text
     assert "keep-alive" not in text and text.endswith("data: [DONE]\n\n")

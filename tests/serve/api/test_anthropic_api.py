@@ -42,7 +42,7 @@ def client(server: LiveServer) -> Iterator[anthropic.Anthropic]:
 
 
 def connect(server: LiveServer, key: str = "none") -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.address, api_key=key, max_retries=0, timeout=60)
+    return anthropic.Anthropic(base_url=server.address, api_key=key, max_retries=0, timeout=300)
 
 
 def count_prompt(usage: Any) -> int:
@@ -89,7 +89,7 @@ def test_an_asynchronous_client_gets_the_same(server: LiveServer) -> None:
 
 def test_every_event_is_named_and_a_ping_follows_the_start(server: LiveServer) -> None:
     body = {"model": "tiny", "max_tokens": 30, "messages": user_messages(NAME[0]), "stream": True}
-    answer = httpx.post(f"{server.address}/v1/messages?beta=true", json=body)
+    answer = httpx.post(f"{server.address}/v1/messages?beta=true", json=body, timeout=300)
     events = [dict(line.split(": ", 1) for line in event.split("\n")) for event in answer.text.strip().split("\n\n")]
     assert all(event["event"] == json.loads(event["data"])["type"] for event in events)
     assert [event["event"] for event in events[:2]] == ["message_start", "ping"]
@@ -343,7 +343,7 @@ def test_a_request_of_claude_code_is_answered_and_its_billing_line_is_no_part_of
             f"{tool_server.address}/v1/messages?beta=true",
             json=claude_code_body(billing),
             headers=CLAUDE_CODE_HEADERS,
-            timeout=60,
+            timeout=300,
         )
         assert (answer.status_code, "event: message_stop" in answer.text) == (200, True), answer.text
         start = json.loads(answer.text.split("data: ", 1)[1].split("\n")[0])

@@ -157,7 +157,7 @@ def test_two_names_of_one_field_may_not_differ() -> None:
 
 
 def post(server: LiveServer, path: str, **fields: Any) -> httpx.Response:
-    return httpx.post(server.address + path, json={"model": "tiny", **fields}, timeout=30)
+    return httpx.post(server.address + path, json={"model": "tiny", **fields}, timeout=300)
 
 
 def test_stop_tokens_end_an_answer_and_min_tokens_keep_it_going(server: LiveServer) -> None:

@@ -29,7 +29,7 @@ def message(role: str, content: Any, **fields: Any) -> dict[str, Any]:
 
 def post(server: LiveServer, path: str, messages: list[dict[str, Any]], **fields: Any) -> httpx.Response:
     body = {"model": "tiny", "messages": messages, "stream": False, **fields}
-    return httpx.post(f"{server.address}{path}", json=body, timeout=60)
+    return httpx.post(f"{server.address}{path}", json=body, timeout=300)
 
 
 def content_of(answer: httpx.Response) -> str:

@@ -21,7 +21,7 @@ MODEL_PAGE_NAME = "Llama-3-8B-Instruct-Chinese"
 
 @pytest.fixture()
 def client(server: LiveServer) -> Iterator[ollama.Client]:
-    with ollama.Client(server.address, timeout=30) as ollama_client:
+    with ollama.Client(server.address, timeout=300) as ollama_client:
         yield ollama_client
 
 
@@ -103,7 +103,7 @@ def test_what_there_is_can_be_listed_and_shown(client: ollama.Client) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags"])
 def test_clients_that_ask_whether_there_is_an_ollama_find_one(server: LiveServer, method: str, path: str) -> None:
-    response = httpx.request(method, f"{server.address}{path}")
+    response = httpx.request(method, f"{server.address}{path}", timeout=300)
     assert response.status_code == 200
     assert bool(response.content) == (method == "GET")
 
@@ -111,7 +111,7 @@ def test_clients_that_ask_whether_there_is_an_ollama_find_one(server: LiveServer
 def test_the_version_is_that_of_the_api_and_ours_is_beside_it(server: LiveServer) -> None:
     from hanlin.core.version import __version__
 
-    version = httpx.get(f"{server.address}/api/version").json()
+    version = httpx.get(f"{server.address}/api/version", timeout=300).json()
     assert tuple(map(int, version["version"].split("."))) >= (0, 6, 4) and version["hanlin"] == __version__
 
 
@@ -139,7 +139,7 @@ def test_curl_without_a_content_type_works_but_not_from_a_web_page(server: LiveS
     )
     assert json.loads(done.stdout)["response"] == NAME[1]
     headers = {"content-type": "text/plain", "origin": "https://evil.example"}
-    assert httpx.post(f"{server.address}/api/generate", content=data, headers=headers).status_code == 415
+    assert httpx.post(f"{server.address}/api/generate", content=data, headers=headers, timeout=300).status_code == 415
 
 
 def test_the_curl_that_the_models_page_prints_works_with_its_port(opened: LoadedEngine) -> None:

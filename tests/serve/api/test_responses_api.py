@@ -40,7 +40,7 @@ WEATHER: Any = {
 
 
 def post(server: LiveServer, **fields: Any) -> httpx.Response:
-    return httpx.post(f"{server.address}/v1/responses", json={"model": "tiny", **fields}, timeout=60)
+    return httpx.post(f"{server.address}/v1/responses", json={"model": "tiny", **fields}, timeout=300)
 
 
 def refused(server: LiveServer, **fields: Any) -> str | None:
@@ -431,7 +431,7 @@ def test_a_body_as_codex_sends_it_is_answered(tool_server: LiveServer) -> None:
         f"{tool_server.address}/v1/responses",
         json={**body, "max_output_tokens": 8},
         headers={"session_id": "019a", "originator": "codex_cli_rs", "accept": "text/event-stream"},
-        timeout=60,
+        timeout=300,
     )
     events = read_events(answer.text)
     assert events[0]["type"] == "response.created" and events[-1]["type"] in (

@@ -81,7 +81,7 @@ def ask_llama_index(address: str) -> Iterator[tuple[str, Any]]:
     *_, response = model.stream_chat_with_tools([tool], chat_history=messages, tool_required=True)
     call, *_ = model.get_tool_calls_from_response(response)
     yield "stream_chat_with_tools", Order.model_validate(call.tool_kwargs)
-    local = Ollama(model="tiny", base_url=address, context_window=8192, temperature=1, request_timeout=60)
+    local = Ollama(model="tiny", base_url=address, context_window=8192, temperature=1, request_timeout=300)
     yield "ollama", local.structured_predict(Order, PromptTemplate("{text}"), text="一件小的")
 
 

@@ -189,7 +189,7 @@ class OllamaLoop:
     """Ollama's chat, which cannot force a call: its format does."""
 
     def __init__(self, address: str) -> None:
-        self.client, self.async_client = ollama.Client(address, timeout=60), ollama.AsyncClient(address, timeout=60)
+        self.client, self.async_client = ollama.Client(address, timeout=300), ollama.AsyncClient(address, timeout=300)
         self.messages: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}]
 
     async def ask(self, is_last: bool, is_async: bool, is_streamed: bool, seed: int) -> Step:

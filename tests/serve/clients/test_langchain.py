@@ -20,7 +20,7 @@ NAME = LESSONS[0]
 def chat_through(server: LiveServer, **fields: Any) -> Any:
     address = f"{server.address}/v1"
     return langchain_openai.ChatOpenAI(
-        model="tiny", base_url=address, api_key="none", max_retries=0, timeout=60, **fields
+        model="tiny", base_url=address, api_key="none", max_retries=0, timeout=300, **fields
     )
 
 

@@ -37,9 +37,9 @@ def read_stream(path: str, text: str) -> list[dict[str, Any]]:
 def test_a_clients_request_is_answered_streamed_and_whole(tool_server: LiveServer, name: str) -> None:
     path, headers, fields = SHAPES[name]
     body = {"model": "tiny", **fields}
-    whole = httpx.post(tool_server.address + path, json={**body, "stream": False}, headers=headers, timeout=60)
+    whole = httpx.post(tool_server.address + path, json={**body, "stream": False}, headers=headers, timeout=300)
     assert whole.status_code == 200, whole.text
-    streamed = httpx.post(tool_server.address + path, json={**body, "stream": True}, headers=headers, timeout=60)
+    streamed = httpx.post(tool_server.address + path, json={**body, "stream": True}, headers=headers, timeout=300)
     assert streamed.status_code == 200, streamed.text
     events = read_stream(path, streamed.text)
     assert len(events) > 1 and not any("error" in event for event in events if event.get("type") != "response.created")
@@ -99,7 +99,7 @@ HEADERS = {"x-api-key": "none", "anthropic-version": "2023-06-01"}
 @pytest.mark.parametrize("name", PROBES)
 def test_what_a_client_asks_before_the_first_question_is_answered(tool_server: LiveServer, name: str) -> None:
     for method, path, body in PROBES[name]:
-        answer = httpx.request(method, tool_server.address + path, json=body, headers=HEADERS, timeout=60)
+        answer = httpx.request(method, tool_server.address + path, json=body, headers=HEADERS, timeout=300)
         assert answer.status_code == 200, (path, answer.text)
         assert method == "HEAD" or answer.json()
 
@@ -111,4 +111,4 @@ def test_what_a_client_asks_before_the_first_question_is_answered(tool_server: L
 def test_a_request_to_unload_is_answered_as_one(tool_server: LiveServer, keep_alive: Any, reason: str) -> None:
     body = {"model": "tiny", "keep_alive": keep_alive}
     for path in ("/api/generate", "/api/chat"):
-        assert httpx.post(tool_server.address + path, json=body, timeout=60).json()["done_reason"] == reason
+        assert httpx.post(tool_server.address + path, json=body, timeout=300).json()["done_reason"] == reason

@@ -35,7 +35,7 @@ WRONG["qwen3"] = "<think>\n想\n</think>\n\n" + WRONG["hermes"]
 
 
 def post(server: LiveServer, path: str, **body: Any) -> Any:
-    answer = httpx.post(server.address + path, json={"model": "tiny", "stream": False, **body}, timeout=60)
+    answer = httpx.post(server.address + path, json={"model": "tiny", "stream": False, **body}, timeout=300)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -195,7 +195,7 @@ def test_a_schema_that_cannot_be_held_is_refused_by_field(tool_server: LiveServe
     parameters = {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}
     body = {"model": "tiny", "messages": MESSAGES, "tools": [tool]}
-    refused = httpx.post(f"{tool_server.address}/v1/chat/completions", json=body)
+    refused = httpx.post(f"{tool_server.address}/v1/chat/completions", json=body, timeout=300)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools.0.function.parameters")
 
 

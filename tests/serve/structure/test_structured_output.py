@@ -162,7 +162,7 @@ FITTING = r'\{ ?"镇" ?: ?"[东西]" ?\}'
 )
 def test_every_field_that_constrains_is_honored(server: Any, fields: dict[str, Any], pattern: str) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "max_tokens": 60, **fields}
-    answer = httpx.post(server.address + CHAT, json=body, timeout=30)
+    answer = httpx.post(server.address + CHAT, json=body, timeout=300)
     assert answer.status_code == 200, answer.text
     choice = answer.json()["choices"][0]
     assert re.fullmatch(pattern, choice["message"]["content"]) and choice["finish_reason"] == "stop"
@@ -170,7 +170,7 @@ def test_every_field_that_constrains_is_honored(server: Any, fields: dict[str, A
 
 def test_two_fields_that_constrain_are_refused(server: Any) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "grammar": 'root ::= "a"', "regex": "b"}
-    answer = httpx.post(server.address + CHAT, json=body, timeout=30)
+    answer = httpx.post(server.address + CHAT, json=body, timeout=300)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grammar")
 
 
@@ -182,7 +182,7 @@ def test_ollamas_format_takes_references_with_chinese_names(server: Any) -> None
         "format": REFERENCES["chinese"],
         "options": {"num_predict": 60},
     }
-    answer = httpx.post(f"{server.address}/api/chat", json=body, timeout=30)
+    answer = httpx.post(f"{server.address}/api/chat", json=body, timeout=300)
     assert answer.status_code == 200, answer.text
     jsonschema.validate(json.loads(answer.json()["message"]["content"]), REFERENCES["chinese"])
 

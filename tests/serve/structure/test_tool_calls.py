@@ -98,7 +98,7 @@ def test_with_tool_choice_none_the_model_is_offered_no_tool(tool_server: LiveSer
 
 
 def test_ollamas_client_gets_a_call_as_an_object(tool_server: LiveServer) -> None:
-    with ollama.Client(tool_server.address, timeout=30) as client:
+    with ollama.Client(tool_server.address, timeout=300) as client:
         for stream in (False, True):
             parts = client.chat("tiny", MESSAGES, tools=[WEATHER], format=build_call_schema([WEATHER]), stream=stream)
             calls = [call for part in (parts if stream else [parts]) for call in part.message.tool_calls or []]
@@ -155,7 +155,7 @@ def test_structured_output_libraries_get_what_fits_their_schema(
 ) -> None:
     """The fields of the requests that these libraries send for a pydantic model."""
     body = {"model": "tiny", "messages": MESSAGES, "seed": 2, **fields}
-    answer = httpx.post(f"{tool_server.address}/v1/chat/completions", json=body, timeout=60)
+    answer = httpx.post(f"{tool_server.address}/v1/chat/completions", json=body, timeout=300)
     assert answer.status_code == 200, answer.text
     message = answer.json()["choices"][0]["message"]
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in fields.get("tools", ())}
@@ -169,7 +169,7 @@ def test_structured_output_libraries_get_what_fits_their_schema(
 
 def test_ollamas_client_offers_a_tool_with_a_chinese_name(tool_server: LiveServer) -> None:
     body = {"model": "tiny", "messages": MESSAGES, "tools": [order_tool("下单")], "stream": False}
-    answer = httpx.post(f"{tool_server.address}/api/chat", json={**body, "options": {"num_predict": 3}}, timeout=60)
+    answer = httpx.post(f"{tool_server.address}/api/chat", json={**body, "options": {"num_predict": 3}}, timeout=300)
     assert answer.status_code == 200, answer.text
 
 

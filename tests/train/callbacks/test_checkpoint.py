@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,7 @@ from hanlin.train.callbacks import checkpoint
 from hanlin.train.callbacks.checkpoint import LIST_FILE, Checkpointer
 from hanlin.train.distributed.ddp import DDP
 from training_data import conversation, many
+from waiting import wait_until
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
@@ -182,7 +182,7 @@ def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpointer, mon
     written = checkpoint.save_with_sha256
 
     def slowly(state: dict[str, Any], file: Path) -> str:
-        assert may_write.wait(60)
+        assert may_write.wait(300)
         return written(state, file)
 
     monkeypatch.setattr(checkpoint, "save_with_sha256", slowly)
@@ -294,12 +294,14 @@ stages:
     command = [sys.executable, "-m", "hanlin", "run", str(tmp_path / "recipe.yaml"), "--home", str(tmp_path / "h")]
     how: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "process_group": 0}
     run = subprocess.Popen(command, **how, preexec_fn=hear_interrupts)  # noqa: PLW1509
-    deadline = time.monotonic() + 120
-    while not (curves := list(tmp_path.rglob("metrics.jsonl"))) or not curves[0].read_text(encoding="utf-8"):
-        assert run.poll() is None and time.monotonic() < deadline, run.communicate()[1]
-        time.sleep(0.05)
+
+    def has_logged_a_step() -> bool:
+        assert run.poll() is None, run.communicate()[1]
+        return any(path.stat().st_size for path in tmp_path.rglob("metrics.jsonl"))
+
+    wait_until(has_logged_a_step)
     (run.send_signal if to == "the_command" else lambda number: os.killpg(run.pid, number))(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=300)
     assert run.returncode == 130, said
     assert "saved after step" in said
     (listed,) = tmp_path.rglob(LIST_FILE)

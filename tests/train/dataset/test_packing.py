@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from hanlin.core.errors import UserError
 from hanlin.train.dataset.packing import pack, pack_documents
+from waiting import hang_limit
 
 LENGTHS = st.lists(st.integers(0, 64), max_size=60)
 
@@ -51,9 +51,8 @@ def test_an_item_longer_than_a_row_is_named() -> None:
 
 def test_many_items_are_packed_in_no_time() -> None:
     lengths = [random.Random(0).randint(1, 2048)] * 10 + [random.Random(i).randint(1, 2048) for i in range(50_000)]
-    started = time.monotonic()
-    rows = pack(lengths, 2048)
-    assert time.monotonic() - started < 10
+    with hang_limit():
+        rows = pack(lengths, 2048)
     assert len(rows) < 1.02 * sum(lengths) / 2048 + 1
 
 
