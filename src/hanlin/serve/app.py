@@ -64,6 +64,7 @@ def create_app(
     models = served if isinstance(served, ModelRegistry) else ModelRegistry(served)
     metrics = Metrics(models)
     service = GenerationService(limits or Limits(), metrics, len(models.by_name))
+    app.state.end_processes = service.body_process.close
     rate_limiters = {key: RateLimiter(limit) for key, limit in access.key_limits.items()}
 
     async def check_host(request: Request) -> None:

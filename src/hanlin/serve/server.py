@@ -5,6 +5,7 @@ or Ctrl-C.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -108,11 +109,15 @@ def serve(
             model.load()
             note_context_length(model.served[0].name, model.served[0].engine, options.get("context_length"))
         registry = ModelRegistry([served for model in loaded for served in model.served])
-        config = make_config(create_app(registry, policy, limits, base_path), limits)
-        server = DrainingServer(config, limits.drain_seconds, [model.close for model in loaded])
+        app = create_app(registry, policy, limits, base_path)
+        config = make_config(app, limits)
+        endings = [app.state.end_processes, *(model.close for model in loaded)]
+        server = DrainingServer(config, limits.drain_seconds, endings)
         shown_host = f"[{host}]" if ":" in host else host
         address = f"unix:{unix_socket}:" if unix_socket else f"http://{shown_host}:{listener.getsockname()[1]}"
         url = f"{address}{quote(base_path)}/v1"
+        gc.collect()
+        gc.freeze()  # what is loaded by now: a large body would have all of it scanned for garbage, with the lock held
         names = join_list(registry.by_name)
         ready_line = tr("serving {names} at {url} (stop with Ctrl-C)", names=names, url=url)
 

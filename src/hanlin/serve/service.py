@@ -19,6 +19,7 @@ from hanlin.serve.admission import BodyBudget, Limits, Slot
 from hanlin.serve.answer_stream import AnswerEnd, AnswerEvent, AnswerStream
 from hanlin.serve.metrics import Metrics
 from hanlin.serve.registry import GenerationJob
+from hanlin.serve.transport.body_process import BodyProcess
 
 T = TypeVar("T")
 
@@ -49,14 +50,16 @@ class GenerationService:
 
     Attributes:
         bodies: Counts the bodies that are being received or parsed.
-        parsing_large: Held while a large body is parsed.
+        body_process: Reads the bodies of many values.
+        reading_many: Held meanwhile, so that those that wait for it take no thread.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, model_count: int) -> None:
         self.limits = limits
         self.metrics = metrics
         self.bodies = BodyBudget(limits.max_bodies_bytes)
-        self.parsing_large = asyncio.Semaphore(1)
+        self.body_process = BodyProcess()
+        self.reading_many = asyncio.Semaphore(1)
         self._compute_threads = anyio.CapacityLimiter(_COMPUTE_THREADS)  # to parse, render, tokenize
         # more threads than slots: a job may have more answers than the slots it holds
         self._generation_threads = anyio.CapacityLimiter(_SPARE_GENERATION_THREADS + 16 * limits.parallel * model_count)

@@ -74,7 +74,7 @@ def test_the_store_is_bounded_and_evicts_what_was_not_used_for_longest() -> None
     store.put("other", make(3), [])
     with pytest.raises(ApiError, match="resp_3"):
         store.get("key", "resp_3")
-    small = ResponseStore(max_bytes=300)
+    small = ResponseStore(max_bytes=2000)
     for number in range(20):
         small.put("key", make(number), [{"id": "x", "text": "字" * 20}])
     kept = [number for number in range(20) if _is_stored(small, number)]

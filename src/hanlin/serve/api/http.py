@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from hanlin.core.i18n import tr
 from hanlin.serve.admission import HeldBody, Slot
-from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.body import MAX_QUICK_VALUES, RequestBody, count_values
 from hanlin.serve.api.streaming import StreamResponse, StreamWriter, write_stream
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import GenerationJob
@@ -20,12 +23,68 @@ from hanlin.serve.service import Answer, GenerationService
 B = TypeVar("B", bound=RequestBody)
 
 _SMALL_BODY_BYTES = 4 << 10
-_LARGE_BODY_BYTES = 256 << 10
-"""Larger bodies are parsed one at a time: parsing takes up to fifty times their size."""
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody reads it
 
 BuildResponse = Callable[[GenerationJob, list[Answer]], dict[str, Any]]
 """Makes the JSON of a whole response."""
+
+
+_PIECE_BYTES = 256 << 10
+_PIECE_DEPTH = 3
+"""Lists and objects so deep in a response are encoded by one call: an embedding, the log probabilities of an answer."""
+
+
+async def make_json_response(service: GenerationService, make_content: Callable[[], Any]) -> Response:
+    """The response of a content of any size, made and encoded in a thread.
+
+    A call of `json` holds the interpreter's lock to its end, a second for a million numbers, so a large content is
+    encoded and sent in pieces.
+
+    Args:
+        service: Runs the work.
+        make_content: Makes what JSON can hold; rows of numbers may be NumPy arrays.
+    """
+    pieces = await service.run_in_thread(lambda: _join_pieces(_encode_json(make_content(), _PIECE_DEPTH)))
+    if len(pieces) == 1:
+        return Response(pieces[0], media_type="application/json")
+
+    async def send() -> AsyncGenerator[bytes, None]:
+        for piece in pieces:
+            yield piece
+
+    size = sum(map(len, pieces))
+    return StreamingResponse(send(), media_type="application/json", headers={"Content-Length": str(size)})
+
+
+def _encode_json(content: Any, depth: int) -> Iterator[str]:
+    """The JSON of a content in parts: as `json.dumps` of all of it."""
+    if isinstance(content, dict) and depth > 0:
+        for index, (name, value) in enumerate(content.items()):
+            yield f"{',' if index else '{'}{_dump_json(name)}:"
+            yield from _encode_json(value, depth - 1)
+        yield "}" if content else "{}"
+    elif isinstance(content, list) and depth > 0:
+        for index, value in enumerate(content):
+            yield "," if index else "["
+            yield from _encode_json(value, depth - 1)
+        yield "]" if content else "[]"
+    else:
+        yield _dump_json(content.tolist() if isinstance(content, np.ndarray) else content)
+
+
+def _dump_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _join_pieces(parts: Iterator[str]) -> list[bytes]:
+    """Parts of a text as few pieces of `_PIECE_BYTES` at least, but for the last one."""
+    pieces, held = [], bytearray()
+    for part in parts:
+        held += part.encode()
+        if len(held) >= _PIECE_BYTES:
+            pieces.append(bytes(held))
+            held.clear()
+    return [*pieces, bytes(held)] if held or not pieces else pieces
 
 
 def make_disconnected_response() -> Response:
@@ -36,7 +95,8 @@ def make_disconnected_response() -> Response:
 async def parse_request(
     service: GenerationService, body_class: type[B], request: Request, *, json_only: bool = True
 ) -> B:
-    """The validated body of a request. A small one is parsed here, which a thread would only delay.
+    """The validated body of a request. A small one is parsed here, which a thread would only delay; one of many values
+    in a process of its own, since others would wait for it even beside a thread.
 
     Args:
         service: Knows the limits of sizes.
@@ -57,10 +117,11 @@ async def parse_request(
         body = await _read_body(service.limits.max_body_bytes, request, held)
         if len(body) <= _SMALL_BODY_BYTES:
             return body_class.parse(body)
-        if len(body) <= _LARGE_BODY_BYTES:
+        if await service.run_in_thread(count_values, body) <= MAX_QUICK_VALUES:
             return await service.run_in_thread(body_class.parse, body)
-        async with service.parsing_large:
-            return await service.run_in_thread(body_class.parse, body)
+        async with service.reading_many:
+            parsed: B = await service.run_in_thread(service.body_process.parse, body_class, body)
+        return parsed
 
 
 async def _read_body(max_bytes: int, request: Request, held: HeldBody) -> bytes:
@@ -96,7 +157,7 @@ async def respond(
         request: Watched for a disconnect while a whole response is made.
         slot: The request's slot.
         prepare_job: Renders the prompt; called in a thread.
-        build_response: The JSON of a whole response.
+        build_response: The JSON of a whole response; called in a thread.
         writer: Streams the response; None: it is sent whole.
     """
     held: Slot | None = slot
@@ -106,7 +167,9 @@ async def respond(
             held = None  # the response releases it
             return StreamResponse(write_stream(writer, job, slot), slot, writer)
         answers = await service.collect(job, slot, request)
-        return make_disconnected_response() if answers is None else JSONResponse(build_response(job, answers))
+        if answers is None:
+            return make_disconnected_response()
+        return await make_json_response(service, partial(build_response, job, answers))
     finally:
         if held is not None:
             held.release()

@@ -16,7 +16,7 @@ from hanlin.serve.admission import Slot
 from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.embeddings import compute_embeddings
 from hanlin.serve.api.fill_in import encode_fill_in
-from hanlin.serve.api.http import make_disconnected_response, parse_request, respond
+from hanlin.serve.api.http import make_disconnected_response, make_json_response, parse_request, respond
 from hanlin.serve.api.ollama.model_info import describe_in_full, describe_model, describe_running
 from hanlin.serve.api.ollama.responses import ResponseFormatter
 from hanlin.serve.api.ollama.schemas import (
@@ -122,14 +122,8 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             return make_disconnected_response()
         embeddings, tokens = result
         durations = {"total_duration": time.perf_counter_ns() - start_ns, "load_duration": 0}
-        return JSONResponse(
-            {
-                "model": body.model,
-                "embeddings": embeddings.tolist(),
-                **durations,
-                "prompt_eval_count": tokens,
-            }
-        )
+        content = {"model": body.model, "embeddings": [*embeddings], **durations, "prompt_eval_count": tokens}
+        return await make_json_response(service, lambda: content)
 
     @router.post("/api/embeddings", response_model=None)
     async def embed_legacy(request: Request) -> Response:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 
 from hanlin.serve.admission import Slot
 from hanlin.serve.api.embeddings import compute_embeddings, encode_prompt
 from hanlin.serve.api.fill_in import encode_fill_in
-from hanlin.serve.api.http import make_disconnected_response, parse_request, respond
+from hanlin.serve.api.http import make_disconnected_response, make_json_response, parse_request, respond
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from hanlin.serve.api.openai.responses import ChatFormatter, CompletionFormatter
 from hanlin.serve.api.streaming import SSE, StreamWriter, encode_sse
@@ -71,13 +70,13 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         body = await parse_request(service, CompletionRequest, request)
         model = models.get(body.model)
         prompts = body.prompts
-        echoes = [_to_text(model, prompt) if body.echo else "" for prompt in prompts for _ in range(body.choices)]
+        texts = await service.run_in_thread(_to_texts, model, prompts) if body.echo else [""] * len(prompts)
+        echoes = [text for text in texts for _ in range(body.choices)]
         formatter = CompletionFormatter(model.name, model.tokenizer, body.with_logprobs, echoes)
 
         def prepare_job() -> GenerationJob:
             if body.suffix:
-                texts = [_to_text(model, prompt) for prompt in prompts]
-                encoded = [encode_fill_in(model, text, body.suffix) for text in texts]
+                encoded = [encode_fill_in(model, text, body.suffix) for text in _to_texts(model, prompts)]
             else:
                 encoded = [encode_prompt(model, prompt) for prompt in prompts]
             return model.make_job(encoded, body.to_params(), "prompt")
@@ -96,12 +95,16 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         if result is None:
             return make_disconnected_response()
         embeddings, tokens = result
-        data = [
-            {"object": "embedding", "index": index, "embedding": _encode_embedding(row, body.encoding_format)}
-            for index, row in enumerate(embeddings)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+        def make_content() -> dict[str, Any]:
+            data = [
+                {"object": "embedding", "index": index, "embedding": _encode_embedding(row, body.encoding_format)}
+                for index, row in enumerate(embeddings)
+            ]
+            usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+            return {"object": "list", "data": data, "model": model.name, "usage": usage}
+
+        return await make_json_response(service, make_content)
 
     @router.get("/models")
     async def list_models() -> dict[str, Any]:
@@ -117,15 +120,15 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     return router
 
 
-def _to_text(model: ServedModel, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+def _to_texts(model: ServedModel, prompts: Sequence[str | list[int]]) -> list[str]:
+    return [prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt) for prompt in prompts]
 
 
 def _encode_embedding(row: np.ndarray, encoding_format: str | None) -> Any:
-    """A row of numbers, or with `base64` its bytes as little-endian float32."""
+    """A row of numbers as it is, or with `base64` its bytes as little-endian float32."""
     if encoding_format == "base64":
         return base64.b64encode(row.astype("<f4").tobytes()).decode("ascii")
-    return [float(value) for value in row]
+    return row
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:

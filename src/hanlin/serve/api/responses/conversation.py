@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hanlin.core.i18n import tr
@@ -17,7 +17,7 @@ _ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output":
 
 
 class StoredConversation:
-    """What a request continues. Made on the event loop, read in a worker thread.
+    """What a request continues. Made and read in a worker thread.
 
     Args:
         body: The request.
@@ -33,7 +33,7 @@ class StoredConversation:
         self._chain: list[StoredResponse] = []
         if body.previous_response_id is not None:
             self._chain = store.get_chain(key, body.previous_response_id)
-        self.input_items = [_resolve(item, index, store, key) for index, item in enumerate(body.input_items)]
+        self.input_items = _resolve(body.input_items, store, key)
 
     def to_messages(self) -> list[Message]:
         """The instructions of this request, the stored turns, and the input.
@@ -52,15 +52,21 @@ class StoredConversation:
         return [row if row.get("id") else {"id": _new_item_id(row), **_with_parts(row)} for row in rows]
 
 
-def _resolve(item: InputItem, index: int, store: ResponseStore, key: str) -> InputItem:
-    if not isinstance(item, ItemReference):
-        return item
-    found = store.find_item(key, item.id)
-    if found is None:
-        shown = item.id if len(item.id) <= 100 else item.id[:97] + "..."
-        what = tr("there is no stored item '{shown}'", shown=shown)
-        raise ApiError(400, what, param=f"input.{index}.id", code="item_not_found")
-    return read_items.validate_python([found])[0]
+def _resolve(items: Sequence[InputItem], store: ResponseStore, key: str) -> list[InputItem]:
+    """The items, those that are referred to in the place of the references."""
+    references = [(index, item) for index, item in enumerate(items) if isinstance(item, ItemReference)]
+    found = store.find_items(key, {item.id for _, item in references})
+    read: dict[str, InputItem] = {}  # an item that is referred to often is one object
+    resolved = [*items]
+    for index, item in references:
+        if item.id not in found:
+            shown = item.id if len(item.id) <= 100 else item.id[:97] + "..."
+            what = tr("there is no stored item '{shown}'", shown=shown)
+            raise ApiError(400, what, param=f"input.{index}.id", code="item_not_found")
+        if item.id not in read:
+            read[item.id] = read_items.validate_python([found[item.id]])[0]
+        resolved[index] = read[item.id]
+    return resolved
 
 
 def _new_item_id(row: Mapping[str, Any]) -> str:

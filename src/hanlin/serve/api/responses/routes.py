@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from hanlin.core.i18n import tr
 from hanlin.serve.admission import Slot
-from hanlin.serve.api.http import parse_request, respond
+from hanlin.serve.api.http import make_json_response, parse_request, respond
 from hanlin.serve.api.responses.conversation import StoredConversation
 from hanlin.serve.api.responses.events import ResponseBuilder
 from hanlin.serve.api.responses.output import Event
@@ -37,7 +37,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         body = await parse_request(service, ResponseRequest, request)
         model = models.get(body.model)
         key = _get_key(request)
-        conversation = StoredConversation(body, store, key)
+        conversation = await service.run_in_thread(StoredConversation, body, store, key)
         builder = ResponseBuilder(body, model, get_tool_names(body.get_tools()))
 
         def prepare_job() -> GenerationJob:
@@ -63,7 +63,8 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
                 async for batch in batches:
                     events = [made for _, event in batch for made in builder.add(job, event)]
                     if builder.response["status"] != "in_progress":
-                        finish()  # before the client can know of it and ask for it
+                        # before the client can know of it and ask for it
+                        await service.run_in_thread(finish)
                     if events:
                         yield _encode(events)
 
@@ -75,19 +76,20 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def count_input_tokens(request: Request) -> dict[str, Any]:
         body = await parse_request(service, PromptBody, request)
         model = models.get(body.model)
-        conversation = StoredConversation(body, store, _get_key(request))
+        conversation = await service.run_in_thread(StoredConversation, body, store, _get_key(request))
         prompt = await service.run_in_thread(_render, model, body, conversation, None)
         return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 
-    @router.get("/{response_id}")
-    async def retrieve_response(request: Request, response_id: str) -> dict[str, Any]:
+    @router.get("/{response_id}", response_model=None)
+    async def retrieve_response(request: Request, response_id: str) -> Response:
         if request.query_params.get("stream", "false").lower() != "false":
             raise unsupported_value_error("stream", request.query_params["stream"])
-        return store.get(_get_key(request), response_id).read_response()
+        return Response(store.get(_get_key(request), response_id).response, media_type="application/json")
 
-    @router.get("/{response_id}/input_items")
-    async def list_input_items(request: Request, response_id: str) -> dict[str, Any]:
-        return _list_items(store.get(_get_key(request), response_id).read_input(), request)
+    @router.get("/{response_id}/input_items", response_model=None)
+    async def list_input_items(request: Request, response_id: str) -> Response:
+        entry = store.get(_get_key(request), response_id)
+        return await make_json_response(service, lambda: _list_items(entry.read_input(), request))
 
     @router.delete("/{response_id}")
     async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
