@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from hanlin.core.errors import UserError
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, fingerprint
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, check_safetensors
+from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.load import load_model
 
@@ -276,3 +277,17 @@ def test_the_checks_import_neither_torch_nor_transformers() -> None:
     code = "import sys, hanlin.models.folder.checks"
     code += "; sys.exit(any(n in sys.modules for n in ('torch', 'transformers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"rope_theta": None},
+        {"rope_scaling": None, "rope_theta": 10_000.0},
+        {"rope_scaling": {"type": "default", "factor": None}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": None}, "rope_theta": None},
+    ],
+)
+def test_rotary_settings_that_are_null_count_as_left_out(config: dict[str, object]) -> None:
+    assert read_rope(config) == {"rope_type": "default", "rope_theta": 10_000.0}

@@ -9,11 +9,13 @@ from typing import Any
 def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary settings in one form, with `rope_type` and `rope_theta`.
 
-    transformers 5 writes `rope_parameters`, 4 `rope_scaling` (with `type` before 4.45) and `rope_theta`.
+    transformers 5 writes `rope_parameters`, 4 `rope_scaling` (with `type` before 4.45) and `rope_theta`. What is
+    null counts as left out.
     """
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = {name: value for name, value in given.items() if value is not None}
     rope.setdefault("rope_type", rope.pop("type", "default"))
-    rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    rope.setdefault("rope_theta", config.get("rope_theta") or 10_000.0)
     return rope
 
 

@@ -21,6 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import load_json_object
 from hanlin.core.i18n import tr
 from hanlin.models.folder.config import check_config
+from hanlin.models.folder.rope import read_rope
 
 _LOG = logging.getLogger(__name__)
 PARAMS = "params.json"
@@ -176,8 +177,8 @@ def build_params(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         UserError: The model has something that Meta's code does not.
     """
     dim, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    rope = read_rope(config)
+    kind = rope["rope_type"]
     problem = ""
     if int(config.get("head_dim") or dim // heads) * heads != dim:
         problem = tr("Meta's layout has no place for heads of another width than hidden_size / heads")
@@ -198,7 +199,7 @@ def build_params(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         "vocab_size": int(config["vocab_size"]),
         **_feed_forward(dim, int(config["intermediate_size"])),
         "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
-        "rope_theta": float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        "rope_theta": float(rope["rope_theta"]),
     }
     if kind == "llama3":
         params |= {"use_scaled_rope": True, "rope_scaling_factor": float(rope["factor"])}
