@@ -16,7 +16,8 @@ import torch
 from peft.utils.other import get_pattern_key
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import join_list, tr
+from hanlin.core.i18n import tr
+from hanlin.models.adapters import misplaced_tensors_error
 from hanlin.models.folder.adapter import AdapterFiles
 from hanlin.models.folder.layout import ADAPTER_CONFIG, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes
@@ -74,15 +75,7 @@ class AdapterTensors:
         unused = [key for key, entry in sorted(files.tensors.items()) if not self._place(key, entry)]
         incomplete = [name for name, part in self.lora.items() if part.a is None or part.b is None]
         if unused or incomplete:
-            what = tr(
-                "{unused} of the adapter's {total} tensors do not exist in the model, and {missing} tensors that "
-                "it needs are missing ({names})",
-                unused=len(unused),
-                total=len(files.tensors),
-                missing=len(incomplete),
-                names=join_list([*unused, *incomplete][:3]),
-            )
-            raise UserError(what, files.folder, tr("was it trained on another base model?"))
+            raise misplaced_tensors_error(files, unused, incomplete, tr("was it trained on another base model?"))
         for name, part in self.lora.items():
             self.lora[name] = replace(part, scaling=_scaling(config, name.removesuffix(".weight"), part))
             self._check_lora(name, part)

@@ -366,16 +366,27 @@ def _check_all_set(adapted: PeftModel, outcome: Any, files: AdapterFiles, name: 
         if key in parameters and f".{name}." in f"{key}." and any(part in key for part in parts)
     ]
     if unused or missing:
-        names = join_list((unused + missing)[:3])
-        what = tr(
-            "{unused} of the adapter's {total} tensors do not exist in the model, and {missing} tensors that "
-            "it needs are missing ({names})",
-            unused=len(unused),
-            total=len(files.tensors),
-            missing=len(missing),
-            names=names,
-        )
-        raise UserError(what, files.folder / ADAPTER_WEIGHTS, hint)
+        raise misplaced_tensors_error(files, unused, missing, hint)
+
+
+def misplaced_tensors_error(files: AdapterFiles, unused: list[str], missing: list[str], hint: str) -> UserError:
+    """The error for an adapter with tensors that its base has no place for, or without some that it needs.
+
+    Args:
+        files: The adapter.
+        unused: Names of its tensors that belong nowhere.
+        missing: Names of what it lacks.
+        hint: What to do.
+    """
+    what = tr(
+        "{unused} of the adapter's {total} tensors do not exist in the model, and {missing} tensors that "
+        "it needs are missing ({names})",
+        unused=len(unused),
+        total=len(files.tensors),
+        missing=len(missing),
+        names=join_list([*unused, *missing][:3]),
+    )
+    return UserError(what, files.folder / ADAPTER_WEIGHTS, hint)
 
 
 def _misfit(model: nn.Module, config: LoraConfig, weights: Mapping[str, torch.Tensor]) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.chat.tokenizer_files import find_template
@@ -28,7 +27,7 @@ from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.new_rows.initialize import init_new_rows
 from hanlin.models.new_rows.sample import sample_texts
-from hanlin.models.save import save_model
+from hanlin.models.save import check_finite, read_tensor, save_model
 from hanlin.models.sentencepiece_file import write_extended_model
 from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer, verify_ids
@@ -51,11 +50,12 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     """Write the model with the extended vocabulary into `out`, in the dtype of the old model; return the metrics.
 
     Raises:
-        UserError: The text gives no new token, or a tokenizer of this kind cannot be extended.
+        UserError: The text gives no new token, a tokenizer of this kind cannot be extended, or a weight is not finite.
         RuntimeError: Text without Chinese characters would get other ids (nothing is saved then), or a weight changed
             that must not.
     """
     base = check_model_folder(inputs.path("model"))
+    check_finite(base)
     tokenizer = Tokenizer.load(base.folder)
     documents = inputs.paths("text")
     words = _given_words(settings, inputs)
@@ -188,7 +188,7 @@ def verify_weights_unchanged(before: ModelFiles, after: ModelFiles, extension: E
     """
     first = extension.first_id
     for name in after.tensors:
-        old, new = _tensor(before, name), _tensor(after, name)
+        old, new = read_tensor(before, name), read_tensor(after, name)
         if name in RESIZED_TENSORS:
             rows = new[first : first + len(extension.old_ids)].float()
             if not torch.isfinite(rows).all() or not rows.any(dim=1).all():
@@ -197,11 +197,6 @@ def verify_weights_unchanged(before: ModelFiles, after: ModelFiles, extension: E
         if old.dtype != new.dtype or not torch.equal(old, new):
             raise RuntimeError(f"{name} changed while the vocabulary was extended")
     return len(after.tensors)
-
-
-def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
-    with safe_open(str(files.tensors[name].file), framework="pt") as file:
-        return cast(torch.Tensor, file.get_tensor(name))
 
 
 def _given_words(settings: ExtendVocabulary, inputs: Inputs) -> list[str]:

@@ -35,7 +35,7 @@ from hanlin.models.folder.layout import ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import read_rows
-from hanlin.models.save import is_finite, save_streamed
+from hanlin.models.save import is_finite, remove_files_on_failure, save_streamed
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -123,7 +123,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
             done += piece.numel()
             context.progress.update(done, total, tr("parameters"))
 
-    try:
+    with remove_files_on_failure(out):
         written = save_streamed(base, out, make, tokenizer=tokenizer, template=template, dtype=dtype, tied=plan.tied)
         if plan.is_changed and plan.equals_base:
             what = tr(
@@ -132,11 +132,6 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
             raise UserError(what, "dtype", tr("set dtype: float32, or train longer"))
         checked = verify_weights(plan, written, context.seed)
         agreement = _compare_logits(settings, base, folders, out, render_prompts(tokenizer, template))
-    except BaseException:
-        for file in out.iterdir():  # a model that failed a check must not be used
-            if file.is_file():
-                file.unlink()
-        raise
     return {
         "dtype": dtype,
         "adapters": len(files),

@@ -6,6 +6,7 @@ The bytes depend on weights and tokenizer alone: no times, no paths. Files of an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,9 +86,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     ids = special_token_ids(tokenizer, template)
     _write_weights(weights, llama_shapes(config), folder, torch_type.itemsize, shard_bytes, torch_type)
-    write_sorted_json(folder / CONFIG, {**config, **ids})
-    save_tokenizer(tokenizer, template, folder)
-    return check_model_folder(folder, experts=True)
+    return _complete(folder, {**config, **ids}, tokenizer, template)
 
 
 def separate_experts(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -143,6 +142,18 @@ def describe_config(settings: PreTrainedConfig, *, tied: bool) -> dict[str, Any]
     return {**config, "tie_word_embeddings": tied}
 
 
+@contextmanager
+def remove_files_on_failure(folder: Path) -> Iterator[None]:
+    """Remove the files of a folder if an error or an interruption leaves the block: they must not be used."""
+    try:
+        yield
+    except BaseException:
+        for file in folder.iterdir():
+            if file.is_file():
+                file.unlink()
+        raise
+
+
 class StoredWeights(Mapping[str, torch.Tensor]):
     """Weights that are read or computed when they are asked for, so that a model larger than memory can be written."""
 
@@ -163,6 +174,26 @@ def read_tensor(files: ModelFiles, name: str) -> torch.Tensor:
     """Read one tensor of a model folder, in its dtype."""
     with safe_open(str(files.tensors[name].file), framework="pt") as file:
         return cast(torch.Tensor, file.get_tensor(name))
+
+
+def verify_stored(files: ModelFiles, weights: Mapping[str, torch.Tensor]) -> int:
+    """Verify that every tensor of a saved folder has dtype and bits of the weight that it was written from.
+
+    Args:
+        files: The saved folder.
+        weights: What `save_stored` was given; each weight is read or computed again.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        RuntimeError: Names the first tensor that differs.
+    """
+    for name in files.tensors:
+        saved, source = read_tensor(files, name), weights[name]
+        if saved.dtype != source.dtype or not torch.equal(saved, source):
+            raise RuntimeError(f"{name} was saved with other values")
+    return len(files.tensors)
 
 
 def save_stored(
@@ -197,9 +228,7 @@ def save_stored(
     _check_names({name: None for name in weights if name in shapes}, shapes)  # not a head that a tied model repeats
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(weights, shapes, folder, torch_dtype(dtype).itemsize, shard_bytes)
-    write_sorted_json(folder / CONFIG, {**config, **special_token_ids(tokenizer, template)})
-    save_tokenizer(tokenizer, template, folder)
-    return check_model_folder(folder, experts=True)
+    return _complete(folder, {**config, **special_token_ids(tokenizer, template)}, tokenizer, template)
 
 
 def save_streamed(
@@ -254,15 +283,50 @@ def save_streamed(
 
     with catch_full_disk(folder):
         _write_shards(shapes, torch_type.itemsize, folder, shard_bytes, write)
-        write_sorted_json(folder / CONFIG, {**config, **special_token_ids(tokenizer, template)})
-        save_tokenizer(tokenizer, template, folder)
-    return check_model_folder(folder)
+        return _complete(folder, {**config, **special_token_ids(tokenizer, template)}, tokenizer, template)
+
+
+def _complete(
+    folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer, template: ChatTemplate | None
+) -> ModelFiles:
+    """Write what a model folder holds beside its weights, and check the folder."""
+    write_sorted_json(folder / CONFIG, config)
+    save_tokenizer(tokenizer, template, folder)
+    return check_model_folder(folder, experts=True)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor has neither NaN nor infinity; the sum, taken first, has one then too and takes a moment."""
     total = tensor.sum(dtype=torch.float32 if tensor.dtype == torch.float16 else None)  # float16 ends at 65,504
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+
+
+def round_weight(exact: torch.Tensor, dtype: torch.dtype | None, name: str, where: Path) -> torch.Tensor:
+    """Round rows of a weight that come from a user's file to a dtype; None: they keep theirs.
+
+    Args:
+        exact: The rows as they were read.
+        dtype: The dtype to round to.
+        name: Name of the weight in that file.
+        where: The file or the folder, for messages.
+
+    Raises:
+        UserError: A number is NaN or infinite, or too large for the dtype.
+    """
+    rounded = exact if dtype is None else exact.to(dtype)
+    if is_finite(rounded):
+        return rounded
+    if not is_finite(exact):
+        what = tr("'{name}' holds NaN or infinite values", name=name)
+        raise UserError(what, where, tr("copy or download it again"))
+    what = tr("'{name}' holds values too large for {dtype}", name=name, dtype=str(dtype).removeprefix("torch."))
+    raise UserError(what, where, tr("set dtype: bfloat16 or float32"))
+
+
+def check_finite(files: ModelFiles) -> None:
+    """Read every tensor of a model folder once, one at a time; raise UserError if one holds NaN or infinite values."""
+    for name in files.tensors:
+        round_weight(read_tensor(files, name), None, name, files.folder)
 
 
 def _check_names(weights: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
@@ -27,13 +26,14 @@ from hanlin.core.discover import VALIDATION_FILE, read_texts, record_files, reco
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Message, ToolCall, read_jsonl
+from hanlin.models.dtypes import torch_dtype
 from hanlin.models.extend_vocab import MEASURED_DOCUMENTS, RESIZED_TENSORS, SAMPLE_TEXTS, measure_by_language
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.merge import compare_logits, compute_logits, render_prompts
-from hanlin.models.save import save_model
+from hanlin.models.save import check_finite, read_tensor, remove_files_on_failure, save_model
 from hanlin.tokenizer.compression import batches
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.trim.generation_ids import named_token_ids
@@ -85,12 +85,13 @@ def run(settings: TrimVocabulary, inputs: Inputs, out: Path, context: StageConte
 
     Raises:
         UserError: The texts are empty or need every entry, `model` is an adapter, or a tokenizer of this kind cannot
-            be trimmed.
+            be trimmed, or a weight is not finite.
         RuntimeError: A check failed; the files are removed.
     """
     folder = inputs.path("model")
     refuse_adapter(folder)
     base = check_model_folder(folder)
+    check_finite(base)
     tokenizer = Tokenizer.load(base.folder)
     vocabulary = TrimmableVocabulary(tokenizer)
     template = find_template(tokenizer)
@@ -103,13 +104,8 @@ def run(settings: TrimVocabulary, inputs: Inputs, out: Path, context: StageConte
     if len(kept.ids) == base.vocabulary_rows:
         what = tr("nothing to trim: the texts need all {count:,} entries", count=len(kept.ids))
         raise UserError(what, base.folder, tr("raise min_count, or leave the vocabulary as it is"))
-    try:
+    with remove_files_on_failure(out):
         return _trim(base, vocabulary, kept, used, out)
-    except Exception:
-        for file in out.iterdir():  # a model that failed a check must not be used
-            if file.is_file():
-                file.unlink()
-        raise
 
 
 def count_entries(
@@ -164,7 +160,7 @@ def _trim(
         raise RuntimeError("the trimmed model renders its prompts to other tokens")
     agreement = compare_logits(expected, compute_logits(load_model(out, dtype="auto"), renumbered))
     # the sums are the same; a library may take them in another order for a narrower matrix
-    if not agreement.max_abs_difference <= 4 * torch.finfo(_dtype(trimmed)).eps * agreement.largest_logit:
+    if not agreement.max_abs_difference <= 4 * torch.finfo(torch_dtype(trimmed.dtype)).eps * agreement.largest_logit:
         raise RuntimeError(f"the trimmed model gives other logits: {agreement}")
 
     sizes = {"before": _weight_bytes(base), "after": _weight_bytes(trimmed)}
@@ -223,7 +219,7 @@ def verify_weights(before: ModelFiles, after: ModelFiles, old_ids: Sequence[int]
     if after.tensors.keys() != before.tensors.keys() and "lm_head.weight" in after.tensors:
         raise RuntimeError("the trimmed model has other tensors than before")
     for name in after.tensors:
-        old, new = _tensor(before, name), _tensor(after, name)
+        old, new = read_tensor(before, name), read_tensor(after, name)
         old = old[torch.tensor(old_ids)] if name in RESIZED_TENSORS else old
         if old.dtype != new.dtype or not torch.equal(old, new):
             raise RuntimeError(f"{name} changed while the vocabulary was trimmed")
@@ -293,12 +289,3 @@ def _keep_some(texts: Iterable[str], split: str, used: UsedEntries) -> None:
 
 def _weight_bytes(files: ModelFiles) -> int:
     return sum(entry.end - entry.start for entry in files.tensors.values())
-
-
-def _dtype(files: ModelFiles) -> torch.dtype:
-    return cast(torch.dtype, getattr(torch, files.dtype))
-
-
-def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
-    with safe_open(str(files.tensors[name].file), framework="pt") as file:
-        return cast(torch.Tensor, file.get_tensor(name))

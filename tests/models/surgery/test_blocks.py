@@ -16,7 +16,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
-from hanlin.models.save import save_model
+from hanlin.models.save import save_model, verify_stored
 from hanlin.models.surgery import blocks
 from hanlin.tokenizer.tokenizer import Tokenizer
 from random_models import logits
@@ -124,4 +124,4 @@ def test_a_saved_weight_that_differs_is_detected(tiny_model: Path, expanded: Pat
     save_file(weights, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
     changed = check_model_folder(tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"layers\.1\.mlp\.down_proj"):
-        blocks.verify_weights(check_model_folder(tiny_model), changed, [1, 3])
+        verify_stored(changed, blocks.expand_weights(check_model_folder(tiny_model), [1, 3]))

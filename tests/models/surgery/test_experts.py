@@ -17,6 +17,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
+from hanlin.models.save import verify_stored
 from hanlin.models.surgery import experts
 from hanlin.tokenizer.tokenizer import Tokenizer
 from random_models import logits
@@ -58,8 +59,8 @@ def test_rotary_settings_and_sizes_stay(tiny_tokenizer: Path, tmp_path: Path) ->
 def test_the_seed_decides_the_routers_and_nothing_else(tiny_model: Path) -> None:
     base = check_model_folder(tiny_model)
     one, same, other = (experts.upcycle_weights(settings_of(), base, seed) for seed in (1, 1, 2))
-    assert all(torch.equal(one[name](), same[name]()) for name in one)
-    assert {name for name in one if not torch.equal(one[name](), other[name]())} == {
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {
         f"model.layers.{layer}.block_sparse_moe.gate.weight" for layer in (0, 1)
     }
 
@@ -71,7 +72,7 @@ def test_a_saved_expert_that_differs_is_detected(tiny_model: Path, tmp_path: Pat
     save_file(weights, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
     written = check_model_folder(tmp_path / "out", experts=True)
     with pytest.raises(RuntimeError, match=r"experts\.3\.w2"):
-        experts.verify_weights(settings_of(), check_model_folder(tiny_model), written, 42)
+        verify_stored(written, experts.upcycle_weights(settings_of(), check_model_folder(tiny_model), 42))
 
 
 def test_a_model_of_experts_and_one_with_biases_are_refused(

@@ -25,6 +25,7 @@ from hanlin.export.gguf import verify
 from hanlin.inference.backends.llama_cpp import quants
 from hanlin.inference.loading import find_tokenizer
 from hanlin.models.dtypes import exact_dtype, torch_dtype
+from hanlin.models.folder.checks import check_vocabulary_size
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.folder.shapes import llama_shapes
@@ -32,7 +33,7 @@ from hanlin.models.layouts.gguf import ROPE_FACTORS, GgufTensorEntry, GgufWeight
 from hanlin.models.layouts.gguf_config import build_gguf_config
 from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits
-from hanlin.models.save import describe_config, save_stored
+from hanlin.models.save import describe_config, remove_files_on_failure, save_stored
 from hanlin.parity import check as parity
 from hanlin.parity.cases import make_cases
 from hanlin.tokenizer.gguf_metadata import read_gguf_metadata
@@ -78,18 +79,12 @@ def run(settings: ImportGguf, inputs: Inputs, out: Path, context: StageContext) 
     path = choose_gguf(candidates, location, settings.file)
     source = open_gguf(path, settings.dtype)
     description, dtype, tokenizer = source.description, source.dtype, Tokenizer.load(find_tokenizer(path))
-    if len(tokenizer) > description["vocab_size"]:
-        what = tr(
-            "the tokenizer has {size} entries, the model only {vocabulary_rows} embedding rows",
-            size=len(tokenizer),
-            vocabulary_rows=description["vocab_size"],
-        )
-        raise UserError(what, tokenizer.folder, tr("use the tokenizer that the model was saved with"))
+    check_vocabulary_size(len(tokenizer), description["vocab_size"], tokenizer.folder)
 
     reference = _Reference.compute(path, tokenizer, int(description["max_position_embeddings"]), out, context)
     _report(context, 1)
     check_free_space(out, source.num_weights * torch_dtype(dtype).itemsize)
-    try:
+    with remove_files_on_failure(out):
         with catch_full_disk(out):
             files = save_stored(
                 {**description, "dtype": dtype, "torch_dtype": dtype},
@@ -105,11 +100,6 @@ def run(settings: ImportGguf, inputs: Inputs, out: Path, context: StageContext) 
         _report(context, 3)
         parity_metrics = _check_template(out, path)
         _report(context, 4)
-    except BaseException:
-        for file in out.iterdir():  # a model that failed a check must not be used
-            if file.is_file():
-                file.unlink()
-        raise
     if source.file_type not in _PLAIN_TYPES:
         what = tr(
             "{type}, {bits:.2f} bits per weight: the weights are what the file holds, not what the original model had",

@@ -285,14 +285,18 @@ def _check_vocabulary(files: ModelFiles) -> None:
         return
     status = tokenizer.stat()
     size = _count_tokens(tokenizer, status.st_size, status.st_mtime_ns)
-    if size > files.vocabulary_rows:
+    check_vocabulary_size(size, files.vocabulary_rows, tokenizer)
+
+
+def check_vocabulary_size(size: int, vocabulary_rows: int, tokenizer: Path) -> None:
+    """Raise UserError if a tokenizer of `size` entries has more than the model has rows of embeddings."""
+    if size > vocabulary_rows:
         what = tr(
             "the tokenizer has {size} entries, the model only {vocabulary_rows} embedding rows",
             size=size,
-            vocabulary_rows=files.vocabulary_rows,
+            vocabulary_rows=vocabulary_rows,
         )
-        hint = tr("use the tokenizer that the model was saved with")
-        raise UserError(what, tokenizer, hint)
+        raise UserError(what, tokenizer, tr("use the tokenizer that the model was saved with"))
 
 
 @functools.lru_cache(maxsize=16)

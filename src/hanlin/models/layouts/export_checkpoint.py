@@ -20,7 +20,7 @@ from hanlin.models.folder.layout import CONFIG, ModelFiles, find_license_files
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.layouts import meta
 from hanlin.models.layouts.row_order import interleave
-from hanlin.models.save import read_tensor
+from hanlin.models.save import read_tensor, round_weight
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
 
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -93,11 +93,7 @@ def _part(
         weight = interleave(weight, params["n_heads"])
     elif name.endswith("self_attn.k_proj.weight"):
         weight = interleave(weight, params["n_kv_heads"])
-    if dtype is not None:
-        weight = weight.to(dtype)
-        if not torch.isfinite(weight).all():
-            what = tr("'{name}' holds values too large for {dtype}", name=name, dtype=str(dtype).removeprefix("torch."))
-            raise UserError(what, files.folder, tr("set dtype: bfloat16"))
+    weight = round_weight(weight, dtype, name, files.folder)
     dimension = (
         None if weight.dim() < 2 or shards == 1 else 1 if meta.meta_name(name).endswith(meta.ROW_PARALLEL) else 0
     )

@@ -22,6 +22,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.limits import MAX_TENSORS
 from hanlin.models.layouts.row_order import undo_interleaving
+from hanlin.models.save import round_weight
 from hanlin.tokenizer.gguf_metadata import GgufMetadata
 
 LAYER_NAMES = {
@@ -222,21 +223,13 @@ class GgufWeights(Mapping[str, torch.Tensor]):
                 self._path, np.uint8, (last - first) * row_bytes, offset=entry.start + first * row_bytes
             )
             exact = torch.from_numpy(self._dequantize(entry.kind_id, stored.reshape(last - first, row_bytes), columns))
-            result[first:last] = exact
-            self._account(part.name, exact, result[first:last])
+            rounded = round_weight(exact, self._dtype, part.name, self._path)
+            result[first:last] = rounded
+            if self._dtype != torch.float32:
+                self._squared_error += (rounded.float() - exact).double().square().sum().item()
+            self._squared_norm += exact.double().square().sum().item()
         result = result.reshape(shape)
         return undo_interleaving(result, part.heads) if part.heads else result
-
-    def _account(self, name: str, exact: torch.Tensor, rounded: torch.Tensor) -> None:
-        if not torch.isfinite(rounded).all():
-            if torch.isfinite(exact).all():
-                what = tr("'{name}' holds values too large for {dtype}", name=name, dtype=_name_of(self._dtype))
-                raise UserError(what, self._path, tr("set dtype: bfloat16"))
-            what = tr("'{name}' holds NaN or infinite values", name=name)
-            raise UserError(what, self._path, tr("copy or download it again"))
-        if self._dtype != torch.float32:
-            self._squared_error += (rounded.float() - exact).double().square().sum().item()
-        self._squared_norm += exact.double().square().sum().item()
 
     def _check(self) -> None:
         """Raise UserError unless the file's tensors are those of the configuration, no more and no fewer."""
@@ -275,10 +268,6 @@ def _part_of(name: str, config: Mapping[str, Any]) -> _Part:
     module, _, kind = rest.rpartition(".")
     heads = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}.get(module)
     return _Part(f"blk.{layer}.{LAYER_NAMES[module]}.{kind}", int(config[heads]) if heads else 0)
-
-
-def _name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _shorten(names: list[str]) -> str:

@@ -20,14 +20,20 @@ from hanlin.core.files import catch_full_disk, check_free_space, load_json_objec
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.limits import MAX_SHARDS
 from hanlin.models.dtypes import torch_dtype
-from hanlin.models.folder.checks import check_family, check_safetensors, get_quantization_method, read_config
+from hanlin.models.folder.checks import (
+    check_family,
+    check_safetensors,
+    check_vocabulary_size,
+    get_quantization_method,
+    read_config,
+)
 from hanlin.models.folder.layout import CONFIG, SUPPORTED_ARCHITECTURES, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.layouts import meta
 from hanlin.models.layouts.meta_tokenizer import load_meta_tokenizer
 from hanlin.models.layouts.pickles import convert_pickles
 from hanlin.models.layouts.row_order import undo_interleaving
-from hanlin.models.save import StoredWeights, describe_config, read_tensor, save_stored
+from hanlin.models.save import StoredWeights, describe_config, read_tensor, round_weight, save_stored, verify_stored
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PICKLES = "pytorch_model*.bin"
@@ -79,42 +85,33 @@ def run(settings: ImportCheckpoint, inputs: Inputs, out: Path, context: StageCon
         hint = tr("name a folder with params.json and consolidated.*.pth, or with config.json and pytorch_model*.bin")
         raise UserError(what, folder, hint)
     dtype = None if settings.dtype == "checkpoint" else torch_dtype(settings.dtype)
-    readers = {name: partial(_read_rounded, name, read, dtype, folder) for name, read in checkpoint.readers.items()}
+    weights = StoredWeights(
+        {name: partial(_read_rounded, read, dtype, name, folder) for name, read in checkpoint.readers.items()}
+    )
     dtype_name = str(dtype or checkpoint.readers[_EMBEDDINGS]().dtype).removeprefix("torch.")
     with catch_full_disk(out):
         files = save_stored(
             {**checkpoint.config, "dtype": dtype_name, "torch_dtype": dtype_name},
-            StoredWeights(readers),
+            weights,
             out,
             dtype=dtype_name,
             tokenizer=checkpoint.tokenizer,
             template=find_template(checkpoint.tokenizer),
         )
-    for name, read in readers.items():
-        written, expected = read_tensor(files, name), read()
-        if written.dtype != expected.dtype or not torch.equal(written, expected):
-            raise RuntimeError(f"{name} was written with other values than the checkpoint has")
+    num_tensors = verify_stored(files, weights)
     return {
         "layout": checkpoint.layout,
         "files": checkpoint.files,
         "dtype": files.dtype,
-        "tensors_verified": len(readers),
+        "tensors_verified": num_tensors,
         "vocabulary_rows": files.vocabulary_rows,
         "tokenizer_entries": len(checkpoint.tokenizer),
         "tied_embeddings": bool(checkpoint.config["tie_word_embeddings"]),
     }
 
 
-def _read_rounded(name: str, read: Callable[[], torch.Tensor], dtype: torch.dtype | None, folder: Path) -> torch.Tensor:
-    exact = read()
-    rounded = exact if dtype is None else exact.to(dtype)
-    if not torch.isfinite(rounded).all():
-        if torch.isfinite(exact).all():
-            what = tr("'{name}' holds values too large for {dtype}", name=name, dtype=str(dtype).removeprefix("torch."))
-            raise UserError(what, folder, tr("set dtype: bfloat16"))
-        what = tr("'{name}' holds NaN or infinite values", name=name)
-        raise UserError(what, folder, tr("copy or download it again"))
-    return rounded
+def _read_rounded(read: Callable[[], torch.Tensor], dtype: torch.dtype | None, name: str, folder: Path) -> torch.Tensor:
+    return round_weight(read(), dtype, name, folder)
 
 
 def _convert(files: Sequence[Path], scratch: Path, context: StageContext) -> list[dict[str, TensorEntry]]:
@@ -174,7 +171,7 @@ def _open_meta(
         name: partial(_read_meta, meta.meta_name(name), params, shards, folder, _heads_of(name, heads))
         for name in expected
     }
-    _check_tokenizer(tokenizer, description)
+    check_vocabulary_size(len(tokenizer), description["vocab_size"], tokenizer.folder)
     return _Checkpoint(description, readers, tokenizer, "meta", len(files))
 
 
@@ -248,7 +245,7 @@ def _open_pickled(folder: Path, tokenizer_folder: Path | None, scratch: Path, co
     config = {**config, "tie_word_embeddings": bool(config.get("tie_word_embeddings"))}
     readers = {name: partial(_read, tensors[name], name) for name in expected}
     tokenizer = Tokenizer.load(tokenizer_folder or folder)
-    _check_tokenizer(tokenizer, config)
+    check_vocabulary_size(len(tokenizer), config["vocab_size"], tokenizer.folder)
     return _Checkpoint(config, readers, tokenizer, "pickled", len(files))
 
 
@@ -296,13 +293,3 @@ def _check_names(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, t
                 expected_shape=list(shape),
             )
             raise UserError(what, folder, tr("copy or download it again"))
-
-
-def _check_tokenizer(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
-    if len(tokenizer) > config["vocab_size"]:
-        what = tr(
-            "the tokenizer has {size} entries, the model only {vocabulary_rows} embedding rows",
-            size=len(tokenizer),
-            vocabulary_rows=config["vocab_size"],
-        )
-        raise UserError(what, tokenizer.folder, tr("use the tokenizer that the model was saved with"))

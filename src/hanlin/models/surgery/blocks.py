@@ -7,7 +7,7 @@ Source: Wu et al. 2024, arXiv:2401.02415, section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import NEW_BLOCKS, ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.merge import compute_logits, render_prompts
-from hanlin.models.save import StoredWeights, read_tensor, save_stored
+from hanlin.models.save import StoredWeights, check_finite, read_tensor, save_stored, verify_stored
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 ZERO_MODULES = ("self_attn.o_proj", "mlp.down_proj")
@@ -48,7 +48,7 @@ def run(settings: ExpandBlocks, inputs: Inputs, out: Path, context: StageContext
         The number of blocks `before` and `after`, the indices of the new ones, parameters, and what was compared.
 
     Raises:
-        UserError: There are to be more new blocks than old ones, or the input is no model.
+        UserError: There are to be more new blocks than old ones, the input is no model, or a weight is not finite.
         RuntimeError: A saved weight differs, or the saved model has other logits.
     """
     folder = inputs.path("model")
@@ -62,6 +62,7 @@ def run(settings: ExpandBlocks, inputs: Inputs, out: Path, context: StageContext
             "new_blocks",
             tr("add {layers} at most; LLaMA-Pro adds 8 to 32 of them", layers=layers),
         )  # fmt: skip
+    check_finite(base)
     new_blocks = settings.positions(layers)
     tokenizer = Tokenizer.load(folder)
     template = find_template(tokenizer)
@@ -69,10 +70,10 @@ def run(settings: ExpandBlocks, inputs: Inputs, out: Path, context: StageContext
 
     context.progress.update(0, 3, tr("steps"), force=True)
     config = {**base.config, "num_hidden_layers": layers + len(new_blocks), NEW_BLOCKS: new_blocks}
-    weights = StoredWeights(expand_weights(base, new_blocks))
+    weights = expand_weights(base, new_blocks)
     expanded = save_stored(config, weights, out, dtype=base.dtype, tokenizer=tokenizer, template=template)
     context.progress.update(1, 3, tr("steps"), force=True)
-    num_tensors = verify_weights(base, expanded, new_blocks)
+    num_tensors = verify_stored(expanded, weights)
     context.progress.update(2, 3, tr("steps"), force=True)
     verify_logits(base, expanded, prompts)
     context.progress.update(3, 3, tr("steps"), force=True)
@@ -99,8 +100,8 @@ def source_blocks(layers: int, new_blocks: list[int]) -> list[int]:
     return sources
 
 
-def expand_weights(base: ModelFiles, new_blocks: list[int]) -> Mapping[str, Callable[[], torch.Tensor]]:
-    """Every weight of the expanded model by name, as a function that reads it."""
+def expand_weights(base: ModelFiles, new_blocks: list[int]) -> StoredWeights:
+    """Every weight of the expanded model by name; each is read when it is asked for."""
     layers = int(base.config["num_hidden_layers"])
     readers: dict[str, Callable[[], torch.Tensor]] = {
         name: partial(read_tensor, base, name) for name in base.tensors if not name.startswith(_BLOCK)
@@ -112,25 +113,11 @@ def expand_weights(base: ModelFiles, new_blocks: list[int]) -> Mapping[str, Call
             read = partial(read_tensor, base, name)
             is_zero = index in new_blocks and module.rpartition(".")[0] in ZERO_MODULES
             readers[f"{_BLOCK}{index}.{module}"] = partial(_zeros_like, read) if is_zero else read
-    return readers
+    return StoredWeights(readers)
 
 
 def _zeros_like(read: Callable[[], torch.Tensor]) -> torch.Tensor:
     return torch.zeros_like(read())
-
-
-def verify_weights(base: ModelFiles, expanded: ModelFiles, new_blocks: list[int]) -> int:
-    """Verify the saved files: each tensor has the bits that `expand_weights` gives it; returns how many there are.
-
-    Raises:
-        RuntimeError: Names the first tensor that differs.
-    """
-    expected = expand_weights(base, new_blocks)
-    for name in expanded.tensors:
-        saved, source = read_tensor(expanded, name), expected[name]()
-        if saved.dtype != source.dtype or not torch.equal(saved, source):
-            raise RuntimeError(f"{name} was saved with other values")
-    return len(expanded.tensors)
 
 
 def verify_logits(base: ModelFiles, expanded: ModelFiles, prompts: list[list[int]]) -> None:

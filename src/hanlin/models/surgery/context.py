@@ -31,6 +31,7 @@ from hanlin.models.folder.layout import CONFIG, INDEX, ModelFiles
 from hanlin.models.folder.rope import context_length, original_context_length, read_rope, write_rope
 from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits, render_prompts
+from hanlin.models.save import check_finite
 from hanlin.tokenizer.file_names import CONFIG_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -63,13 +64,15 @@ def run(settings: ExtendContext, inputs: Inputs, out: Path, context: StageContex
         Lengths, rotary settings, what was compared, and how far short prompts differ from the old model.
 
     Raises:
-        UserError: The length or the factor makes no sense for this model, or it is scaled in another way already.
+        UserError: The length or the factor makes no sense for this model, it is scaled in another way already, or
+            a weight is not finite.
         RuntimeError: A check failed.
     """
     folder = inputs.path("model")
     refuse_adapter(folder)
     base = check_model_folder(folder)
     rope = scale_rope(settings, base.config)
+    check_finite(base)
     config = write_rope(base.config, rope)
     if settings.method != "dynamic":  # which starts from the length of the training
         config["max_position_embeddings"] = settings.context_length

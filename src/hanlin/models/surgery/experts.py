@@ -27,7 +27,7 @@ from hanlin.models.folder.layout import CONFIG, MOE_ARCHITECTURES, ModelFiles
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits, render_prompts
-from hanlin.models.save import StoredWeights, read_tensor, save_stored
+from hanlin.models.save import StoredWeights, check_finite, read_tensor, save_stored, verify_stored
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 MAX_LOGIT_ERROR = 1e-5
@@ -53,13 +53,14 @@ def run(settings: UpcycleExperts, inputs: Inputs, out: Path, context: StageConte
         Parameters before, after and of those that compute a token, and how closely the logits agree.
 
     Raises:
-        UserError: The model has experts already, or biases; the disk is too small.
+        UserError: The model has experts already, or biases; a weight is not finite; the disk is too small.
         RuntimeError: A saved weight differs, or the saved model has other logits.
     """
     folder = inputs.path("model")
     refuse_adapter(folder)
     base = check_model_folder(folder, experts=True)
     _check_dense(base)
+    check_finite(base)
     config = expert_config(settings, base.config)
     tokenizer = Tokenizer.load(folder)
     template = find_template(tokenizer)
@@ -68,10 +69,10 @@ def run(settings: UpcycleExperts, inputs: Inputs, out: Path, context: StageConte
     check_free_space(out, parameters["after"] * torch_dtype(base.dtype).itemsize)
 
     context.progress.update(0, 3, tr("steps"), force=True)
-    weights = StoredWeights(upcycle_weights(settings, base, context.seed))
+    weights = upcycle_weights(settings, base, context.seed)
     written = save_stored(config, weights, out, dtype=base.dtype, tokenizer=tokenizer, template=template)
     context.progress.update(1, 3, tr("steps"), force=True)
-    num_tensors = verify_weights(settings, base, written, context.seed)
+    num_tensors = verify_stored(written, weights)
     context.progress.update(2, 3, tr("steps"), force=True)
     agreement = verify_logits(base, written, prompts)
     context.progress.update(3, 3, tr("steps"), force=True)
@@ -133,8 +134,8 @@ def count_weights(config: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def upcycle_weights(settings: UpcycleExperts, base: ModelFiles, seed: int) -> Mapping[str, Callable[[], torch.Tensor]]:
-    """Every weight of the model of experts by name, as a function that reads or draws it."""
+def upcycle_weights(settings: UpcycleExperts, base: ModelFiles, seed: int) -> StoredWeights:
+    """Every weight of the model of experts by name; each is read or drawn when it is asked for."""
     readers: dict[str, Callable[[], torch.Tensor]] = {
         name: partial(read_tensor, base, name) for name in base.tensors if ".mlp." not in name
     }
@@ -149,7 +150,7 @@ def upcycle_weights(settings: UpcycleExperts, base: ModelFiles, seed: int) -> Ma
                 readers[f"{sparse}.experts.{expert}.{name}.weight"] = partial(
                     read_tensor, base, f"{dense}.{source}.weight"
                 )
-    return readers
+    return StoredWeights(readers)
 
 
 def draw_router(settings: UpcycleExperts, hidden_size: int, dtype: torch.dtype, seed: int, layer: int) -> torch.Tensor:
@@ -157,20 +158,6 @@ def draw_router(settings: UpcycleExperts, hidden_size: int, dtype: torch.dtype, 
     generator = torch.Generator().manual_seed((seed * 1_000_003 + layer) % (1 << 63))
     weights = torch.empty(settings.experts, hidden_size).normal_(0.0, settings.router_range, generator=generator)
     return weights.to(dtype)
-
-
-def verify_weights(settings: UpcycleExperts, base: ModelFiles, written: ModelFiles, seed: int) -> int:
-    """Verify the saved files: each tensor has the bits of its source; returns how many there are.
-
-    Raises:
-        RuntimeError: Names the first tensor that differs.
-    """
-    expected = upcycle_weights(settings, base, seed)
-    for name in written.tensors:
-        saved, source = read_tensor(written, name), expected[name]()
-        if saved.dtype != source.dtype or not torch.equal(saved, source):
-            raise RuntimeError(f"{name} was saved with other values")
-    return len(written.tensors)
 
 
 def verify_logits(base: ModelFiles, written: ModelFiles, prompts: list[list[int]]) -> LogitAgreement:

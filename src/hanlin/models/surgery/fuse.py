@@ -23,9 +23,10 @@ from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
+from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.safetensors import read_rows
-from hanlin.models.save import save_streamed
+from hanlin.models.save import remove_files_on_failure, save_streamed
 from hanlin.models.surgery.fuse_reference import compare_with_reference
 from hanlin.models.surgery.fuse_tensor import FusedTensor, Part
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -34,7 +35,7 @@ CHECKED_ENTRIES = 64_000_000
 """Largest tensor that is computed a second time: sorting 64 million entries takes 10 seconds and 3 GB of memory."""
 _SAME_CONFIG = (
     *("hidden_act", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "attention_bias"),
-    *("mlp_bias", "rope_theta", "rope_scaling", "rope_parameters"),
+    *("mlp_bias", "rope_theta", "rope_scaling"),
 )
 """Values of `config.json` that give equal weights another meaning."""
 
@@ -78,14 +79,9 @@ def run(settings: FuseModels, inputs: Inputs, out: Path, context: StageContext) 
             done += piece.numel()
             context.progress.update(done, total, tr("parameters"))
 
-    try:
+    with remove_files_on_failure(out):
         written = save_streamed(source, out, make, tokenizer=tokenizer, template=template, dtype=dtype)
         checked = verify(settings, written, tensors, context)
-    except BaseException:
-        for file in out.iterdir():  # a model that failed a check must not be used
-            if file.is_file():
-                file.unlink()
-        raise
     return {
         "method": settings.method,
         "models": len(models),
@@ -140,15 +136,13 @@ def _show_shape(shape: tuple[int, ...] | None) -> str:
 
 
 def _config_value(files: ModelFiles, key: str) -> Any:
-    """A value of a configuration, as transformers 4 and 5 mean it: RoPE parameters have two places, some a default."""
-    config = files.config
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    """A value of a configuration, as transformers 4 and 5 mean it: rotary settings in one form, defaults filled in."""
+    config, rope = files.config, read_rope(files.config)
+    theta = rope.pop("rope_theta")
     if key == "rope_theta":
-        return float(config.get("rope_theta") or rope.get("rope_theta") or 10_000)
-    if key in ("rope_scaling", "rope_parameters"):
-        kind = rope.get("rope_type") or rope.get("type") or "default"
-        numbers = {name: value for name, value in rope.items() if name not in ("type", "rope_type", "rope_theta")}
-        return {"rope_type": kind, **(numbers if kind != "default" else {})}
+        return float(theta)
+    if key == "rope_scaling":
+        return {"rope_type": "default"} if rope["rope_type"] == "default" else rope
     defaults = {
         "hidden_act": "silu",
         "num_key_value_heads": config["num_attention_heads"],
