@@ -65,7 +65,7 @@ def judged(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     slerp |= {"base_model": str(family["a"]), "dtype": "float32", "parameters": mixing}
     cases.append({"config": slerp, "out": str(outs["slerp"])})
     (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
-    script = Path(__file__).parents[2] / "support" / "mergekit_fusion.py"
+    script = Path(__file__).parents[2] / "support" / "models" / "mergekit_fusion.py"
     done = subprocess.run([python, script, folder / "cases.json"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return outs

@@ -12,7 +12,7 @@ import pytest
 from live_server import LiveServer
 from structured_order import Order
 
-SUPPORT = Path(__file__).parents[2] / "support"
+SUPPORT = Path(__file__).parents[2] / "support" / "serving"
 ASKED = {
     "instructor": [
         *("tool_call", "tool_call, partial", "tools_strict", "tools_strict, partial"),
