@@ -48,6 +48,14 @@ def test_deleted_replies_and_a_question_without_an_answer_are_left_out_by_name()
     assert isinstance(read({"prompt": reply("问？", role="prompter")}), Drop)
 
 
+@pytest.mark.parametrize(
+    ("best", "other"), [(0.0, 2.0), (0, 10**400), (1, None), (0.5, float("nan")), (-1, 0), (3, "0")]
+)
+def test_a_rank_may_be_any_number(best: Any, other: Any) -> None:
+    chat = read({"prompt": reply("问？", reply("别的。", rank=other), reply("答。", rank=best), role="prompter")})
+    assert texts(chat) == [("user", "问？"), ("assistant", "答。")]
+
+
 def node(parent: str | None, role: str, *parts: Any, kind: str = "text", **fields: Any) -> dict[str, Any]:
     author = {"role": role, "name": fields.pop("name", None)}
     content = fields.pop("content", {"parts": list(parts)})
@@ -96,6 +104,18 @@ def test_thoughts_calls_and_results_of_a_chatgpt_export_are_read_and_other_types
     assert chat.messages[1].tool_calls == (ToolCall("python", {"code": "print(6*7)"}),)
     assert (chat.messages[2].name, chat.messages[2].text) == ("python", "42")
     assert chat.unread == ("turn.content.reasoning_recap",)
+
+
+@pytest.mark.parametrize("thoughts", [5, "想", ["想"], {"content": "想"}, [{"content": 5}]])
+def test_thoughts_of_another_form_are_named(thoughts: Any) -> None:
+    mapping = {
+        "a": node(None, "user", "问？"),
+        "b": node("a", "assistant", kind="thoughts", content={"thoughts": thoughts}),
+        "c": node("b", "assistant", "答。"),
+    }
+    chat = read({"mapping": mapping, "current_node": "c"})
+    assert texts(chat) == [("user", "问？"), ("assistant", "答。")]
+    assert isinstance(chat, ParsedChat) and ("turn.content.thoughts" in chat.unread) == (not isinstance(thoughts, dict))
 
 
 def test_a_chatgpt_chat_about_a_picture_is_dropped_as_media() -> None:

@@ -49,7 +49,9 @@ def _oasst_branch(value: Mapping[str, Any]) -> tuple[list[Turn], list[str]]:
 
 def _rank(reply: Mapping[str, Any]) -> tuple[bool, float]:
     rank = reply.get("rank")
-    return (False, float(rank)) if isinstance(rank, int) else (True, 0.0)
+    if isinstance(rank, (int, float)) and rank == rank:  # noqa: PLR0124 (NaN is not equal to itself)
+        return False, rank
+    return True, 0
 
 
 # --- ChatGPT ----------------------------------------------------------------------------------------------------------
@@ -96,8 +98,11 @@ def _chatgpt_turn(message: Mapping[str, Any], left_out: list[str]) -> Turn | Non
         return None
     role, kind = str(author.get("role") or ""), str(content.get("content_type") or "text")
     if kind == "thoughts":
-        thoughts = content.get("thoughts")
-        texts = [thought.get("content") for thought in thoughts if isinstance(thought, dict)] if thoughts else []
+        thoughts = content.get("thoughts") or []
+        thoughts = thoughts if isinstance(thoughts, list) else [thoughts]
+        texts = [thought.get("content") if isinstance(thought, dict) else None for thought in thoughts]
+        if not all(isinstance(text, str) for text in texts):
+            left_out.append("turn.content.thoughts")
         thinking = "\n\n".join(text for text in texts if isinstance(text, str) and text)
         return {"role": "assistant", "content": "", "reasoning": thinking} if thinking else None
     if kind not in _TEXT_TYPES:
