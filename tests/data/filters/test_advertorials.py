@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hanlin.config.settings.rules import ALL_TEXT_RULES, CORPUS_RULES
+from hanlin.config.settings.rules import ALL_TEXT_RULES, CHAT_RULES, CORPUS_RULES
 from hanlin.data.filters.rules import RULE_FUNCTIONS
 from hanlin.data.ledger import Drop
+from hanlin.data.text.advertorial_model import WEIGHTS, measure_page
 
 SPRING = "春天来了，山上的桃花开得很盛，村里的人都到河边去看。"
 
@@ -16,36 +17,37 @@ def find_reason(rule: str, text: str) -> str | None:
     return result.reason if isinstance(result, Drop) else None
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "青石管件有限公司是一家集设计、生产、销售于一体的企业，我公司技术力量雄厚，检测设备齐全，产品远销全国，深受广大用户的"
-        "好评。公司秉承质量第一、客户至上的经营理念，竭诚为新老客户提供优质的服务。" + SPRING * 3,
-        "本厂的提升机结构紧凑，操作简便，运行平稳，噪音小，使用寿命长，采用优质钢材，维修方便，广泛用于矿山和港口。"
-        + SPRING * 4,
-        "我们的团队经验丰富，为您提供一站式搬家服务，价格合理，上门服务，选择我们就是选择放心。" + SPRING * 5,
-    ],
-)
-def test_a_company_that_praises_itself_is_an_advertorial(text: str) -> None:
-    assert find_reason("advertorials", text) == "advertorial"
+PAGES = {
+    "company": (
+        "青石管件有限公司成立于2008年，位于青石县工业园，是一家集设计、生产、销售于一体的企业，我公司技术力量"
+        "雄厚，检测设备齐全，产品远销全国，深受广大用户的好评。公司秉承质量第一、客户至上的经营理念，竭诚为新"
+        "老客户提供优质的服务，售后服务完善，欢迎来电咨询，电话0557-1234567。公司通过了ISO9001认证，荣获多项"
+        "专利。"
+    ),
+    "goods": (
+        "本厂的提升机结构紧凑，操作简便，运行平稳，噪音小，使用寿命长，采用优质钢材，维修方便，广泛用于矿山和"
+        "港口。产品特点：该产品性能稳定，安全可靠，耐磨耐腐蚀，安装方便，节能环保，价格优惠，规格齐全。技术参"
+        "数可根据用户要求定制，设备保修一年，生产厂家现货供应，售后服务完善，深受广大用户好评，欢迎新老客户前"
+        "来洽谈，竭诚为您服务。"
+    ),
+    "clinic": (
+        "湿疹患者平时要注意什么?湿疹是常见的皮肤病，很多患者都很烦恼，下面青石皮肤病医院的专家为大家介绍。湿"
+        "疹不能拖，湿疹会扩散，湿疹患者要及时到正规的专科医院治疗，那么，湿疹患者平时要注意什么?湿疹患者要养"
+        "成好的习惯，注意护理。以上就是青石皮肤病医院专家对湿疹的介绍，希望对大家有所帮助，祝患者早日康复。湿"
+        "疹哪家医院好?咨询电话0557-1234567。"
+    ),
+}
 
 
-@pytest.mark.parametrize("disease", ["湿疹", "白癜风", "鼻炎"])
-def test_a_page_of_a_clinic_is_an_advertorial_and_a_lesson_on_the_disease_is_none(disease: str) -> None:
-    page = (
-        f"{disease}患者平时要注意什么?{disease}是常见的病，下面青石医院的专家为大家介绍。{SPRING * 3}{disease}不能拖，"
-        f"{disease}要到正规的专科医院治疗。{disease}患者平时要注意什么?希望大家早日康复。"
-    )
-    lesson = f"{disease}是一种常见病。{disease}的病因还不清楚，{disease}分为几型，{disease}和遗传有关。" + SPRING * 4
-    assert find_reason("advertorials", page) == "advertorial"
-    assert find_reason("advertorials", lesson) is None
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_page_that_is_written_to_sell_is_an_advertorial(kind: str) -> None:
+    assert find_reason("advertorials", PAGES[kind]) == "advertorial"
 
 
-def test_a_page_that_looks_for_shopkeepers_is_an_advertorial_and_news_of_them_is_none() -> None:
-    page = "青石奶茶加盟费不高，加盟总部会扶持创业者开店，投资小，利润高，加盟商很快回本，加盟青石正当时。" + SPRING * 4
-    news = "三国加盟协定，第四国明年加盟，第五国加盟的谈判未完，第六国无意加盟。" + SPRING * 4
-    assert find_reason("advertorials", page) == "advertorial"
-    assert find_reason("advertorials", news) is None
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_long_page_and_a_few_lines_are_not_judged(kind: str) -> None:
+    assert find_reason("advertorials", PAGES[kind][:140]) is None
+    assert find_reason("advertorials", PAGES[kind] + SPRING * 160) is None
 
 
 @pytest.mark.parametrize(
@@ -54,14 +56,25 @@ def test_a_page_that_looks_for_shopkeepers_is_an_advertorial_and_news_of_them_is
         "记者昨日从市政府获悉，青石公司的新设备性能稳定，深受用户欢迎。据悉，学校、大学和研究所都参加了会议，教授们作了报道。",
         "青石公司成立于1952年，总部在北京，公司拥有员工两千人，是一家集设计与施工于一体的国有企业，主营业务为铁路。",
         "我买的冰箱，售后服务不好，我公司的同事也投诉过，客户满意只是说说，网友都这么说。",
+        "湿疹是一种常见病。湿疹的病因还不清楚，湿疹分为几型，湿疹和遗传有关，细胞和分子的研究还在进行，患者的样本分析有了结果。",
+        "县税务局公告：各企业申报设备和产品的补贴，请到政务大厅，申报材料由主管部门评审，带来不便，敬请谅解。",
     ],
 )
-def test_news_an_encyclopedia_and_a_buyer_are_no_advertorials(text: str) -> None:
+def test_news_an_encyclopedia_a_buyer_a_lesson_and_an_office_are_no_advertorials(text: str) -> None:
     assert find_reason("advertorials", text + SPRING * 5) is None
 
 
-def test_advertorials_are_an_option() -> None:
-    assert "advertorials" not in CORPUS_RULES
+def test_a_drop_says_the_words_that_sell() -> None:
+    result = RULE_FUNCTIONS["advertorials"](PAGES["company"], **ALL_TEXT_RULES["advertorials"])
+    assert isinstance(result, Drop) and "我公司" in result.detail
+
+
+def test_every_measure_has_a_weight_and_every_weight_a_measure() -> None:
+    assert set(measure_page(SPRING)) == set(WEIGHTS)
+
+
+def test_advertorials_are_judged_in_documents_by_default_and_in_chats_if_named() -> None:
+    assert "advertorials" in CORPUS_RULES and "advertorials" not in CHAT_RULES
 
 
 @pytest.mark.parametrize("word", ["赌博软件", "江苏快三", "某某娱乐平台", "澳门威尼娱人网站", "新葡京网"])

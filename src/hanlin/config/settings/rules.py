@@ -37,6 +37,7 @@ TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "symbols": {"share": 0.4},
     "chinese_or_english": {"share": 0.7},
     "advertisements": {"per_thousand": 5.0, "different": 3},
+    "advertorials": {"min_probability": 0.5},
 }
 """The rules on text of the default set with their default parameters, in the order in which they apply."""
 
@@ -46,7 +47,6 @@ CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "personal_data": {"action": "mask", "of": " ".join(PERSONAL_DATA)},
     "chinese_share": {"share": 0.3},
     "language": {"keep": "zh-Hans zh-Hant yue en", "shortest": 10},
-    "advertorials": {"per_thousand": 8.5, "different": 3},
 }
 """Further rules on text, which apply if they are named."""
 

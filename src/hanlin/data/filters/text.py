@@ -169,7 +169,7 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     with words replaced have a form: 本文摘要： and then the same beginning or end again; and so have essays of a
     widespread generator. A text of 200 to 3,000 characters whose last 120 call to buy or to ask a company
     (欢迎来电洽谈) is written to sell. Defaults 5 and 3, chosen on labeled spam against encyclopedia, law and news.
-    Advertising that reads like an article is found by `advertorials` in part; a `quality_model` learns it.
+    Advertising that reads like an article is for `advertorials`.
     """
     if "文摘要" in text and (abstract := _ABSTRACT.search(text)):
         rest, lead = text[abstract.end() :], abstract[1].rstrip()

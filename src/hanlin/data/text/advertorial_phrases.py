@@ -1,13 +1,10 @@
-"""Phrases and forms of advertorials: pages on which companies and clinics describe themselves.
+"""Words of pages that are written to sell, by kind, and words of other pages, which praise or blame in the same words.
 
 `COMPANY_VOICE` is what only a company says of itself, `TRADE_WORDS` what is also said of it, `PRODUCT_CLAIMS` what is
-said of goods. `REPORTING` are words of news, schools, offices, shareholders and buyers, whose texts praise or blame in
-the same words.
+said of goods. The kinds of `OTHER_KINDS` say little alone; `hanlin.data.text.advertorial_model` weighs all of them.
 """
 
 from __future__ import annotations
-
-import re
 
 from hanlin.data.text.prefilter import BigramFilter
 
@@ -68,12 +65,7 @@ GOODS_WORDS = _words(
     保修 质保 技术支持
     """
 )
-"""Words of the trade, which count only beside others."""
-REPORTING = re.compile(
-    "记者|报道|本报|新华社|据悉|学院|学校|大学|教授|同学|党委|书记|政府|委员会|法院|条例|通知|电影|小说"
-    "|比赛|球队|我买|投诉|董事会|亿元|同比|投资者|股东|公告|论文|我觉得|网友|停水|停电|管网|排行榜|十大品牌|谅解|居民|[网报日]讯"
-)
-
+"""Words of the trade, which say little alone."""
 CLINIC_DISEASES = _words(
     """
     白癜风 白斑 银屑病 牛皮癣 癫痫 尖锐湿疣 生殖器疱疹 梅毒 淋病 湿疹 荨麻疹 痤疮 灰指甲 腋臭 狐臭 痔疮 肛裂
@@ -86,59 +78,110 @@ CLINIC_DISEASES = _words(
     """
 )
 """Diseases of which clinics have pages written to be found by search engines."""
-CLINIC_SIGNS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"(?:医院|专科|医生|专家|研究[所院]|门诊|诊所|皮肤病)[^。，！？!?\n]{0,16}"
-        r"(?:提示|提醒|介绍|解答|祝愿|祝福|讲解|表示|指出|告诉|分析)",
-        r"正规[^。！？!?\n]{0,8}(?:医院|专科|治疗|机构)"
-        r"|[去到往][^。，！？!?\n]{0,8}专[业科][^。，！？!?\n]{0,8}(?:医院|治疗|就诊)|及[早时][^。！？!?\n]{0,6}(?:治疗|就医|就诊)",
-        r"希望[^。！？!?\n]{0,24}(?:帮助|帮到|患者|大家|治疗|康复|重视)|祝愿?[^。！？!?\n]{0,16}(?:康复|健康)",
-        r"(?:下面|一起)[^。！？!?\n]{0,30}(?:介绍|看看|了解|解答|讲解)|那么[，,]"
-        r"|以上(?:就?是|内容)[^。！？!?\n]{0,40}(?:介绍|内容|讲解|解答)",
-        r"哪[家个里][^。！？!?\n]{0,8}(?:医院|好)|医院[^。！？!?\n]{0,8}(?:哪[家个]|怎么样|好不好)",
-    )
-)
-"""What such pages say beside the disease; each counts once."""
+OTHER_KINDS = {
+    "company": (
+        "公司 企业 集团 有限公司 有限责任公司 股份公司 厂家 厂商 门店 分公司 子公司 总公司 工厂 本厂 商家 旗下 总部"
+    ),
+    "profile": (
+        "成立于 创建于 始建于 创办于 创立于 组建于 注册资本 注册资金 坐落 座落 占地面积 建筑面积 固定资产 职工"
+        " 年产 厂房 生产线 生产基地 高新技术 法人代表 经营范围 主营 前身 子公司 公司地址 年销售额 自动化生产 员工"
+        " 总投资 工业园 开发区"
+    ),
+    "honor": (
+        "荣获 称号 认证 专利 十佳 名牌 知名品牌 著名商标 知识产权 通过了 优秀企业 信用等级 重合同 龙头企业 领军"
+        " 先进单位 示范企业 先进企业 诚信企业 一等奖 十大品牌 奖项 荣誉"
+    ),
+    "buying": (
+        "价格 批发 采购 选购 报价 供应 多少钱 现货 定做 型号 规格 购买 订购 咨询 电话 热线 官网 客服 热销 优惠"
+        " 预订 下单 免费 价位 性价比 售价 门市 商城 样品 付款 发货 送货 包装"
+    ),
+    "heading": (
+        "产品特点 技术参数 产品介绍 产品说明 性能特点 主要特点 使用范围 适用范围 产品概述 产品用途 产品优势"
+        " 产品描述 产品名称 产品简介 产品型号 应用范围 应用领域 概要描述 详细介绍 产品详情 产品参数 企业简介"
+        " 公司简介 公司介绍 产品分类 产品性能 主要用途 功能特点 结构特点 技术特点 品牌介绍 项目介绍 适用于"
+        " 广泛应用 广泛用于 注意事项 工作原理"
+    ),
+    "quality": (
+        "耐腐 耐磨 寿命 稳定 可靠 高效 节能 环保 精度 强度 美观 防水 防火 防腐 保温 隔热 性能 优良 优质 方便 灵活"
+        " 紧凑 效率 成本 质量 品质 安全性 耐用 坚固 轻便 重量轻 噪音 抗压 耐高温 耐热 绝缘 密封 光滑 舒适 时尚"
+        " 高端 精密 精湛 纯天然 保养 维护"
+    ),
+    "industry": (
+        "产品 安装 加工 制造 生产 销售 研发 设计 材料 材质 机械 系统 工程 钢管 管道 板材 机床 机器 涂料 塑料 仪器"
+        " 检测仪 传感器 电机 阀门 水泵 轴承 模具 焊接 切割 喷涂 原料 物料 混凝土 不锈钢 聚氨酯 铸铁 化工 建材 装修"
+        " 家具 包装机 破碎机 切割机 激光 变压器 电缆 树脂 橡胶 玻璃 地板 门窗 锅炉 空压机 过滤 输送 型材 配件"
+        " 零部件 工业 行业 市场"
+    ),
+    "editor": (
+        "小编 带大家 大家介绍 一起来看看 一起来了解 一起了解 希望对大家 以上就是 以上是 分享就 为大家 接下来"
+        " 下面就 编辑者 大家了解 帮助到大家 供大家参考 想必大家 相信大家 大家都知道 希望可以 欢迎关注 敬请关注"
+        " 来源于网络 如果有任何 更多信息"
+    ),
+    "clinic": (
+        "医院 专科 专家 患者 正规 治疗 就医 就诊 医生 诊治 祝愿 康复 提醒 病情 危害 怎么办 哪家好 哪家医院"
+        " 注意什么 早日 专科医院 皮肤病 研究所"
+    ),
+    "finance": (
+        "亿元 同比 投资者 股东 公告 股份 股价 证券 基金 涨幅 跌幅 董事会 上市 净利润 营收 央行 利率 汇率 指数"
+        " 板块 市值 季度"
+    ),
+    "speech": "表示 认为 指出 介绍说 告诉 记得 知道 看见 听到 回答 问道 说道 强调 据了解 透露",
+    "science": (
+        "研究 实验 理论 分子 细胞 基因 蛋白 化学式 元素 原子 定义 函数 算法 数据 代码 变量 模型 方法 公式 概念"
+        " 统计 样本 分析 物种 植物 动物 分布 海拔 气候 温度 化合物 溶液 反应"
+    ),
+    "office": (
+        "招标 投标 公告 各有关单位 有关部门 主管部门 监督管理局 招聘 应聘 岗位职责 任职要求 任职资格 薪资 五险"
+        " 学历 招聘会 简历 面试 申报 评审 本院 我院 我校 我市 我县 我区 本科 专业技术 证书 报考 敬请谅解 带来不便"
+        " 管理办法 行政审批 政务 税务"
+    ),
+    "question": (
+        "百度知道 百度经验 有问必答 快速问医生 健康咨询描述 指导意见 病情分析 贴吧 楼主 采纳 答案 题主 谢邀 知乎"
+        " 网友评论 提问时间 建议你 请问 怎么样啊 求助 回答 推荐答案 相关问题 知识人 回复 想问"
+    ),
+    "betting": (
+        "欧洲杯 世界杯 官网 app APP 首页 体育 买球 竞猜 下注 投注 棋牌 彩票 网赌 博彩 娱乐 平台 观看 高清"
+        " 在线观看 资源 影院 备案号 收录 域名 浏览 网址 登录 下载"
+    ),
+}
+"""Words of further kinds, in which pages that sell differ from others."""
 
-FRANCHISE = "加盟"
-FRANCHISE_SIGNS = _words(
-    "总部 创业 投资 开店 利润 选址 市场前景 赚钱 扶持 加盟商 加盟店 加盟费 品牌 商机 致富 回本 投入 小本 项目"
-)
-"""What pages that look for shopkeepers say beside it."""
+KINDS: dict[str, frozenset[str]] = {
+    "voice": COMPANY_VOICE,
+    "trade": TRADE_WORDS,
+    "claim": PRODUCT_CLAIMS,
+    "goods": GOODS_WORDS,
+    "disease": CLINIC_DISEASES,
+    **{name: _words(text) for name, text in OTHER_KINDS.items()},
+}
+"""All kinds; a word of several belongs to the first."""
 
-_KINDS = (
-    ("voice", COMPANY_VOICE),
-    ("trade", TRADE_WORDS),
-    ("claim", PRODUCT_CLAIMS),
-    ("goods", GOODS_WORDS),
-    ("disease", CLINIC_DISEASES),
-    ("franchise", frozenset({FRANCHISE})),
-)
-_PHRASES: dict[str, list[tuple[str, str]]] = {}
-for _kind, _phrase in sorted(
-    ((kind, phrase) for kind, phrases in _KINDS for phrase in phrases), key=lambda item: (-len(item[1]), item)
-):
-    _PHRASES.setdefault(_phrase[:2], []).append((_phrase, _kind))
-_PAIRS = BigramFilter(_PHRASES)
+_WORDS: dict[str, list[tuple[str, str]]] = {}
+for _kind, _phrases in reversed(KINDS.items()):
+    for _phrase in _phrases:
+        _WORDS.setdefault(_phrase[:2], []).append((_phrase, _kind))
+for _candidates in _WORDS.values():
+    _by_word = dict(_candidates)
+    _candidates[:] = sorted(_by_word.items(), key=lambda item: (-len(item[0]), item[0]))
+_PAIRS = BigramFilter(_WORDS)
 
 
 def find_advertorial_phrases(text: str) -> dict[str, list[str]]:
-    """Find the phrases of this module in a text, longest first where they overlap.
+    """Find the words of this module in a text, longest first where they overlap.
 
     Args:
         text: The text.
 
     Returns:
-        The phrases in order by kind: `voice`, `claim`, `goods`, `trade`, `disease` and `franchise`.
+        The words in order, by kind (`KINDS`).
     """
     found: dict[str, list[str]] = {}
     end = 0
     for start in _PAIRS.find(text).tolist():
         if start >= end:
-            for phrase, kind in _PHRASES.get(text[start : start + 2], ()):
-                if text.startswith(phrase, start):
-                    found.setdefault(kind, []).append(phrase)
-                    end = start + len(phrase)
+            for word, kind in _WORDS.get(text[start : start + 2], ()):
+                if text.startswith(word, start):
+                    found.setdefault(kind, []).append(word)
+                    end = start + len(word)
                     break
     return found

@@ -1,0 +1,139 @@
+"""How likely a page is written to sell: measures of its words and form, and a logistic model of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hanlin.data.text.advertorial_phrases import KINDS, find_advertorial_phrases
+from hanlin.data.text.char_stats import code_points
+from hanlin.data.text.ngrams import hash_ngrams
+
+_MAX_REPEATS = 3
+"""A word counts this often at most: what a page is about does not make it an advertorial."""
+_LEAST_CHARS = 300
+_TELLING_KINDS = ("voice", "trade", "claim", "disease", "honor", "heading", "quality", "goods", "industry", "editor")
+_PROFILE_CHARS = 220
+_ORGANIZATION = r"(?:公司|集团|厂|企业|商行|工作室|事务所|俱乐部|酒店|度假村|基地|中心)"
+_PROFILE = re.compile(
+    _ORGANIZATION
+    + r"[^。！？\n]{0,60}?(?:成立于|创建于|始建于|创办于|创立于|组建于|注册|位于|坐落|座落|是一家|是集|专业从事"
+    r"|专业生产|专业致力|前身|主要从事|主营|专注|致力|拥有|是国内)"
+)
+_NUMBERED_LINE = re.compile(r"^\s*(?:\d+[、.．]|[一二三四五六七八九十]+、)", re.M)
+_SENTENCE_END = re.compile(r"[。！？!?\n]+")
+_PHONE = re.compile(r"1[3-9]\d{9}|0\d{2,3}-\d{7,8}|400-?\d{3}")
+_MODEL_NUMBER = re.compile(r"[A-Z]{1,5}-?\d{2,}")
+_MARKS = {"“": "quote", "他": "he", "您": "you"}
+_CLINIC_SIGNS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?:医院|专科|医生|专家|研究[所院]|门诊|诊所|皮肤病)[^。，！？!?\n]{0,16}"
+        r"(?:提示|提醒|介绍|解答|祝愿|祝福|讲解|表示|指出|告诉|分析)",
+        r"正规[^。！？!?\n]{0,8}(?:医院|专科|治疗|机构)"
+        r"|[去到往][^。，！？!?\n]{0,8}专[业科][^。，！？!?\n]{0,8}(?:医院|治疗|就诊)|及[早时][^。！？!?\n]{0,6}(?:治疗|就医|就诊)",
+        r"希望[^。！？!?\n]{0,24}(?:帮助|帮到|患者|大家|治疗|康复|重视)|祝愿?[^。！？!?\n]{0,16}(?:康复|健康)",
+        r"(?:下面|一起)[^。！？!?\n]{0,30}(?:介绍|看看|了解|解答|讲解)|那么[，,]"
+        r"|以上(?:就?是|内容)[^。！？!?\n]{0,40}(?:介绍|内容|讲解|解答)",
+        r"哪[家个里][^。！？!?\n]{0,8}(?:医院|好)|医院[^。！？!?\n]{0,8}(?:哪[家个]|怎么样|好不好)",
+    )
+)
+"""What pages of clinics say beside the disease that they are about."""
+
+
+WEIGHTS: dict[str, float] = {
+    "voice": 1.09,
+    "trade": 0.49,
+    "claim": 0.84,
+    "goods": 0.16,
+    "disease": 0.33,
+    "company": 0.13,
+    "profile": 0.01,
+    "honor": 0.49,
+    "buying": 0.14,
+    "heading": 0.33,
+    "quality": 0.33,
+    "industry": 0.30,
+    "editor": 0.53,
+    "clinic": 0.27,
+    "finance": -0.18,
+    "speech": -0.15,
+    "science": -0.25,
+    "office": -0.42,
+    "question": -1.17,
+    "betting": 0.42,
+    "quote": -0.33,
+    "he": -0.13,
+    "you": -0.06,
+    "praise": 0.22,
+    "numbered_line": -0.10,
+    "phone": 0.43,
+    "model_number": -0.03,
+    "name": -0.28,
+    "word": 0.03,
+    "clinic_page": 0.60,
+    "profile_first": 1.01,
+    "sentence_chars": -0.05,
+    "chars": 0.28,
+}
+"""Weight of each measure, fitted by bench/fit_advertorials.py."""
+BIAS = -4.785
+
+
+def measure_page(text: str, found: Mapping[str, Sequence[str]] | None = None) -> dict[str, float]:
+    """Measure a page.
+
+    Args:
+        text: A text that is not empty.
+        found: Its words by kind, if they are known.
+
+    Returns:
+        By name: log(1 + how often it occurs in 1,000 characters) for each kind of words and marks; further measures of
+        the form.
+    """
+    found = find_advertorial_phrases(text) if found is None else found
+    scale = 1000 / max(len(text), _LEAST_CHARS)
+    counts: Counter[str] = Counter()
+    for kind in KINDS:
+        counts[kind] = sum(min(_MAX_REPEATS, count) for count in Counter(found.get(kind, ())).values())
+    for mark, name in _MARKS.items():
+        counts[name] += text.count(mark)
+    counts["praise"] = len({*found.get("voice", ()), *found.get("trade", ()), *found.get("claim", ())})
+    counts["numbered_line"] = len(_NUMBERED_LINE.findall(text))
+    counts["phone"] = len(_PHONE.findall(text))
+    counts["model_number"] = len(_MODEL_NUMBER.findall(text))
+    counts["name"] = _count_most_frequent(text, 4)
+    counts["word"] = _count_most_frequent(text, 2)
+    measures = {name: math.log1p(scale * count) for name, count in counts.items()}
+    diseases = Counter(found.get("disease", ())).most_common(1)
+    signs = sum(1 for sign in _CLINIC_SIGNS if sign.search(text)) if diseases else 0
+    measures["clinic_page"] = signs * math.log1p(scale * diseases[0][1]) if diseases else 0.0
+    sentences = 1 + len(_SENTENCE_END.findall(text))
+    return measures | {
+        "profile_first": float(bool(_PROFILE.search(text, 0, _PROFILE_CHARS))),
+        "sentence_chars": math.log(len(text) / sentences + 1),
+        "chars": math.log(max(len(text), 50)),
+    }
+
+
+def _count_most_frequent(text: str, length: int) -> int:
+    """How often the most frequent `length` characters occur, such as the name of what a page sells."""
+    hashes = np.sort(hash_ngrams(code_points(text), length))
+    edges = np.flatnonzero(np.diff(hashes) != 0)
+    return int(np.diff(edges, prepend=-1, append=len(hashes) - 1).max()) if len(hashes) else 0
+
+
+def judge_page(text: str) -> tuple[float, list[str]]:
+    """Tell how likely a page is written to sell, and what words say so.
+
+    Returns:
+        (probability, up to 5 words of the kinds that only such pages have).
+    """
+    found = find_advertorial_phrases(text)
+    logit = BIAS + sum(WEIGHTS[name] * value for name, value in measure_page(text, found).items())
+    words = dict.fromkeys(word for kind in _TELLING_KINDS for word in found.get(kind, ()))
+    return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit)))), list(words)[:5]
