@@ -22,7 +22,7 @@ from draw_held_out import hash_text
 from rule_precision import LABELS, read_labels
 
 from hanlin.config.settings.data import Corpus
-from hanlin.data.filters.boilerplate import MAX_ADVERTORIAL_CHARS, MIN_ADVERTORIAL_CHARS
+from hanlin.data.filters.boilerplate import MAX_ADVERTORIAL_CHARS, MIN_ADVERTORIAL_CHARS, may_sell
 from hanlin.data.filters.rules import build_text_rules, clean_text
 from hanlin.data.ledger import Drop
 from hanlin.data.text.advertorial_model import measure_page
@@ -112,6 +112,7 @@ def main() -> None:
         rest = np.setdiff1d(order, held)
         fitted = fit(standard[rest], sells[rest], weights[rest], arguments.penalty)
         logits[held] = np.c_[standard[held], np.ones(len(held))] @ fitted
+    logits[[not may_sell(page.text) for page in pages]] = -np.inf
     fitted = fit(standard, sells, weights, arguments.penalty)
     slopes = fitted[:-1] / deviation
     bias = float(fitted[-1] - (mean * slopes).sum())

@@ -7,7 +7,7 @@ import pytest
 from hanlin.config.settings.rules import ALL_TEXT_RULES, CHAT_RULES, CORPUS_RULES
 from hanlin.data.filters.rules import RULE_FUNCTIONS
 from hanlin.data.ledger import Drop
-from hanlin.data.text.advertorial_model import WEIGHTS, measure_page
+from hanlin.data.text.advertorial_model import WEIGHTS, judge_page, measure_page
 
 SPRING = "春天来了，山上的桃花开得很盛，村里的人都到河边去看。"
 
@@ -67,6 +67,13 @@ def test_news_an_encyclopedia_a_buyer_a_lesson_and_an_office_are_no_advertorials
 def test_a_drop_says_the_words_that_sell() -> None:
     result = RULE_FUNCTIONS["advertorials"](PAGES["company"], **ALL_TEXT_RULES["advertorials"])
     assert isinstance(result, Drop) and "我公司" in result.detail
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_page_is_as_likely_whatever_probability_is_asked_for(kind: str) -> None:
+    judged = judge_page(PAGES[kind], 0.0)
+    assert judged is not None and judged == judge_page(PAGES[kind], judged[0] - 1e-6)
+    assert judge_page(PAGES[kind], judged[0] + 1e-6) is None
 
 
 def test_every_measure_has_a_weight_and_every_weight_a_measure() -> None:

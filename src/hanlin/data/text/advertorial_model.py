@@ -16,6 +16,8 @@ from hanlin.data.text.ngrams import hash_ngrams
 _MAX_REPEATS = 3
 """A word counts this often at most: what a page is about does not make it an advertorial."""
 _LEAST_CHARS = 300
+_MOST_FROM_FORM = 4.5
+"""A profile 1, telephone numbers 1, and the length of 4,000 characters 2.4."""
 _TELLING_KINDS = ("voice", "trade", "claim", "disease", "honor", "heading", "quality", "goods", "industry", "editor")
 _PROFILE_CHARS = 220
 _ORGANIZATION = r"(?:公司|集团|厂|企业|商行|工作室|事务所|俱乐部|酒店|度假村|基地|中心)"
@@ -84,36 +86,42 @@ WEIGHTS: dict[str, float] = {
 BIAS = -4.785
 
 
-def measure_page(text: str, found: Mapping[str, Sequence[str]] | None = None) -> dict[str, float]:
+def measure_page(text: str) -> dict[str, float]:
     """Measure a page.
 
     Args:
         text: A text that is not empty.
-        found: Its words by kind, if they are known.
 
     Returns:
         By name: log(1 + how often it occurs in 1,000 characters) for each kind of words and marks; further measures of
         the form.
     """
-    found = find_advertorial_phrases(text) if found is None else found
+    found = find_advertorial_phrases(text)
+    return _measure_words(text, found) | _measure_form(text, found)
+
+
+def _measure_words(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, float]:
     scale = 1000 / max(len(text), _LEAST_CHARS)
-    counts: Counter[str] = Counter()
-    for kind in KINDS:
-        counts[kind] = sum(min(_MAX_REPEATS, count) for count in Counter(found.get(kind, ())).values())
-    for mark, name in _MARKS.items():
-        counts[name] += text.count(mark)
+    counts = {kind: sum(min(_MAX_REPEATS, count) for count in Counter(found.get(kind, ())).values()) for kind in KINDS}
     counts["praise"] = len({*found.get("voice", ()), *found.get("trade", ()), *found.get("claim", ())})
-    counts["numbered_line"] = len(_NUMBERED_LINE.findall(text))
-    counts["phone"] = len(_PHONE.findall(text))
-    counts["model_number"] = len(_MODEL_NUMBER.findall(text))
-    counts["name"] = _count_most_frequent(text, 4)
-    counts["word"] = _count_most_frequent(text, 2)
-    measures = {name: math.log1p(scale * count) for name, count in counts.items()}
+    return {name: math.log1p(scale * count) for name, count in counts.items()}
+
+
+def _measure_form(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    scale = 1000 / max(len(text), _LEAST_CHARS)
+    counts = {
+        **{name: text.count(mark) for mark, name in _MARKS.items()},
+        "numbered_line": len(_NUMBERED_LINE.findall(text)),
+        "phone": len(_PHONE.findall(text)),
+        "model_number": len(_MODEL_NUMBER.findall(text)),
+        "name": _count_most_frequent(text, 4),
+        "word": _count_most_frequent(text, 2),
+    }
     diseases = Counter(found.get("disease", ())).most_common(1)
     signs = sum(1 for sign in _CLINIC_SIGNS if sign.search(text)) if diseases else 0
-    measures["clinic_page"] = signs * math.log1p(scale * diseases[0][1]) if diseases else 0.0
     sentences = 1 + len(_SENTENCE_END.findall(text))
-    return measures | {
+    return {name: math.log1p(scale * count) for name, count in counts.items()} | {
+        "clinic_page": signs * math.log1p(scale * diseases[0][1]) if diseases else 0.0,
         "profile_first": float(bool(_PROFILE.search(text, 0, _PROFILE_CHARS))),
         "sentence_chars": math.log(len(text) / sentences + 1),
         "chars": math.log(max(len(text), 50)),
@@ -127,13 +135,34 @@ def _count_most_frequent(text: str, length: int) -> int:
     return int(np.diff(edges, prepend=-1, append=len(hashes) - 1).max()) if len(hashes) else 0
 
 
-def judge_page(text: str) -> tuple[float, list[str]]:
+def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | None:
     """Tell how likely a page is written to sell, and what words say so.
 
+    The form is measured only if the words leave it a chance: it adds `_MOST_FROM_FORM` at most, diseases apart.
+
+    Args:
+        text: The page.
+        min_probability: Pages that are less likely are of no interest.
+
     Returns:
-        (probability, up to 5 words of the kinds that only such pages have).
+        (probability, up to 5 words of the kinds that only such pages have), or None for a page that is less likely.
     """
     found = find_advertorial_phrases(text)
-    logit = BIAS + sum(WEIGHTS[name] * value for name, value in measure_page(text, found).items())
+    needed = _logit(min_probability)
+    of_words = BIAS + _weigh(_measure_words(text, found))
+    if of_words + _MOST_FROM_FORM < needed and "disease" not in found:
+        return None
+    logit = of_words + _weigh(_measure_form(text, found))
+    if logit < needed:
+        return None
     words = dict.fromkeys(word for kind in _TELLING_KINDS for word in found.get(kind, ()))
-    return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit)))), list(words)[:5]
+    return 1 / (1 + math.exp(-min(30.0, logit))), list(words)[:5]
+
+
+def _weigh(measures: Mapping[str, float]) -> float:
+    return sum(WEIGHTS[name] * value for name, value in measures.items())
+
+
+def _logit(probability: float) -> float:
+    probability = min(1 - 1e-12, max(1e-12, probability))
+    return math.log(probability / (1 - probability))
