@@ -72,7 +72,7 @@ ORDER: dict[str, list[str]] = {
         "folder safetensors patterns",
         "dtypes adapters embedding_rows new_rows sentencepiece_file",
         "load save",
-        "adapter_tensors",
+        "adapter_tensors layerwise",
         "merge init_model extend_vocab train_tokenizer layouts",
         "surgery",
         "trim_vocab",

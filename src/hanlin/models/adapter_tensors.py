@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,7 +65,7 @@ class AdapterTensors:
         self.whole: dict[str, TensorEntry] = {}
         self.rows: dict[str, tuple[torch.Tensor, TensorEntry]] = {}
         self._shapes = {HEAD: tuple(base.tensors[EMBEDDINGS].shape), **llama_shapes(base.config)}
-        self._loaded: tuple[str, Any] = ("", None)
+        self._loaded = threading.local()
         config, where = files.config, files.folder / ADAPTER_CONFIG
         check_patterns(config, [name.removesuffix(".weight") for name in self._shapes], where)
         if config.get("init_lora_weights", True) not in _PLAIN_INITS:
@@ -94,7 +95,7 @@ class AdapterTensors:
         return HEAD in self.whole or HEAD in self.lora or HEAD in self.rows or EMBEDDINGS in self.lora
 
     def apply(self, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:
-        """Return rows of a weight as the adapter makes them.
+        """Return rows of a weight as the adapter makes them; those that are given may be overwritten.
 
         LoRA: W + s B A, with s = alpha/rank, or alpha/√rank with rsLoRA (Hu et al. 2021, arXiv:2106.09685, section 4.1;
         Kalajdzievski 2023, arXiv:2312.03732). DoRA: m (W + s B A) / ‖W + s B A‖, with the norm of each row (Liu et al.
@@ -114,7 +115,7 @@ class AdapterTensors:
             if part.is_embedding:
                 weight = weight + (a[:, start:stop].T @ b.T) * part.scaling
             else:
-                weight = torch.addmm(weight, b[start:stop], a, alpha=part.scaling)
+                weight = weight.addmm_(b[start:stop], a, alpha=part.scaling)
             if magnitude is not None:
                 weight = weight * (magnitude[start:stop] / weight.norm(dim=1)).unsqueeze(1)
         if name in self.rows:
@@ -176,13 +177,14 @@ class AdapterTensors:
         return UserError(what, self.files.folder, tr("was it trained on another base model?"))
 
     def _lora_matrices(self, name: str, part: LoraPart) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """A, B and the magnitudes in float32; those of the weight that was asked for last are kept."""
-        if self._loaded[0] != name:
+        """A, B and the magnitudes in float32; those of the weight that a thread asked for last are kept."""
+        if getattr(self._loaded, "name", None) != name:
             if part.a is None or part.b is None:
                 raise RuntimeError(name)
             magnitude = None if part.magnitude is None else self._read(name, part.magnitude).view(-1)
-            self._loaded = (name, (self._read(name, part.a), self._read(name, part.b), magnitude))
-        matrices: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = self._loaded[1]
+            self._loaded.matrices = (self._read(name, part.a), self._read(name, part.b), magnitude)
+            self._loaded.name = name
+        matrices: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = self._loaded.matrices
         return matrices
 
     def _read(self, name: str, entry: TensorEntry, start: int = 0, stop: int | None = None) -> torch.Tensor:

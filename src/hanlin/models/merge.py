@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from hanlin.models.folder.adapter import check_adapter_folder, check_base, resol
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes
+from hanlin.models.layerwise import compute_logits_together, open_layerwise
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import read_rows
 from hanlin.models.save import is_finite, remove_files_on_failure, save_streamed
@@ -115,16 +117,27 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     plan = MergePlan(base, [AdapterTensors(adapter, base) for adapter in files], settings.weights, torch_dtype(dtype))
     total = sum(torch.Size(plan.shape(name)).numel() for name in plan.names)
     done = 0
+    counting = threading.Lock()
 
     def make(name: str) -> Iterator[torch.Tensor]:
         nonlocal done
         for piece in plan.pieces(name):
             yield piece
-            done += piece.numel()
-            context.progress.update(done, total, tr("parameters"))
+            with counting:
+                done += piece.numel()
+                context.progress.update(done, total, tr("parameters"))
 
     with remove_files_on_failure(out):
-        written = save_streamed(base, out, make, tokenizer=tokenizer, template=template, dtype=dtype, tied=plan.tied)
+        written = save_streamed(
+            base,
+            out,
+            make,
+            tokenizer=tokenizer,
+            template=template,
+            dtype=dtype,
+            tied=plan.tied,
+            threads=torch.get_num_threads(),
+        )
         if plan.is_changed and plan.equals_base:
             what = tr(
                 "rounding to {dtype} removes the whole adapter: the merged model would equal its base", dtype=dtype
@@ -183,13 +196,16 @@ def compute_adapter_logits(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Compute with PEFT the logits of the base, and those with the adapters.
 
-    One adapter without a factor runs beside the base; several are merged by PEFT, one after the other, or each into the
-    base, of which the changes are added.
+    One adapter without a factor runs beside the base, block by block. Several are merged by PEFT, one after the other,
+    or each into the base, of which the changes are added; the base is in memory in float32 then.
     """
+    if len(folders) == 1 and weights is None:
+        whole = check_adapter_folder(folders[0]).config.get("modules_to_save") or ()
+        layerwise = open_layerwise(base, whole)
+        before = compute_logits_together(layerwise, prompts)
+        return before, compute_logits_together(load_adapter(layerwise, folders[0]), prompts)
     model = load_model(base.folder, dtype="float32")
     before = compute_logits(model, prompts)
-    if len(folders) == 1 and weights is None:
-        return before, compute_logits(load_adapter(model, folders[0]), prompts)
     if weights is None:
         for folder in folders:
             model = merge_adapter(load_adapter(model, folder))
@@ -238,13 +254,13 @@ class MergePlan:
         self.names = list(llama_shapes({**base.config, "tie_word_embeddings": self.tied}))
         self.equals_base = True
         self.is_changed = False
-        self._squared_change = self._squared_error = 0.0
-        self._pieces = 0
+        self._squares: dict[str, tuple[float, float]] = {}
 
     @property
     def rounding_loss(self) -> float:
         """The norm of what rounding changed, relative to what the adapters changed, in one of `MEASURED_PIECES`."""
-        return math.sqrt(self._squared_error / self._squared_change) if self._squared_change else 0.0
+        change, error = (math.fsum(squares) for squares in zip(*self._squares.values(), strict=True))
+        return math.sqrt(error / change) if change else 0.0
 
     def entry(self, name: str) -> TensorEntry:
         """Where the base has a weight; the output head of a tied base is its embedding matrix."""
@@ -255,31 +271,38 @@ class MergePlan:
         return self.entry(name).shape
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
-        """Make a weight, in pieces of whole rows.
+        """Make a weight, in pieces of whole rows; several threads may make one each.
+
+        A piece lives in memory that the next one takes: with fresh memory for each, converting and multiplying takes
+        two to three times as long. A piece that rounding to the dtype makes infinite comes unrounded, in float32.
 
         Raises:
-            UserError: A number of the base or of an adapter is not finite.
+            UserError: A number of an adapter is not finite.
         """
         entry = self.entry(name)
         columns = math.prod(entry.shape[1:])
         rows = max(1, PIECE_ENTRIES // max(1, columns)) if len(entry.shape) > 1 else entry.shape[0]
         changed = any(adapter.changes(name) for adapter in self.adapters)
-        for start in range(0, entry.shape[0], rows):
-            stored = read_rows(entry, start, start + rows)
-            if not is_finite(stored):
-                what = tr("{name} holds numbers that are not finite", name=name)
-                raise UserError(what, entry.file, tr("copy or download it again"))
+        stored = read_rows(entry, 0, rows)
+        work = torch.empty(stored.shape if changed else 0, dtype=torch.float32)
+        rounded = torch.empty(work.shape, dtype=self.dtype)
+        change = error = 0.0
+        for index, start in enumerate(range(0, entry.shape[0], rows)):
+            piece = read_rows(entry, start, start + rows, into=stored) if index else stored
             if not changed:
-                yield stored
+                yield piece
                 continue
-            before = stored.float()
-            exact = self.merge(name, before, start)
-            rounded = exact.to(self.dtype)
-            self._measure(before, exact, rounded, stored)
-            yield rounded
+            exact = self.merge(name, work[: len(piece)].copy_(piece), start)
+            result = rounded[: len(piece)].copy_(exact)
+            self._compare(piece, exact, result)
+            if index % MEASURED_PIECES == 0:
+                change += float((exact - piece.float()).norm()) ** 2
+                error += float((result.float() - exact).norm()) ** 2
+            yield result if is_finite(result) else exact
+        self._squares[name] = (change, error)
 
     def merge(self, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:
-        """Return rows of a weight, float32, with all adapters merged."""
+        """Return rows of a weight, float32, with all adapters merged; those that are given may be overwritten."""
         if self.factors is None:
             for adapter in self.adapters:
                 weight = adapter.apply(name, weight, start) if adapter.changes(name) else weight
@@ -287,16 +310,15 @@ class MergePlan:
         total = weight.clone()
         for adapter, factor in zip(self.adapters, self.factors, strict=True):
             if adapter.changes(name):
-                total += (adapter.apply(name, weight, start) - weight) * factor
+                total += (adapter.apply(name, weight.clone(), start) - weight) * factor
         return total
 
-    def _measure(self, before: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor, stored: torch.Tensor) -> None:
-        self.is_changed = self.is_changed or not torch.equal(exact, before)
-        self.equals_base = self.equals_base and torch.equal(rounded, stored.to(self.dtype))
-        if self._pieces % MEASURED_PIECES == 0:
-            self._squared_change += float((exact - before).norm()) ** 2
-            self._squared_error += float((rounded.float() - exact).norm()) ** 2
-        self._pieces += 1
+    def _compare(self, stored: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor) -> None:
+        """Note whether the adapters change a number, before and after rounding, until one is known to change."""
+        if not self.is_changed:
+            self.is_changed = not torch.equal(exact, stored.float())
+        if self.equals_base and not torch.equal(rounded, stored.to(self.dtype)):
+            self.equals_base = False
 
 
 def merge_adapter(adapted: PeftModel) -> PreTrainedModel:
@@ -418,8 +440,9 @@ def _merge_in_float64(plan: MergePlan, name: str, start: int, stop: int) -> torc
         if part is not None and part.a is not None and part.b is not None:
             a, b = read_rows(part.a).double(), read_rows(part.b).double()
             left, right = (a.T, b.T) if part.is_embedding else (b, a)
+            weight = weight.clone()
             for column in range(left.shape[1]):
-                weight = weight + part.scaling * left[start:stop, column, None] * right[None, column]
+                weight.addr_(left[start:stop, column], right[column], alpha=part.scaling)
             if part.magnitude is not None:
                 length = weight.square().sum(dim=1).sqrt()
                 weight = weight / length[:, None] * read_rows(part.magnitude).double().view(-1)[start:stop, None]
@@ -435,7 +458,7 @@ def _merge_in_float64(plan: MergePlan, name: str, start: int, stop: int) -> torc
 
 
 def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list[int]]) -> LogitAgreement:
-    """Load the saved model and compare its logits with those of the adapter.
+    """Compute the saved model block by block and compare its logits with those of the adapter.
 
     Args:
         expected: Logits of the adapter, for each prompt [length, vocab_size].
@@ -448,9 +471,9 @@ def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list
     Raises:
         RuntimeError: They differ by more than rounding to the dtype of the file can cause.
     """
-    model = load_model(folder, dtype="float32")
-    agreement = compare_logits(expected, compute_logits(model, prompts))
-    if check_model_folder(folder).dtype == "float32":
+    files = check_model_folder(folder)
+    agreement = compare_logits(expected, compute_logits_together(open_layerwise(files), prompts))
+    if files.dtype == "float32":
         matches = agreement.max_abs_difference <= MAX_LOGIT_ERROR * agreement.largest_logit
     else:
         matches = agreement.mean_kl <= MAX_MEAN_KL

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -31,10 +34,19 @@ def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     os.replace(partial, path)
 
 
-def read_rows(entry: TensorEntry, start: int = 0, stop: int | None = None) -> torch.Tensor:
+def read_rows(
+    entry: TensorEntry, start: int = 0, stop: int | None = None, *, into: torch.Tensor | None = None
+) -> torch.Tensor:
     """Read rows `start` to `stop` of the first dimension of a tensor, in its dtype; by default all.
 
     The bytes are copied, not mapped: a mapped file counts as memory of the process until it is closed.
+
+    Args:
+        entry: The tensor.
+        start: Index of the first row.
+        stop: Index behind the last one.
+        into: A contiguous tensor of that dtype with as many rows or more, of which the first are overwritten and
+            returned; fresh memory costs more than reading does.
 
     Raises:
         UserError: The file became shorter since its header was checked.
@@ -44,7 +56,7 @@ def read_rows(entry: TensorEntry, start: int = 0, stop: int | None = None) -> to
     stop = rows if stop is None else min(stop, rows)
     shape = (max(0, stop - start), *entry.shape[1:]) if entry.shape else ()
     row_bytes = math.prod(entry.shape[1:]) * dtype.itemsize
-    tensor = torch.empty(shape, dtype=dtype)
+    tensor = torch.empty(shape, dtype=dtype) if into is None else into[: stop - start]
     if tensor.numel():
         buffer = _bytes_of(tensor)
         with entry.file.open("rb", buffering=0) as file:
@@ -63,6 +75,8 @@ def write_safetensors(
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
     make: Callable[[str], Iterable[torch.Tensor]],
+    *,
+    threads: int = 1,
 ) -> None:
     """Write a safetensors file at once or not at all, while its tensors are made; the bytes are the library's.
 
@@ -71,28 +85,81 @@ def write_safetensors(
         shapes: Name and shape of every tensor.
         dtype: Dtype of all of them.
         make: Gives the tensor of a name in pieces that follow each other; they are written as soon as they are made.
+        threads: How many tensors are made and written at the same time; `make` is called by these threads.
 
     Raises:
         RuntimeError: The pieces of a tensor are not what its shape says.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    starts: dict[str, int] = {}
     offset = 0
     for name in sorted(shapes):  # the library's order for tensors of one dtype
-        end = offset + math.prod(shapes[name]) * dtype.itemsize
+        starts[name], end = offset, offset + math.prod(shapes[name]) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    failed = threading.Event()
+
     with open_atomic(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in sorted(shapes):
+        file.write(head)
+        file.flush()
+        write_at = _positioned_writer(file)
+
+        def write(name: str) -> None:
+            position = len(head) + starts[name]
             count = 0
             for piece in make(name):
+                if failed.is_set():
+                    return
                 data = piece.detach().to("cpu", dtype).contiguous()
-                file.write(_bytes_of(data))
+                write_at(_bytes_of(data), position)
+                position += data.nbytes
                 count += data.numel()
             if count != math.prod(shapes[name]):
                 raise RuntimeError(f"{name} has {count} entries instead of {math.prod(shapes[name])}")
+
+        if threads == 1:
+            for name in starts:
+                write(name)
+            return
+        with _one_torch_thread(), ThreadPoolExecutor(threads) as pool:
+            try:
+                for done in as_completed([pool.submit(write, name) for name in starts]):
+                    done.result()
+            except BaseException:
+                failed.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Each thread that is started in the block computes alone: pieces of a megabyte are too small to be divided."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _positioned_writer(file: IO[bytes]) -> Callable[[memoryview, int], None]:
+    """A function that writes bytes at a position of a file, which several threads may call."""
+    lock = threading.Lock()
+
+    def seek_and_write(data: memoryview, position: int) -> None:
+        with lock:
+            file.seek(position)
+            file.write(data)
+
+    def write(data: memoryview, position: int) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(file.fileno(), data[done:], position + done)
+
+    return write if hasattr(os, "pwrite") else seek_and_write  # which Windows does not have
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -241,6 +241,7 @@ def save_streamed(
     dtype: str,
     tied: bool | None = None,
     shard_bytes: int = SHARD_BYTES,
+    threads: int = 1,
 ) -> ModelFiles:
     """Save a complete model folder whose weights are made while they are written, piece by piece, and check it.
 
@@ -253,12 +254,13 @@ def save_streamed(
         dtype: Dtype of all weights.
         tied: Whether the output head is the embedding matrix; None: as in `source`.
         shard_bytes: Largest size of a weights file, unless a single tensor is larger.
+        threads: How many weights are made and written at the same time.
 
     Returns:
         The headers of the saved folder.
 
     Raises:
-        UserError: The weights do not fit on the disk, or a number is not finite in `dtype`.
+        UserError: The weights do not fit on the disk, or a number is NaN, infinite or too large for `dtype`.
     """
     loaded = LlamaConfig.from_dict(dict(source.config))
     config = describe_config(loaded, tied=bool(loaded.tie_word_embeddings) if tied is None else tied)
@@ -269,16 +271,13 @@ def save_streamed(
     check_free_space(folder, sum(torch.Size(shape).numel() for shape in shapes.values()) * torch_type.itemsize)
 
     def make_finite(name: str) -> Iterator[torch.Tensor]:
+        where = source.tensors[name].file if name in source.tensors else source.folder
         for piece in make(name):
-            rounded = piece.to(torch_type)
-            if not is_finite(rounded):
-                what = tr("{name} has numbers that {dtype} cannot hold", name=name, dtype=dtype)
-                raise UserError(what, "dtype", tr("set dtype: bfloat16 or float32"))
-            yield rounded
+            yield round_weight(piece, torch_type, name, where)
 
     def write(path: Path, names: list[str]) -> int:
         shard = {name: shapes[name] for name in names}
-        write_safetensors(path, shard, torch_type, make_finite)
+        write_safetensors(path, shard, torch_type, make_finite, threads=threads)
         return sum(torch.Size(shape).numel() for shape in shard.values()) * torch_type.itemsize
 
     with catch_full_disk(folder):

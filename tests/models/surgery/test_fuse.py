@@ -242,13 +242,13 @@ def test_numbers_that_are_not_finite_are_named_and_nothing_is_left(family: dict[
     rows = load_file(tmp_path / "broken" / WEIGHTS)
     rows[Q_PROJ][3, 5] = math.nan
     save_file(rows, tmp_path / "broken" / WEIGHTS)
-    with pytest.raises(UserError, match=r"q_proj\.weight holds numbers that are not finite"):
+    with pytest.raises(UserError, match=r"'.*q_proj\.weight' holds NaN or infinite values"):
         fuse_into(tmp_path / "out", {**family, "x": tmp_path / "broken"}, method="linear", models=["x", "a"])
     assert not any((tmp_path / "out").iterdir())
 
 
 def test_a_dtype_that_cannot_hold_the_result_is_refused(family: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="float16 cannot hold"):
+    with pytest.raises(UserError, match="holds values too large for float16"):
         fuse_into(
             tmp_path / "out", family, method="task_arithmetic", models=["a"], base="base", scale=1e9, dtype="float16"
         )

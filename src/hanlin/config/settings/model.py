@@ -224,8 +224,8 @@ class Merge(Settings):
     )
     check: Literal["logits", "weights"] = setting(
         "logits",
-        "logits: compare logits with those of the adapter in PEFT, which needs memory for the model in float32; "
-        "weights: compute a sample of the weights a second time",
+        "logits: compare logits with those of the adapter in PEFT, block by block; several adapters need memory for "
+        "the model in float32; weights: compute a sample of the weights a second time",
         unless_default=True,
     )
 

@@ -16,7 +16,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.folder.layout import TensorEntry
 from hanlin.models.safetensors import read_rows
-from hanlin.models.save import is_finite
+from hanlin.models.save import round_weight
 from hanlin.models.surgery.pruning import (
     Keep,
     count_kept,
@@ -239,10 +239,7 @@ class FusedTensor:
         """Read rows in float32 [rows, columns]; a tensor of one piece is read once, a vector is one row."""
         if entry in self._only:
             return self._only[entry]
-        piece = read_rows(entry, start, stop).float()
-        if not is_finite(piece):
-            what = tr("{name} holds numbers that are not finite", name=self.name)
-            raise UserError(what, entry.file, tr("copy or download it again"))
+        piece = round_weight(read_rows(entry, start, stop), torch.float32, self.name, entry.file)
         piece = piece.view(len(piece), -1) if len(entry.shape) > 1 else piece.view(1, -1)
         if len(self._bounds) == 1:
             self._only[entry] = piece
