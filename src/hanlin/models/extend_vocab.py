@@ -87,7 +87,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     resize_embeddings(model, extension.first_id, extension.old_ids)
     figures = _init_rows(settings, model, extension, documents, context)
     template = find_template(extension.tokenizer)
-    extended = save_model(model, out, tokenizer=extension.tokenizer, template=template)
+    extended = save_model(model, out, tokenizer=extension.tokenizer, template=template, carry_tokenizer_model=False)
     num_lines = write_extended_model(base.folder, extension, out, [*SAMPLE_TEXTS, *measured_texts])
     if not num_lines and (base.folder / SENTENCEPIECE_FILE).is_file():
         context.progress.log(

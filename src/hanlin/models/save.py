@@ -5,7 +5,7 @@ The bytes depend on weights and tokenizer alone: no times, no paths. Files of an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ from hanlin.models.folder.layout import (
 )
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.safetensors import save_safetensors, write_safetensors
+from hanlin.models.sentencepiece_file import carry_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 5_000_000_000
@@ -53,6 +54,7 @@ def save_model(
     dtype: str | None = None,
     state: Mapping[str, torch.Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    carry_tokenizer_model: bool = True,
 ) -> ModelFiles:
     """Save a complete, servable model folder and check it.
 
@@ -66,6 +68,7 @@ def save_model(
         dtype: Dtype on disk; None: the model's own.
         state: Weights to save instead of the model's own, if they were gathered from several processes.
         shard_bytes: Largest size of a weights file, unless a single tensor is larger.
+        carry_tokenizer_model: Whether to copy the `tokenizer.model` of the tokenizer's folder, see `carry_model`.
 
     Returns:
         The headers of the saved folder.
@@ -86,7 +89,8 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     ids = special_token_ids(tokenizer, template)
     _write_weights(weights, llama_shapes(config), folder, torch_type.itemsize, shard_bytes, torch_type)
-    return _complete(folder, {**config, **ids}, tokenizer, template)
+    sources = [tokenizer.folder] if carry_tokenizer_model else []
+    return _complete(folder, {**config, **ids}, tokenizer, template, sources)
 
 
 def separate_experts(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -228,7 +232,8 @@ def save_stored(
     _check_names({name: None for name in weights if name in shapes}, shapes)  # not a head that a tied model repeats
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(weights, shapes, folder, torch_dtype(dtype).itemsize, shard_bytes)
-    return _complete(folder, {**config, **special_token_ids(tokenizer, template)}, tokenizer, template)
+    config = {**config, **special_token_ids(tokenizer, template)}
+    return _complete(folder, config, tokenizer, template, [tokenizer.folder])
 
 
 def save_streamed(
@@ -282,15 +287,24 @@ def save_streamed(
 
     with catch_full_disk(folder):
         _write_shards(shapes, torch_type.itemsize, folder, shard_bytes, write)
-        return _complete(folder, {**config, **special_token_ids(tokenizer, template)}, tokenizer, template)
+        config |= special_token_ids(tokenizer, template)
+        return _complete(folder, config, tokenizer, template, [tokenizer.folder, source.folder])
 
 
 def _complete(
-    folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer, template: ChatTemplate | None
+    folder: Path,
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    tokenizer_models: Sequence[Path],
 ) -> ModelFiles:
-    """Write what a model folder holds beside its weights, and check the folder."""
+    """Write what a model folder holds beside its weights, and check the folder.
+
+    `tokenizer_models` are the folders that may hold the SentencePiece model of this tokenizer.
+    """
     write_sorted_json(folder / CONFIG, config)
     save_tokenizer(tokenizer, template, folder)
+    carry_model(tokenizer_models, tokenizer, folder)
     return check_model_folder(folder, experts=True)
 
 

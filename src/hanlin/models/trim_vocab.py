@@ -34,7 +34,9 @@ from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.merge import compare_logits, compute_logits, render_prompts
 from hanlin.models.save import check_finite, read_tensor, remove_files_on_failure, save_model
+from hanlin.models.sentencepiece_file import write_trimmed_model
 from hanlin.tokenizer.compression import batches
+from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.trim.generation_ids import named_token_ids
 from hanlin.tokenizer.trim.verify import verify_entries, verify_texts
@@ -105,7 +107,7 @@ def run(settings: TrimVocabulary, inputs: Inputs, out: Path, context: StageConte
         what = tr("nothing to trim: the texts need all {count:,} entries", count=len(kept.ids))
         raise UserError(what, base.folder, tr("raise min_count, or leave the vocabulary as it is"))
     with remove_files_on_failure(out):
-        return _trim(base, vocabulary, kept, used, out)
+        return _trim(base, vocabulary, kept, used, out, context)
 
 
 def count_entries(
@@ -138,7 +140,12 @@ def sample_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> set[int]:
 
 
 def _trim(
-    base: ModelFiles, vocabulary: TrimmableVocabulary, kept: KeptEntries, used: UsedEntries, out: Path
+    base: ModelFiles,
+    vocabulary: TrimmableVocabulary,
+    kept: KeptEntries,
+    used: UsedEntries,
+    out: Path,
+    context: StageContext,
 ) -> dict[str, Any]:
     before = vocabulary.tokenizer
     after = save_trimmed(vocabulary, kept, out)
@@ -152,6 +159,11 @@ def _trim(
     expected = [logits[:, list(kept.ids)] for logits in compute_logits(model, prompts)]
     cut_rows(model, kept.ids)
     trimmed = save_model(model, out, tokenizer=after, template=find_template(after))
+    num_lines = write_trimmed_model(base.folder, kept.ids, after, out, [*SAMPLE_TEXTS, *texts])
+    if not num_lines and (base.folder / SENTENCEPIECE_FILE).is_file():
+        context.progress.log(
+            tr("no tokenizer.model is written: it gives other ids, or the package sentencepiece is not installed")
+        )
     num_tensors = verify_weights(base, trimmed, kept.ids)
     del model  # frees the memory before the saved model is loaded
     new_ids = kept.new_ids
@@ -189,6 +201,7 @@ def _trim(
         "texts_verified": len(texts) + len(SAMPLE_TEXTS),
         "texts_unchanged": unchanged,
         "entries_verified": num_entries,
+        "sentencepiece_lines_verified": num_lines,
         "tensors_verified": num_tensors,
         "max_abs_difference": agreement.max_abs_difference,
         "greedy_agreement": agreement.greedy_agreement,

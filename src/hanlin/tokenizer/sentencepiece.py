@@ -43,6 +43,8 @@ class IdDifference:
 _MAX_CONVERTED = 16
 _converted: dict[str, tuple[str, IdDifference]] = {}
 """What was converted, by `_digest`."""
+_compared: dict[str, tuple[bool, float]] = {}
+"""What `compare_in_child` said, by the hash of both files."""
 
 
 def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -88,12 +90,19 @@ def _digest(folder: Path) -> str:
 
 def _convert_bounded(folder: Path, is_not_legacy: bool) -> tuple[str, IdDifference]:
     """The rules of the converted tokenizer, and how much its ids differ."""
-    file = folder / SENTENCEPIECE_FILE
+    rules, lines, tokens = _run_bounded(folder / SENTENCEPIECE_FILE, "convert_in_child", [str(folder), is_not_legacy])
+    return str(rules), IdDifference(lines, tokens)
+
+
+def _run_bounded(file: Path, function: str, argument: Sequence[Any]) -> Any:
+    """Run a function of this module on a model in a child process with limits.
+
+    Raises:
+        UserError: It takes too long or too much memory, the libraries crash or raise an error.
+    """
     hint = tr("it must be a SentencePiece BPE model as Llama 2 has")
     try:
-        rules, lines, tokens = run_bounded(
-            f"{__name__}:convert_in_child", [str(folder), is_not_legacy], seconds=CONVERSION_SECONDS
-        )
+        return run_bounded(f"{__name__}:{function}", argument, seconds=CONVERSION_SECONDS)
     except BoundsExceededError as error:
         reasons = {"time": tr("it takes too long"), "memory": tr("it takes too much memory")}
         reason = reasons.get(error.reason, tr("the library crashes"))
@@ -102,7 +111,6 @@ def _convert_bounded(folder: Path, is_not_legacy: bool) -> tuple[str, IdDifferen
         message = " ".join(str(error).split())
         what = tr("the SentencePiece model cannot be converted: {error}", error=message)
         raise UserError(what, file, hint) from error
-    return str(rules), IdDifference(lines, tokens)
 
 
 def convert_in_child(argument: Sequence[Any]) -> tuple[str, float, float]:
@@ -141,6 +149,56 @@ def convert_in_child(argument: Sequence[Any]) -> tuple[str, float, float]:
     backend.decoder = tokenizers.decoders.Sequence(text_steps)
     difference = compare_ids(processor, backend, _chinese_lines())
     return backend.to_str(), difference.lines, difference.tokens
+
+
+def find_difference(file: Path, rules: tokenizers.Tokenizer) -> str:
+    """How a SentencePiece model differs from a `tokenizer.json` beside which it is to lie; empty if it does not.
+
+    Each piece must be the entry of its id, each further entry an added token, and no more tokens of Chinese lines may
+    differ than for a model that is converted. A child process with limits reads the file, once for the same two.
+
+    Args:
+        file: The `tokenizer.model`.
+        rules: The fast tokenizer.
+
+    Raises:
+        UserError: The file is too large, takes too long or too much memory, or is no such model.
+    """
+    check_file_size(file, MAX_SENTENCEPIECE_BYTES)
+    if importlib.util.find_spec("sentencepiece") is None:
+        return tr("a SentencePiece model needs the package sentencepiece")
+    text = rules.to_str()
+    digest = hashlib.sha256(file.read_bytes() + text.encode()).hexdigest()
+    if digest not in _compared:
+        while len(_compared) >= _MAX_CONVERTED:
+            del _compared[next(iter(_compared))]
+        _compared[digest] = _run_bounded(file, "compare_in_child", [str(file), text])
+    same_entries, tokens = _compared[digest]
+    if not same_entries:
+        return tr("it has other entries than the tokenizer")
+    return tr("it gives other ids than the tokenizer") if tokens > _TOLERATED_SHARE else ""
+
+
+def compare_in_child(argument: Sequence[Any]) -> tuple[bool, float]:
+    """What the child process of `find_difference` does.
+
+    Args:
+        argument: The path of the model, and the rules of the tokenizer.
+
+    Returns:
+        Whether the entries are the same, and the share of tokens that differ. Raises whatever the libraries raise.
+    """
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=argument[0])
+    backend = tokenizers.Tokenizer.from_str(argument[1])
+    size = processor.get_piece_size()
+    entries = backend.get_vocab(with_added_tokens=True)
+    same = all(backend.id_to_token(index) == processor.id_to_piece(index) for index in range(size))
+    further = {index for index in entries.values() if index >= size}
+    if not same or not further <= backend.get_added_tokens_decoder().keys():
+        return False, 1.0
+    return True, compare_ids(processor, backend, _chinese_lines()).tokens
 
 
 def compare_ids(processor: Any, backend: tokenizers.Tokenizer, lines: Sequence[str]) -> IdDifference:

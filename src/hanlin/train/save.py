@@ -18,6 +18,7 @@ from hanlin.models.adapters import get_trainable_tokens_layer, save_adapter
 from hanlin.models.folder.checks import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
+from hanlin.models.sentencepiece_file import carry_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.optim.trainable import trains_subset
@@ -46,6 +47,7 @@ def save_trained(
     if isinstance(model.hf_model, PeftModel) and settings.lora is not None:
         save_adapter(model.hf_model, out, base=base_folder, initial=model.adapter_init)
         save_tokenizer(tokenizer, template, out)
+        carry_model([tokenizer.folder], tokenizer, out)
         return
     if trains_subset(settings):
         base = load_model(base_folder, dtype="auto")

@@ -32,6 +32,7 @@ from hanlin.models.folder.rope import context_length, original_context_length, r
 from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits, render_prompts
 from hanlin.models.save import check_finite
+from hanlin.models.sentencepiece_file import carry_model
 from hanlin.tokenizer.file_names import CONFIG_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -86,6 +87,7 @@ def run(settings: ExtendContext, inputs: Inputs, out: Path, context: StageContex
         num_files = copy_weights(base, out)
         write_sorted_json(out / CONFIG, {**config, **special_token_ids(tokenizer, template)})
         save_tokenizer(tokenizer, template, out)
+        carry_model([folder], tokenizer, out)
         tokenizer_config = read_json(out / CONFIG_FILE)
         if tokenizer_config.get("model_max_length", settings.context_length) < settings.context_length:
             write_json(out / CONFIG_FILE, {**tokenizer_config, "model_max_length": settings.context_length}, indent=2)
