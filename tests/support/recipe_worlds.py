@@ -35,7 +35,9 @@ def _stand_in(kind: str, types: tuple[str, ...], path: Path, model: Path, tokeni
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if "model" in types:
+    if kind in ("import_gguf", "import_checkpoint"):
+        _write_layout(kind, path, model)
+    elif "model" in types:
         shutil.copytree(model, path)
     elif "tokenizer" in types:
         shutil.copytree(tokenizer, path)
@@ -46,6 +48,25 @@ def _stand_in(kind: str, types: tuple[str, ...], path: Path, model: Path, tokeni
     else:
         path.mkdir()
         _write(kind, path / "part.jsonl")
+
+
+def _write_layout(kind: str, folder: Path, model: Path) -> None:
+    """The model as another program has it: a GGUF file, or Meta's checkpoint with the tokenizer beside it."""
+    from hanlin.config.settings.export import Gguf
+    from hanlin.config.settings.surgery.export_checkpoint import ExportCheckpoint
+    from hanlin.core.context import Inputs, StageContext
+    from hanlin.export.gguf.source import load_source
+    from hanlin.export.gguf.writer import write_files
+    from hanlin.models.layouts import export_checkpoint
+
+    folder.mkdir()
+    if kind == "import_gguf":
+        write_files(["F32"], Gguf(model="./m", types=("F32",)), load_source(model), folder, StageContext())
+        return
+    export_checkpoint.run(ExportCheckpoint(model="./m"), Inputs({"model": (model,)}), folder, StageContext())
+    for file in model.iterdir():
+        if file.name.startswith("tokenizer") or file.suffix == ".jinja":
+            shutil.copyfile(file, folder / file.name)
 
 
 def _write(kind: str, file: Path) -> None:

@@ -26,7 +26,10 @@ from hanlin.export.gguf.import_gguf import open_gguf
 from hanlin.export.gguf.source import load_source
 from hanlin.export.gguf.writer import write_files
 from hanlin.inference.backends.llama_cpp import quants
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.gguf import find_gguf_files
 from hanlin.models.layouts import gguf as layout
+from hanlin.models.save import separate_experts
 from hanlin.pipeline.inputs import resolve_input
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import LLAMA3_ROPE
@@ -158,6 +161,70 @@ def test_every_shape_of_llama_comes_back_to_the_bit(make_model: Make, tmp_path: 
     assert all(torch.equal(weights[name], weight) for name, weight in source.items())
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_model_of_experts_comes_back_to_the_bit(make_model: Make, tmp_path: Path, packed: bool) -> None:
+    model = make_model(num_local_experts=4, num_experts_per_tok=2, packed_experts=packed, intermediate_size=96)
+    source = open_gguf(write_gguf(model, tmp_path))
+    weights = separate_experts(load_file(model / "model.safetensors"))
+    assert set(source.weights) == set(weights)
+    assert all(torch.equal(source.weights[name], weight) for name, weight in weights.items())
+    assert (source.description["model_type"], source.description["num_experts_per_tok"]) == ("mixtral", 2)
+
+
+def test_a_file_of_experts_is_imported_and_agrees_with_llama_cpp(make_model: Make, tmp_path: Path) -> None:
+    model = make_model(num_local_experts=4, num_experts_per_tok=2, packed_experts=False)
+    (model / "chat_template.jinja").unlink()
+    metrics = run(write_gguf(model, tmp_path), tmp_path / "model")
+    assert metrics["kl"] < 1e-6 and metrics["relative_difference"] < 1e-5
+    assert check_model_folder(tmp_path / "model", experts=True).config["num_local_experts"] == 4
+
+
+def split(file: Path, folder: Path, tensors: int = 7) -> list[Path]:
+    """The file in several of at most so many tensors, as `llama-gguf-split` divides it."""
+    folder.mkdir()
+    reader, path = gguf.GGUFReader(file), folder / f"{file.stem}.gguf"
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors)
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            sub_type = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.iterdir())
+
+
+def test_a_model_in_several_files_comes_back_to_the_bit(plain_file: Path, base_model: Path, tmp_path: Path) -> None:
+    parts = split(plain_file, tmp_path / "parts")
+    assert [part.name for part in parts] == [f"model-F32-0000{index}-of-00003.gguf" for index in (1, 2, 3)]
+    assert find_gguf_files(tmp_path / "parts") == parts[:1]
+    metrics = run(tmp_path / "parts", tmp_path / "model", file="F32")
+    source, imported = load_file(base_model / "model.safetensors"), load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(imported[name], weight) for name, weight in source.items())
+    assert metrics["kl"] < 1e-6 and metrics["tokenizer"]["texts_tokenized_differently"] == 0
+
+
+def test_a_model_of_which_a_file_is_missing_or_another_is_refused(plain_file: Path, tmp_path: Path) -> None:
+    parts = split(plain_file, tmp_path / "parts")
+    with pytest.raises(UserError, match="one of 3 files of a model"):
+        run(parts[0], tmp_path / "lone")
+    with pytest.raises(UserError, match="not named as the first"):
+        open_gguf(parts[1])
+    data = parts[2].read_bytes()
+    parts[2].write_bytes(parts[1].read_bytes())
+    with pytest.raises(UserError, match="not part 3"):
+        open_gguf(parts[0])
+    parts[2].unlink()
+    with pytest.raises(UserError, match=r"1 files of the model are missing: model-F32-00003-of-00003\.gguf"):
+        open_gguf(parts[0])
+    parts[2].write_bytes(data[:-5000])
+    with pytest.raises(UserError, match="cut off"):
+        open_gguf(parts[0])
+
+
 @pytest.mark.slow
 def test_a_chat_template_comes_back_and_every_program_reads_it_alike(plain_model: Path, tmp_path: Path) -> None:
     metrics = run(write_gguf(plain_model, tmp_path, "Q8_0"), tmp_path / "model")
@@ -183,7 +250,7 @@ def test_rows_in_the_order_of_llama_cpp_are_noticed(
         ({"general.architecture": "qwen2"}, "", "architecture qwen2 is not supported"),
         ({"split.count": 3}, "", "one of 3 parts"),
         ({}, "blk.1.attn_k", "1 tensors are missing: blk.1.attn_k.weight"),
-        ({"llama.expert_count": 8}, "", "experts"),
+        ({"llama.expert_count": 8, "llama.expert_used_count": 2}, "", "expert_count' is 8"),
         ({"llama.block_count": 100_000}, "", "100,000 layers"),
         ({"llama.embedding_length": 96}, "", "has shape|not read here"),
         ({"llama.rope.dimension_count": 8}, "", "rope.dimension_count' is 8"),

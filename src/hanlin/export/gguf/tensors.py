@@ -20,7 +20,7 @@ from hanlin.inference.backends.llama_cpp import quants
 from hanlin.models.folder.layout import CONFIG, ModelFiles, TensorEntry
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import PACKED_EXPERTS
-from hanlin.models.layouts.gguf import HEAD_NAMES, LAYER_NAMES, OUTSIDE_NAMES, ROPE_FACTORS
+from hanlin.models.layouts.gguf import EXPERT_NAMES, HEAD_NAMES, LAYER_NAMES, OUTSIDE_NAMES, ROPE_FACTORS
 
 _KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.uint16, "BF16": np.uint16}
 
@@ -122,13 +122,9 @@ def _experts(files: ModelFiles, layer: int) -> Iterator[GgufTensor]:
     """A layer's experts, each kind of matrix stacked. Packed, an expert's gate rows come before its up rows."""
     count, hidden_size = int(files.config["num_local_experts"]), int(files.config["hidden_size"])
     intermediate_size = int(files.config["intermediate_size"])
-    shapes = {
-        "w1": ("ffn_gate_exps", intermediate_size, hidden_size),
-        "w2": ("ffn_down_exps", hidden_size, intermediate_size),
-        "w3": ("ffn_up_exps", intermediate_size, hidden_size),
-    }
     gate_up = files.tensors.get(PACKED_EXPERTS.format(layer))
-    for matrix, (name, rows, columns) in shapes.items():
+    for matrix, name in EXPERT_NAMES.items():
+        rows, columns = (hidden_size, intermediate_size) if matrix == "w2" else (intermediate_size, hidden_size)
         if gate_up is None:
             name_format = f"model.layers.{layer}.block_sparse_moe.experts.{{}}.{matrix}.weight"
             parts = [StoredRows(files.tensors[name_format.format(expert)], 0, rows, columns) for expert in range(count)]

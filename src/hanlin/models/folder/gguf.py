@@ -7,13 +7,30 @@ from pathlib import Path
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
+from hanlin.core.limits import MAX_SHARDS
+
+_PART = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf")
+"""The name of one of several files of a model, as `llama-gguf-split` gives it (`llama_split_path` of llama.cpp)."""
 
 
 def find_gguf_files(path: Path) -> list[Path]:
-    """Return the GGUF files in a folder (not in subfolders), sorted by name, or the path itself if it is one."""
+    """Return the GGUF files in a folder (not in subfolders), sorted by name, or the path itself if it is one.
+
+    Of a model in several files it is the first, which is the one that llama.cpp is given.
+    """
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix == ".gguf")
+        files = {file for file in path.iterdir() if file.suffix == ".gguf"}
+        return sorted(file for file in files if list_gguf_parts(file)[0] not in files - {file})
     return [path] if path.suffix == ".gguf" else []
+
+
+def list_gguf_parts(path: Path) -> list[Path]:
+    """The files of a model that is in several, by their names, whether they exist or not; else the file alone."""
+    match = _PART.fullmatch(path.name)
+    count = int(match["count"]) if match else 1
+    if match is None or not 1 <= int(match["index"]) <= count <= MAX_SHARDS:
+        return [path]
+    return [path.with_name(f"{match['stem']}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1)]
 
 
 def choose_gguf(candidates: list[Path], path: Path, file: str) -> Path:
@@ -28,7 +45,7 @@ def choose_gguf(candidates: list[Path], path: Path, file: str) -> Path:
         UserError: None or several of them match.
     """
     if not file:
-        return max(candidates, key=lambda candidate: (candidate.stat().st_size, candidate.name))
+        return max(candidates, key=lambda candidate: (total_bytes(candidate), candidate.name))
     wanted = file.lower()
     matches = [
         candidate
@@ -45,6 +62,12 @@ def choose_gguf(candidates: list[Path], path: Path, file: str) -> Path:
     raise UserError(what, path, did_you_mean(file, [candidate.name for candidate in matches or candidates]))
 
 
+def total_bytes(path: Path) -> int:
+    """The size of a GGUF file, with that of the other files of its model."""
+    return sum(part.stat().st_size for part in list_gguf_parts(path) if part.is_file())
+
+
 def _parse_quant_type(file: Path) -> str:
     """Return the quantization type of a GGUF file name: `model-Q8_0.gguf` and `model.Q8_0.gguf` give `q8_0`."""
-    return re.split(r"[-.]", file.stem)[-1].lower()
+    match = _PART.fullmatch(file.name)
+    return re.split(r"[-.]", match["stem"] if match else file.stem)[-1].lower()

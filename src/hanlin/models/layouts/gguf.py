@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.limits import MAX_TENSORS
+from hanlin.models.folder.gguf import list_gguf_parts
 from hanlin.models.layouts.row_order import undo_interleaving
 from hanlin.models.save import round_weight
-from hanlin.tokenizer.gguf_metadata import GgufMetadata
+from hanlin.tokenizer.gguf_metadata import GgufMetadata, read_gguf_metadata
 
 LAYER_NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -39,11 +41,14 @@ LAYER_NAMES = {
     "mlp.gate": "ffn_gate_inp",
 }
 """What GGUF calls a module of a layer."""
+EXPERT_NAMES = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
+"""What GGUF calls the tensor [experts, rows, columns] of a matrix of all experts of a layer."""
 OUTSIDE_NAMES = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
 HEAD_NAMES = {"lm_head.weight": "output.weight"}
 ROPE_FACTORS = "rope_freqs.weight"
 _NO_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
 """Types of ggml that no file stores weights in."""
+_EXPERT = re.compile(r"block_sparse_moe\.experts\.(?P<expert>\d+)\.(?P<matrix>w[123])")
 _MAX_NAME_BYTES, _MAX_DIMENSIONS = 64, 4
 """Limits of ggml itself (`GGML_MAX_NAME`, `GGML_MAX_DIMS`)."""
 _CHUNK_WEIGHTS = 1 << 24
@@ -62,6 +67,7 @@ class GgufTensorEntry:
         shape: As in a model folder: rows, then columns.
         start: Where its bytes begin in the file.
         size: How many bytes it has.
+        file: The file that holds it.
     """
 
     kind: str
@@ -69,6 +75,7 @@ class GgufTensorEntry:
     shape: tuple[int, ...]
     start: int
     size: int
+    file: Path
 
     @property
     def weights(self) -> int:
@@ -77,18 +84,43 @@ class GgufTensorEntry:
 
 
 def read_gguf_tensors(metadata: GgufMetadata) -> dict[str, GgufTensorEntry]:
-    """Read the list of tensors of a GGUF file and check that the file holds them all.
+    """Read the list of tensors of a GGUF file, and of the other files of its model, and check that these hold them all.
 
     Args:
-        metadata: What `read_gguf_metadata` read of the file.
+        metadata: What `read_gguf_metadata` read of the file, the first one of its model.
 
     Raises:
-        UserError: The file is cut off or one of several, or a tensor has a name, shape or type that none has.
+        UserError: A file is cut off or missing, or a tensor has a name, shape or type that none has.
     """
+    count = metadata.values.get("split.count")
+    if count in (None, 0, 1):
+        return _read_file(metadata)
+    parts = list_gguf_parts(metadata.path)
+    if len(parts) != count or parts[0] != metadata.path:
+        what = tr("this is one of {count} parts of a model, but not named as the first of them", count=count)
+        raise UserError(what, metadata.path, tr("the names must be those of `llama-gguf-split`"))
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        what = tr("{count} files of the model are missing: {names}", count=len(missing), names=_shorten(missing))
+        raise UserError(what, metadata.path, tr("put them beside it"))
+    entries: dict[str, GgufTensorEntry] = {}
+    for index, part in enumerate(parts):
+        other = metadata if index == 0 else read_gguf_metadata(part)
+        found = _read_file(other)
+        if other.values.get("split.no") != index or other.values.get("split.count") != count or entries.keys() & found:
+            raise UserError(
+                tr("it is not part {index} of this model", index=index + 1), part, tr("copy it again from its source")
+            )
+        entries |= found
+    total = metadata.values.get("split.tensors.count", len(entries))
+    if total != len(entries):
+        what = tr("the files of the model hold {count:,} tensors instead of {total}", count=len(entries), total=total)
+        raise UserError(what, metadata.path, tr("copy or download it again"))
+    return entries
+
+
+def _read_file(metadata: GgufMetadata) -> dict[str, GgufTensorEntry]:
     path, values = metadata.path, metadata.values
-    if values.get("split.count") not in (None, 0, 1):
-        what = tr("this is one of {count} parts of a model", count=values["split.count"])
-        raise UserError(what, path, tr("join them first: `llama-gguf-split --merge FIRST OUT`"))
     if metadata.tensors > MAX_TENSORS:
         what = tr("{count:,} tensors, but at most {limit:,} are read", count=metadata.tensors, limit=MAX_TENSORS)
         raise UserError(what, path)
@@ -154,7 +186,7 @@ def _locate(
             actual=file_size,
         )
         raise UserError(what, path, tr("copy or download it again"))
-    return GgufTensorEntry(kind.name, kind_id, tuple(reversed(sizes)), data_start + start, size)
+    return GgufTensorEntry(kind.name, kind_id, tuple(reversed(sizes)), data_start + start, size, path)
 
 
 def _broken(path: Path) -> UserError:
@@ -163,10 +195,13 @@ def _broken(path: Path) -> UserError:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Which tensor of the file a weight is, and over how many heads its rows are interleaved."""
+    """Which tensor of the file a weight is, over how many heads its rows are interleaved, and which of the experts it
+    is of in a tensor of all.
+    """
 
     name: str
     heads: int = 0
+    expert: int | None = None
 
 
 class GgufWeights(Mapping[str, torch.Tensor]):
@@ -193,6 +228,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         self._path, self._entries, self._shapes = path, entries, shapes
         self._dtype, self._dequantize = dtype, dequantize
         self._parts = {name: _part_of(name, config) for name in shapes}
+        self._experts = int(config.get("num_local_experts") or 0)
         self._squared_error = self._squared_norm = 0.0
         self._check()
 
@@ -212,18 +248,16 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         entry = self._entries.get(part.name)
         if entry is None:  # a bias that the file leaves out, since it is zero
             return torch.zeros(shape, dtype=self._dtype)
-        columns = entry.shape[-1]
-        rows = entry.weights // columns
+        columns, row_bytes = entry.shape[-1], entry.size // (entry.weights // entry.shape[-1])
+        rows = math.prod(shape) // columns
+        start = entry.start + (part.expert or 0) * rows * row_bytes
         result = torch.empty((rows, columns), dtype=self._dtype)
-        row_bytes = entry.size // rows
         step = max(1, _CHUNK_WEIGHTS // columns)
         for first in range(0, rows, step):
             last = min(rows, first + step)
-            stored = np.fromfile(
-                self._path, np.uint8, (last - first) * row_bytes, offset=entry.start + first * row_bytes
-            )
+            stored = np.fromfile(entry.file, np.uint8, (last - first) * row_bytes, offset=start + first * row_bytes)
             exact = torch.from_numpy(self._dequantize(entry.kind_id, stored.reshape(last - first, row_bytes), columns))
-            rounded = round_weight(exact, self._dtype, part.name, self._path)
+            rounded = round_weight(exact, self._dtype, part.name, entry.file)
             result[first:last] = rounded
             if self._dtype != torch.float32:
                 self._squared_error += (rounded.float() - exact).double().square().sum().item()
@@ -242,13 +276,15 @@ class GgufWeights(Mapping[str, torch.Tensor]):
             what = tr("{count} tensors are missing: {names}", count=len(missing), names=_shorten(missing))
             raise UserError(what, self._path, tr("copy or download it again"))
         for name, part in self._parts.items():
-            entry = self._entries.get(part.name)
-            if entry is not None and entry.shape != self._shapes[name]:
+            entry, expected = self._entries.get(part.name), self._shapes[name]
+            if part.expert is not None:
+                expected = (self._experts, *expected)
+            if entry is not None and entry.shape != expected:
                 what = tr(
                     "'{name}' has shape {shape}, but the metadata require {expected_shape}",
                     name=part.name,
                     shape=list(entry.shape),
-                    expected_shape=list(self._shapes[name]),
+                    expected_shape=list(expected),
                 )
                 raise UserError(what, self._path, tr("copy or download it again"))
         known = {part.name for part in self._parts.values()} | {ROPE_FACTORS}
@@ -266,6 +302,8 @@ def _part_of(name: str, config: Mapping[str, Any]) -> _Part:
         return _Part(outside[name])
     layer, _, rest = name.removeprefix("model.layers.").partition(".")
     module, _, kind = rest.rpartition(".")
+    if match := _EXPERT.fullmatch(module):
+        return _Part(f"blk.{layer}.{EXPERT_NAMES[match['matrix']]}.{kind}", expert=int(match["expert"]))
     heads = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}.get(module)
     return _Part(f"blk.{layer}.{LAYER_NAMES[module]}.{kind}", int(config[heads]) if heads else 0)
 

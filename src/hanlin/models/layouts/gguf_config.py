@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.mixtral.configuration_mixtral import MixtralConfig
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.limits import MAX_TENSORS
 from hanlin.models.folder.config import check_config
 from hanlin.models.layouts.gguf import ROPE_FACTORS, GgufTensorEntry
 from hanlin.tokenizer.gguf_metadata import GgufMetadata
@@ -42,8 +44,8 @@ ReadFactors = Callable[[GgufTensorEntry], NDArray[np.float32]]
 
 def build_gguf_config(
     metadata: GgufMetadata, entries: Mapping[str, GgufTensorEntry], read_factors: ReadFactors
-) -> LlamaConfig:
-    """Build the configuration of the model in a GGUF file.
+) -> LlamaConfig | MixtralConfig:
+    """Build the configuration of the model in a GGUF file, of Mixtral's if it has experts.
 
     Args:
         metadata: Its metadata.
@@ -60,9 +62,6 @@ def build_gguf_config(
     if architecture != _ARCHITECTURE:
         what = tr("the architecture {architecture} is not supported", architecture=architecture or "-")
         raise UserError(what, path, tr("supported: {supported}", supported=_ARCHITECTURE))
-    if values.get("expert_count"):
-        what = tr("the model has experts, which are not read from a GGUF file")
-        raise UserError(what, path, tr("name the model it was made from"))
     embeddings = entries.get("token_embd.weight")
     if embeddings is None or len(embeddings.shape) != 2:
         what = tr("{count} tensors are missing: {names}", count=1, names="token_embd.weight")
@@ -97,6 +96,12 @@ def build_gguf_config(
         "tie_word_embeddings": "output.weight" not in entries,
         "rope_parameters": {"rope_theta": values.number("rope.freq_base", 10_000.0), **_scaling(values)},
     }
+    if values.get("expert_count"):
+        biased = [name for name in ("attention_bias", "mlp_bias") if fields.pop(name)]
+        if biased:
+            what = tr("the model has {name}, and models in Mixtral's shape have no biases", name=biased[0])
+            raise UserError(what, path)
+        fields |= _experts(values, entries, layers)
     check_config(fields, path)
     values.warn_of_other_keys()
     if ROPE_FACTORS in entries:
@@ -105,13 +110,24 @@ def build_gguf_config(
     return _make(fields, path)
 
 
+def _experts(values: _Values, entries: Mapping[str, GgufTensorEntry], layers: int) -> dict[str, Any]:
+    """What makes the configuration one of Mixtral: how many experts there are, and how many compute a token."""
+    experts, used = values.size("expert_count"), values.size("expert_used_count")
+    matrix = entries.get("blk.0.ffn_gate_exps.weight")
+    if matrix is None or matrix.shape[0] != experts or layers * experts > MAX_TENSORS:
+        raise values.wrong("expert_count", experts)
+    if used > experts:
+        raise values.wrong("expert_used_count", used)
+    return {"num_local_experts": experts, "num_experts_per_tok": used, "sliding_window": None}
+
+
 def _has_bias(entries: Mapping[str, GgufTensorEntry], *names: str) -> bool:
     return any(f"blk.0.{name}.bias" in entries for name in names)
 
 
-def _make(fields: Mapping[str, Any], path: Path) -> LlamaConfig:
+def _make(fields: Mapping[str, Any], path: Path) -> LlamaConfig | MixtralConfig:
     try:
-        return LlamaConfig(**fields)
+        return MixtralConfig(**fields) if fields.get("num_local_experts") else LlamaConfig(**fields)
     except Exception as error:  # transformers checks values with errors of several kinds
         problem = str(error).partition("\n")[0]
         raise UserError(tr("transformers cannot load it: {problem}", problem=problem), path) from error
