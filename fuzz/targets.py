@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fuzz import templates
+from fuzz import layouts, templates
 from fuzz.mutate import damage_bytes, damage_json_file
 from fuzz.run import Target
 
@@ -245,6 +245,16 @@ def _gguf(folder: Path) -> Path:
     return folder / "model.gguf"
 
 
+def _gguf_models(folder: Path) -> list[Path]:
+    (folder / "model").mkdir()
+    return layouts.gguf_models(folder, _model(folder / "model"))
+
+
+def _checkpoint(folder: Path) -> Path:
+    (folder / "model").mkdir()
+    return layouts.meta_checkpoint(folder, _model(folder / "model"))
+
+
 def _damage_gguf(rng: random.Random, prepared: Path, folder: Path) -> None:
     data = prepared.read_bytes()
     if rng.random() < 0.1:
@@ -437,6 +447,8 @@ TARGETS = {
         Target("manifests", _manifest, _damage_manifest, _read_lineage),
         Target("recipes", lambda _: None, _damage_recipe, _read_recipe),
         Target("data", _samples, _damage_data, _read_data),
+        Target("imports", _gguf_models, layouts.damage_gguf_model, layouts.import_gguf_model),
+        Target("checkpoints", _checkpoint, layouts.damage_checkpoint, layouts.import_checkpoint),
         Target("requests", _server, _damage_request, _send_request),
     )
 }

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     *("gguf", "safetensors", "config", "tokenizer", "sentencepiece", "templates", "adapters", "manifests", "recipes"),
-    *("data", "requests"),
+    *("data", "imports", "checkpoints", "requests"),
 )
 
 
