@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaForCausalLM
 
 from hanlin.config.kinds import KINDS, StageKind
 from hanlin.config.recipe import build_recipe
@@ -29,7 +30,7 @@ from hanlin.estimate.machine import measure_speeds, parse_memory_size
 from hanlin.estimate.memory import MAX_KEPT_PROBS_LENGTH, TILE_LOGITS, Machine, Sharding, TrainingSetup
 from hanlin.estimate.shapes import ModelShape, TrainableCounts
 from hanlin.estimate.training import Estimate, UnknownEstimate, estimate_training
-from hanlin.models.adapters import count_parameters
+from hanlin.models.adapters import attach_lora, count_parameters
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
@@ -404,6 +405,32 @@ def test_a_model_that_an_earlier_stage_makes_has_the_shape_of_its_settings(tmp_p
         assert isinstance(one, Estimate)
         assert (one.setup.shape.vocab_size, one.setup.shape.layers, one.setup.shape.intermediate_size) == (600, 3, 256)
         assert one.setup.batch.steps is None
+
+
+def test_rows_that_the_adapter_of_init_from_trains_are_counted(
+    tmp_path: Path, tiny_model: Path, shape: ModelShape
+) -> None:
+    (tmp_path / "text.txt").write_text("翰林院在城东。\n", encoding="utf-8")
+    vocab_size, lora = shape.vocab_size, {"rank": 2}
+    adapter = attach_lora(LlamaForCausalLM.from_pretrained(tiny_model), LoraSettings(rank=2), 7, (5, 9, vocab_size - 1))
+    adapter.save_pretrained(str(tmp_path / "adapter"))
+    trained = {"kind": "pretrain", "model": str(tiny_model), "data": ["text"], "lora": lora}
+    made = {
+        "text": {"kind": "corpus", "sources": [f"{tmp_path}/text.txt"]},
+        "given": {**trained, "init_from": f"{tmp_path}/adapter"},
+        "more": {**trained, "init_from": f"{tmp_path}/adapter", "trainable_tokens": vocab_size - 2},
+        "first": {**trained, "trainable_tokens": vocab_size - 4},
+        "second": {**trained, "init_from": "first"},
+    }
+    recipe = build_recipe({"name": "r", "stages": made}, "r.yaml")
+    found = estimate_training(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    per_row = shape.hidden_size * (1 if shape.tied else 2)
+    assert [(one.stage, one.setup.trained.rows) for one in found if isinstance(one, Estimate)] == [
+        ("given", 3 * per_row), ("more", 4 * per_row), ("first", 4 * per_row), ("second", 4 * per_row),
+    ]  # fmt: skip
+    (given, *_) = found
+    assert isinstance(given, Estimate)
+    assert given.setup.trained.total == sum(p.numel() for p in adapter.parameters() if p.requires_grad)
 
 
 def test_a_model_that_is_not_on_this_machine_is_said_to_be_unknown(tmp_path: Path) -> None:

@@ -100,10 +100,12 @@ class TrainingSetup:
     batch: BatchPlan
     machine: Machine = field(default_factory=Machine)
     sharding: Sharding = field(default_factory=Sharding)
+    init_rows: frozenset[int] = frozenset()
+    """Rows of the vocabulary that the adapter of `init_from` trains."""
 
     @property
     def trained(self) -> TrainableCounts:
-        return TrainableCounts.of(self.shape, self.settings)
+        return TrainableCounts.of(self.shape, self.settings, self.init_rows)
 
     def memory(self) -> MemoryEstimate:
         moments = (self._at_backward_start(), self._at_backward_end(), self._while_loading())

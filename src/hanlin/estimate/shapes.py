@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -157,15 +157,20 @@ class TrainableCounts:
     magnitudes: int = 0
 
     @classmethod
-    def of(cls, shape: ModelShape, settings: Training) -> Self:
-        """What the settings train; rows that depend on the data (`trainable_tokens: untrained`) are few, not
-        counted.
+    def of(cls, shape: ModelShape, settings: Training, init_rows: Set[int] = frozenset()) -> Self:
+        """What the settings train; rows that depend on the data (`trainable_tokens: untrained`) are few, not counted.
+
+        Args:
+            shape: The model.
+            settings: The settings of the stage.
+            init_rows: Rows of the vocabulary that the adapter of `init_from` trains: they are trained on.
         """
         layers = shape.count_trained_layers(settings)
         norms = (2 * layers + (not settings.trains_some_blocks)) * shape.hidden_size
-        rows = 0
+        row_ids = set(init_rows)
         if isinstance(settings.trainable_tokens, int):
-            rows = max(0, shape.vocab_size - settings.trainable_tokens) * shape.hidden_size * (1 if shape.tied else 2)
+            row_ids.update(range(settings.trainable_tokens, shape.vocab_size))
+        rows = len(row_ids) * shape.hidden_size * (1 if shape.tied else 2)
         lora = settings.lora
         if lora is None:
             if not settings.trains_some_blocks and settings.trainable_tokens is None:

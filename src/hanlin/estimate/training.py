@@ -29,9 +29,9 @@ from hanlin.estimate.dataset_stats import sample_dataset
 from hanlin.estimate.flops import DiskUsage, Speed
 from hanlin.estimate.memory import Machine, MemoryEstimate, Sharding, TrainingSetup
 from hanlin.estimate.shapes import ModelShape
-from hanlin.models.folder.adapter import resolve_base
-from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import is_adapter
+from hanlin.models.folder.adapter import read_token_ids, resolve_base
+from hanlin.models.folder.checks import check_model_folder, read_json_object
+from hanlin.models.folder.layout import ADAPTER_CONFIG, is_adapter
 from hanlin.pipeline.step import Step
 
 
@@ -115,7 +115,8 @@ def estimate_training(
         processes = recipe.launch.processes * recipe.launch.nodes
         sharded = recipe.launch.mode != "ddp"
         batch = BatchPlan.of(settings, data, processes)
-        setup = TrainingSetup(shape, settings, batch, detect_machine(settings), sharding_of(recipe.launch))
+        init_rows = _init_rows(step, by_name, shape.vocab_size)
+        setup = TrainingSetup(shape, settings, batch, detect_machine(settings), sharding_of(recipe.launch), init_rows)
         memory = setup.memory()
         results.append(
             Estimate(
@@ -143,6 +144,26 @@ def sharding_of(launch: Launch) -> Sharding:
     if launch.mode == "zero2":
         return Sharding(1, processes, processes)
     return Sharding(processes, processes, processes)
+
+
+def _init_rows(step: Step, steps: dict[str, Step], vocab_size: int) -> frozenset[int]:
+    """The rows of the vocabulary that the adapter of a stage's `init_from` trains; none if that is not known yet."""
+    source = next((source for source in step.inputs if source.entry.field == "init_from"), None)
+    if source is None:
+        return frozenset()
+    if source.ready:
+        return frozenset(
+            token_id
+            for folder in source.paths[:1]
+            if is_adapter(folder)
+            for token_id in read_token_ids(read_json_object(folder / ADAPTER_CONFIG))
+        )
+    maker = steps[source.entry.reference.partition("/")[0]]
+    rows = _init_rows(maker, steps, vocab_size)
+    settings = maker.stage.settings
+    if isinstance(settings, Training) and isinstance(settings.trainable_tokens, int):
+        rows |= frozenset(range(settings.trainable_tokens, vocab_size))
+    return rows
 
 
 def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str:

@@ -39,6 +39,7 @@ from hanlin.models.folder.adapter import (
     build_base_record,
     check_adapter_folder,
     check_base,
+    read_token_ids,
     relative_base_path,
 )
 from hanlin.models.folder.checks import ModelFiles, check_model_folder
@@ -258,8 +259,8 @@ def set_adapter_weights(model: PeftModel, folder: Path) -> None:
     files = check_adapter_folder(folder)
     weights = load_file(str(folder / ADAPTER_WEIGHTS))
     current = get_peft_model_state_dict(model, save_embedding_layers=False)
-    rows = {token_id: index for index, token_id in enumerate(_token_ids(model.peft_config["default"].to_dict()))}
-    index = torch.tensor([rows[token_id] for token_id in _token_ids(files.config)], dtype=torch.long)
+    rows = {token_id: index for index, token_id in enumerate(read_token_ids(model.peft_config["default"].to_dict()))}
+    index = torch.tensor([rows[token_id] for token_id in read_token_ids(files.config)], dtype=torch.long)
     for name, tensor in weights.items():
         if name.endswith(".trainable_tokens_delta") and name in current:
             before = current[name].detach().cpu()
@@ -309,14 +310,14 @@ def check_init_adapter(folder: Path, lora: LoraSettings, base: ModelFiles, train
         )
         what = tr("the adapter was made with other settings than `lora` has")
         raise UserError(what, folder, tr("set `lora: {values}`", values=f"{{ {values} }}"))
-    if _token_ids(config) and not trains_rows:
+    if read_token_ids(config) and not trains_rows:
         what = tr("the adapter also trains rows of the vocabulary")
         raise UserError(what, folder, tr("set trainable_tokens: untrained"))
 
 
 def read_trained_rows(folder: Path) -> list[int]:
     """Return the ids of the vocabulary rows that the adapter in a folder trains, in ascending order."""
-    return sorted(_token_ids(check_adapter_folder(folder).config))
+    return sorted(read_token_ids(check_adapter_folder(folder).config))
 
 
 def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
@@ -337,14 +338,6 @@ def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
             tr("extend the vocabulary of the base first, then train on the result"),
         )
     return tokenizer
-
-
-def _token_ids(config: Mapping[str, Any]) -> list[int]:
-    """The ids of the vocabulary rows that an adapter trains, in the order of its tensors."""
-    token_ids = config.get("trainable_token_indices") or []
-    if isinstance(token_ids, Mapping):  # by matrix; each has the same rows
-        token_ids = next(iter(token_ids.values()))
-    return list(token_ids)
 
 
 def _check_all_set(adapted: PeftModel, outcome: Any, files: AdapterFiles, name: str, hint: str) -> None:

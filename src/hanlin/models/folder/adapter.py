@@ -67,6 +67,18 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
     return AdapterFiles(folder, config, tensors)
 
 
+def read_token_ids(config: Mapping[str, Any]) -> list[int]:
+    """The ids of the vocabulary rows that an adapter trains, in the order of its tensors.
+
+    Args:
+        config: What its `adapter_config.json` says.
+    """
+    token_ids = config.get("trainable_token_indices") or []
+    if isinstance(token_ids, Mapping):  # by matrix; each has the same rows
+        token_ids = next(iter(token_ids.values()))
+    return list(token_ids)
+
+
 def _check_rank(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: Path) -> None:
     """Raise UserError for a rank that no tensor has, before PEFT takes memory for it."""
     ranks = {entry.shape[0] for name, entry in tensors.items() if ".lora_A." in name and entry.shape}
