@@ -277,6 +277,12 @@ def test_runs_of_letters_and_pages_of_drawn_rules_still_drop_a_text() -> None:
         assert reason("repeated_characters", text) == "repeated_characters", text
 
 
+@pytest.mark.parametrize("rule", ["unicode", "control_characters", "mojibake"])
+def test_an_ascii_text_is_treated_as_it_is_beside_chinese(rule: str) -> None:
+    for text in ("".join(map(chr, range(128))), "a\r\nb\rc", "plain", "\x7f", "\x0b\x0c", "tab\tand\nline"):
+        assert f"{apply(rule, text)}{SPRING}" == apply(rule, text + SPRING)
+
+
 def test_a_betting_name_sewn_into_news_is_an_advertisement_and_a_guest_of_honor_is_not() -> None:
     sewn = "青山买球平台成立于去年。青山买球平台在工业园有厂房，近日获得称号。"
     assert reason("advertisements", sewn) == "advertisement"

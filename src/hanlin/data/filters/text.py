@@ -42,6 +42,8 @@ def unicode(text: str) -> str | Drop:
     Why: one spelling for one thing. Not NFKC as a whole, which would turn ，！？ into ASCII and ² into 2.
     Source: Unicode Standard Annex 15.
     """
+    if text.isascii():  # nothing of this is ASCII, and a flag is read faster than a text is scanned
+        return text
     if _COMPOSING_PREFILTER.may_match(text) and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
     if _COMPATIBLE_PREFILTER.may_match(text):
@@ -52,6 +54,7 @@ def unicode(text: str) -> str | Drop:
 _CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000-\uf8ff]"
 )
+_ASCII_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _CONTROL_PREFILTER = Prefilter.from_char_class(re.compile(_CONTROL.pattern + "|[\r\u2028\u2029]"))
 
 
@@ -60,7 +63,7 @@ def control_characters(text: str) -> str | Drop:
 
     Why: they carry no language, each costs tokens, and hidden direction marks can make text display in another order.
     """
-    if not _CONTROL_PREFILTER.may_match(text):
+    if not (_ASCII_CONTROL.search(text) if text.isascii() else _CONTROL_PREFILTER.may_match(text)):
         return text
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n")
