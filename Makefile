@@ -18,6 +18,7 @@ help:
 	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
 	@echo "make bench-imatrix_gain  what an importance matrix gains (HANLIN_MODEL a trained model, HANLIN_DATA its data)"
+	@echo "make bench-evaluate  tasks beside lm-evaluation-harness (HANLIN_MODEL a model folder, HANLIN_DATA the tasks' files)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
 	@echo "make fuzz          ten minutes of each fuzzer (FUZZ names some of them); figures go into docs/en and docs/zh"
 	@echo "make messages      collect the messages of the code and compile their translations"

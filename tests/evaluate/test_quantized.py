@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from hanlin.config.settings.base import setting_info
-from hanlin.config.settings.evaluate import Evaluate, Exam, Perplexity
+from hanlin.config.settings.evaluate import Evaluate, Perplexity
 from hanlin.config.settings.export import QuantizedModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation, Message, Question, write_jsonl
 from hanlin.evaluate import perplexity
-from hanlin.evaluate.tasks import exam, questions
+from hanlin.evaluate.tasks import questions, stage
 from hanlin.export.hf import run as quantize
 from taught_model import LESSONS
 
@@ -59,12 +59,14 @@ def test_an_exam_is_taken(few_bits: Path, tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
         rows = [f"Is {row} right?,{row},b,c,d,{'ABCD'[row]}\n" for row in range(count)]
         (tmp_path / split / f"sums_{split}.csv").write_text("".join(rows), encoding="utf-8")
-    inputs = Inputs({"model": (few_bits,), "folder": (tmp_path,)})
+    inputs = Inputs({"model": (few_bits,), "data": (tmp_path,)})
     (tmp_path / "out").mkdir()
-    metrics = exam.run(Exam(model="m", exam="mmlu", folder="f", shots=0), inputs, tmp_path / "out", StageContext())
+    metrics = stage.run(
+        Evaluate(model="m", tasks=("mmlu",), data="d", shots=0), inputs, tmp_path / "out", StageContext()
+    )
     assert metrics["questions"] == 4
 
 
 def test_a_recipe_may_name_it() -> None:
-    for settings in (Evaluate, Perplexity, Exam):
+    for settings in (Evaluate, Perplexity):
         assert "quantized" in setting_info(settings.model_fields["model"]).types

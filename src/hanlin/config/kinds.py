@@ -182,18 +182,16 @@ _TABLE = (
     StageKind("package", "export:Package", "package", "hanlin.export.package:run",
               "package a model for Ollama, LM Studio, vLLM and others",
               heavy=True, lineage=True, shows=("target", "files", "bytes", "parity.mismatches")),
-    StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.tasks.questions:run",
-              "ask held-out questions and score the answers", heavy=True,
-              shows=("questions", "exact_match", "chinese_answer_share", "stop_rate", "greedy_agreement")),
+    StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.tasks.stage:run",
+              "ask tasks (CMMLU, MMLU, ...) or questions, score the answers", heavy=True,
+              shows=("questions", "tasks.*.score", "exact_match", "chinese_answer_share", "stop_rate",
+                     "greedy_agreement")),
     StageKind("perplexity", "evaluate:Perplexity", "evaluation", "hanlin.evaluate.perplexity:run",
               "measure perplexity on held-out text", heavy=True,
               shows=("perplexity", "bits_per_character", "tokens")),
     StageKind("long_context", "evaluate:LongContext", "evaluation", "hanlin.evaluate.long_context:run",
               "find passkeys, measure perplexity by position", heavy=True,
               shows=("longest", "passkey.found", "passkey.by_length")),
-    StageKind("exam", "evaluate:Exam", "evaluation", "hanlin.evaluate.tasks.exam:run",
-              "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", heavy=True,
-              shows=("questions", "accuracy", "near_chance", "submission")),
 )  # fmt: skip
 
 KINDS: dict[str, StageKind] = {kind.name: kind for kind in _TABLE}

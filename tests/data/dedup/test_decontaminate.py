@@ -16,7 +16,8 @@ from hanlin.core.records import Message, Question
 from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
 from hanlin.evaluate.contamination import load_contamination
-from hanlin.evaluate.tasks.prompts import EXAMS, ExamFolder
+from hanlin.evaluate.tasks.definition import packaged_tasks
+from hanlin.evaluate.tasks.exam_files import ExamFolder
 from stage_runs import STAGES, Made
 
 Put = Callable[[str, Any], Path]
@@ -225,7 +226,7 @@ def test_ids_of_an_exam_are_those_that_the_exam_uses(tmp_path: Path) -> None:
     )
     asked = list(read_questions(folder, "cmmlu"))
     assert [question.id for question in asked] == [
-        q.id for q in ExamFolder(EXAMS["cmmlu"], folder).read("test", "history")
+        q.id for q in ExamFolder(packaged_tasks()["cmmlu"].columns, folder).read("test", "history")
     ]
     assert asked[0].text == ACADEMY and asked[0].choices == "诏书\n账簿\n家信\n史书"
 
@@ -235,7 +236,7 @@ def test_an_exam_without_a_header_is_read_too(tmp_path: Path) -> None:
     (folder / "test").mkdir(parents=True)
     (folder / "test" / "rivers_test.csv").write_text(f'"{STREAM}",a,b,c,d,A\n', encoding="utf-8")
     (asked,) = read_questions(folder, "mmlu")
-    assert asked.id == ExamFolder(EXAMS["mmlu"], folder).read("test", "rivers")[0].id == "rivers/test/0"
+    assert asked.id == ExamFolder((), folder).read("test", "rivers")[0].id == "rivers/test/0"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_an_exam_is_named_one_and_not_read(put: Put, run: Callable[..., Made], r
     path = put("a.jsonl", [row, row])
     with pytest.raises(UserError, match="questions of an exam") as refusal:
         run(kind, path)
-    assert "`exam`" in str(refusal.value.hint)
+    assert "`tasks`" in str(refusal.value.hint)
     (found,) = inspect([str(path)])
     assert "questions of an exam" in found["error"]
 

@@ -1,4 +1,4 @@
-"""Settings of the evaluation kinds: answers to questions, perplexity on held-out text, multiple-choice exams."""
+"""Settings of the evaluation kinds: tasks and questions, perplexity on held-out text, long contexts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,9 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "transformers", "llama_cpp"]
 
 
-class ModelUnderTest(Settings):
-    """The model to measure, and the engine that runs it."""
+class _EngineSettings(Settings):
+    """The engine that runs the model to measure."""
 
-    model: str = ref(
-        "model",
-        "adapter",
-        "gguf",
-        "quantized",
-        description="the model to measure: a model, adapter, GGUF files or quantized model",
-    )
     file: str = setting(
         "",
         description="the GGUF file to use, by its type (`Q8_0`) or name; empty: the only one, or the largest",
@@ -34,9 +27,76 @@ class ModelUnderTest(Settings):
     )
 
 
-class _QuestionEvaluation(ModelUnderTest):
-    """An evaluation by questions that may have been in the training data."""
+class ModelUnderTest(_EngineSettings):
+    """The model to measure, and the engine that runs it."""
 
+    model: str = ref(
+        "model",
+        "adapter",
+        "gguf",
+        "quantized",
+        description="the model to measure: a model, adapter, GGUF files or quantized model",
+    )
+
+
+class Evaluate(_EngineSettings):
+    """Tasks (exams, reading, mathematics, questions of your own) under scoring profiles, or greedy answers to a file of
+    held-out questions.
+    """
+
+    model: str | None = ref(
+        "model",
+        "adapter",
+        "gguf",
+        "quantized",
+        default=None,
+        description="the model to measure: a model, adapter, GGUF files or quantized model; or set `address`",
+    )
+    tasks: tuple[str, ...] = setting(
+        (),
+        description="tasks to ask: names (cmmlu, mmlu, arc_easy, ...), or task files and files of your own questions "
+        "in `data`",
+    )
+    data: str | None = ref("files", default=None, description="the folder of the tasks' files")
+    profiles: tuple[str, ...] = setting(
+        (),
+        description="scoring profiles, each asked where a task has it; empty: the first of each task",
+    )
+    chat: bool | None = setting(
+        None,
+        description="ask through the chat template; none: of tasks only your own questions and addresses",
+    )
+    thinking: bool | None = setting(
+        None, description="turn the template's thinking on or off; none: as it is by itself"
+    )
+    method: Literal["auto", "generate"] = setting(
+        "auto",
+        description="auto: as the profile; generate: let a chat model write the letter of a choice, and extract it",
+    )
+    shots: int | None = setting(None, description="worked examples before each question; none: the profile's", ge=0)
+    split: Literal["", "dev", "val", "test"] = setting(
+        "", description="part of an exam to ask; empty: the task's; without answers, a submission file is made"
+    )
+    subjects: tuple[str, ...] = setting((), description="only these subjects of the tasks; empty: all")
+    shuffle_choices: bool = setting(False, description="shuffle the choices of each question, with the seed")
+    address: str = setting("", description="ask a server of OpenAI's chat API instead of a model")
+    served_model: str = setting("", description="name of the model at the address; empty: the first it lists")
+    questions: str | None = ref(
+        "files", default=None, description="a file of questions and their answers, in any of the usual forms"
+    )
+    compare_with: str | None = ref(
+        "evaluation",
+        default=None,
+        description="an earlier evaluation on the same questions: the fraction of equal answers is reported",
+    )
+    max_new_tokens: int | None = setting(
+        None, description="maximum number of tokens of an answer; none: 128, of tasks the profile's", ge=1
+    )
+    limit: int | None = setting(
+        None,
+        description="ask only this many questions: of a file the first, of each subject of a task a sample",
+        ge=1,
+    )
     contamination: tuple[str, ...] = ref(
         "documents",
         "conversations",
@@ -45,19 +105,6 @@ class _QuestionEvaluation(ModelUnderTest):
         default=(),
         description="data stages with `decontaminate`: a score without the questions found in their data is given too",
     )
-
-
-class Evaluate(_QuestionEvaluation):
-    """Greedy answers to held-out questions, compared with all answers that count as right."""
-
-    questions: str = ref("files", description="a file of questions and their answers, in any of the usual forms")
-    compare_with: str | None = ref(
-        "evaluation",
-        default=None,
-        description="an earlier evaluation on the same questions: the fraction of equal answers is reported",
-    )
-    max_new_tokens: int = setting(128, description="maximum number of tokens of an answer", ge=1)
-    limit: int | None = setting(None, description="ask only this many questions, from the first", ge=1)
     batch: int = setting(64, description="answers to generate at once, at most", affects_key=False, ge=1)
 
 
@@ -107,32 +154,3 @@ class LongContext(ModelUnderTest):
         "passkeys",
     )
     max_documents: int = setting(8, description="documents to measure at most, the longest ones", ge=1)
-
-
-class Exam(_QuestionEvaluation):
-    """A multiple-choice exam from local CSV files; the answer is the most likely of the four letters."""
-
-    exam: Literal["cmmlu", "ceval", "mmlu"] = setting(description="the exam")
-    folder: str = ref(
-        "files",
-        description="the exam's folder, which holds dev/ and test/ (or val/)",
-    )
-    profile: Literal["paper", "lm_eval"] = setting(
-        "paper",
-        description="prompt format: that of the exam's authors, or that of lm-evaluation-harness",
-    )
-    split: Literal["auto", "dev", "val", "test"] = setting(
-        "auto",
-        description="the split to ask; auto: val for C-Eval, otherwise test; without answers, submission.json is made",
-    )
-    shots: int = setting(5, description="few-shot examples from dev before each question", ge=0)
-    limit: int | None = setting(
-        None,
-        description="questions of each subject at most, sampled with the seed",
-        ge=1,
-    )
-    subjects: tuple[str, ...] = setting((), description="only these subjects; empty: all")
-    groups: dict[str, tuple[str, ...]] = setting(
-        {},
-        description="named groups of subjects to average over; a subject may be in several",
-    )

@@ -43,7 +43,7 @@ class EvalQuestion:
 def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
     """Read the questions of a JSON Lines, JSON or CSV file, or of every such file below a folder.
 
-    Ids are those of the stages `evaluate` and `exam`: the record's own, or subject, split and row.
+    Ids are those of the stage `evaluate`: the record's own, or subject, split and row.
 
     Args:
         path: File or folder.

@@ -72,7 +72,7 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
         return None
     if is_exam(row):
         hint = tr(
-            "the stage `exam` asks C-Eval, CMMLU and MMLU in their folders; `evaluate` asks questions with answers; "
+            "the stage `evaluate` asks C-Eval, CMMLU, MMLU and others with `tasks`, and questions with answers; "
             "to learn from them, write choices and answer out, or name the fields with `fields`"
         )
         return tr(EXAM), hint

@@ -1,197 +1,279 @@
-"""Exams and their prompts: which files hold a subject's questions, in which layout, and how a question is asked.
-
-A profile is a named, versioned way to ask, since scores of one exam under two of them are two different figures.
-"""
+"""Prompts of tasks: templates filled with a question and its worked examples, plain or through a chat template."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import join_list, tr
-from hanlin.evaluate.tasks import subjects as exam_subjects
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
+from hanlin.core.records import Message
+from hanlin.evaluate.tasks.definition import LETTERS, Metric, Profile, Task
+from hanlin.evaluate.tasks.items import Item, Items
+from hanlin.tokenizer.tokenizer import Tokenizer
 
-LETTERS = ("A", "B", "C", "D")
-
-
-@dataclass(frozen=True, slots=True)
-class ExamQuestion:
-    """One question with four choices.
-
-    `answer` is the letter of the right one, or empty in a split whose answers its authors keep. `id` is subject, split
-    and row.
-    """
-
-    subject: str
-    id: str
-    text: str
-    choices: tuple[str, str, str, str]
-    answer: str
+_FIELD = re.compile(r"\{(\w+)\}")
+_LETTER_ONLY = {"zh": "请只回答正确选项的字母。", "en": "Answer with the letter of the correct choice only."}
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """How questions are asked: a heading, each question with `question` before it and `cue` after its choices, then
-    `gap` and the letter. `{subject}` in the heading is the subject's name as the exam writes it.
+class TaskRun:
+    """How a task is asked in this run.
+
+    Attributes:
+        name: The task's name.
+        task: Its definition.
+        profile_name: The profile.
+        profile: Its description.
+        method: How answers are found: the profile's method, or `generate` instead of `choices`.
+        chat: Whether questions are turns of a conversation.
+        thinking: Whether the template is asked to think; None leaves it to the template.
+        shots: Worked examples.
+        max_new_tokens: The longest answer.
     """
 
     name: str
-    heading: str
-    question: str
-    cue: str
-    gap: str
+    task: Task
+    profile_name: str
+    profile: Profile
+    method: Literal["choices", "target", "generate"]
+    chat: bool
+    thinking: bool | None
+    shots: int
+    max_new_tokens: int
 
-    def format_question(self, question: ExamQuestion) -> str:
-        """A question up to where the gap and the letter follow."""
-        lines = [f"{self.question}{question.text.strip()}"]
-        lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=True)]
-        return "\n".join([*lines, self.cue])
+    @property
+    def by_letters(self) -> bool:
+        """Whether the model sees the choices with their letters and answers with one of these."""
+        return "{letter}" in self.profile.continuation or (self.chat and self.method != "target")
 
-    def prompt(self, name: str, shots: Sequence[ExamQuestion], question: ExamQuestion) -> str:
-        """Heading, worked examples and the question, blank lines between."""
-        examples = [f"{self.format_question(shot)}{self.gap}{shot.answer}" for shot in shots]
-        return "\n\n".join([self.heading.format(subject=name), *examples, self.format_question(question)])
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the answers: of letters that a model writes itself, whether they are right."""
+        asks_letters = self.method == "generate" and self.profile.method == "choices"
+        if asks_letters or (self.chat and self.method == "choices"):
+            return (Metric(name="acc", compare="choice"),)
+        return self.profile.metrics
 
 
 @dataclass(frozen=True, slots=True)
-class ExamFormat:
-    """An exam: how its files are laid out, which split is asked by default, what its subjects are called.
+class Prompt:
+    """A question as it is asked.
 
-    `average` is how its authors sum it up: over subjects (macro) or over questions (micro). `columns` None: no heading.
+    Attributes:
+        item: The question.
+        text: The prompt as text; of a conversation, its turns one after another.
+        pairs: Of scored continuations: (prefix ids, continuation ids) for each choice, or for the target alone.
+        ids: Of a generated answer: the prompt's ids.
+        messages: Of a conversation: its turns.
+        shots: Worked examples that fitted; None if not even the question alone did.
     """
 
-    columns: tuple[str, ...] | None
-    split: str
-    average: Literal["macro", "micro"]
-    subject_name: Callable[[str], str]
-    profiles: dict[str, Profile]
+    item: Item
+    text: str
+    pairs: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    ids: tuple[int, ...] = ()
+    messages: tuple[Message, ...] = field(default_factory=tuple)
+    shots: int | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the prompt's text."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_CMMLU_HEADING = "以下是关于{subject}的单项选择题，请直接给出正确答案的选项。"
-_MMLU_HEADING = "The following are multiple choice questions (with answers) about {subject}."
+def fill(template: str, item: Item, where: str, choice: int | None = None, by_letters: bool = False) -> str:
+    """Fill a template with a question.
 
-# Sources: CMMLU, haonan-li/CMMLU src/mp_utils.py; C-Eval, arXiv:2305.08322 figure 4; MMLU, arXiv:2009.03300 section 4;
-# lm_eval: EleutherAI/lm-evaluation-harness 0.4.13, tasks cmmlu, ceval-valid, mmlu (its gap before a letter is a space)
-EXAMS: dict[str, ExamFormat] = {
-    "cmmlu": ExamFormat(
-        columns=("Question", *LETTERS, "Answer"),
-        split="test",
-        average="macro",
-        subject_name=lambda subject: exam_subjects.CMMLU.get(subject, subject.replace("_", " ")),
-        profiles={
-            "paper": Profile("cmmlu/paper/1", _CMMLU_HEADING, "题目：", "答案是：", ""),
-            "lm_eval": Profile("cmmlu/lm_eval/0.4", _CMMLU_HEADING, "", "答案：", " "),
-        },
-    ),
-    "ceval": ExamFormat(
-        columns=("question", *LETTERS, "answer"),
-        split="val",
-        average="macro",
-        subject_name=lambda subject: exam_subjects.CEVAL.get(subject, subject.replace("_", " ")),
-        profiles={
-            "paper": Profile(
-                "ceval/paper/1", "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。", "", "答案：", ""
-            ),
-            "lm_eval": Profile(
-                "ceval/lm_eval/0.4", "以下是中国关于{subject}的单项选择题，请选出其中的正确答案。", "", "答案：", " "
-            ),
-        },
-    ),
-    "mmlu": ExamFormat(
-        columns=None,
-        split="test",
-        average="micro",
-        subject_name=lambda subject: subject.replace("_", " "),
-        profiles={
-            "paper": Profile("mmlu/paper/1", _MMLU_HEADING, "", "Answer:", " "),
-            "lm_eval": Profile("mmlu/lm_eval/0.4", _MMLU_HEADING, "", "Answer:", " "),
-        },
-    ),
-}
+    Args:
+        template: The template, fields in braces.
+        item: The question.
+        where: The task, for messages.
+        choice: The number of the choice that `{choice}` and `{letter}` stand for.
+        by_letters: Whether `{answer}` is the letter of the right choice, not its text.
+
+    Raises:
+        UserError: It names a field that the question does not have.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "choices":
+            lines = zip(LETTERS, item.choices, strict=False)
+            return "\n".join(f"{letter}. {text}" for letter, text in lines)
+        if name == "choice" and choice is not None:
+            return item.choices[choice]
+        if name == "letter" and choice is not None:
+            return LETTERS[choice]
+        if name == "answer":
+            if item.choices:
+                return LETTERS[item.gold[0]] if by_letters else item.choices[item.gold[0]]
+            return item.answers[0]
+        if name not in item.fields:
+            raise UserError(tr("its template names `{name}`, which its questions lack", name=name), where)
+        return item.fields[name]
+
+    return _FIELD.sub(value, template)
 
 
-class ExamFolder:
-    """An exam's folder: CSV files `test/anatomy.csv`, `test/anatomy_test.csv`, or both without the inner folder."""
+class PromptBuilder:
+    """Builds the prompts of one task for one model.
 
-    def __init__(self, kind: ExamFormat, folder: Path) -> None:
-        self.kind, self.folder = kind, folder
+    Args:
+        task_run: How the task is asked.
+        tokenizer: The model's tokenizer; None for an address, which takes text.
+        template: Its chat template, if questions are asked as a conversation.
+        context_length: The most ids of prompt and answer.
+    """
 
-    def subjects(self, split: str, names: Sequence[str] = ()) -> list[str]:
-        """The subjects with a file in `split`, sorted; only the `names` ones where some are named.
+    def __init__(
+        self, task_run: TaskRun, tokenizer: Tokenizer | None, template: ChatTemplate | None, context_length: int
+    ) -> None:
+        self._asking, self._tokenizer, self._template = task_run, tokenizer, template
+        self._limit = context_length
+        self._where = task_run.name
+        self._last: tuple[str, tuple[int, ...]] = ("", ())
+        if task_run.chat:
+            self._check_chat()
 
-        Raises UserError when there is no file, or a wanted subject has none.
+    def build(self, item: Item, items: Items) -> Prompt:
+        """The prompt of a question with as many worked examples as fit, the last ones.
+
+        Raises:
+            UserError: There are fewer worked examples than asked for, or they have no answers.
         """
-        subjects = sorted(self._files(split))
-        if not subjects:
-            what = tr("there is no {split} part of the exam here", split=split)
-            hint = tr("CSV files are looked for as {split}/NAME.csv", split=split)
-            raise UserError(what, self.folder, hint)
-        for subject in names:
-            if subject not in subjects:
-                what = tr("there is no subject '{subject}'", subject=subject)
-                raise UserError(what, self.folder, did_you_mean(subject, subjects))
-        return [subject for subject in subjects if not names or subject in names]
+        examples = items.examples_of(item, self._asking.shots)
+        if len(examples) < self._asking.shots:
+            what = tr(
+                "{shots} worked examples are wanted, but there are {count} for {subject}",
+                shots=self._asking.shots,
+                count=len(examples),
+                subject=item.subject or self._where,
+            )
+            raise UserError(what, self._where, tr("lower `shots`"))
+        if not all(example.gold or example.answers for example in examples):
+            what = tr("the worked examples of {subject} have no answers", subject=item.subject or self._where)
+            raise UserError(what, self._where, tr("ask without them: `shots: 0`"))
+        first = None
+        for left_out in range(len(examples) + 1):
+            prompt = self._encode(item, examples[left_out:])
+            first = first or prompt
+            if prompt.shots is not None:
+                return prompt
+        assert first is not None
+        return first
 
-    def read(self, split: str, subject: str) -> list[ExamQuestion]:
-        """The questions of a subject in the order of the file; none where `split` has no such file.
+    def _encode(self, item: Item, examples: Sequence[Item]) -> Prompt:
+        """The prompt with these worked examples; its `shots` are None if it does not fit."""
+        if self._asking.chat:
+            return self._encode_chat(item, examples)
+        task_run, profile = self._asking, self._asking.profile
+        before = fill(profile.heading, item, self._where) + "".join(
+            self._example(example) + profile.separator for example in examples
+        )
+        if task_run.method == "generate":
+            text = before + (self._chat_question(item) if item.match else self._fill(profile.prompt, item))
+            assert self._tokenizer is not None
+            ids = self._ids(text)
+            fits = len(ids) + min(task_run.max_new_tokens, self._limit // 2) <= self._limit
+            return Prompt(item, text, ids=ids, shots=len(examples) if fits else None)
+        numbers: Sequence[int | None] = range(len(item.choices)) if task_run.method == "choices" else (None,)
+        texts = [
+            (before + self._fill(profile.prompt, item, number), self._fill(profile.continuation, item, number))
+            for number in numbers
+        ]
+        pairs = tuple(self._pair(prompt, continuation) for prompt, continuation in texts)
+        fits = max(len(prefix) + len(continuation) for prefix, continuation in pairs) <= self._limit
+        shown = texts[0][0] if len({prompt for prompt, _ in texts}) == 1 else "\n".join("".join(pair) for pair in texts)
+        return Prompt(item, shown, pairs=pairs, shots=len(examples) if fits else None)
 
-        In a file whose heading has no column for it, the answer is empty.
+    def _example(self, example: Item) -> str:
+        profile = self._asking.profile
+        number = example.gold[0] if example.gold else None
+        prompt = self._fill(profile.example_prompt or profile.prompt, example, number)
+        return prompt + self._fill(profile.answer, example, number)
 
-        Raises UserError with file and line for a row that is not a question with four choices and its answer.
+    def _fill(self, template: str, item: Item, choice: int | None = None) -> str:
+        return fill(template, item, self._where, choice, self._asking.by_letters)
+
+    # --- plain text ---
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        """A plain prompt as ids, with the begin token if the tokenizer adds one; the last one is remembered."""
+        if text != self._last[0] or not text:
+            tokenizer = self._tokenizer
+            assert tokenizer is not None
+            begin = (tokenizer.bos_id,) if tokenizer.adds_bos and tokenizer.bos_id is not None else ()
+            self._last = (text, (*begin, *tokenizer.encode(text)))
+        return self._last[1]
+
+    def _pair(self, prompt: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Prompt and continuation as ids, encoded together and cut where the prompt alone ends.
+
+        White space at the end of the prompt goes to the continuation, as in lm-evaluation-harness
+        (`TemplateLM._encode_pair`). A prompt without a token is the begin token, or the end token without one.
         """
-        path = self._files(split).get(subject)
-        if path is None:
-            return []
-        questions = []
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, strict=True)
-                columns = self._places(path, next(reader, [])) if self.kind.columns else None
-                for index, row in enumerate(filter(None, reader)):
-                    where = f"{path}:{reader.line_num}"
-                    questions.append(_question(row, columns, subject, f"{subject}/{split}/{index}", where))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(tr("not CSV in UTF-8: {error}", error=error), path) from error
-        except OSError as error:
-            raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
-        return questions
+        tokenizer = self._tokenizer
+        assert tokenizer is not None
+        if self._asking.profile.letter_token:
+            return self._ids(prompt), tuple(tokenizer.encode(continuation)[:1])
+        kept = prompt.rstrip()
+        continuation = prompt[len(kept) :] + continuation
+        if not kept:
+            begin = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+            if begin is None:
+                raise UserError(tr("the tokenizer has no token to begin a text with"), tokenizer.folder)
+            return (begin,), tuple(tokenizer.encode(continuation))
+        prefix = self._ids(kept)
+        begin_count = int(tokenizer.adds_bos and tokenizer.bos_id is not None)
+        whole = tokenizer.encode(kept + continuation)
+        return prefix, tuple(whole[len(prefix) - begin_count :])
 
-    def _files(self, split: str) -> dict[str, Path]:
-        split_folder, suffix = self.folder / split, f"_{split}"
-        is_flat = not split_folder.is_dir()
-        files = {}
-        for path in sorted((self.folder if is_flat else split_folder).glob("*.csv")):
-            if path.stem.endswith(suffix) or not is_flat:
-                files[path.stem.removesuffix(suffix)] = path
-        return files
+    # --- conversation ---
 
-    def _places(self, path: Path, header: list[str]) -> tuple[int, ...]:
-        """Where the columns of a question stand in files that have a heading."""
-        assert self.kind.columns is not None
-        missing = [name for name in self.kind.columns if name not in header]
-        if missing and missing != [self.kind.columns[-1]]:
-            names = ", ".join(missing)
-            what = tr("the heading lacks {names}", names=names)
-            hint = tr("expected columns: {columns}", columns=join_list(self.kind.columns))
-            raise UserError(what, f"{path}:1", hint)
-        return tuple(header.index(name) for name in self.kind.columns if name in header)
+    def _check_chat(self) -> None:
+        profile = self._asking.profile
+        if self._asking.method == "target" or "{choice}" in profile.prompt or not profile.prompt:
+            what = tr("the task {task} continues texts and has no form as a conversation", task=self._where)
+            raise UserError(what, "chat", tr("ask it as plain text"))
+        if self._asking.thinking is not None and self._template is not None and not self._template.thinking_switches:
+            raise UserError(tr("the chat template of this model has no switch for thinking"), "thinking")
 
+    def _chat_question(self, item: Item) -> str:
+        """A question as a turn: of choices that its template does not show, with them; asked for the letter."""
+        text = self._fill(self._asking.profile.prompt, item)
+        if item.choices and "{choices}" not in self._asking.profile.prompt:
+            lines = zip(LETTERS, item.choices, strict=False)
+            text = "\n".join([text, *(f"{letter}. {choice}" for letter, choice in lines)])
+        if item.choices and (self._asking.profile.method == "choices" or item.match == "choice"):
+            text = f"{text}\n{_LETTER_ONLY[self._asking.task.language]}"
+        return text
 
-def _question(row: list[str], columns: tuple[int, ...] | None, subject: str, name: str, where: str) -> ExamQuestion:
-    used_columns = columns or tuple(range(6))
-    if len(row) <= max(used_columns) or (columns is None and len(row) != 6):
-        what = tr("a question has 6 columns, this row has {count}", count=len(row))
-        raise UserError(what, where)
-    text, a, b, c, d, *answers = (row[column] for column in used_columns)
-    if not answers:
-        return ExamQuestion(subject, name, text, (a, b, c, d), "")
-    answer = answers[0].strip().upper()
-    if answer not in LETTERS:
-        what = tr("the answer is {answer!r}, not one of A, B, C, D", answer=answer)
-        hint = tr("choose a split that has answers")
-        raise UserError(what, where, hint)
-    return ExamQuestion(subject, name, text, (a, b, c, d), answer)
+    def _encode_chat(self, item: Item, examples: Sequence[Item]) -> Prompt:
+        task_run, profile = self._asking, self._asking.profile
+        turns: list[Message] = []
+        for example in examples:
+            by_letters = bool(example.choices)
+            answer = fill(profile.answer, example, self._where, None, by_letters) if not by_letters else ""
+            turns.append(Message("user", self._chat_question(example)))
+            turns.append(Message("assistant", answer.strip() or LETTERS[example.gold[0]]))
+        turns.append(Message("user", self._chat_question(item)))
+        heading = fill(profile.heading, item, self._where)
+        if heading:
+            turns[0] = Message("user", heading + turns[0].text)
+        text = "\n\n".join(turn.text for turn in turns)
+        if self._template is None:  # an address renders itself
+            return Prompt(item, text, messages=tuple(turns), shots=len(examples))
+        ids = tuple(self._template.render(turns, prompt=True, thinking=task_run.thinking).ids)
+        if task_run.method == "generate":
+            fits = len(ids) + min(task_run.max_new_tokens, self._limit // 2) <= self._limit
+            return Prompt(item, text, ids=ids, messages=tuple(turns), shots=len(examples) if fits else None)
+        assert self._tokenizer is not None
+        letters = [tuple(self._tokenizer.encode(letter, continuation=True)) for letter in LETTERS[: len(item.choices)]]
+        fits = len(ids) + max(map(len, letters)) <= self._limit
+        pairs = tuple((ids, letter) for letter in letters)
+        return Prompt(item, text, pairs=pairs, messages=tuple(turns), shots=len(examples) if fits else None)

@@ -68,7 +68,7 @@ def _read_all(path: Path, rows: Iterator[Any]) -> Iterator[Question]:
             raise UserError(f"{describe_reason(row.value.reason)} ({row.value.detail})", location)
         for value in _flatten(decode_cells(row.value), ""):
             number += 1
-            yield _read_question(value, f"{path.stem}#{number}", location)
+            yield read_question(value, f"{path.stem}#{number}", location)
 
 
 def _flatten(row: Any, passage: str) -> Iterator[Any]:
@@ -85,7 +85,8 @@ def _flatten(row: Any, passage: str) -> Iterator[Any]:
         yield from _flatten(part, passage)
 
 
-def _read_question(row: Any, default_id: str, location: str) -> Question:
+def read_question(row: Any, default_id: str, location: str) -> Question:
+    """Read a row as a question. Raises UserError, with the location, if it is none or has no answer."""
     if _is_own(row):
         try:
             return Question.from_json(row)
@@ -93,7 +94,9 @@ def _read_question(row: Any, default_id: str, location: str) -> Question:
             raise _not_a_question(location, str(error)) from error
     if is_exam(row):
         raise UserError(
-            tr("these are questions of an exam, with choices"), location, tr("ask them by the stage `exam`")
+            tr("these are questions of an exam, with choices"),
+            location,
+            tr("ask them with `tasks` instead of `questions`"),
         )
     parts = _read_parts(row)
     if isinstance(parts, Drop):

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: held-out questions, answered greedily and scored."""
+"""The stage `evaluate` with a file of questions: held-out questions, answered greedily and scored."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from hanlin.inference.protocol import GenerationRequest, SamplingParams
 
 ANSWERS = "answers.jsonl"
 _CHUNK_SIZE = 64
+_MAX_NEW_TOKENS = 128
 
 
 def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
         template = opened.load_template()
 
         def answered(chunk: Sequence[Question]) -> list[Row]:
-            return ask_questions(opened, template, chunk, settings.max_new_tokens)
+            return ask_questions(opened, template, chunk, settings.max_new_tokens or _MAX_NEW_TOKENS)
 
         rows = process_in_chunks(
             questions, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=tr("questions")

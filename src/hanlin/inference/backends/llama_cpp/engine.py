@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from hanlin.inference.protocol import Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
-from hanlin.inference.score_batch import build_score_rows, common_length
+from hanlin.inference.score_batch import build_score_rows, group_by_prefix
 from hanlin.inference.tasks import ScoreTask
 from hanlin.models.folder.gguf import find_gguf_files
 
@@ -76,7 +76,7 @@ class LlamaCppEngine(SchedulerEngine):
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
         scores: list[Score | None] = [None] * len(pairs)
-        tasks = [ScoreTask(rows, scores) for rows in _group_by_prefix(build_score_rows(pairs))]
+        tasks = [ScoreTask(rows, scores) for rows in group_by_prefix(build_score_rows(pairs))]
         try:
             self._scheduler.submit(tasks)
             for task in tasks:
@@ -116,15 +116,3 @@ def _single_gguf_file(path: Path) -> Path:
         what = tr("there are {count} GGUF files here: {names}", count=len(files), names=names)
         raise UserError(what, path, tr("name one of them"))
     return files[0]
-
-
-def _group_by_prefix(rows: list) -> Iterator[list]:
-    """Groups of rows worth running one after another: at least half of each is a prefix of the next."""
-    group: list = []
-    for row in rows:
-        if group and 2 * common_length(group[-1].ids, row.ids) < len(row.ids):
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group

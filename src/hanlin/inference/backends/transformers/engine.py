@@ -15,19 +15,16 @@ from transformers import PreTrainedModel
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
+from hanlin.inference.backends.transformers.scoring import score_pairs
 from hanlin.inference.protocol import GenerationRequest, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
-from hanlin.inference.score_batch import ScoreRow, build_score_rows
 from hanlin.inference.tasks import GenerationTask, TokenSink
 from hanlin.models.folder.adapter import check_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import is_adapter
 from hanlin.models.load import load_model
-
-_MAX_TOKENS_PER_BATCH = 16_384  # of rows to score; what a layer holds for them at once
-_MAX_LOGITS_BYTES = 256 << 20
 
 
 class TransformersEngine(SchedulerEngine):
@@ -91,19 +88,10 @@ class TransformersEngine(SchedulerEngine):
         return super().tasks(requests, sinks)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        """See `Engine.score`. Logits are computed only for positions that a continuation needs."""
+        """See `Engine.score`. What pairs share is computed once, logits only where a continuation needs them."""
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
-        scores: dict[int, Score] = {}
-        rows = sorted(build_score_rows(pairs), key=lambda row: len(row.ids))
-        start = 0
-        while start < len(rows):
-            stop = start + 1
-            while stop < len(rows) and (stop + 1 - start) * len(rows[stop].ids) <= _MAX_TOKENS_PER_BATCH:
-                stop += 1
-            scores.update(self._score_rows(rows[start:stop]))
-            start = stop
-        return [scores[index] for index in range(len(pairs))]
+        return score_pairs(self._decoder, pairs)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """See `Engine.embed`. One text at a time: padding would cost more than a batch gains on few texts."""
@@ -118,38 +106,6 @@ class TransformersEngine(SchedulerEngine):
 
     def close(self) -> None:
         self._closing()
-
-    @torch.inference_mode()
-    def _score_rows(self, rows: Sequence[ScoreRow]) -> dict[int, Score]:
-        """Score rows padded on the right, where causal attention never looks."""
-        max_length = max(len(row.ids) for row in rows)
-        ids = torch.zeros(len(rows), max_length, dtype=torch.long)
-        for row_index, row in enumerate(rows):
-            ids[row_index, : len(row.ids)] = torch.tensor(row.ids)
-        steps = [
-            (row_index, start + offset, target_id, index)
-            for row_index, row in enumerate(rows)
-            for index, start, continuation in row.scored
-            for offset, target_id in enumerate(continuation)
-        ]
-        sums: dict[int, float] = {}
-        greedy: dict[int, bool] = {}
-        with self._decoder.lock:
-            hidden = self._decoder.hidden(input_ids=ids.to(self._device), use_cache=False)
-            size = max(1, _MAX_LOGITS_BYTES // (4 * self.vocabulary))
-            for first in range(0, len(steps), size):
-                chunk = steps[first : first + size]
-                row_indices, positions, target_ids = (
-                    torch.tensor(column) for column in list(zip(*chunk, strict=True))[:3]
-                )
-                logits = self._decoder.logits(hidden[row_indices, positions])
-                target_logits = logits.gather(1, target_ids.to(self._device)[:, None])[:, 0]
-                logprobs = (target_logits - logits.logsumexp(dim=-1)).tolist()
-                top_ids = logits.argmax(dim=-1).tolist()
-                for (_, _, target_id, index), logprob, top_id in zip(chunk, logprobs, top_ids, strict=True):
-                    sums[index] = sums.get(index, 0.0) + logprob
-                    greedy[index] = greedy.get(index, True) and top_id == target_id
-        return {index: Score(sums[index], greedy[index]) for index in sums}
 
 
 class Adapters:

@@ -1,4 +1,4 @@
-"""The papers: three layouts of files, and the text that each profile puts a question in."""
+"""The files of exams: three layouts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from hanlin.core.errors import UserError
-from hanlin.evaluate.tasks.prompts import EXAMS, ExamFolder, ExamQuestion
+from hanlin.evaluate.tasks.definition import packaged_tasks
+from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion
 
-QUESTION = ExamQuestion("anatomy", "anatomy/test/0", " 心脏有几个腔？ ", ("一个", "两个", "三个", "四个"), "D")
-SHOT = ExamQuestion("anatomy", "anatomy/dev/0", "手有几个指头？", ("三", "四", "五", "六"), "C")
+COLUMNS = {name: task.columns for name, task in packaged_tasks().items()}
 
 
 def cmmlu(folder: Path, rows: str) -> ExamFolder:
     (folder / "test").mkdir()
     (folder / "test" / "anatomy.csv").write_text(",Question,A,B,C,D,Answer\n" + rows, encoding="utf-8-sig")
-    return ExamFolder(EXAMS["cmmlu"], folder)
+    return ExamFolder(COLUMNS["cmmlu"], folder)
 
 
 def test_cmmlu_is_read_by_its_heading(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_cmmlu_is_read_by_its_heading(tmp_path: Path) -> None:
 def test_ceval_is_read_with_further_columns_and_lines_inside_cells(tmp_path: Path) -> None:
     text = 'id,question,A,B,C,D,answer,explanation\n1,甲,一,二,三,四,c,"因为\n所以"\n2,乙,一,二,三,四,A,无\n'
     (tmp_path / "law_val.csv").write_text(text, encoding="utf-8")
-    exam_folder = ExamFolder(EXAMS["ceval"], tmp_path)
+    exam_folder = ExamFolder(COLUMNS["ceval"], tmp_path)
     assert exam_folder.subjects("val") == ["law"]
     assert [question.answer for question in exam_folder.read("val", "law")] == ["C", "A"]
 
@@ -36,7 +36,7 @@ def test_ceval_is_read_with_further_columns_and_lines_inside_cells(tmp_path: Pat
 def test_mmlu_has_no_heading(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "us_law_test.csv").write_text('"Say ""yes""?",1,2,3,4,B\n', encoding="utf-8")
-    exam_folder = ExamFolder(EXAMS["mmlu"], tmp_path)
+    exam_folder = ExamFolder(COLUMNS["mmlu"], tmp_path)
     assert exam_folder.subjects("test") == ["us_law"]
     assert exam_folder.read("test", "us_law")[0].text == 'Say "yes"?'
 
@@ -56,7 +56,7 @@ def test_a_short_row_is_named_by_file_and_line(tmp_path: Path) -> None:
 def test_another_heading_is_refused(tmp_path: Path) -> None:
     exam_folder = cmmlu(tmp_path, "")
     with pytest.raises(UserError, match="the heading lacks question, answer"):
-        ExamFolder(EXAMS["ceval"], exam_folder.folder).read("test", "anatomy")
+        ExamFolder(COLUMNS["ceval"], exam_folder.folder).read("test", "anatomy")
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
@@ -73,43 +73,18 @@ def test_an_unknown_subject_is_refused_with_a_suggestion(tmp_path: Path) -> None
 
 def test_a_folder_without_the_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no val part"):
-        ExamFolder(EXAMS["ceval"], tmp_path).subjects("val")
-
-
-def test_a_chinese_letter_follows_its_colon_without_a_space() -> None:
-    profile = EXAMS["ceval"].profiles["paper"]
-    assert profile.prompt("解剖学", [SHOT], QUESTION) == (
-        "以下是中国关于解剖学考试的单项选择题，请选出其中的正确答案。\n\n"
-        "手有几个指头？\nA. 三\nB. 四\nC. 五\nD. 六\n答案：C\n\n"
-        "心脏有几个腔？\nA. 一个\nB. 两个\nC. 三个\nD. 四个\n答案："
-    )
-
-
-def test_an_english_letter_follows_its_colon_with_a_space() -> None:
-    profile = EXAMS["mmlu"].profiles["paper"]
-    assert profile.prompt("anatomy", [SHOT], QUESTION).count("Answer: C\n\n") == 1
-    assert (profile.cue, profile.gap) == ("Answer:", " ")
-
-
-def test_every_profile_has_a_name_of_its_own_but_for_its_version() -> None:
-    names = [profile.name for kind in EXAMS.values() for profile in kind.profiles.values()]
-    assert len(set(names)) == len(names)
+        ExamFolder(COLUMNS["ceval"], tmp_path).subjects("val")
 
 
 @pytest.mark.parametrize(("exam", "folder", "least"), [("cmmlu", "cmmlu", 7000), ("mmlu", "mmlu", 3000)])
 def test_real_papers_are_read_whole(shared_data: Path, exam: str, folder: str, least: int) -> None:
-    exam_folder = ExamFolder(EXAMS[exam], shared_data / "eval" / folder)
+    exam_folder = ExamFolder(COLUMNS[exam], shared_data / "eval" / folder)
     read = {subject: exam_folder.read("test", subject) for subject in exam_folder.subjects("test")}
     assert sum(map(len, read.values())) > least
     assert all(len(exam_folder.read("dev", subject)) == 5 for subject in read)
 
 
-def test_real_subjects_of_cmmlu_have_chinese_names(shared_data: Path) -> None:
-    exam_folder = ExamFolder(EXAMS["cmmlu"], shared_data / "eval" / "cmmlu")
-    assert not any(exam_folder.kind.subject_name(subject).isascii() for subject in exam_folder.subjects("test"))
-
-
 def test_real_ceval_rows_are_read(shared_data: Path) -> None:
-    exam_folder = ExamFolder(EXAMS["ceval"], shared_data / "eval" / "ceval_format_sample")
+    exam_folder = ExamFolder(COLUMNS["ceval"], shared_data / "eval" / "ceval_format_sample")
     assert exam_folder.subjects("val") == ["default"]
     assert exam_folder.read("dev", "default")[0].answer == "C"

@@ -1,0 +1,412 @@
+"""Questions of a task, read from local files in their original layouts."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.settings.sources import Source
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import join_list, tr
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.layout import detect_layout, read_rows
+from hanlin.data.io.sources import SourceFile
+from hanlin.data.ledger import Drop, describe_reason
+from hanlin.evaluate.tasks import subjects as subject_tables
+from hanlin.evaluate.tasks.definition import LETTERS, RowLayout, Task
+from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion
+from hanlin.evaluate.tasks.question_files import read_question
+
+_CHOICE_LINE = re.compile(r"(?:^|(?<=\s))\(?([A-G])\s*[．.、)]\s*")
+
+
+class _Missing(Exception):
+    """A part of a question that a row lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question.
+
+    Attributes:
+        id: Unique in its task.
+        subject: The part of the task; empty if it has none.
+        fields: What templates name.
+        choices: Texts of the choices; empty for open answers.
+        gold: Numbers of the right choices from 0; empty if they are secret.
+        answers: Accepted open answers.
+        match: How an open answer is compared, if the question says so itself.
+        row: The row of the file, for metrics that need more of it.
+    """
+
+    id: str
+    subject: str
+    fields: Mapping[str, str]
+    choices: tuple[str, ...] = ()
+    gold: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
+    match: str = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str | list[str] | None:
+        """The right answer: a letter, accepted texts; None if it is secret."""
+        if self.choices:
+            letters = [LETTERS[index] for index in self.gold]
+            return (letters[0] if len(letters) == 1 else letters) if letters else None
+        return list(self.answers) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The questions of a task, and the worked examples of each subject (under "": of every subject)."""
+
+    questions: Sequence[Item]
+    examples: Mapping[str, Sequence[Item]]
+
+    def examples_of(self, item: Item, count: int) -> list[Item]:
+        """The first worked examples of a question's subject without the question itself."""
+        pool = self.examples.get(item.subject, self.examples.get("", ()))
+        return [example for example in pool if example.id != item.id][:count]
+
+
+def read_items(name: str, task: Task, data: Path, *, split: str = "", subjects: Sequence[str] = ()) -> Items:
+    """Read a task's questions and its worked examples.
+
+    Args:
+        name: The task's name.
+        task: Its definition.
+        data: The data folder.
+        split: The part of an exam to ask; empty: the task's own.
+        subjects: Only these subjects; empty: all.
+
+    Raises:
+        UserError: Its files are not there, a row is no question of the task (with file and line), or there is no such
+            subject.
+    """
+    if task.reader == "exam":
+        return _read_exam(name, task, data, split or task.split, subjects)
+    files = _find_files(name, task.files, data)
+    labels = _read_labels(task, data) if task.labels_file else None
+    questions = [item for file in files for item in _read_file(name, task, file, labels)]
+    if subjects:
+        known = sorted({item.subject for item in questions if item.subject})
+        for subject in subjects:
+            if subject not in known:
+                what = tr("the task {task} has no subject '{subject}'", task=name, subject=subject)
+                raise UserError(what, data, tr("it has {names}", names=join_list(known[:20]) or "–"))
+        questions = [item for item in questions if item.subject in subjects]
+    if not questions:
+        raise UserError(tr("there is no question in these files"), files[0])
+    seen: set[str] = set()
+    for index, item in enumerate(questions):
+        if item.id in seen:  # ids of several files
+            questions[index] = replace(item, id=f"{item.id}/{index}")
+        seen.add(questions[index].id)
+    shots_files = [file for pattern in task.shots_files for file in sorted(data.rglob(pattern))][:1]
+    if shots_files:
+        return Items(questions, {"": list(_read_file(name, task, shots_files[0], None))})
+    return Items(questions, {"": questions[::-1]})  # of a file without examples: its last questions
+
+
+def shuffle_choices(item: Item, seed: int) -> Item:
+    """The question with its choices in a random order that depends on the seed and its id alone."""
+    if len(item.choices) < 2:
+        return item
+    order = list(range(len(item.choices)))
+    random.Random(f"{seed}/{item.id}").shuffle(order)
+    choices = tuple(item.choices[index] for index in order)
+    return replace(item, choices=choices, gold=tuple(order.index(index) for index in item.gold))
+
+
+def _find_files(name: str, patterns: Sequence[str], data: Path) -> list[Path]:
+    """The files of the first pattern that matches, anywhere below the data folder."""
+    for pattern in patterns:
+        files = [data] if data.is_file() and data.match(pattern) else []
+        files += sorted(path for path in data.rglob(pattern) if path.is_file()) if data.is_dir() else []
+        if files:
+            return files
+    what = tr("the files of the task {task} are not here", task=name)
+    raise UserError(what, data, tr("looked for {names}", names=join_list(list(patterns))))
+
+
+# --- exams ------------------------------------------------------------------------------------------------------------
+
+
+def _read_exam(name: str, task: Task, data: Path, split: str, wanted: Sequence[str]) -> Items:
+    folders = [data / pattern for pattern in task.files if (data / pattern).is_dir()]
+    folders += [path for pattern in task.files for path in sorted(data.glob(f"*/{pattern}")) if path.is_dir()]
+    if not folders and (data / "dev").is_dir():  # the exam's own folder
+        folders = [data]
+    if not folders:
+        what = tr("the files of the task {task} are not here", task=name)
+        raise UserError(what, data, tr("looked for {names}", names=join_list([f"{file}/" for file in task.files])))
+    folder = ExamFolder(task.columns, folders[0])
+    names: Mapping[str, str] = {"cmmlu": subject_tables.CMMLU, "ceval": subject_tables.CEVAL, "": {}}[
+        task.subject_names
+    ]
+    questions: list[Item] = []
+    examples: dict[str, list[Item]] = {}
+    for subject in folder.subjects(split, wanted):
+        title = names.get(subject, subject.replace("_", " "))
+        questions += [_exam_item(question, title) for question in folder.read(split, subject)]
+        examples[subject] = [_exam_item(question, title) for question in folder.read("dev", subject)]
+    if not questions:
+        raise UserError(tr("there is no question in these files"), folder.folder)
+    unanswered = sorted({item.subject for item in questions if not item.gold})
+    if unanswered and any(item.gold for item in questions):
+        what = tr("these subjects have no answers, others have: {subjects}", subjects=join_list(unanswered[:12]))
+        raise UserError(what, folder.folder, tr("name the subjects to ask in `subjects`"))
+    return Items(questions, examples)
+
+
+def _exam_item(question: ExamQuestion, title: str) -> Item:
+    gold = (LETTERS.index(question.answer),) if question.answer else ()
+    fields = {"question": question.text.strip(), "subject": title}
+    return Item(question.id, question.subject, fields, question.choices, gold)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _read_file(name: str, task: Task, file: Path, labels: Sequence[str] | None) -> Iterator[Item]:
+    source = SourceFile(file, file.name, 0, Source(path=str(file)))
+    index = 0
+    with InputFile(file) as input_file:
+        for row in read_rows(source, detect_layout(source), input_file):
+            location = f"{file}:{row.line}"
+            if isinstance(row.value, Drop):
+                raise UserError(f"{describe_reason(row.value.reason)} ({row.value.detail})", location)
+            if task.reader == "own":
+                yield _own_item(row.value, f"{file.stem}#{index + 1}", location)
+                index += 1
+                continue
+            for value in _nested_rows(row.value, task, file):
+                if labels is not None:
+                    if index >= len(labels):
+                        raise UserError(tr("there are fewer right answers than questions"), location)
+                    value = {**value, "label": labels[index]}
+                index += 1
+                if any(_is_skipped(layout, value) for layout in task.layouts):
+                    continue
+                yield _item(name, task, {**value, "_file": file.name.partition(".")[0]}, index, location)
+
+
+def _read_labels(task: Task, data: Path) -> list[str]:
+    (file, *_) = _find_files(task.labels_file, (task.labels_file,), data)
+    return file.read_text(encoding="utf-8").split()
+
+
+def _nested_rows(row: Any, task: Task, file: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of questions in a row of the file."""
+    kind = task.layouts[0].rows if task.layouts else ""
+    if kind == "c3" and isinstance(row, list) and len(row) == 3:
+        passage, questions, name = row
+        part = "dialogue" if "-d-" in file.name else "mixed"
+        for number, question in enumerate(questions):
+            yield {**question, "passage": "\n".join(passage), "id": f"{part}/{name}/{number}", "part": part}
+    elif kind == "squad" and isinstance(row, Mapping):
+        for article in row.get("data", [row]):
+            for paragraph in article.get("paragraphs", [article]):
+                for question in paragraph.get("qas", ()):
+                    texts = [
+                        answer["text"] if isinstance(answer, Mapping) else answer for answer in question["answers"]
+                    ]
+                    yield {**question, "context": paragraph.get("context", ""), "answers": texts}
+    elif kind == "gaokao" and isinstance(row, Mapping):
+        examples = row["example"] if isinstance(row.get("example"), list) else [row]
+        for number, example in enumerate(examples):
+            yield from _gaokao_rows(example, file, number)
+    elif isinstance(row, Mapping):
+        yield row
+    else:
+        yield {}
+
+
+def _gaokao_rows(example: Mapping[str, Any], file: Path, number: int) -> Iterator[Mapping[str, Any]]:
+    """The questions with one right letter and all their choices in the text; others cannot be scored by letters."""
+    text, answers = str(example.get("question", "")), example.get("answer", [])
+    if not isinstance(answers, list) or len(answers) != 1:
+        return
+    marks = list(_CHOICE_LINE.finditer(text))
+    start = next((index for index in range(len(marks) - 1, -1, -1) if marks[index][1] == "A"), None)
+    if start is None:
+        return
+    marks = marks[start:]
+    letters = "".join(mark[1] for mark in marks)
+    if len(letters) < 3 or letters != LETTERS[: len(letters)] or str(answers[0]) not in letters:
+        return
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    choices = [" ".join(text[mark.end() : end].split()) for mark, end in zip(marks, ends, strict=True)]
+    if not all(choices):  # pictures
+        return
+    subject = file.stem.partition("_")[2].removesuffix("_MCQs")
+    yield {
+        "question": text[: marks[0].start()].strip(),
+        "choices": choices,
+        "answer": answers[0],
+        "subject": subject,
+        "id": f"{subject}/{example.get('index', number)}",
+    }
+
+
+def _item(name: str, task: Task, row: Mapping[str, Any], index: int, location: str) -> Item:
+    problem = ""
+    for layout in task.layouts:
+        try:
+            return _read_row(layout, row, f"{row['_file']}#{index}")
+        except _Missing as missing:
+            problem = problem or str(missing)
+    shown = join_list([key for key in row if key != "_file"][:12])
+    what = tr(
+        "not a question of the task {task}: no {part} in a row with {columns}", task=name, part=problem, columns=shown
+    )
+    raise UserError(what, location)
+
+
+def _read_row(layout: RowLayout, row: Mapping[str, Any], default_id: str) -> Item:
+    fields = {name: _text(row, path) for name, path in layout.fields.items()}
+    for name, pattern in layout.find.items():
+        match = re.search(pattern, fields[name])
+        if match is None:
+            raise _Missing(f"`{name}`")
+        fields[name] = match[1]
+    for name, pattern in layout.remove.items():
+        if name in fields:
+            fields[name] = re.sub(pattern, "", fields[name])
+    for name, texts in layout.values.items():
+        if fields[name] not in texts:
+            raise _Missing(f"`{name}`")
+        fields[name] = texts[fields[name]]
+    choices = _choices(layout, row)
+    gold = _gold(layout, row, choices) if choices else ()
+    answers: list[str] = []
+    for path in (layout.answers,) if isinstance(layout.answers, str) and layout.answers else layout.answers:
+        value = fields[path] if path in fields else _value(row, path)
+        answers += [str(item) for item in (value if isinstance(value, list) else [value])]
+    subject = _text(row, layout.subject) if layout.subject else ""
+    fields.setdefault("subject", subject)
+    item_id = str(_value(row, layout.id)) if layout.id else default_id
+    return Item(item_id, subject, fields, choices, gold, tuple(dict.fromkeys(answers)), row=row)
+
+
+def _is_skipped(layout: RowLayout, row: Mapping[str, Any]) -> bool:
+    return any(row.get(name) == value for name, value in layout.skip.items())
+
+
+def _choices(layout: RowLayout, row: Mapping[str, Any]) -> tuple[str, ...]:
+    if layout.choice_texts:
+        return layout.choice_texts
+    if not layout.choices:
+        return ()
+    if isinstance(layout.choices, str):
+        value = _value(row, layout.choices)
+        if isinstance(value, str) and layout.split_choices:
+            value = re.split(layout.split_choices, value)
+        if not isinstance(value, list) or len(value) < 2:
+            raise _Missing(f"`{layout.choices}`")
+        texts = [str(text) for text in value]
+    else:
+        texts = [_text(row, path) for path in layout.choices]
+    pattern = layout.remove.get("choices", "")
+    return tuple(re.sub(pattern, "", text).strip() if pattern else text for text in texts)
+
+
+def _gold(layout: RowLayout, row: Mapping[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of the right choices: one, or several where a row has several letters."""
+    if layout.gold_index is not None:
+        return (layout.gold_index,)
+    value = _value(row, layout.gold)
+    if layout.labels:
+        labels = _value(row, layout.labels) if isinstance(layout.labels, str) else list(layout.labels)
+        texts = [str(label) for label in labels]
+        if str(value) in texts:
+            return (texts.index(str(value)),)
+        raise _Missing(f"`{layout.gold}`")
+    if isinstance(value, bool):
+        return (int(value),)
+    text = str(value).strip()
+    if text.isdigit() and int(text) < len(choices):
+        return (int(text),)
+    if text in choices:
+        return (choices.index(text),)
+    letters, several = LETTERS[: len(choices)], re.sub(r"[\s,，、]+", "", text)
+    if several and all(letter in letters for letter in several) and len(set(several)) == len(several):
+        return tuple(letters.index(letter) for letter in several)
+    pattern = layout.remove.get("choices", "")
+    if pattern and re.sub(pattern, "", text).strip() in choices:
+        return (choices.index(re.sub(pattern, "", text).strip()),)
+    raise _Missing(
+        tr(
+            "right answer among {count} choices (`{name}` is {value!r})",
+            count=len(choices),
+            name=layout.gold,
+            value=text[:40],
+        )
+    )
+
+
+def _value(row: Mapping[str, Any], path: str) -> Any:
+    value: Any = row
+    for part in path.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise _Missing(f"`{path}`")
+    return value
+
+
+def _text(row: Mapping[str, Any], path: str) -> str:
+    value = _value(row, path)
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise _Missing(f"`{path}`")
+    return str(value)
+
+
+# --- questions of a user ----------------------------------------------------------------------------------------------
+
+
+_MATCHES = ("exact", "contains", "number", "regex")
+
+
+def _own_item(row: Any, default_id: str, location: str) -> Item:
+    """A question of one's own: with `choices` and `answer`, else as `read_question` reads it, and perhaps `match`."""
+    choices = row.get("choices") if isinstance(row, Mapping) else None
+    if choices is not None:
+        question, answers = row.get("question"), row.get("answers", row.get("answer"))
+        if not isinstance(question, str) or not question.strip() or answers is None:
+            raise UserError(tr("a question with choices needs `question` and `answer`"), location)
+        texts = [str(text) for text in (answers if isinstance(answers, list) else [answers])]
+        subject, item_id = str(row.get("subject", "")), str(row.get("id", default_id))
+        fields = {"question": question.strip(), "subject": subject}
+        if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
+            raise UserError(tr("`choices` is a list of 2 to 26 texts"), location)
+        options = tuple(str(choice) for choice in choices)
+        gold = [LETTERS.find(text.upper()) if len(text) == 1 and text not in options else -1 for text in texts]
+        gold = [options.index(text) if text in options else index for text, index in zip(texts, gold, strict=True)]
+        if any(not 0 <= index < len(options) for index in gold):
+            what = tr("the answer is {answer!r}, not one of its choices", answer=texts[0])
+            raise UserError(what, location)
+        return Item(item_id, subject, fields, options, tuple(gold), match="choice")
+    read = read_question(row, default_id, location)
+    texts, match = list(read.answers), row.get("match", "exact")
+    if match not in _MATCHES:
+        what = tr("`match` is {value!r}, not one of {names}", value=match, names=join_list(list(_MATCHES)))
+        raise UserError(what, location)
+    if match == "regex":
+        for text in texts:
+            try:
+                re.compile(text)
+            except re.error as error:
+                what = tr("{pattern!r} is no regular expression: {error}", pattern=text, error=error)
+                raise UserError(what, location) from error
+    fields = {"question": "\n".join(message.text for message in read.messages), "subject": read.topic}
+    return Item(read.id, read.topic, fields, (), (), tuple(texts), match)

@@ -1,0 +1,175 @@
+"""What an answer is worth: extraction of the answer from what a model wrote, and metrics from 0 to 1."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.chat.reasoning import split_reasoning
+from hanlin.evaluate.scoring import is_correct, normalize_answer
+from hanlin.evaluate.tasks.definition import LETTERS, Metric
+from hanlin.evaluate.tasks.ifeval import follows
+from hanlin.evaluate.tasks.items import Item
+
+_NUMBER = re.compile(r"[-−]?(?:\d[\d,，]*)(?:\.\d+)?(?:\s*/\s*\d+)?%?")
+_FRACTION = re.compile(r"\(*\s*(\d+)\s*/\s*(\d+)\s*\)*")
+_STATED = (
+    r"答案\s*(?:应该?|可能)?(?:是|为|选|：|:)*\s*[（(\[【*“\"]*({0})(?![A-Za-z])",
+    r"(?:故|应|因此|所以|正确的?是?)\s*(?:选择?|选项)?\s*(?:是|为|：|:)?\s*[（(\[【*“\"]*({0})(?![A-Za-z])",
+    r"选(?:择|项)?\s*(?:是|为|：|:)?\s*[（(\[【*“\"]*({0})(?![A-Za-z])",
+    r"(?i:answer|choice|option)\s*(?i:is|would be|:)?\s*(?i:option|choice)?\s*[(\[*\"]*({0})(?![A-Za-z])",
+    r"\\boxed\{{\s*(?:\\text\{{)?\s*({0})(?![A-Za-z])",
+)
+_LEADING = r"^[\s（(\[【*“\"]*({0})(?:[\s.．。,，、:：;；)）\]】*”\"]|$)"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a model made of a question.
+
+    Attributes:
+        logprobs: Log probability of each choice, or of the target alone.
+        greedy: Whether greedy decoding gives the target.
+        output: What was written, without special tokens; `finish` and `tokens` say why it ended and its length.
+    """
+
+    logprobs: tuple[float, ...] = ()
+    greedy: bool = False
+    output: str = ""
+    finish: str = ""
+    tokens: int = 0
+
+
+def chosen(item: Item, outcome: Outcome, by_length: bool = False) -> int:
+    """The number of the likeliest choice; of equals the first. `by_length`: per character of the choice."""
+    lengths = [max(1, len(choice)) if by_length else 1 for choice in item.choices]
+    values = [logprob / length for logprob, length in zip(outcome.logprobs, lengths, strict=True)]
+    return max(range(len(values)), key=lambda index: (values[index], -index))
+
+
+def extract_letter(text: str, choices: Sequence[str]) -> str | None:
+    """The letter that an open answer chooses: a stated one, a leading one, the only one, or that of the only choice
+    whose text it holds; None if there is none.
+    """
+    text = unicodedata.normalize("NFKC", split_reasoning(text)[1]).strip()
+    letters = f"[{LETTERS[: len(choices)]}]"
+    for pattern in _STATED:
+        matches = re.findall(pattern.format(letters), text)
+        if matches:
+            return str(matches[-1])
+    match = re.search(_LEADING.format(letters), text)
+    if match:
+        return match[1]
+    alone = set(re.findall(rf"(?<![A-Za-z])({letters})(?![A-Za-z'])", text))
+    if len(alone) == 1:
+        return str(alone.pop())
+    held = [index for index, choice in enumerate(choices) if choice.strip() and choice.strip() in text]
+    return LETTERS[held[0]] if len(held) == 1 else None
+
+
+def extract_answer(item: Item, metric: Metric, output: str) -> str | None:
+    """What of an output is compared with the target; None if no answer is found."""
+    if item.choices and metric.compare in ("choice", "row"):
+        return extract_letter(output, item.choices)
+    text = output if metric.compare == "ifeval" else split_reasoning(output)[1].strip()
+    if not metric.extract:
+        return text if text.strip() else None
+    matches = [next((group for group in match.groups() if group), "") for match in re.finditer(metric.extract, text)]
+    if not matches:
+        return None
+    return (matches[0] if metric.pick == "first" else matches[-1]).strip()
+
+
+def score(item: Item, metric: Metric, outcome: Outcome, answer: str | None) -> float:
+    """A metric's value for one question, from 0 to 1.
+
+    Args:
+        item: The question, whose right answer is known.
+        metric: The metric.
+        outcome: What the model made of it.
+        answer: What was extracted, of an open answer.
+    """
+    if metric.compare in ("choice", "choice_norm") and outcome.logprobs:
+        return float(chosen(item, outcome, metric.compare == "choice_norm") in item.gold)
+    if metric.compare == "greedy":
+        return float(outcome.greedy)
+    if answer is None:
+        return 0.0
+    compare = item.match if metric.compare == "row" else metric.compare
+    if item.choices:
+        if compare == "exact":
+            return float(normalize_answer(answer) in {LETTERS[index] for index in item.gold})
+        return float(answer in {LETTERS[index] for index in item.gold})
+    if compare == "ifeval":
+        return _ifeval(item.row, answer, metric.variant)
+    targets = item.answers
+    if compare == "contains":
+        plain = normalize_answer(answer).casefold()
+        return float(any(normalize_answer(target).casefold() in plain for target in targets))
+    if compare == "number":
+        value = last_number(answer)
+        return float(value is not None and any(_same_number(value, last_number(target)) for target in targets))
+    if compare == "regex":
+        return float(any(re.search(target, answer) for target in targets))
+    if compare == "f1":
+        return max(f1(answer, target) for target in targets)
+    if metric.compare == "row":
+        return float(is_correct(answer, targets))
+    plain = _reduced(answer, metric)
+    return float(any(plain == _reduced(target, metric) for target in targets))
+
+
+def _reduced(text: str, metric: Metric) -> str:
+    """A text as it is compared: patterns removed, then capitals, then punctuation."""
+    for pattern in metric.remove:
+        text = re.sub(pattern, "", text)
+    if metric.ignore_case:
+        text = text.lower()
+    if metric.ignore_punctuation:
+        text = text.translate(str.maketrans("", "", string.punctuation))
+    return text
+
+
+def last_number(text: str) -> float | None:
+    """The last number of a text: decimals, thousands with commas, per cent, and fractions such as `3/4`."""
+    text = unicodedata.normalize("NFKC", text)
+    fractions = list(_FRACTION.finditer(text))
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
+        return None
+    if fractions and fractions[-1].end() >= numbers[-1].end() and int(fractions[-1][2]):
+        return int(fractions[-1][1]) / int(fractions[-1][2])
+    found = numbers[-1].group().replace(",", "").replace("−", "-")
+    scale = 0.01 if found.endswith("%") else 1.0
+    return float(found.rstrip("%").partition("/")[0]) * scale
+
+
+def _same_number(first: float, second: float | None) -> bool:
+    return second is not None and abs(first - second) <= 1e-4 * max(1.0, abs(second))
+
+
+def f1(answer: str, target: str) -> float:
+    """F1 of the characters of Chinese and the words of other text, without white space and punctuation."""
+    first, second = _units(answer), _units(target)
+    common = sum((Counter(first) & Counter(second)).values())
+    return 2 * common / (len(first) + len(second)) if common else 0.0
+
+
+def _units(text: str) -> list[str]:
+    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", unicodedata.normalize("NFKC", text).lower())
+
+
+def _ifeval(row: Mapping[str, Any], answer: str, variant: str) -> float:
+    ids, arguments = row.get("instruction_id_list", []), row.get("kwargs", [])
+    followed = [
+        follows(str(name), dict(values or {}), str(row.get("prompt", "")), answer, loose=variant == "loose")
+        for name, values in zip(ids, arguments, strict=False)
+    ]
+    if not followed:
+        return 0.0
+    return float(all(followed)) if variant else sum(followed) / len(followed)
