@@ -12,7 +12,7 @@ from hanlin.core.http import ServerClient, ServerError, error_message
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.evaluate.tasks.metrics import Outcome
-from hanlin.evaluate.tasks.prompts import TaskRun, Prompt
+from hanlin.evaluate.tasks.prompts import Prompt, TaskRun
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import EngineUnavailableError, GenerationRequest, SamplingParams
 from hanlin.tokenizer.generation_config import read_eos_token_ids

@@ -32,7 +32,7 @@ from hanlin.evaluate.tasks import questions
 from hanlin.evaluate.tasks.definition import LETTERS, Task, find_tasks
 from hanlin.evaluate.tasks.items import Item, Items, read_items, shuffle_choices
 from hanlin.evaluate.tasks.metrics import Outcome, chosen, extract_answer, score
-from hanlin.evaluate.tasks.prompts import TaskRun, Prompt, PromptBuilder
+from hanlin.evaluate.tasks.prompts import Prompt, PromptBuilder, TaskRun
 from hanlin.evaluate.tasks.respond import AddressRespondent, EngineRespondent, Respondent
 from hanlin.inference.loading import LoadedEngine, load_engine
 
