@@ -18,7 +18,7 @@ from hanlin.evaluate.tasks.items import Item, Items, read_items, shuffle_choices
 from hanlin.evaluate.tasks.respond import EngineRespondent
 from scripted_engine import ScriptedEngine, guesses
 
-FAST = "arc_easy piqa sciq winogrande chid tnews ekar xcopa_zh gsm8k cmrc2018 mmlu".split()
+FAST = ["arc_easy", "piqa", "sciq", "winogrande", "chid", "tnews", "ekar", "xcopa_zh", "gsm8k", "cmrc2018", "mmlu"]
 TASKS = [
     name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
     for name in packaged_tasks()
