@@ -65,6 +65,7 @@ def test_an_exam_is_taken(few_bits: Path, tmp_path: Path) -> None:
         Evaluate(model="m", tasks=("mmlu",), data="d", shots=0), inputs, tmp_path / "out", StageContext()
     )
     assert metrics["questions"] == 4
+    assert metrics["scores"] == {"mmlu@lm_eval": metrics["mean_score"]}
 
 
 def test_a_recipe_may_name_it() -> None:

@@ -188,10 +188,10 @@ def describe(results: Results) -> dict[str, Any]:
             "prompts_sha256": row.prompts_sha256,
             **({"submission": row.submission} if row.submission else {}),
         }
-    scores = [row.score.value for row in results.tasks if row.score is not None]
+    scores = {row.label: row.score.value for row in results.tasks if row.score is not None}
     figures["questions"] = sum(row.questions for row in results.tasks)
     if scores:
-        figures["mean_score"] = sum(scores) / len(scores)
+        figures |= {"scores": scores, "mean_score": sum(scores.values()) / len(scores)}
     return figures
 
 
