@@ -52,6 +52,12 @@ def test_a_chain_without_end_is_one_sentence(tmp_path: Path) -> None:
         lineage(tmp_path / "c-k0")
 
 
+def test_a_store_below_a_file_has_no_manifest(tmp_path: Path) -> None:
+    """So that what is told is where the store cannot be made."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert read_manifest(tmp_path / "file" / "artifacts" / "c-1") is None
+
+
 @hang_limit()
 def test_diamonds_are_read_and_shown_once(tmp_path: Path) -> None:
     """Forty levels of two artifacts, each made from both of the level above: 2 ** 40 ways."""

@@ -217,7 +217,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         with open_regular(file) as opened:
             data = opened.read(MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the second: the store is below a file, told when it is made
         return None
     except OSError as error:
         raise UserError(tr("the manifest cannot be read"), file, error.strerror) from error

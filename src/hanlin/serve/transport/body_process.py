@@ -15,6 +15,7 @@ What the child gives back is built in Python, object by object, and is not check
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import struct
 import subprocess
@@ -35,6 +36,8 @@ _CLASS, _READY, _BODY, _READ, _REFUSED, _FAILED = range(6)
 _LAST = 16
 """Added to the kind of a reply after which the child ends."""
 _CHILD = "from hanlin.serve.transport.body_process import main; main()"
+_NICE = 10
+"""How much the child stands back for the engines and the server where processors are few."""
 _MAX_REUSED_BYTES = 512 << 20
 """A child that has grown further ends, so that its memory comes back."""
 MEMORY_BYTES = 4 << 30
@@ -167,6 +170,8 @@ def main() -> None:
     The kernel is not asked to end this process with its parent: it would with the thread that started it.
     """
     _limit_memory()
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else gets between the replies
     with suppress(EOFError, OSError):
