@@ -159,9 +159,10 @@ _MIN_CUES = 2
 
 
 def may_sell(text: str) -> bool:
-    """Whether a text has the length of a page and two words of trade: 4 of 70 pages that sell have fewer."""
-    has_length = MIN_ADVERTORIAL_CHARS <= len(text) <= MAX_ADVERTORIAL_CHARS
-    return has_length and _TRADE_CUES.count_candidates(text) >= _MIN_CUES
+    """Whether a text has the length of a page and two words of trade, two in 1,000 characters: 66 of 70 that sell."""
+    if not MIN_ADVERTORIAL_CHARS <= len(text) <= MAX_ADVERTORIAL_CHARS:
+        return False
+    return _TRADE_CUES.count_candidates(text) >= max(_MIN_CUES, _MIN_CUES * len(text) / 1000)
 
 
 def advertorials(text: str, min_probability: float) -> str | Drop:
