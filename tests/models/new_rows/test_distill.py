@@ -43,7 +43,8 @@ def counts_of(first: int) -> torch.Tensor:
 
 def fit(model: LlamaForCausalLM, first: int) -> float:
     progress = Progress(quiet=True)
-    figures = distill_rows(model, first, OLD_IDS, texts(first), counts_of(first), BEGIN, seed=1, progress=progress)
+    rows, counts = texts(first), counts_of(first)
+    figures = distill_rows(model, first, OLD_IDS, rows, [], counts, BEGIN, seed=1, progress=progress)
     return figures["hidden_state_error"]
 
 

@@ -6,16 +6,18 @@ of the blocks are kept, and the last ones:
     old ids    1 [5 8] [6 2] [9 4] 77 [3 1 3 6]      kept at 1, 8, 2, 4, 77 and 6
     new ids    1  900   901   902  77    903         the same blocks read these
 
-The output head's rows follow from them without training. A text goes on with token 903 if it goes on with 3, its first
-old id, and that one with the others; so the logit of 903 is that of 3, minus how much rarer 903 is in the texts than 3.
-A row has no bias: it is made of the direction in which all last hidden states have the coordinate 1.
+The output head's rows begin without training. A text goes on with token 903 if it goes on with 3, its first old id, and
+that one with the others; so the logit of 903 is that of 3, minus how much rarer 903 is in the texts than 3. A row has
+no bias: it is made of the direction in which all last hidden states have the coordinate 1. Then they are trained on
+the last hidden states that were kept, once through (`tune.train_head`).
 
 The embeddings' rows are trained, and nothing else, so that the blocks come to the same hidden states when they read
 the new ids. They begin as the mean of the pieces and the last piece; to that comes a linear function of the pieces that
 all new tokens share, so that tokens that the texts hardly hold are initialized too, and a part of their own. In a tied
 model one row does both: its embedding is trained on condition that its logits stay near those of the head's row.
 
-Most blocks run once, without gradients; that makes this cheap.
+Most blocks run once for all this, without gradients. The last step is more expensive: some steps of the whole model on
+text in new ids (`tune.tune_rows`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.models.new_rows.sample import Row
+from hanlin.models.new_rows.tune import HeadTargets, TrainedRows, train_head, tune_rows
 
 BLOCKS_SHARE = 4
 """Hidden states are compared after a quarter of the blocks. After 8 of 30 the bits that a Chinese token's first byte
@@ -58,10 +61,12 @@ class _Observed:
     Attributes:
         ids: [tokens].
         early: Hidden states after the first blocks, behind each token, [tokens, hidden].
+        last: The last hidden states before each token, [tokens, hidden].
     """
 
     ids: Row
     early: torch.Tensor
+    last: torch.Tensor
 
 
 def distill_rows(
@@ -69,6 +74,7 @@ def distill_rows(
     first_id: int,
     old_ids: Sequence[Sequence[int]],
     rows: Sequence[Row],
+    stream: Sequence[Row],
     counts: torch.Tensor,
     begin_id: int,
     *,
@@ -82,13 +88,15 @@ def distill_rows(
         first_id: Id of the first new token.
         old_ids: For each new token the ids that its text had before.
         rows: Texts in new ids that the model reads (`sample.select_rows`).
+        stream: Texts in new ids that all rows are trained on in the end (`tune.cut_stream`).
         counts: How often each id occurs in all texts, [first_id + new].
         begin_id: The token that a text begins with.
         seed: Seed of the order of the rows.
         progress: Where progress is reported.
 
     Returns:
-        `hidden_state_error`: mean squared error of the hidden states in the last epoch, in shares of their variance.
+        `hidden_state_error`: mean squared error of the hidden states in the last epoch, in shares of their variance;
+        `loss`: see `tune.tune_rows`.
     """
     fit = _Fit(model, first_id, old_ids, begin_id)
     observed: list[_Observed] = []
@@ -98,7 +106,9 @@ def distill_rows(
             progress.update(len(observed), len(rows), tr("rows read"), force=len(observed) == len(rows))
         progress.close()
         head_rows = fit.head_rows(counts.to(model.device))
-    return fit.train(observed, head_rows, seed, progress)
+    head_rows = fit.train_head(head_rows, observed, seed, progress)
+    figures = fit.train(observed, head_rows, seed, progress)
+    return figures | tune_rows(model, first_id, old_ids, stream, fit.moment, seed=seed, progress=progress)
 
 
 class _Fit:
@@ -108,6 +118,7 @@ class _Fit:
         self._model, self._first_id, self._old_ids, self._begin_id = model, first_id, old_ids, begin_id
         self._device = model.device
         self._tied = model.lm_head.weight is model.model.embed_tokens.weight
+        self._old_head = model.lm_head.weight[:first_id]
         self._blocks = model.model.layers[: -(-model.config.num_hidden_layers // BLOCKS_SHARE)]
         hidden = model.config.hidden_size
         self._second_moment = torch.zeros((hidden, hidden), device=self._device)
@@ -138,7 +149,7 @@ class _Fit:
             self._second_moment += states.T @ states
             self._sum += states.sum(0)
             self._positions += len(states)
-            observed.append(_Observed(row, early[0][index, ends[1:]]))
+            observed.append(_Observed(row, early[0][index, ends[1:]], last[index, ends[:-1]]))
         return observed
 
     def head_rows(self, counts: torch.Tensor) -> torch.Tensor:
@@ -147,10 +158,24 @@ class _Fit:
         own = counts[self._first_id :].double().clamp(min=UNSEEN)
         total = counts[: self._first_id].double().index_add(0, first_pieces, own)
         log_share = (own / total[first_pieces]).log() + EXTRA_LOGIT
-        moment = self._second_moment / self._positions
+        moment = self.moment
         ridge = 1e-3 * moment.diagonal().mean() * torch.eye(len(moment), device=self._device)
         one = torch.linalg.solve(moment + ridge, self._sum / self._positions)
         return self._model.lm_head.weight[first_pieces].float() + log_share.float()[:, None] * one
+
+    @property
+    def moment(self) -> torch.Tensor:
+        """The mean of h hᵀ over all last hidden states h."""
+        return self._second_moment / self._positions
+
+    def train_head(
+        self, head_rows: torch.Tensor, observed: Sequence[_Observed], seed: int, progress: Progress
+    ) -> torch.Tensor:
+        """Train the output head's rows on the hidden states that the old ids gave."""
+        ids = torch.tensor([token_id for row in observed for token_id in row.ids], device=self._device)
+        targets = HeadTargets.of(torch.cat([row.last for row in observed]), ids, self._old_head)
+        rows = TrainedRows(self._old_head, head_rows, self._old_ids, self.moment)
+        return train_head(rows, targets, self._first_id, seed, progress)
 
     def train(
         self, observed: Sequence[_Observed], head_rows: torch.Tensor, seed: int, progress: Progress
@@ -159,7 +184,7 @@ class _Fit:
         embeddings = _Rows(
             self._model.model.embed_tokens.weight[: self._first_id],
             self._old_ids,
-            (head_rows, self._second_moment / self._positions) if self._tied else None,
+            (head_rows, self.moment) if self._tied else None,
         )
         variance = torch.cat([row.early for row in observed]).float().var(0, correction=0).clamp(min=1e-12)
         groups: list[dict[str, Any]] = [
