@@ -53,7 +53,7 @@ JSON_PARSERS = {
     "data/formats": "values inside rows, each with its own fallback",
     "data/ingest": "shards that this run has written",
     "serve": "bodies and calls, each answered by name; pipes of the server's own processes",
-    "cli/chat/backends.py": "events of servers, caught there",
+    "inference/chat_server.py": "events of servers, caught there",
     "inference/backends/http/client.py": "events of servers, caught there",
     "pipeline/worker.py": "the pipe of a run's own process",
     "pipeline/worker_client.py": "the pipe of a run's own process",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from hanlin.chat.history import truncate
-from hanlin.chat.reasoning import BEGIN_TAG, END_TAG
 from hanlin.chat.template import ChatTemplate
-from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.http import Reply, ServerClient, ServerError, Unreachable, error_message
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
+from hanlin.inference.chat_server import ChatServer
 from hanlin.inference.loading import LoadedEngine, load_engine, parse_model_spec
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.inference.text_stream import TextStream
@@ -23,15 +21,6 @@ from hanlin.tokenizer.generation_config import read_sampling_params
 
 P = TypeVar("P")
 OnText = Callable[[str], None]
-TIMEOUT = 600
-"""Seconds that a server may take between two pieces of an answer."""
-SECONDS_TO_LIST = 30
-"""Seconds that it may take to list its models."""
-_MOST_TOKENS = 2**17
-"""Of an answer without a limit: what the contexts of most models hold."""
-_MAX_TOKEN_CHARACTERS = 64
-"""Characters for each token that was asked for, on average, beyond which an answer is ended: the longest entries of a
-vocabulary are runs of 128 spaces, its average is below 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +142,7 @@ class RemoteServer:
     """A server with OpenAI's API.
 
     Args:
-        url: Its address, with the path before `/chat/completions`; without a path, `/v1` is added.
+        url: Its address, see `ChatServer`.
         model: Name of one of its models; empty: the first.
         sampling: Sampling fields of each request.
         api_key: Sent as a bearer token.
@@ -163,44 +152,20 @@ class RemoteServer:
     """
 
     def __init__(self, url: str, model: str, sampling: Mapping[str, Any], api_key: str = "") -> None:
-        base = url.rstrip("/")
-        self._base = base if base.count("/") > 2 else base + "/v1"
         self._sampling = dict(sampling)
-        max_tokens = sampling.get("max_new_tokens", 512) or _MOST_TOKENS
-        self._max_characters = 4096 + _MAX_TOKEN_CHARACTERS * int(max_tokens)
-        self._client = ServerClient(self._base, api_key, seconds=TIMEOUT)
-        try:
-            known = self._list_models()
-            if model and model not in known:
-                what = tr("the server has no model '{model}'", model=model)
-                raise UserError(what, url, did_you_mean(model, known))
-        except BaseException:
-            self._client.close()
-            raise
-        self.name = model or known[0]
+        self._server = ChatServer(url, model, sampling.get("max_new_tokens", 512), api_key)
+        self.name = self._server.name
         self._total_tokens: int | None = None
-        self._answer_tokens: int | None = None
         self._thinking: bool | None = None
 
     def answer(self, messages: Sequence[Message], on_text: OnText, attempt: int = 0) -> ChatReply:
-        body = {
-            "model": self.name,
-            "messages": [{"role": message.role, "content": message.text} for message in messages],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **self._sampling_fields(attempt),
-        }
-        with (
-            self._catch_errors(),
-            self._client.stream("POST", "/chat/completions", body) as reply,
-        ):
-            self._check_status(reply)
-            self._total_tokens = self._answer_tokens = None
+        with self._server.open_answer(messages, self._sampling_fields(attempt)) as pieces:
             timer = _AnswerTimer()
-            text, interrupted = _collect(timer.watch(self._read_stream(reply)), on_text)
+            text, interrupted = _collect(timer.watch(pieces), on_text)
+        self._total_tokens = pieces.total_tokens
         stats = None
-        if self._total_tokens is not None:
-            stats = ReplyStats(self._total_tokens, timer.speed(self._answer_tokens or 0))
+        if pieces.total_tokens is not None:
+            stats = ReplyStats(pieces.total_tokens, timer.speed(pieces.answer_tokens or 0))
         return ChatReply(text, tuple(messages), stats=stats, interrupted=interrupted)
 
     def set_thinking(self, on: bool) -> None:
@@ -213,7 +178,7 @@ class RemoteServer:
         return tr("{count} tokens with the last answer", count=count)
 
     def close(self) -> None:
-        self._client.close()
+        self._server.close()
 
     def _sampling_fields(self, attempt: int) -> dict[str, Any]:
         given = {name: value for name, value in self._sampling.items() if value is not None}
@@ -223,86 +188,6 @@ class RemoteServer:
         if self._thinking is not None:  # of vLLM, llama-server and Hanlin
             fields["chat_template_kwargs"] = {"enable_thinking": self._thinking}
         return fields
-
-    def _list_models(self) -> list[str]:
-        with self._catch_errors():
-            reply = self._client.fetch("GET", "/models", seconds=SECONDS_TO_LIST)
-        self._check_status(reply)
-        rows = self._parse(reply.text()).get("data")
-        rows = rows if isinstance(rows, list) else []
-        names = [row["id"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
-        if not names:
-            raise UserError(tr("the server lists no model"), self._base)
-        return names
-
-    def _read_stream(self, reply: Reply) -> Iterator[str]:
-        """The pieces of an answer, from the server-sent events of OpenAI's chat completions; reasoning within tags.
-
-        Raises UserError if it is far longer than was asked for, or has nothing to say for as long as a server may wait.
-        """
-        characters, last = 0, time.monotonic()
-        for piece in self._read_pieces(reply):
-            if piece:
-                characters, last = characters + len(piece), time.monotonic()
-                if characters > self._max_characters:
-                    what = tr("the server sends more than was asked for: {count:,} characters", count=characters)
-                    raise UserError(what, self._base)
-                yield piece
-            elif time.monotonic() - last > TIMEOUT:  # events that say nothing, one after the other
-                raise ServerError(tr("no answer in {seconds:g} seconds", seconds=TIMEOUT))
-
-    def _read_pieces(self, reply: Reply) -> Iterator[str]:
-        is_thinking = False
-        for data in reply.events():
-            yield ""
-            if data == "[DONE]":
-                return
-            event = self._parse(data)
-            if event.get("error"):
-                raise UserError(_error_message(event["error"]), self._base)
-            usage = event.get("usage")
-            if isinstance(usage, Mapping) and isinstance(usage.get("total_tokens"), int):
-                self._total_tokens = usage["total_tokens"]
-                answer_tokens = usage.get("completion_tokens")
-                self._answer_tokens = answer_tokens if isinstance(answer_tokens, int) else None
-            choices = event.get("choices")
-            for choice in choices if isinstance(choices, list) else ():
-                delta = choice.get("delta") if isinstance(choice, Mapping) else None
-                if not isinstance(delta, Mapping):
-                    continue
-                if reasoning := _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")):
-                    yield reasoning if is_thinking else f"{BEGIN_TAG}\n{reasoning}"
-                    is_thinking = True
-                if text := _text(delta.get("content")):
-                    yield f"\n{END_TAG}\n\n{text}" if is_thinking else text
-                    is_thinking = False
-
-    def _parse(self, data: str) -> dict[str, Any]:
-        try:
-            row = json.loads(data)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise UserError(tr("not an OpenAI-compatible server"), self._base)
-        return row
-
-    def _check_status(self, reply: Reply) -> None:
-        """Raise UserError with the server's message if it refuses a request."""
-        if 200 <= reply.status < 300:
-            return
-        hint = tr("set the key in HANLIN_API_KEY") if reply.status == 401 else None
-        raise UserError(f"{error_message(reply)} ({reply.status})", self._base, hint)
-
-    @contextmanager
-    def _catch_errors(self) -> Iterator[None]:
-        """Turn the errors of a connection inside the block into UserErrors."""
-        try:
-            yield
-        except Unreachable as error:
-            what = tr("the server cannot be reached: {reason}", reason=error)
-            raise UserError(what, self._base, tr("start one with `hanlin serve`")) from error
-        except ServerError as error:
-            raise UserError(tr("the server broke off: {reason}", reason=error), self._base) from error
 
 
 class _AnswerTimer:
@@ -322,17 +207,6 @@ class _AnswerTimer:
         """Tokens per second of an answer of so many tokens; None if it was too short to tell."""
         seconds = self._last - self._first
         return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
-
-
-def _text(value: Any) -> str:
-    """The text of a piece, with halves of surrogate pairs replaced, which no file could hold; of anything else none."""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else ""
-
-
-def _error_message(error: Any) -> str:
-    """The message of an error in OpenAI's form; of anything else, its text."""
-    inner = error.get("error", error) if isinstance(error, Mapping) else error
-    return str(inner.get("message", inner) if isinstance(inner, Mapping) else inner)[:500]
 
 
 def _collect(pieces: Iterator[str], on_text: OnText) -> tuple[str, bool]:
