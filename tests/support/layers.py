@@ -30,6 +30,9 @@ MAY_IMPORT: dict[str, str] = {
     "inference.backends.transformers": "core tokenizer chat models",
     "parity": "core tokenizer chat inference.backends.llama_cpp",
     "evaluate": "core config tokenizer chat inference data.io data.formats data.dedup data.ledger models.folder",
+    # a habit of a model is called what it is called in training data: the rules on answers are the detectors
+    "evaluate.probes": "core config tokenizer chat inference data.filters data.text evaluate",
+    "evaluate.comparison": "core config inference evaluate",
     "export": "core config tokenizer chat models inference parity",
     "pipeline": "core config models.folder",
     "estimate": "core config models.folder pipeline",
@@ -90,7 +93,7 @@ ORDER: dict[str, list[str]] = {
     ],
     "inference": [
         "protocol decoder score_batch",
-        "request_checks sampler registry",
+        "request_checks sampler registry chat_server",
         "tasks loading text_stream",
         "scheduler",
         "scheduler_engine",

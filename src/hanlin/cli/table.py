@@ -86,7 +86,8 @@ def sections() -> tuple[Section, ...]:
         Section(
             tr("Evaluate"),
             (
-                *_kinds("evaluate"),
+                *_kinds("evaluate", "probe"),
+                Entry("compare", _summary("compare"), "compare"),
                 Entry("generate", tr("Answer every question of a file"), "generate"),
             ),
         ),
@@ -123,7 +124,7 @@ def sections() -> tuple[Section, ...]:
     )
 
 
-_OWN_COMMANDS = frozenset({"package"})
+_OWN_COMMANDS = frozenset({"compare", "package"})
 """Kinds whose command is more than a stage alone; they have an entry of their own."""
 
 

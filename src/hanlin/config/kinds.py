@@ -192,6 +192,13 @@ _TABLE = (
     StageKind("long_context", "evaluate:LongContext", "evaluation", "hanlin.evaluate.long_context:run",
               "find passkeys, measure perplexity by position", heavy=True,
               shows=("longest", "passkey.found", "passkey.by_length")),
+    StageKind("probe", "probe:BehaviorProbe", "evaluation", "hanlin.evaluate.probes.stage:run",
+              "probe how a model behaves in chats", heavy=True,
+              shows=("answers", "greedy.answers_in_chinese.share", "greedy.stops.share", "greedy.repeats.share",
+                     "greedy.arithmetic.share")),
+    StageKind("compare", "compare:Compare", "evaluation", "hanlin.evaluate.comparison.stage:run",
+              "compare the results of models over the same questions", lineage=True,
+              shows=("models", "tasks", "gains", "losses")),
 )  # fmt: skip
 
 KINDS: dict[str, StageKind] = {kind.name: kind for kind in _TABLE}

@@ -32,8 +32,13 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def wilson_interval(hits: int, total: int) -> Interval:
-    """The 95 % score interval of a fraction (Wilson 1927): valid also near 0 and 1 and for few trials."""
+def wilson_interval(hits: float, total: int) -> Interval:
+    """The 95 % score interval of a fraction (Wilson 1927): valid also near 0 and 1 and for few trials.
+
+    Args:
+        hits: How many trials hit; a mean over several samples of each trial need not be whole.
+        total: The trials that are independent of each other.
+    """
     if total == 0:
         return Interval(0.0, 1.0)
     share, spread = hits / total, Z_95**2 / total

@@ -60,7 +60,7 @@ def run_stage(
     home: Path | None = None,
     as_json: bool = False,
     command: str = "",
-) -> None:
+) -> Path:
     """Run one stage with the checks, the store and the worker of a recipe, and print its folder and metrics.
 
     Args:
@@ -71,6 +71,9 @@ def run_stage(
         home: Where `artifacts/` is; by default `HANLIN_HOME`, or the working folder.
         as_json: Print JSON.
         command: The command that errors name; by default that of the kind.
+
+    Returns:
+        The folder of the result.
 
     Raises:
         UserError: The settings are not valid, `out` exists, or the stage fails on its input.
@@ -98,6 +101,7 @@ def run_stage(
         print_json({"path": str(out or folder), "metrics": step.manifest.metrics, "digest": step.manifest.digest})
     else:
         echo(f"{out or folder}\n{summarize_metrics(step)}")
+    return out or folder
 
 
 def _copy_artifact(folder: Path, out: Path) -> None:

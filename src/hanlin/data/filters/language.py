@@ -34,8 +34,12 @@ def chinese_share(text: str, share: float) -> str | Drop:
     Why: pages of which only the menu is Chinese teach little Chinese. Default 0.3, far below prose with English terms
     in it. Not in the default set, because English is kept there (replay).
     """
+    found = han_share(text)
+    return text if found is None or found >= share else Drop("little_chinese", f"share {found:.2f}")
+
+
+def han_share(text: str) -> float | None:
+    """The share of a text's letters that is Chinese, four Latin letters counted as one; None without letters."""
     han, latin, other, *_ = count_char_kinds(text)
     letters = han + latin / 4 + other
-    if letters and han < share * letters:
-        return Drop("little_chinese", f"share {han / letters:.2f}")
-    return text
+    return han / letters if letters else None

@@ -188,9 +188,14 @@ def _last_question(messages: tuple[Message, ...]) -> str:
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 
+def strip_quoted(text: str) -> str:
+    """A text without code, links and short quotations, whose language is not that of the text."""
+    return _QUOTED_TITLE.sub("", _CODE.sub("", text))
+
+
 def _dominant_script(text: str, share: float, shortest: int) -> str:
     """`zh` or `en` if at least this share of the letters is in that script, otherwise an empty text."""
-    han, latin, other, *_ = count_char_kinds(_QUOTED_TITLE.sub("", _CODE.sub("", text)))
+    han, latin, other, *_ = count_char_kinds(strip_quoted(text))
     letters = han + latin / 4 + other  # an English word has about four times the letters of a Chinese one
     if han + latin + other < shortest:
         return ""
@@ -204,6 +209,6 @@ def _is_english(text: str) -> bool:
 
     Words are counted, not letters: names are long.
     """
-    words = [word.lower() for word in _WORD.findall(_QUOTED_TITLE.sub("", _CODE.sub("", text)))]
+    words = [word.lower() for word in _WORD.findall(strip_quoted(text))]
     in_sentences = sum(word in _SENTENCE_WORDS for word in words)
     return sum(word in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words)) and in_sentences * 25 >= len(words)

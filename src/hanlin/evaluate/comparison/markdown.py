@@ -1,0 +1,143 @@
+"""A comparison as Markdown in both languages, for a model card or the appendix of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hanlin.core.i18n import translate
+from hanlin.core.names import quote_markdown
+from hanlin.evaluate.comparison.names import show_difference, show_score, show_value, title_of
+
+_SHOWN_SUBJECTS = 5
+
+
+def write_markdown(comparison: Mapping[str, Any]) -> str:
+    """The scores of all models with intervals, what was lost and gained, and how to read it."""
+    return "\n".join(
+        [
+            "# Evaluation · 评测",
+            "",
+            *_how_to_read(comparison),
+            *describe_scores(comparison),
+            *_subjects(comparison["tasks"]),
+            *_contamination(comparison["tasks"]),
+            *_judge(comparison["judge"]),
+            *_origin(comparison["models"]),
+        ]
+    )
+
+
+def describe_scores(comparison: Mapping[str, Any]) -> Iterator[str]:
+    """The table of tasks and models, with the 95 % interval of each score; ▲ and ▼ are beyond the paired interval."""
+    models = [model["name"] for model in comparison["models"]]
+    yield from ("## Scores · 分数", "", f"| task 任务 | n | {' | '.join(map(quote_markdown, models))} |")
+    yield "|---|---|" + "---|" * len(models)
+    for task in comparison["tasks"]:
+        scores = {score["model"]: score for score in task["scores"]}
+        cells = [show_score(scores.get(model), task["unit"]) for model in models]
+        yield f"| {quote_markdown(describe_task(task))} | {task['questions']:,} | {' | '.join(cells)} |"
+    yield ""
+
+
+def describe_task(task: Mapping[str, Any]) -> str:
+    """A task in both languages with the way in which it was asked; ↓ if lower is better."""
+    name = title_of(task)
+    if description := task["description"]:
+        mode = task["setup"].get("mode", "")
+        name = f"{description} · {translate(description, 'zh')} ({mode})"
+    return name + ("" if task["higher_is_better"] else " ↓")
+
+
+def _how_to_read(comparison: Mapping[str, Any]) -> Iterator[str]:
+    baseline = quote_markdown(comparison["models"][0]["name"])
+    yield "Scores in percent with 95 % intervals from a paired bootstrap over questions "
+    yield f"({comparison['resamples']:,} draws, seed {comparison['seed']}). "
+    yield f"Differences are to {baseline}; ▲ better and ▼ worse beyond the paired interval, no mark: none is shown. "
+    yield "↓: lower is better. Bits per byte compare models of different tokenizers, perplexity per token does not."
+    yield ""
+    yield "分数为百分数，附成对自助法的 95% 区间"
+    yield f"（按题抽样 {comparison['resamples']:,} 次，种子 {comparison['seed']}）。"
+    yield f"差值相对 {baseline}；▲ 与 ▼ 表示超出成对区间的变好与变差，无标记表示看不出差别。"
+    yield "↓：越低越好。每字节比特数可跨分词器比较，按词元的困惑度不可以。"
+    yield ""
+
+
+def _subjects(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The subjects that lost and gained most, of tasks with more subjects than the two languages."""
+    for task in tasks:
+        changed = [
+            (subject, score)
+            for subject in task["subjects"]
+            for score in subject["scores"]
+            if "difference" in score and score["difference"]["verdict"] != "same"
+        ]
+        if len(task["subjects"]) <= 2 or not changed:
+            continue
+        yield from (f"## {quote_markdown(describe_task(task))}", "")
+        yield from ("| subject 科目 | n | model 模型 | score 分数 | difference 差值 |", "|---|---|---|---|---|")
+        if len(changed) > 2 * _SHOWN_SUBJECTS:
+            changed = changed[:_SHOWN_SUBJECTS] + changed[-_SHOWN_SUBJECTS:]
+        for subject, score in changed:
+            yield (
+                f"| {quote_markdown(subject['name'])} | {subject['questions']} | {quote_markdown(score['model'])} "
+                f"| {show_value(score['value'], task['unit'])} | {show_difference(score['difference'], task['unit'])} |"
+            )
+        yield ""
+
+
+def _contamination(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    rows = [task for task in tasks if "contamination" in task]
+    if not rows:
+        return
+    yield from ("## Without contaminated questions · 去掉受污染的题", "")
+    yield from ("| task 任务 | model 模型 | all 全部 | clean 干净 | contaminated 受污染 |", "|---|---|---|---|---|")
+    for task in rows:
+        split = task["contamination"]
+        for score in task["scores"]:
+            parts = []
+            for name in ("clean", "contaminated"):
+                found = next((row for row in split[name]["scores"] if row["model"] == score["model"]), None)
+                shown = "–" if found is None else show_value(found["value"], task["unit"])
+                parts.append(f"{shown} ({split[name]['questions']:,})")
+            all_of_it = show_value(score["value"], task["unit"])
+            yield (
+                f"| {quote_markdown(describe_task(task))} | {quote_markdown(score['model'])} | {all_of_it} "
+                f"| {' | '.join(parts)} |"
+            )
+    yield ""
+
+
+def _judge(judge: Mapping[str, Any] | None) -> Iterator[str]:
+    if judge is None:
+        return
+    yield from (f"## Judge · 评审：{quote_markdown(judge['model'])}", "")
+    yield "A win needs both orders. 两种先后顺序都胜出才算胜。"
+    yield ""
+    yield "| model 模型 | wins 胜 | ties 平 | losses 负 | share 胜率 | agreement 两序一致 | first 偏先 | longer 偏长 |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in judge["models"]:
+        share = (
+            "–"
+            if row["share"] is None
+            else f"{100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        )
+        shares = ["–" if row[name] is None else f"{100 * row[name]:.0f} %" for name in ("agreement", "first", "longer")]
+        counts = f"{row['wins']} | {row['ties']} | {row['losses']}"
+        yield f"| {quote_markdown(row['model'])} | {counts} | {share} | {' | '.join(shares)} |"
+    yield ""
+
+
+def _origin(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from ("## Origin · 来源", "")
+    yield from ("| model 模型 | result 结果 | settings 设置 | digest 摘要 |", "|---|---|---|---|")
+    for model in models:
+        for result in model["results"]:
+            plain = [
+                f"{name} {value}" for name, value in result["settings"].items() if "/" not in str(value) and value != ""
+            ]
+            yield (
+                f"| {quote_markdown(model['name'])} | {result['kind']} | {quote_markdown(', '.join(plain))} "
+                f"| `{result['digest'][:16]}` |"
+            )
+    yield ""

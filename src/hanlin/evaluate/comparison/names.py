@@ -1,0 +1,39 @@
+"""How a comparison's files, tasks and scores are called and shown; loads nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+COMPARISON, MARKDOWN, QUESTIONS = "comparison.json", "comparison.md", "questions.jsonl"
+VERDICTS = {"gain": "▲", "loss": "▼", "same": ""}
+
+
+def title_of(task: Mapping[str, Any]) -> str:
+    """A task with how it was asked, in one line: `cmmlu (paper, 5 shots)`."""
+    parts = [f"{value} shots" if name == "shots" else str(value) for name, value in task["setup"].items() if value]
+    return task["name"] + (f" ({', '.join(parts)})" if parts else "")
+
+
+def show_value(value: float, unit: str) -> str:
+    """A share as percent, bits per byte as they are."""
+    return f"{100 * value:.1f}" if unit == "share" else f"{value:.4f}"
+
+
+def show_interval(score: Mapping[str, Any], unit: str) -> str:
+    """The 95 % interval of a score."""
+    return f"[{show_value(score['low'], unit)}, {show_value(score['high'], unit)}]"
+
+
+def show_difference(difference: Mapping[str, Any], unit: str) -> str:
+    """A difference with its sign, and with ▲ or ▼ if it is beyond its interval."""
+    sign = "+" if difference["value"] >= 0 else "−"
+    return f"{sign}{show_value(abs(difference['value']), unit)} {VERDICTS[difference['verdict']]}".rstrip()
+
+
+def show_score(score: Mapping[str, Any] | None, unit: str) -> str:
+    """A score with its interval and its difference; a dash if a model was not asked."""
+    if score is None:
+        return "–"
+    text = f"{show_value(score['value'], unit)} {show_interval(score, unit)}"
+    return f"{text} {show_difference(score['difference'], unit)}" if "difference" in score else text
