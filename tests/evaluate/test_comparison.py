@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hanlin.config.settings.compare import Compare
+from hanlin.config.settings.probe import Compare
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.evaluate.comparison import stage

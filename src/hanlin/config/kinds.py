@@ -196,7 +196,7 @@ _TABLE = (
               "probe how a model behaves in chats", heavy=True,
               shows=("answers", "greedy.answers_in_chinese.share", "greedy.stops.share", "greedy.repeats.share",
                      "greedy.arithmetic.share")),
-    StageKind("compare", "compare:Compare", "evaluation", "hanlin.evaluate.comparison.stage:run",
+    StageKind("compare", "probe:Compare", "evaluation", "hanlin.evaluate.comparison.stage:run",
               "compare the results of models over the same questions", lineage=True,
               shows=("models", "tasks", "gains", "losses")),
 )  # fmt: skip

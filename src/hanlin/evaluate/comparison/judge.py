@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hanlin.config.settings.compare import Judge
+from hanlin.config.settings.probe import Judge
 from hanlin.core.context import StageContext
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
