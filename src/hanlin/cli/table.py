@@ -87,7 +87,7 @@ def sections() -> tuple[Section, ...]:
             tr("Evaluate"),
             (
                 *_kinds("evaluate", "probe"),
-                Entry("compare", _summary("compare"), "compare"),
+                Entry("compare", _summary("compare"), "evaluation.compare"),
                 Entry("generate", tr("Answer every question of a file"), "generate"),
             ),
         ),
