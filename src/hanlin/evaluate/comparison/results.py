@@ -22,6 +22,8 @@ from hanlin.core.i18n import tr
 from hanlin.core.resumable import read_rows
 from hanlin.evaluate.comparison.bootstrap import Average
 from hanlin.evaluate.probes.checks import FIGURES
+from hanlin.evaluate.results import RESULTS_FILE
+from hanlin.evaluate.results import read_results as read_task_results
 
 SHARE, BITS = "share", "bits_per_byte"
 
@@ -100,7 +102,9 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
         UserError: It is not the folder of an evaluation whose answers were kept, or holds none.
     """
     open_answers: list[OpenAnswer] = []
-    if (folder / "perplexity.jsonl").is_file():
+    if (folder / RESULTS_FILE).is_file():
+        kind, tasks = "evaluate", list(_read_tasks(folder))
+    elif (folder / "perplexity.jsonl").is_file():
         kind, tasks = "perplexity", [_perplexity(read_rows(folder / "perplexity.jsonl"))]
     elif (folder / "answers.jsonl").is_file():
         kind, tasks, open_answers = _read_answers(folder / "answers.jsonl", node)
@@ -127,6 +131,24 @@ def _model_of(folder: Path, node: LineageNode | None) -> tuple[str, str]:
     base = parents[0].name.split("/")[0]
     digests = [parent.digest for parent in parents if parent.type == "file" and parent.name.split("/")[0] == base]
     return name, hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _read_tasks(folder: Path) -> Iterator[ScoredTask]:
+    """The tasks of `evaluate`, with the main metric of each; the samples are checked against the results."""
+    results = read_task_results(folder)
+    for result in results.tasks:
+        setup = {"profile": result.profile, "version": result.profile_version, "form": result.form,
+                 "shots": result.shots}  # fmt: skip
+        questions = [
+            ScoredQuestion(
+                sample["id"], float(sample["scores"][result.metric]), subject=sample.get("subject") or "",
+                question=sample.get("question") or "", target=str(sample.get("target") or ""),
+                answer=str(sample.get("output") or sample.get("answer") or ""),
+            )
+            for sample in results.read_samples(result)
+            if result.metric in sample["scores"]
+        ]  # fmt: skip
+        yield ScoredTask(result.task, setup, result.metric, SHARE, True, result.average, questions)
 
 
 def _read_answers(file: Path, node: LineageNode | None) -> tuple[str, list[ScoredTask], list[OpenAnswer]]:
