@@ -16,6 +16,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.evaluate.comparison import stage
 from hanlin.evaluate.comparison.bootstrap import resample
+from hanlin.evaluate.results import Results, Sample, TaskResult, summarize, write_results, write_samples
 from hanlin.web.pages.comparison import render_comparison
 from scripted_chat_server import chat_server
 
@@ -27,14 +28,24 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 
 
 def exam(folder: Path, right: dict[str, list[int]]) -> Path:
-    """An exam's answers: for each subject a 1 for every right one."""
-    rows = [
-        {"id": f"{subject}/test/{index}", "subject": subject, "answer": "A", "given": "A" if hit else "B",
-         "right": bool(hit)}
+    """The results of an exam of several subjects: for each subject a 1 for every right answer."""
+    folder.mkdir(exist_ok=True)
+    samples: list[Sample] = [
+        {"id": f"{subject}/test/{index}", "subject": subject, "prompt_sha256": "0" * 64, "target": "A",
+         "answer": "A" if hit else "B", "scores": {"acc": float(hit)}}
         for subject, hits in right.items()
         for index, hit in enumerate(hits)
     ]  # fmt: skip
-    return write_rows(folder, "answers.jsonl", rows)
+    scores, subjects = summarize(samples, ["acc"], "macro")
+    digest = write_samples(folder, "samples-exam.jsonl", samples)
+    result = TaskResult(
+        task="exam", task_version=1, language="zh", profile="lm_eval", profile_version="1", form="plain", thinking=None,
+        method="choices", shots=0, fewest_shots=0, metric="acc", average="macro", questions=len(samples), scores=scores,
+        subjects=subjects, chance=0.25, near_chance=False, too_long=0, not_extracted=0, not_extracted_share=0.0,
+        prompts_sha256="0" * 64, example_prompt="题目", samples="samples-exam.jsonl", samples_sha256=digest,
+    )  # fmt: skip
+    write_results(folder, Results({"name": folder.name}, [result], {"seed": 42}))
+    return folder
 
 
 def perplexity(folder: Path, nats: list[float], tokens: int = 10) -> Path:
@@ -77,7 +88,7 @@ def test_what_got_worse_beyond_its_interval_is_forgotten_and_what_got_better_is_
     assert [row["name"] for row in task["subjects"]] == ["law", "history"]
     total = task["scores"][1]["difference"]
     assert (total["value"], total["won"], total["lost"], total["verdict"]) == (0, 10, 10, "same")
-    assert metrics["scores"] == {"exam": {"base": 0.5, "tuned": 0.5}} and metrics["losses"] == 0
+    assert metrics["scores"] == {"exam (lm_eval, 1, plain)": {"base": 0.5, "tuned": 0.5}} and metrics["losses"] == 0
     questions = [json.loads(line) for line in (tmp_path / "out" / "questions.jsonl").read_text().splitlines()]
     assert len(questions) == 80 and questions[0]["answers"]["base"]["value"] == 1
 
@@ -161,7 +172,7 @@ def test_two_runs_are_equal_and_one_model_alone_is_reported(tmp_path: Path) -> N
         (lambda f: [write_rows(f / "a", "answers.jsonl", [])], {}, "hold no answer"),
         (lambda f: [write_rows(f / "a", "other.jsonl", [])], {}, "no results are here"),
         (lambda f: [write_rows(f / "a", "answers.jsonl", [{"id": "1"}])], {}, "have no score"),
-        (lambda f: [write_rows(f / "a", "answers.jsonl", [{"right": 1, "subject": 1}])], {}, "as an evaluation writes"),
+        (lambda f: [write_rows(f / "a", "answers.jsonl", [{"counts": 1}])], {}, "as an evaluation writes"),
         (lambda f: [exam(f / "a", {"a": [1]}), exam(f / "b", {"b": [1]})], {"common": True}, "no question of exam in"),
         (lambda f: [exam(f / "a", HALF), exam(f / "b", HALF)], {"judge": {"address": "http://x"}}, "no open answers"),
     ],

@@ -40,7 +40,13 @@ RECEIPT = {
         "perplexity": 3.2, "source_perplexity": 3.1, "kl": 0.001, "same_top_token": 0.99},
 }  # fmt: skip
 EXPORTED = LineageNode("gguf-1", "gguf", "b" * 64, kind="gguf", metrics={"Q8_0": RECEIPT}, parents=(TRAINED,))
-ASKED = LineageNode("evaluate-1", "evaluation", "e" * 64, kind="evaluate", metrics={"exact_match": 0.953})
+ASKED = LineageNode(
+    "evaluate-1",
+    "evaluation",
+    "e" * 64,
+    kind="evaluate",
+    metrics={"exact_match": 0.953, "greedy": {"stops": {"share": 0.987}}},
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +140,7 @@ def test_the_hubs_folder_has_a_card_made_from_the_lineage(files: Path, pack: Pac
         "epochs 2",
         "lora.rank 64",
         "0.953",
+        "| evaluate | greedy stops share | 0.987 |",
         "Q8_0",
     ):
         assert said in card, said

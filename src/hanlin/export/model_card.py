@@ -136,9 +136,8 @@ def _describe_metrics(card: Card, chart: str) -> Iterator[str]:
     if card.evaluations:
         yield from ("## Evaluation · 评测", "", "| measurement 评测 | figure 指标 | value 数值 |", "|---|---|---|")
         for node in card.evaluations:
-            for name, value in node.metrics.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    yield f"| {node.kind} | {name} | {value:.4g} |"
+            for name, value in _numbers(node.metrics):
+                yield f"| {node.kind} | {_cell(name)} | {value:.4g} |"
         yield ""
     rows = get_quality_reports(card.root)
     if rows:
@@ -148,6 +147,15 @@ def _describe_metrics(card: Card, chart: str) -> Iterator[str]:
         yield from ("", *format_table(rows), "")
         if chart:
             yield from (f"![bits per weight and divergence · 每权重比特数与散度]({chart})", "")
+
+
+def _numbers(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
+    """The figures of an evaluation with their names; the shares of a probe lie two levels down."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, (*path, str(name)))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield " ".join((*path, str(name))), value
 
 
 def get_quality_reports(root: LineageNode | None) -> dict[str, Mapping[str, Any]]:

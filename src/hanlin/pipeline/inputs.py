@@ -183,7 +183,7 @@ _TYPE_PATTERNS = (  # the first that matches a file of a folder
     ("model", "config.json"),
     ("gguf", "*.gguf"),
     *((kind, record_pattern(kind)) for kind in RECORD_KINDS),
-    ("evaluation", "answers.jsonl"),
+    *(("evaluation", name) for name in ("answers.jsonl", "results.json", "perplexity.jsonl")),
     ("tokenizer", "tokenizer.json*"),
     ("tokenizer", "tokenizer.model"),
     ("model", "*.bin"),

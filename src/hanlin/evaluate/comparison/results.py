@@ -2,9 +2,9 @@
 
 A `ScoredTask` is one score of one model with the value of every question behind it. What each kind keeps:
 
+- `evaluate`: `results.json` and a file of samples for each task, or `answers.jsonl` with exact matches;
 - `probe`: `answers.jsonl`, one task for each figure and mode;
-- `perplexity`: `perplexity.jsonl`, bits per byte of each record;
-- `exam`: `answers.jsonl`, right or wrong; `evaluate`: `answers.jsonl`, exact matches.
+- `perplexity`: `perplexity.jsonl`, bits per byte of each record.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
     elif (folder / "perplexity.jsonl").is_file():
         kind, tasks = "perplexity", [_perplexity(read_rows(folder / "perplexity.jsonl"))]
     elif (folder / "answers.jsonl").is_file():
-        kind, tasks, open_answers = _read_answers(folder / "answers.jsonl", node)
+        kind, tasks, open_answers = _read_answers(folder / "answers.jsonl")
     else:
-        hint = tr("name the folder of an evaluation: evaluate, exam, probe or perplexity")
+        hint = tr("name the folder of an evaluation: evaluate, probe or perplexity")
         raise UserError(tr("no results are here"), folder, hint)
     if not any(task.questions for task in tasks):
         raise UserError(tr("these results hold no answer"), folder)
@@ -151,15 +151,12 @@ def _read_tasks(folder: Path) -> Iterator[ScoredTask]:
         yield ScoredTask(result.task, setup, result.metric, SHARE, True, result.average, questions)
 
 
-def _read_answers(file: Path, node: LineageNode | None) -> tuple[str, list[ScoredTask], list[OpenAnswer]]:
+def _read_answers(file: Path) -> tuple[str, list[ScoredTask], list[OpenAnswer]]:
     rows = read_rows(file)
     keys = set(rows[0]) if rows else set()
-    settings = {} if node is None else node.settings
     try:
         if "counts" in keys:
             return "probe", list(_probe(rows)), _open_answers(rows)
-        if {"right", "subject"} <= keys:
-            return "exam", [_exam(rows, settings)], []
         if {"exact", "answers"} <= keys:
             return "evaluate", [_questions(rows)], []
     except (KeyError, TypeError, AttributeError) as error:
@@ -220,20 +217,6 @@ def _perplexity(rows: Sequence[Mapping[str, Any]]) -> ScoredTask:
         "perplexity": math.exp(min(700.0, nats / max(1, tokens))),
     }
     return ScoredTask("bits_per_byte", {}, "bits_per_byte", BITS, False, "micro", questions, notes)
-
-
-def _exam(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> ScoredTask:
-    setup = {name: settings[name] for name in ("profile", "shots", "split") if name in settings}
-    name = str(settings.get("exam", "exam"))
-    questions = [
-        ScoredQuestion(
-            row["id"], float(row["right"]), subject=row["subject"], target=row["answer"], answer=row["given"] or ""
-        )
-        for row in rows
-        if row["right"] is not None
-    ]
-    average: Average = "micro" if name == "mmlu" else "macro"
-    return ScoredTask(name, setup, "accuracy", SHARE, True, average, questions)
 
 
 def _questions(rows: Sequence[Mapping[str, Any]]) -> ScoredTask:

@@ -7,10 +7,11 @@ their most frequent words.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from hanlin.core.files import parse_json
 
 Arguments = Mapping[str, Any]
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -155,7 +156,7 @@ def _postscript(text: str, given: Arguments) -> bool:
 
 def _json(text: str, given: Arguments) -> bool:
     text = re.sub(r"^```(?:json)?|```$", "", text.strip(), flags=re.IGNORECASE)
-    json.loads(text.strip())
+    parse_json(text.strip())
     return True
 
 

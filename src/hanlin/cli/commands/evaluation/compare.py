@@ -19,7 +19,7 @@ app = new_app()
 @command(
     app,
     tr(
-        "RESULTS: folders of evaluate, exam, probe and perplexity, of one or more models, or of an earlier comparison, "
+        "RESULTS: folders of evaluate, probe and perplexity, of one or more models, or of an earlier comparison, "
         "which is shown again. The first model is what the others are compared with."
     ),
 )
