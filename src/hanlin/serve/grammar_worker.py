@@ -50,6 +50,8 @@ _IDLE_SECONDS = 30.0
 """A worker that was used before ends after so long without a client."""
 _MAX_REUSED_BYTES = 32 * 2**20
 """A worker that has grown by more is not used again: its memory comes back."""
+_NICE = 10
+"""How much a worker stands back for the engines and the server in a second attempt to compile; it ends after it."""
 _TAKEN, _FREE = 0, 1
 _STATE = struct.Struct("<II")
 """What a worker tells the grammar process: its process id, and whether it is taken or free."""
@@ -267,6 +269,8 @@ def _answer(connection: socket.socket, ll_tokenizer: LLTokenizer) -> None:
     total = 1 + round(sum(os.times()[:2]) + LIMITS.total_seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (total, resource.RLIM_INFINITY))
     request = json.loads(content)
+    if not request["is_first_attempt"]:
+        os.nice(_NICE)
     try:
         with _limit_compiling(request["is_first_attempt"]):
             grammar, value = (request["grammar"], None) if "grammar" in request else compile_grammar(request)
@@ -298,9 +302,12 @@ def pack_token(token_id: int) -> bytes:
 
 
 def _work(listener: socket.socket, control: int, states: int, ll_tokenizer: LLTokenizer) -> None:
-    """The life of a worker: wait for a client, tell the grammar process, answer; again as long as it stays small."""
+    """The life of a worker: wait for a client, tell the grammar process, answer; again as long as it stays small and has
+    not stood back.
+    """
     listener.setblocking(False)
     _, base_bytes = _own_bytes()
+    priority = os.nice(0)
     _limit_memory()
     idle_seconds = None
     while True:
@@ -315,7 +322,7 @@ def _work(listener: socket.socket, control: int, states: int, ll_tokenizer: LLTo
         connection.setblocking(True)
         with suppress(EOFError, OSError), connection:  # the client is gone
             _answer(connection, ll_tokenizer)  # out of memory in Python, the worker ends as it does in native code
-        if _own_bytes()[1] - base_bytes > _MAX_REUSED_BYTES:
+        if _own_bytes()[1] - base_bytes > _MAX_REUSED_BYTES or os.nice(0) > priority:
             return
         os.write(states, _STATE.pack(os.getpid(), _FREE))
         idle_seconds = _IDLE_SECONDS
