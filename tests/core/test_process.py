@@ -41,3 +41,10 @@ def test_what_a_library_starts_gets_the_same(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_command_may_name_another_python() -> None:
     assert python_command("-m", "x", python="python") == ["python", "-P", "-m", "x"]
     assert python_command("-m", "x")[0] == sys.executable
+
+
+def test_the_memory_of_a_process_is_its_own_and_not_its_parents() -> None:
+    held = bytearray(b"x") * 300_000_000  # what getrusage tells a child of the parent it was forked from
+    code = "from hanlin.core.process import peak_host_memory; print(peak_host_memory())"
+    done = run_process(python_command("-c", code), capture_output=True, text=True)
+    assert len(held) > int(done.stdout) > 1_000_000

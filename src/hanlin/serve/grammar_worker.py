@@ -302,8 +302,8 @@ def pack_token(token_id: int) -> bytes:
 
 
 def _work(listener: socket.socket, control: int, states: int, ll_tokenizer: LLTokenizer) -> None:
-    """The life of a worker: wait for a client, tell the grammar process, answer; again as long as it stays small and has
-    not stood back.
+    """The life of a worker: wait for a client, tell the grammar process, answer; again as long as it stays small and
+    has not stood back.
     """
     listener.setblocking(False)
     _, base_bytes = _own_bytes()
