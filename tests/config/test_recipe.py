@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,51 @@ def test_a_change_reaches_a_nested_setting(tmp_path: Path) -> None:
     text = "stages:\n  b: {kind: sft, model: ./m, data: [./d], lora: {rank: 4}}\n"
     recipe = read_recipe(written(tmp_path, text), ["b.lora.rank=32", "seed=7"])
     assert recipe.stages["b"].settings.lora.rank == 32 and recipe.seed == 7  # type: ignore[attr-defined]
+
+
+BUDGETS = """stages:
+  b: {kind: pretrain, model: ./m, data: [./d], steps: 600, learning_rate: 1e-4}
+budgets:
+  small:
+    b: { steps: 40 }
+  broken:
+    b:
+      steps: 0
+"""
+
+
+def test_a_budget_replaces_settings_of_stages(tmp_path: Path) -> None:
+    path = written(tmp_path, BUDGETS)
+
+    def steps(*changes: str) -> tuple[object, object]:
+        settings: Any = read_recipe(path, changes).stages["b"].settings
+        return settings.steps, settings.learning_rate
+
+    assert steps() == (600, 1e-4) and steps("budget=small") == (40, 1e-4)
+    assert steps("b.steps=7", "budget=small") == (7, 1e-4), "what the command line names wins over the budget"
+    path.write_text(BUDGETS.replace("budgets:", "budget: small\nbudgets:"), encoding="utf-8")
+    assert steps() == (40, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "line", "sentence", "hint"),
+    [
+        (BUDGETS, ("budget=smal",), "--set budget=smal", "no budget 'smal'", "small"),
+        (BUDGETS, ("budget=broken",), ":8", "steps", ""),
+        (BUDGETS.partition("budgets")[0], ("budget=small",), "--set", "no budget 'small'", "has no budgets"),
+        (BUDGETS.replace("    b: { s", "    c: { s"), (), ":5", "stage 'c' that does not exist", "b"),
+        (BUDGETS.replace("{ steps: 40 }", "{ kind: sft }"), (), ":5", "kind", ""),
+        (BUDGETS.replace("{ steps: 40 }", "40"), (), ":5", "is not a mapping", "below each stage its settings"),
+        ("stages: {}\nbudgets: 3\n", (), ":2", "budgets must be a mapping", "write names"),
+        ("stages: {}\nbudgets: {3: {}}\n", (), ":2", "budgets must be a mapping", "write names"),
+        ("stages: {}\nbudget: small\n", (), ":2", "no budget 'small'", "has no budgets"),
+    ],
+)
+def test_a_budget_that_cannot_be_used_is_refused(
+    tmp_path: Path, text: str, changes: tuple[str, ...], line: str, sentence: str, hint: str
+) -> None:
+    error = refused(tmp_path, text, changes)
+    assert sentence in error.what and line in str(error.where) and hint in str(error.hint), error
 
 
 def test_a_change_to_an_unknown_stage_is_refused(tmp_path: Path) -> None:

@@ -52,7 +52,12 @@ ORDER: dict[str, list[str]] = {
         "text records progress process http signals",
         "context discover resumable",
     ],
-    "config": ["settings", "kinds references validation yaml_text", "recipe", "recipe_file schema settings_page"],
+    "config": [
+        "settings",
+        "budgets kinds references validation yaml_text",
+        "recipe",
+        "recipe_file schema settings_page",
+    ],
     "tokenizer": [
         "file_names byte_alphabet prefix_space gguf_metadata gguf_splitting",
         "sentencepiece_encoder",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.budgets import BUDGET, BUDGETS, apply_budget
 from hanlin.config.kinds import StageKind, get_kind
 from hanlin.config.references import ReferenceTarget, resolve_reference
 from hanlin.config.settings.base import Reference, Settings, references, setting
@@ -130,7 +131,7 @@ def build_recipe(
     Raises:
         UserError: For the first mistake, with file and line.
     """
-    lines = lines or {}
+    data, lines = apply_budget(data, where, dict(lines or {}))
 
     def location(*keys: str) -> str:
         for depth in range(len(keys), 0, -1):
@@ -144,7 +145,7 @@ def build_recipe(
             raise UserError(
                 tr("a recipe has no '{name}'", name=name),
                 location(name),
-                did_you_mean(str(name), known),
+                did_you_mean(str(name), (*known, BUDGET, BUDGETS)),
             )
     seed = data.get("seed", 42)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from hanlin.config.budgets import BUDGET, apply_budget
 from hanlin.config.recipe import Recipe, build_recipe
 from hanlin.config.yaml_text import MAX_BYTES, load_yaml
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
@@ -19,7 +20,8 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: The file.
-        changes: Overrides, `stage.setting=value`, or `seed=`, `root=`, `name=`, `launch.threads=` and so on.
+        changes: Overrides, `stage.setting=value`, or `seed=`, `root=`, `name=`, `launch.threads=` and so on; before all
+            others `budget=`, one of the recipe's budgets.
 
     Returns:
         The recipe.
@@ -55,6 +57,8 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     if not isinstance(data, dict) or not isinstance(data.get("stages"), dict):
         hint = tr("a recipe is a mapping with `name` and `stages`")
         raise UserError(tr("not a recipe"), path, hint)
+    budget, changes = _take_budget(changes)
+    data, lines = apply_budget(data, str(path), lines, budget)
     for change in changes:
         _apply(data, change)
     return build_recipe(data, str(path), lines, default_name=path.stem)
@@ -66,6 +70,13 @@ def read_value(text: str, where: str) -> Any:
         return load_yaml(text)[0] if text else ""
     except yaml.YAMLError as error:
         raise UserError(tr("'{text}' is not valid YAML", text=text), where, getattr(error, "problem", None)) from error
+
+
+def _take_budget(changes: Sequence[str]) -> tuple[Any, list[str]]:
+    """The budget that the changes choose, None if they choose none, and the other changes."""
+    chosen = [change for change in changes if change.partition("=")[0].strip() == BUDGET]
+    value = read_value(chosen[-1].partition("=")[2], f"--set {BUDGET}") if chosen else None
+    return value, [change for change in changes if change not in chosen]
 
 
 def _apply(data: dict[str, Any], change: str) -> None:

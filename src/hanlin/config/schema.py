@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hanlin.config.budgets import BUDGET, BUDGETS
 from hanlin.config.kinds import KINDS
 from hanlin.config.recipe import ReportSettings
 from hanlin.config.settings.launch import Launch
@@ -37,6 +38,12 @@ def json_schema() -> dict[str, Any]:
             "root": {"type": "string", "description": "folder that relative paths start at"},
             "launch": Launch.model_json_schema(),
             "stages": {"type": "object", "additionalProperties": {"oneOf": kinds}},
+            BUDGET: {"type": "string", "description": "the budget to use if the command line names none"},
+            BUDGETS: {
+                "type": "object",
+                "description": "settings of stages that --set budget=NAME puts in place of those in `stages`",
+                "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}},
+            },
             "report": report,
         },
         "$defs": definitions,
