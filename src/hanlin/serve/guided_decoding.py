@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.i18n import tr
-from hanlin.core.process import python_command, start_process
+from hanlin.core.process import available_cores, python_command, start_process
 from hanlin.serve.errors import ApiError
 from hanlin.serve.grammar_worker import (
     COMPILED,
@@ -44,8 +44,9 @@ from hanlin.serve.grammar_worker import (
     send_message,
 )
 
-_MAX_COMPILING = 4
-"""How many that take long are compiled at once; with the memory of a worker this bounds what compiling can take."""
+_MAX_COMPILING = max(1, min(4, available_cores() // 2))
+"""How many that take long are compiled at once: half of the cores are left for the engines. With the memory of a worker
+this bounds what compiling can take."""
 _MAX_SLOW = 16
 """How many that take long are compiled or wait for it."""
 _MAX_UNUSED = 8
@@ -112,10 +113,11 @@ class GrammarCompiler:
 
     def _compile(self, kind: str, value: Any, param: str, compact: bool = False, before: str = "") -> GrammarConstraint:
         request = {"kind": kind, "value": value, "compact": compact, "before": before}
-        compiled = self._try_to_compile({**request, "is_first_attempt": True}, param)
-        if compiled is None:
+        compiled = self._try_to_compile({**request, "is_first_attempt": True, "is_costly": False}, param)
+        is_costly = compiled is None
+        if is_costly:
             with self._enter_slow_lane(param):
-                compiled = self._try_to_compile({**request, "is_first_attempt": False}, param)
+                compiled = self._try_to_compile({**request, "is_first_attempt": False, "is_costly": True}, param)
         if compiled is None:
             what = tr(
                 "the schema takes more than {seconds:g} s or {megabytes} MB to compile: make it simpler",
@@ -126,7 +128,7 @@ class GrammarCompiler:
         worker, content = compiled
         grammar, rewritten = json.loads(content)
         spec = {"grammar" if kind == "lark" else kind: rewritten}
-        constraint = GrammarConstraint(self.address, self.stop_ids, grammar, spec, worker)
+        constraint = GrammarConstraint(self.address, self.stop_ids, grammar, spec, worker, is_costly=is_costly)
         self._unused.append(weakref.ref(constraint))
         while len(self._unused) > _MAX_UNUSED:
             oldest = self._unused.popleft()()
@@ -191,6 +193,7 @@ class GrammarConstraint:
         grammar: The compiled grammar.
         spec: See `Constraint.spec`.
         worker: A worker that has compiled the grammar; None: one is asked when it is first needed.
+        is_costly: Whether a first attempt to compile it failed; then its worker stands back for others.
 
     Attributes:
         begins_with_thought: Whether an answer begins within a thinking block, whose end comes before what it must fit.
@@ -205,8 +208,9 @@ class GrammarConstraint:
         grammar: str,
         spec: Mapping[str, Any],
         worker: _Worker | None = None,
+        is_costly: bool = False,
     ) -> None:
-        self._address, self._grammar = address, grammar
+        self._address, self._grammar, self._is_costly = address, grammar, is_costly
         self._stop_ids = frozenset(stop_ids)
         self._worker = worker
         self._starting = threading.Lock()
@@ -218,7 +222,8 @@ class GrammarConstraint:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as a fresh constraint of the same grammar, whose worker the other process asks for."""
         self.suspend()
-        return _restore_constraint, (self._address, tuple(self._stop_ids), self._grammar, dict(self.spec))
+        arguments = (self._address, tuple(self._stop_ids), self._grammar, dict(self.spec), self._is_costly)
+        return _restore_constraint, arguments
 
     def start(self) -> None:
         """Ask for a worker, unless there is one; from now on it is not given back before the end."""
@@ -226,8 +231,8 @@ class GrammarConstraint:
             self._is_started = True
             if self._worker is None and not self.failed:
                 try:
-                    request = json.dumps({"grammar": self._grammar, "is_first_attempt": False}).encode()
-                    self._worker = _Worker(_connect(self._address), request)
+                    request = {"grammar": self._grammar, "is_first_attempt": False, "is_costly": self._is_costly}
+                    self._worker = _Worker(_connect(self._address), json.dumps(request).encode())
                 except OSError as error:
                     self.failed = str(error)
 
@@ -288,9 +293,9 @@ class GrammarConstraint:
 
 
 def _restore_constraint(
-    address: str, stop_ids: tuple[int, ...], grammar: str, spec: dict[str, Any]
+    address: str, stop_ids: tuple[int, ...], grammar: str, spec: dict[str, Any], is_costly: bool
 ) -> GrammarConstraint:
-    constraint = GrammarConstraint(address, stop_ids, grammar, spec)
+    constraint = GrammarConstraint(address, stop_ids, grammar, spec, is_costly=is_costly)
     constraint.start()  # so that it is compiled while the prompt is run
     return constraint
 

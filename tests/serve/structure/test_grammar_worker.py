@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.serve.errors import ApiError
 from hanlin.serve.grammar_worker import LIMITS
-from hanlin.serve.guided_decoding import GrammarCompiler
+from hanlin.serve.guided_decoding import GrammarCompiler, GrammarConstraint
 from hanlin.tokenizer.tokenizer import Tokenizer
 from live_server import run_server
 from waiting import hang_limit
@@ -116,6 +117,23 @@ def test_an_answer_whose_worker_is_lost_ends_and_those_beside_it_go_on(
     assert "MB" in constraint.failed
     assert len(list(beside)) == 60
     compiler.compile_schema(NAME, "x")
+
+
+@pytest.mark.parametrize("is_costly", [False, True])
+def test_only_the_worker_of_a_costly_grammar_stands_back_when_an_engine_takes_it_over(
+    compiler: GrammarCompiler, is_costly: bool
+) -> None:
+    compiled = compiler.compile_schema(NAME, "x")
+    grammar, spec = compiled._grammar, compiled.spec
+    compiled.close()
+    constraint = GrammarConstraint(compiler.address, compiler.stop_ids, grammar, spec, is_costly=is_costly)
+    with hang_limit():
+        restored = pickle.loads(pickle.dumps(constraint))
+        assert restored.allowed_tokens().any()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    priorities = {os.getpriority(os.PRIO_PROCESS, worker) for worker in children(compiler.process_id)}
+    assert (max(priorities) > own) is is_costly
+    restored.close()
 
 
 def test_a_constraint_that_is_not_ready_holds_up_no_answer_beside_it(untaught: LoadedEngine) -> None:
