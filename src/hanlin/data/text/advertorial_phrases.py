@@ -6,7 +6,7 @@ said of goods. The kinds of `OTHER_KINDS` say little alone; `hanlin.data.text.ad
 
 from __future__ import annotations
 
-from hanlin.data.text.prefilter import BigramFilter
+from hanlin.data.text.prefilter import BigramFilter, PairWeights
 
 
 def _words(text: str) -> frozenset[str]:
@@ -164,6 +164,27 @@ for _candidates in _WORDS.values():
     _by_word = dict(_candidates)
     _candidates[:] = sorted(_by_word.items(), key=lambda item: (-len(item[0]), item[0]))
 _PAIRS = BigramFilter(_WORDS)
+_OTHER_PAGES = frozenset({"finance", "speech", "science", "office", "question"})
+"""Kinds of words that pages which sell have less often than others."""
+_DENSITY_PAIRS = PairWeights(
+    {
+        **{word[:2]: -0.7 for kind in _OTHER_PAGES for word in KINDS[kind]},
+        **{word[:2]: 1.0 for kind, words in KINDS.items() if kind not in _OTHER_PAGES for word in words},
+    }
+)
+_MIN_CHARS_OF_DENSITY = 300
+
+
+def estimate_density(text: str) -> float:
+    """Estimate how much of a text may be words of pages that sell, at a sixth of the cost of finding them.
+
+    Args:
+        text: The text.
+
+    Returns:
+        Beginnings of such words in 1,000 characters, less 0.7 of those of other pages' words.
+    """
+    return 1000 * _DENSITY_PAIRS.sum(text) / max(len(text), _MIN_CHARS_OF_DENSITY)
 
 
 def find_advertorial_phrases(text: str) -> dict[str, list[str]]:

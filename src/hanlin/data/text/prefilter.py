@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import count
 from typing import NamedTuple
@@ -167,6 +167,23 @@ class BigramFilter:
     def find(self, text: str) -> npt.NDArray[np.int64]:
         """Find the positions at which a pair may begin, in order; each at which one begins is among them."""
         return np.flatnonzero(self._table.take(_hash_pairs(code_points(text))))
+
+
+class PairWeights:
+    """Sums the weights of pairs of characters in a text; pairs of the same hash (1 in 2 ** 20) mix.
+
+    Args:
+        weights: By text of two characters; of two with the same hash the later counts.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._table = np.zeros(1 << _PAIR_BITS, dtype=np.float32)
+        for pair, weight in weights.items():
+            self._table[_hash_pairs(code_points(pair))] = weight
+
+    def sum(self, text: str) -> float:
+        """The sum over all places of a text at which one of the pairs begins."""
+        return float(self._table.take(_hash_pairs(code_points(text))).sum())
 
 
 def _hash_pairs(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
