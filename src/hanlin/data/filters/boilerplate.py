@@ -156,7 +156,7 @@ _TRADE_CUES = Prefilter(
         *("性能", "材料", "专家", "小编", "安装", "加工", "质量", "价格", "技术", "市场"),
     ]
 )
-_MIN_CUES, _MIN_DENSITY = 2, 28.0
+_MIN_CUES, _MIN_DENSITY = 2, 30.0
 
 
 def may_sell(text: str) -> bool:

@@ -16,8 +16,10 @@ from hanlin.data.text.ngrams import hash_ngrams
 _MAX_REPEATS = 3
 """A word counts this often at most: what a page is about does not make it an advertorial."""
 _LEAST_CHARS = 300
-_MOST_FROM_FORM = 4.5
-"""A profile 1, telephone numbers 1, and the length of 4,000 characters 2.4."""
+_MOST_FROM_FORM = 2.0
+"""Beside the length: a profile 1, telephone numbers 1."""
+_MOST_FROM_REPEATS = 0.15
+"""Of the most frequent pair of characters, 120 times in 1,000; the other repeat has a negative weight."""
 _TELLING_KINDS = ("voice", "trade", "claim", "disease", "honor", "heading", "quality", "goods", "industry", "editor")
 _PROFILE_CHARS = 220
 _ORGANIZATION = r"(?:公司|集团|厂|企业|商行|工作室|事务所|俱乐部|酒店|度假村|基地|中心)"
@@ -97,7 +99,7 @@ def measure_page(text: str) -> dict[str, float]:
         the form.
     """
     found = find_advertorial_phrases(text)
-    return _measure_words(text, found) | _measure_form(text, found)
+    return _measure_words(text, found) | _measure_form(text, found) | _measure_repeats(text)
 
 
 def _measure_words(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -114,8 +116,6 @@ def _measure_form(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, fl
         "numbered_line": len(_NUMBERED_LINE.findall(text)),
         "phone": len(_PHONE.findall(text)),
         "model_number": len(_MODEL_NUMBER.findall(text)),
-        "name": _count_most_frequent(text, 4),
-        "word": _count_most_frequent(text, 2),
     }
     diseases = Counter(found.get("disease", ())).most_common(1)
     signs = sum(1 for sign in _CLINIC_SIGNS if sign.search(text)) if diseases else 0
@@ -124,12 +124,22 @@ def _measure_form(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, fl
         "clinic_page": signs * math.log1p(scale * diseases[0][1]) if diseases else 0.0,
         "profile_first": float(bool(_PROFILE.search(text, 0, _PROFILE_CHARS))),
         "sentence_chars": math.log(len(text) / sentences + 1),
-        "chars": math.log(max(len(text), 50)),
+        "chars": _measure_length(text),
     }
 
 
+def _measure_length(text: str) -> float:
+    return math.log(max(len(text), 50))
+
+
+def _measure_repeats(text: str) -> dict[str, float]:
+    """What is repeated most: four characters, such as the name of what a page sells, and two."""
+    scale = 1000 / max(len(text), _LEAST_CHARS)
+    return {name: math.log1p(scale * _count_most_frequent(text, size)) for name, size in (("name", 4), ("word", 2))}
+
+
 def _count_most_frequent(text: str, length: int) -> int:
-    """How often the most frequent `length` characters occur, such as the name of what a page sells."""
+    """How often the most frequent `length` characters occur."""
     hashes = np.sort(hash_ngrams(code_points(text), length))
     edges = np.flatnonzero(np.diff(hashes) != 0)
     return int(np.diff(edges, prepend=-1, append=len(hashes) - 1).max()) if len(hashes) else 0
@@ -138,7 +148,8 @@ def _count_most_frequent(text: str, length: int) -> int:
 def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | None:
     """Tell how likely a page is written to sell, and what words say so.
 
-    The form is measured only if the words leave it a chance: it adds `_MOST_FROM_FORM` at most, diseases apart.
+    The form is measured only if words and length leave it a chance, diseases apart, and repeats, which cost most, only
+    if all else does.
 
     Args:
         text: The page.
@@ -149,10 +160,14 @@ def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | N
     """
     found = find_advertorial_phrases(text)
     needed = _logit(min_probability)
-    of_words = BIAS + _weigh(_measure_words(text, found))
-    if of_words + _MOST_FROM_FORM < needed and "disease" not in found:
+    logit = BIAS + _weigh(_measure_words(text, found))
+    of_length = WEIGHTS["chars"] * _measure_length(text)
+    if logit + of_length + _MOST_FROM_FORM < needed and "disease" not in found:
         return None
-    logit = of_words + _weigh(_measure_form(text, found))
+    logit += _weigh(_measure_form(text, found))
+    if logit + _MOST_FROM_REPEATS < needed:
+        return None
+    logit += _weigh(_measure_repeats(text))
     if logit < needed:
         return None
     words = dict.fromkeys(word for kind in _TELLING_KINDS for word in found.get(kind, ()))
