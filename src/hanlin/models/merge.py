@@ -60,7 +60,7 @@ PIECE_ENTRIES = 1 << 18
 takes two to four times as long."""
 MEASURED_PIECES = 8
 """One of so many pieces is measured for `rounding_loss`; measuring takes as long as merging."""
-CHECKED_ROWS = 256
+CHECKED_ROWS = 64
 """Rows of a tensor that are computed a second time."""
 
 
