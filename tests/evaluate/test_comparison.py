@@ -14,8 +14,8 @@ import pytest
 from hanlin.config.settings.probe import Compare
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.evaluate.bootstrap import resample
 from hanlin.evaluate.comparison import stage
-from hanlin.evaluate.comparison.bootstrap import resample
 from hanlin.evaluate.results import Results, Sample, TaskResult, summarize, write_results, write_samples
 from hanlin.web.pages.comparison import render_comparison
 from scripted_chat_server import chat_server

@@ -27,6 +27,7 @@ RESULTS_FILE = "results.json"
 FORMAT = "hanlin-results/1"
 Form = Literal["plain", "chat"]
 Average = Literal["micro", "macro"]
+Control = Literal["", "format_only", "no_examples"]
 _PACKAGES = ("torch", "transformers", "tokenizers", "xllamacpp", "lm_eval")
 
 
@@ -111,6 +112,9 @@ class TaskResult:
         samples: Name of the file with its samples.
         samples_sha256: Hash of that file.
         submission: Name of a file for the authors' site, if the answers are secret.
+        control: Of a task asked once more, to tell what its format alone is worth: `format_only` (its worked examples
+            have random answers) or `no_examples`. Empty for the task itself.
+        format_effect: What the controls show, as `tasks.format_control.measure_format` gives it; empty without them.
     """
 
     task: str
@@ -138,6 +142,8 @@ class TaskResult:
     samples: str
     samples_sha256: str
     submission: str = ""
+    control: Control = ""
+    format_effect: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def score(self) -> Score | None:
@@ -146,8 +152,8 @@ class TaskResult:
 
     @property
     def label(self) -> str:
-        """`TASK@PROFILE`: unique in a results folder."""
-        return f"{self.task}@{self.profile}"
+        """`TASK@PROFILE`, of a control `TASK@PROFILE+CONTROL`: unique in a results folder."""
+        return f"{self.task}@{self.profile}" + (f"+{self.control}" if self.control else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,8 @@ class Results:
 
     def find(self, task: str, profile: str = "") -> TaskResult | None:
         """The result of a task, of the first profile if none is named; None if it was not asked."""
-        return next((row for row in self.tasks if row.task == task and profile in ("", row.profile)), None)
+        rows = (row for row in self.tasks if row.task == task and not row.control)
+        return next((row for row in rows if profile in ("", row.profile)), None)
 
     def read_samples(self, result: TaskResult) -> list[Sample]:
         """The samples of a task, in order. Raises UserError if the file is missing or was changed."""
@@ -188,9 +195,10 @@ class Results:
         return cast("list[Sample]", read_rows(path))
 
 
-def samples_name(task: str, profile: str, is_only: bool) -> str:
+def samples_name(task: str, profile: str, is_only: bool, control: Control = "") -> str:
     """The name of a file of samples; `is_only`: the task is asked under no other profile."""
-    return f"samples-{task}.jsonl" if is_only else f"samples-{task}@{profile}.jsonl"
+    name = f"samples-{task}" if is_only else f"samples-{task}@{profile}"
+    return f"{name}+{control}.jsonl" if control else f"{name}.jsonl"
 
 
 def write_samples(folder: Path, name: str, samples: Iterable[Sample]) -> str:

@@ -236,7 +236,7 @@ def _hint_for(types: tuple[str, ...]) -> str | None:
     if types[0] in _TYPE_FILES:
         return tr(_TYPE_FILES[types[0]])
     kind = next((kind.name for kind in KINDS.values() if kind.makes == types[0]), None)
-    return tr("add a `{kind}` stage before it", kind=kind) if kind else None
+    return tr("add a stage of kind `{kind}` before it", kind=kind) if kind else None
 
 
 def expand_glob(path: Path, where: str) -> tuple[Path, ...]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from hanlin.config.settings.base import Settings, ref, setting
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "transformers", "llama_cpp"]
+
+
+def contamination_ref() -> Any:
+    """The setting `contamination` of kinds that score questions: data stages that looked for these in their data."""
+    return ref(
+        "documents",
+        "conversations",
+        "preferences",
+        "unpaired_preferences",
+        default=(),
+        description="data stages with `decontaminate`: scores without the questions found in their data are given too",
+    )
 
 
 class _EngineSettings(Settings):
@@ -78,6 +90,12 @@ class Evaluate(_EngineSettings):
         "", description="part of an exam to ask; empty: the task's; without answers, a submission file is made"
     )
     subjects: tuple[str, ...] = setting((), description="only these subjects of the tasks; empty: all")
+    format_control: bool = setting(
+        False,
+        description="ask each task once more without worked examples and once more with examples of random answers: "
+        "what the format of the answer alone is worth",
+        unless_default=True,
+    )
     shuffle_choices: bool = setting(False, description="shuffle the choices of each question, with the seed")
     address: str = setting("", description="ask a server of OpenAI's chat API instead of a model")
     served_model: str = setting("", description="name of the model at the address; empty: the first it lists")
@@ -97,14 +115,7 @@ class Evaluate(_EngineSettings):
         description="ask only this many questions: of a file the first, of each subject of a task a sample",
         ge=1,
     )
-    contamination: tuple[str, ...] = ref(
-        "documents",
-        "conversations",
-        "preferences",
-        "unpaired_preferences",
-        default=(),
-        description="data stages with `decontaminate`: a score without the questions found in their data is given too",
-    )
+    contamination: tuple[str, ...] = contamination_ref()
     batch: int = setting(64, description="answers to generate at once, at most", affects_key=False, ge=1)
 
 

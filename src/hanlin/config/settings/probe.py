@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hanlin.config.settings.base import Settings, ref, setting
-from hanlin.config.settings.evaluate import ModelUnderTest
+from hanlin.config.settings.evaluate import ModelUnderTest, contamination_ref
 
 
 class BehaviorProbe(ModelUnderTest):
@@ -64,14 +64,7 @@ class Compare(Settings):
     names: tuple[str, ...] = setting(
         (), description="the model of each result, in order; equal names mean the same model; empty: as the results say"
     )
-    contamination: tuple[str, ...] = ref(
-        "documents",
-        "conversations",
-        "preferences",
-        "unpaired_preferences",
-        default=(),
-        description="data stages with `decontaminate`: scores without the questions found in their data are given too",
-    )
+    contamination: tuple[str, ...] = contamination_ref()
     common: bool = setting(
         False, description="compare the questions that all models were asked, instead of refusing different ones"
     )

@@ -15,15 +15,13 @@ import numpy.typing as npt
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
-from hanlin.evaluate.comparison.bootstrap import Average, average_of, percentile_interval, resample
+from hanlin.evaluate.bootstrap import Average, average_of, percentile_interval, resample
+from hanlin.evaluate.comparison.format_effect import MIN_CHANGED
 from hanlin.evaluate.comparison.results import Results, ScoredQuestion, ScoredTask
 from hanlin.evaluate.contamination import Contamination
 
 SHOWN_QUESTIONS = 12
 """Questions won and lost of each task that are shown with their answers; all are in `questions.jsonl`."""
-_MIN_CHANGED = 6
-"""Questions that must have changed before a difference is called one: of five that all changed for the worse, chance
-makes as many go one way in 2 · ½⁵ = 6 % of cases, though every draw of a bootstrap agrees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +259,7 @@ def _difference(
     row: dict[str, Any] = _interval(points[index] - points[reference], draws[:, index] - draws[:, reference])
     row |= {"won": int((gain > 0).sum()), "lost": int((gain < 0).sum())}
     low, high = (row["low"], row["high"]) if table.task.higher_is_better else (-row["high"], -row["low"])
-    is_shown = row["won"] + row["lost"] >= _MIN_CHANGED
+    is_shown = row["won"] + row["lost"] >= MIN_CHANGED
     row["verdict"] = "gain" if is_shown and low > 0 else "loss" if is_shown and high < 0 else "same"
     return row
 

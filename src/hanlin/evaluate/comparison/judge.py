@@ -21,7 +21,7 @@ from hanlin.core.context import StageContext
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.core.resumable import Row, process_in_chunks
-from hanlin.evaluate.comparison.bootstrap import percentile_interval, resample
+from hanlin.evaluate.bootstrap import percentile_interval, resample
 from hanlin.evaluate.comparison.results import OpenAnswer
 from hanlin.inference.chat_server import ChatServer
 

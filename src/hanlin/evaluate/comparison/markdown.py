@@ -7,7 +7,7 @@ from typing import Any
 
 from hanlin.core.i18n import translate
 from hanlin.core.names import quote_markdown
-from hanlin.evaluate.comparison.names import show_difference, show_score, show_value, title_of
+from hanlin.evaluate.comparison.names import show_change, show_difference, show_score, show_value, title_of
 
 _SHOWN_SUBJECTS = 5
 
@@ -22,6 +22,7 @@ def write_markdown(comparison: Mapping[str, Any]) -> str:
             *describe_scores(comparison),
             *_subjects(comparison["tasks"]),
             *_contamination(comparison["tasks"]),
+            *_format(comparison.get("format", ())),
             *_judge(comparison["judge"]),
             *_origin(comparison["models"]),
         ]
@@ -105,6 +106,35 @@ def _contamination(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 f"| {quote_markdown(describe_task(task))} | {quote_markdown(score['model'])} | {all_of_it} "
                 f"| {' | '.join(parts)} |"
             )
+    yield ""
+
+
+def _format(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the format of the answer alone is worth to each model, and what is left of a gain when both are told it."""
+    if not tasks:
+        return
+    yield from ("## The format alone · 仅格式的作用", "")
+    yield "Examples with random answers tell a model the form of an answer and nothing of what is right. "
+    yield "A gain that is not shown with them may be the form alone."
+    yield ""
+    yield "答案随机的示例只告诉模型答案的格式，不透露哪个正确。用了这种示例就看不出的提高，可能只是学会了格式。"
+    yield ""
+    yield (
+        "| task 任务 | model 模型 | no examples 无示例 | random answers 随机答案 | own examples 原示例 "
+        "| format effect 格式作用 | gain, no examples 无示例时的提高 | gain, told the form 已知格式时的提高 |  |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for task in tasks:
+        for row in task["rows"]:
+            shares = [
+                f"{show_value(row[name]['value'], 'share')} ({row[name]['shots']})" if name in row else "–"
+                for name in ("no_examples", "format_only", "examples")
+            ]
+            gains = [show_change(row["gain"][name]) for name in ("no_examples", "format_only")] if "gain" in row else []
+            verdict = row["gain"]["description"] if gains else ""
+            told = f"{verdict} · {translate(verdict, 'zh')}" if verdict else ""
+            cells = [*shares, show_change(row["format_effect"]), *(gains or ["–", "–"]), told]
+            yield (f"| {quote_markdown(title_of(task))} | {quote_markdown(row['model'])} | {' | '.join(cells)} |")
     yield ""
 
 

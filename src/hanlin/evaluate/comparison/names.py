@@ -31,6 +31,15 @@ def show_difference(difference: Mapping[str, Any], unit: str) -> str:
     return f"{sign}{show_value(abs(difference['value']), unit)} {VERDICTS[difference['verdict']]}".rstrip()
 
 
+def show_change(difference: Mapping[str, Any]) -> str:
+    """A difference of shares with its sign and its interval."""
+    value, low, high = (
+        ("+" if difference[name] >= 0 else "−") + show_value(abs(difference[name]), "share")
+        for name in ("value", "low", "high")
+    )
+    return f"{value} [{low}, {high}]"
+
+
 def show_score(score: Mapping[str, Any] | None, unit: str) -> str:
     """A score with its interval and its difference; a dash if a model was not asked."""
     if score is None:

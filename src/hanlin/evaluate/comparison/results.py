@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from hanlin.core.context import LineageNode
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.resumable import read_rows
-from hanlin.evaluate.comparison.bootstrap import Average
+from hanlin.evaluate.bootstrap import Average
 from hanlin.evaluate.probes.checks import FIGURES
-from hanlin.evaluate.results import RESULTS_FILE
+from hanlin.evaluate.results import RESULTS_FILE, TaskResult
+from hanlin.evaluate.results import Results as TaskResults
 from hanlin.evaluate.results import read_results as read_task_results
 
 SHARE, BITS = "share", "bits_per_byte"
@@ -55,6 +56,8 @@ class ScoredTask:
         questions: The questions in the order in which they were asked.
         notes: Figures beside the score: how many answers could not be read, perplexity, ...
         description: What the name means, a message of the catalog; empty for a task that is known by its name.
+        controls: The same task as `no_examples` and with `format_only` examples, if it was asked so.
+        format_effect: What these controls show of this model; empty without them.
     """
 
     name: str
@@ -66,6 +69,8 @@ class ScoredTask:
     questions: Sequence[ScoredQuestion]
     notes: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
+    controls: Mapping[str, ScoredTask] = field(default_factory=dict)
+    format_effect: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +141,31 @@ def _model_of(folder: Path, node: LineageNode | None) -> tuple[str, str]:
 def _read_tasks(folder: Path) -> Iterator[ScoredTask]:
     """The tasks of `evaluate`, with the main metric of each; the samples are checked against the results."""
     results = read_task_results(folder)
+    controls: dict[tuple[str, str], dict[str, ScoredTask]] = {}
     for result in results.tasks:
-        setup = {"profile": result.profile, "version": result.profile_version, "form": result.form,
-                 "shots": result.shots}  # fmt: skip
-        questions = [
-            ScoredQuestion(
-                sample["id"], float(sample["scores"][result.metric]), subject=sample.get("subject") or "",
-                question=sample.get("question") or "", target=str(sample.get("target") or ""),
-                answer=str(sample.get("output") or sample.get("answer") or ""),
-            )
-            for sample in results.read_samples(result)
-            if result.metric in sample["scores"]
-        ]  # fmt: skip
-        yield ScoredTask(result.task, setup, result.metric, SHARE, True, result.average, questions)
+        if result.control:
+            own = controls.setdefault((result.task, result.profile), {})
+            own[result.control] = _read_task(results, result)
+    for result in results.tasks:
+        if not result.control:
+            task = _read_task(results, result)
+            yield replace(task, controls=controls.get((result.task, result.profile), {}))
+
+
+def _read_task(results: TaskResults, result: TaskResult) -> ScoredTask:
+    setup = {"profile": result.profile, "version": result.profile_version, "form": result.form, "shots": result.shots}
+    questions = [
+        ScoredQuestion(
+            sample["id"], float(sample["scores"][result.metric]), subject=sample.get("subject") or "",
+            question=sample.get("question") or "", target=str(sample.get("target") or ""),
+            answer=str(sample.get("output") or sample.get("answer") or ""),
+        )
+        for sample in results.read_samples(result)
+        if result.metric in sample["scores"]
+    ]  # fmt: skip
+    return ScoredTask(
+        result.task, setup, result.metric, SHARE, True, result.average, questions, format_effect=result.format_effect
+    )
 
 
 def _read_answers(file: Path) -> tuple[str, list[ScoredTask], list[OpenAnswer]]:

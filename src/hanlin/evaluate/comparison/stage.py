@@ -14,6 +14,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.resumable import Row, write_rows
 from hanlin.core.version import __version__
 from hanlin.evaluate.comparison.compare import TaskComparison, compare, count_verdicts, name_models
+from hanlin.evaluate.comparison.format_effect import compare_format
 from hanlin.evaluate.comparison.judge import judge_answers
 from hanlin.evaluate.comparison.markdown import write_markdown
 from hanlin.evaluate.comparison.names import COMPARISON, MARKDOWN, QUESTIONS, title_of
@@ -49,6 +50,7 @@ def run(settings: Compare, inputs: Inputs, out: Path, context: StageContext) -> 
         contamination=load_contamination(data) if data else None,
         common=settings.common,
     )
+    formats = compare_format(results, names, seed=context.seed, resamples=settings.resamples)
     answers = _open_answers(results, names)
     judged = None
     if settings.judge is not None:
@@ -69,6 +71,7 @@ def run(settings: Compare, inputs: Inputs, out: Path, context: StageContext) -> 
         "resamples": settings.resamples,
         "models": _models(results, names),
         "tasks": tasks,
+        "format": formats,
         "judge": judged,
         "samples": _samples(answers),
     }
@@ -83,6 +86,7 @@ def run(settings: Compare, inputs: Inputs, out: Path, context: StageContext) -> 
         "losses": sum(row["loss"] for row in verdicts.values()),
         "verdicts": verdicts,
         "scores": _scores(tasks),
+        **({"format": _format_verdicts(formats)} if formats else {}),
         **({"judge": {row["model"]: row["share"] for row in judged["models"]}} if judged else {}),
     }
 
@@ -94,6 +98,13 @@ def _is_artifact(folder: Path) -> bool:
 
 def _scores(tasks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return {title_of(task): {score["model"]: score["value"] for score in task["scores"]} for task in tasks}
+
+
+def _format_verdicts(formats: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    return {
+        title_of(task): {row["model"]: row["gain"]["verdict"] for row in task["rows"] if "gain" in row}
+        for task in formats
+    }
 
 
 def _question_rows(compared: Sequence[TaskComparison]) -> Iterator[Row]:

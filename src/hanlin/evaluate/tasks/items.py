@@ -68,10 +68,13 @@ class Items:
     questions: Sequence[Item]
     examples: Mapping[str, Sequence[Item]]
 
+    def pool_of(self, item: Item) -> Sequence[Item]:
+        """All worked examples of a question's subject."""
+        return self.examples.get(item.subject, self.examples.get("", ()))
+
     def examples_of(self, item: Item, count: int) -> list[Item]:
         """The first worked examples of a question's subject without the question itself."""
-        pool = self.examples.get(item.subject, self.examples.get("", ()))
-        return [example for example in pool if example.id != item.id][:count]
+        return [example for example in self.pool_of(item) if example.id != item.id][:count]
 
 
 def read_items(name: str, task: Task, data: Path, *, split: str = "", subjects: Sequence[str] = ()) -> Items:

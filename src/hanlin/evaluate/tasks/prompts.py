@@ -12,6 +12,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
+from hanlin.evaluate.results import Control
 from hanlin.evaluate.tasks.definition import LETTERS, Metric, Profile, Task
 from hanlin.evaluate.tasks.items import Item, Items
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -34,6 +35,7 @@ class TaskRun:
         thinking: Whether the template is asked to think; None leaves it to the template.
         shots: Worked examples.
         max_new_tokens: The longest answer.
+        control: Which control of the task this is (`format_control`); empty: the task itself.
     """
 
     name: str
@@ -45,6 +47,7 @@ class TaskRun:
     thinking: bool | None
     shots: int
     max_new_tokens: int
+    control: Control = ""
 
     @property
     def by_letters(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hanlin.core.resumable import Row, process_in_chunks
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.results import (
     Average,
+    Control,
     Results,
     Sample,
     TaskResult,
@@ -30,6 +32,7 @@ from hanlin.evaluate.results import (
 )
 from hanlin.evaluate.tasks import questions
 from hanlin.evaluate.tasks.definition import LETTERS, Task, find_tasks
+from hanlin.evaluate.tasks.format_control import FormatOnlyItems, add_controls, measure_format
 from hanlin.evaluate.tasks.items import Item, Items, read_items, shuffle_choices
 from hanlin.evaluate.tasks.metrics import Outcome, chosen, extract_answer, score
 from hanlin.evaluate.tasks.prompts import Prompt, PromptBuilder, TaskRun
@@ -56,8 +59,10 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
         raise UserError(tr("tasks need the folder of their files"), "data", tr("for example --data FOLDER"))
     data = inputs.path("data")
     tasks = find_tasks(settings.tasks, data)
-    task_runs = [task_run for name, task in tasks.items() for task_run in _task_runs(settings, name, task)]
     items = {name: _items(settings, name, task, data, context.seed) for name, task in tasks.items()}
+    task_runs = [run for name, task in tasks.items() for run in _task_runs(settings, name, task)]
+    if settings.format_control:
+        task_runs = [run for task_run in task_runs for run in add_controls(task_run, items[task_run.name])]
     respondent, loaded = _open(settings, inputs)
     try:
         results = run_tasks(
@@ -98,8 +103,11 @@ def run_tasks(
     limit = loaded.engine.context_length if loaded is not None else _UNLIMITED_CONTEXT
     total = sum(len(items[task_run.name].questions) for task_run in task_runs)
     finished, tasks = 0, []
+    controlled: dict[tuple[str, str], dict[Control, list[Sample]]] = {}
     for task_run in task_runs:
         own = items[task_run.name]
+        if task_run.control == "format_only":
+            own = FormatOnlyItems(own.questions, own.examples, context.seed)
         builder = PromptBuilder(task_run, loaded.tokenizer if loaded else None, template, limit)
         builder.build(own.questions[0], own)  # what is wrong with the templates is said before minutes of work
 
@@ -111,7 +119,8 @@ def run_tasks(
             pairs = zip(prompts, outcomes, strict=True)
             return [dict(make_sample(task_run, prompt, outcome)) for prompt, outcome in pairs]
 
-        scratch = context.scratch_folder(out) / f"{task_run.name}@{task_run.profile_name}"
+        name = f"{task_run.name}@{task_run.profile_name}"
+        scratch = context.scratch_folder(out) / (f"{name}+{task_run.control}" if task_run.control else name)
         scratch.mkdir(exist_ok=True)
         progress = _WholeProgress(context.progress, finished, total)
         rows = process_in_chunks(
@@ -120,8 +129,10 @@ def run_tasks(
         finished += len(rows)
         samples: list[Sample] = list(rows)  # type: ignore[arg-type]
         _mark_contaminated(samples, contamination)
-        is_only = sum(other.name == task_run.name for other in task_runs) == 1
+        controlled.setdefault((task_run.name, task_run.profile_name), {})[task_run.control] = samples
+        is_only = len({other.profile_name for other in task_runs if other.name == task_run.name}) == 1
         tasks.append(_result(task_run, builder, own, samples, out, is_only))
+    tasks = [_with_format_effect(row, controlled[row.task, row.profile], tasks, context.seed) for row in tasks]
     results = Results(
         _describe_model(settings, respondent, loaded),
         tasks,
@@ -176,7 +187,8 @@ def make_sample(task_run: TaskRun, prompt: Prompt, outcome: Outcome) -> Sample:
 def describe(results: Results) -> dict[str, Any]:
     """The figures of a results folder for a manifest: for each task under each profile its score and interval."""
     figures: dict[str, Any] = {"engine": results.model["engine"], "tasks": {}}
-    for row in results.tasks:
+    asked = [row for row in results.tasks if not row.control]
+    for row in asked:
         figures["tasks"][row.label] = {
             "questions": row.questions,
             **({"score": row.score.value, "low": row.score.low, "high": row.score.high} if row.score else {}),
@@ -187,9 +199,10 @@ def describe(results: Results) -> dict[str, Any]:
             "not_extracted_share": row.not_extracted_share,
             "prompts_sha256": row.prompts_sha256,
             **({"submission": row.submission} if row.submission else {}),
+            **({"format_effect": dict(row.format_effect)} if row.format_effect else {}),
         }
-    scores = {row.label: row.score.value for row in results.tasks if row.score is not None}
-    figures["questions"] = sum(row.questions for row in results.tasks)
+    scores = {row.label: row.score.value for row in asked if row.score is not None}
+    figures["questions"] = sum(row.questions for row in asked)
     if scores:
         figures |= {"scores": scores, "mean_score": sum(scores.values()) / len(scores)}
     return figures
@@ -206,10 +219,20 @@ def build_submission(samples: Sequence[Sample]) -> dict[str, dict[str, str]]:
     return submission
 
 
+def _with_format_effect(
+    row: TaskResult, samples: Mapping[Control, Sequence[Sample]], tasks: Sequence[TaskResult], seed: int
+) -> TaskResult:
+    """The result of a task with what its controls show."""
+    if row.control or len(samples) < 2:
+        return row
+    shots = {other.control: other.shots for other in tasks if (other.task, other.profile) == (row.task, row.profile)}
+    return replace(row, format_effect=measure_format(samples, row.metric, row.average, shots, seed))
+
+
 def _result(
     task_run: TaskRun, builder: PromptBuilder, own: Items, samples: Sequence[Sample], out: Path, is_only: bool
 ) -> TaskResult:
-    name = samples_name(task_run.name, task_run.profile_name, is_only)
+    name = samples_name(task_run.name, task_run.profile_name, is_only, task_run.control)
     digest = write_samples(out, name, samples)
     names = [metric.name for metric in task_run.metrics]
     is_scored = all(row["scores"] for row in samples)
@@ -254,6 +277,7 @@ def _result(
         samples=name,
         samples_sha256=digest,
         submission=submission,
+        control=task_run.control,
     )
 
 
@@ -351,7 +375,8 @@ def _describe_model(settings: Evaluate, respondent: Respondent, loaded: LoadedEn
 
 
 def _describe_settings(settings: Evaluate, context: StageContext) -> dict[str, Any]:
-    names = ("limit", "subjects", "split", "shots", "chat", "thinking", "method", "shuffle_choices", "max_new_tokens")
+    names = ("limit", "subjects", "split", "shots", "chat", "thinking", "method", "shuffle_choices", "max_new_tokens",
+             "format_control")  # fmt: skip
     values = {name: getattr(settings, name) for name in names}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return {"seed": context.seed, **plain}

@@ -27,6 +27,8 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         "tasks": tasks,
         "summaries": [_summary(tasks, model) for model in models[1:]],
         "pictures": [task for task in tasks if task["picture"]],
+        "formats": [{**task, "title": _title({**task, "description": ""})} for task in comparison.get("format", ())],
+        "signed": signed,
         "split": [task for task in tasks if "contamination" in task],
         "noted": [task for task in tasks if any("notes" in score for score in task["scores"])],
     }

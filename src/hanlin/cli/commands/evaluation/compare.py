@@ -68,7 +68,7 @@ def compare(
 
 
 def _print(comparison: dict[str, Any]) -> None:
-    from hanlin.evaluate.comparison.names import show_score, title_of
+    from hanlin.evaluate.comparison.names import show_change, show_score, title_of
 
     models = [model["name"] for model in comparison["models"]]
     rows, styles = [], []
@@ -80,6 +80,13 @@ def _print(comparison: dict[str, Any]) -> None:
         verdicts = {score["difference"]["verdict"] for score in task["scores"] if "difference" in score}
         styles.append("red" if "loss" in verdicts else "green" if "gain" in verdicts else "")
     print_table([tr("task"), tr("questions"), *models], rows, styles)
+    for task in comparison.get("format", ()):
+        for row in task["rows"]:
+            told = f"{row['model']}, {title_of(task)}: {tr('format alone')} {show_change(row['format_effect'])}"
+            if "gain" in row:
+                told += f"; {tr('gain when told the form')} {show_change(row['gain']['format_only'])}"
+                told += f": {tr(row['gain']['description'])}"
+            echo(told)
     if len(models) > 1:
         echo(
             tr(
