@@ -31,7 +31,6 @@ _OPCODES = (
 
 def gguf_models(folder: Path, model: Path) -> list[Path]:
     """GGUF files of a dense model and of one of experts, and the two files of one that was split."""
-    import gguf
     import torch
     from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -41,6 +40,7 @@ def gguf_models(folder: Path, model: Path) -> list[Path]:
     from hanlin.export.gguf.source import load_source
     from hanlin.export.gguf.writer import write_files
     from hanlin.models.folder.layout import CONFIG
+    from rewritten_gguf import rewrite_gguf
 
     torch.manual_seed(0)
     experts = folder / "experts"
@@ -56,18 +56,7 @@ def gguf_models(folder: Path, model: Path) -> list[Path]:
         write_files([file_type], Gguf.model_validate({"model": "./m", "types": [file_type]}), load_source(source), out,
                     StageContext())  # fmt: skip
         files.append(out / f"model-{file_type}.gguf")
-    reader = gguf.GGUFReader(files[0])
-    writer = gguf.GGUFWriter(folder / "split.gguf", "llama", split_max_tensors=12)
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            sub_type = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    rewrite_gguf(files[0], folder / "split.gguf", split_max_tensors=12)
     return [*files, *sorted(folder.glob("split-*.gguf"))]
 
 

@@ -29,6 +29,7 @@ from hanlin.parity.cases import PER_KIND, Case, make_cases
 from hanlin.parity.check import backends_for, check, summarize, verify
 from hanlin.parity.modelfile import read_modelfile
 from hanlin.tokenizer.tokenizer import Tokenizer
+from rewritten_gguf import rewrite_gguf
 from tiny_gguf import FOLDERS, Exported, tiny_gguf
 
 
@@ -179,35 +180,21 @@ def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "PER_KIND", 2)
 
 
+def rewrite_template(source: Path, target: Path) -> None:
+    """A copy of a GGUF file whose template has one newline less, as hand-made conversions have it."""
+    template = str(gguf.GGUFReader(source).fields["tokenizer.chat_template"].contents())
+    rewrite_gguf(source, target, {"tokenizer.chat_template": template.replace("\\n\\n", "\\n")})
+
+
 @pytest.mark.usefixtures("few_cases")
 def test_a_gguf_file_with_another_template_is_found_and_its_export_is_stopped(
     tmp_path: Path, tiny_tokenizer: Path
 ) -> None:
-    """One newline less, as hand-made conversions have it."""
     folder, file, _ = tiny_gguf(ChatTemplate.load(tiny_tokenizer), tmp_path)
     other = file.with_name("other.gguf")
-    rewrite_template(file, other, lambda text: text.replace("\\n\\n", "\\n"))
+    rewrite_template(file, other)
     with pytest.raises(UserError, match=r"other.gguf reads 26 of 26 conversations differently; chinese-1, token \d+"):
         verify(ChatTemplate.load(folder), folder, [file, other])
-
-
-def rewrite_template(source: Path, target: Path, change: Callable[[str], str]) -> None:
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, "llama")
-    for name, field_ in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        value = field_.contents()
-        if name == "tokenizer.chat_template":
-            value = change(value)
-        kind = field_.types[0]
-        writer.add_key_value(name, value, kind, field_.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.mark.usefixtures("few_cases")
@@ -252,7 +239,7 @@ def test_the_command_prints_a_row_for_each_program_and_ends_with_1_on_a_mismatch
         ("transformers", 0, None),
         ("llama.cpp model-F16.gguf", 0, None),
     ]
-    rewrite_template(file, file.with_name("other.gguf"), lambda text: text.replace("\\n\\n", "\\n"))
+    rewrite_template(file, file.with_name("other.gguf"))
     done = CliRunner().invoke(app, ["template", "check", str(file.parent)])
     assert done.exit_code == 1
     assert "✗  llama.cpp other.gguf: 26 cases, 26 mismatches" in done.stdout

@@ -32,6 +32,7 @@ from hanlin.models.layouts import gguf as layout
 from hanlin.models.save import separate_experts
 from hanlin.pipeline.inputs import resolve_input
 from hanlin.tokenizer.tokenizer import Tokenizer
+from rewritten_gguf import rewrite_gguf
 from tiny_llama import LLAMA3_ROPE
 
 Make = Callable[..., Path]
@@ -53,29 +54,7 @@ def run(path: Path, out: Path, **settings: Any) -> dict[str, Any]:
 
 
 def rewrite(source: Path, target: Path, changes: Mapping[str, Any], skip: str = "") -> Path:
-    """A copy of a GGUF file with other metadata, and without the tensors whose names begin with `skip`."""
-    reader = gguf.GGUFReader(source)
-    architecture = changes.get("general.architecture", "llama")
-    writer = gguf.GGUFWriter(target, architecture)
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in changes or name == "general.architecture":
-            continue
-        sub_type = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), field.types[0], sub_type)
-    for name, value in changes.items():
-        if isinstance(value, str) and name != "general.architecture":
-            writer.add_string(name, value)
-        elif isinstance(value, float):
-            writer.add_float32(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-    for tensor in reader.tensors:
-        if not skip or not tensor.name.startswith(skip):
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    rewrite_gguf(source, target, changes, skip)
     return target
 
 
@@ -182,18 +161,7 @@ def test_a_file_of_experts_is_imported_and_agrees_with_llama_cpp(make_model: Mak
 def split(file: Path, folder: Path, tensors: int = 7) -> list[Path]:
     """The file in several of at most so many tensors, as `llama-gguf-split` divides it."""
     folder.mkdir()
-    reader, path = gguf.GGUFReader(file), folder / f"{file.stem}.gguf"
-    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors)
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            sub_type = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    rewrite_gguf(file, folder / f"{file.stem}.gguf", split_max_tensors=tensors)
     return sorted(folder.iterdir())
 
 
