@@ -14,6 +14,7 @@ from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.http import Reply, ServerClient, ServerError, Unreachable, error_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
+from hanlin.inference.protocol import EngineUnavailableError
 
 TIMEOUT = 600
 """Seconds that a server may take between two pieces of an answer."""
@@ -72,7 +73,8 @@ class ChatServer:
             fields: Further fields of the request: `temperature`, `max_tokens`, `seed`, ...
 
         Raises:
-            UserError: The server refuses, cannot be reached or breaks off, inside the block too.
+            EngineUnavailableError: The server cannot be reached, is busy or breaks off, inside the block too.
+            UserError: It refuses.
         """
         body = {
             "model": self.name,
@@ -108,7 +110,9 @@ class ChatServer:
         if 200 <= reply.status < 300:
             return
         hint = tr("set the key in HANLIN_API_KEY") if reply.status == 401 else None
-        raise UserError(f"{error_message(reply)} ({reply.status})", self.address, hint)
+        may_pass = reply.status in (408, 429) or reply.status >= 500
+        error = EngineUnavailableError if may_pass else UserError
+        raise error(f"{error_message(reply)} ({reply.status})", self.address, hint)
 
     @contextmanager
     def _catch_errors(self) -> Iterator[None]:
@@ -117,9 +121,10 @@ class ChatServer:
             yield
         except Unreachable as error:
             what = tr("the server cannot be reached: {reason}", reason=error)
-            raise UserError(what, self.address, tr("start one with `hanlin serve`")) from error
+            raise EngineUnavailableError(what, self.address, tr("start one with `hanlin serve`")) from error
         except ServerError as error:
-            raise UserError(tr("the server broke off: {reason}", reason=error), self.address) from error
+            what = tr("the server broke off: {reason}", reason=error)
+            raise EngineUnavailableError(what, self.address) from error
 
 
 class ServerAnswer:

@@ -154,6 +154,11 @@ def _read_tasks(folder: Path) -> Iterator[ScoredTask]:
 
 def _read_task(results: TaskResults, result: TaskResult) -> ScoredTask:
     setup = {"profile": result.profile, "version": result.profile_version, "form": result.form, "shots": result.shots}
+    if result.form == "chat" and result.method == "choices":
+        setup["answer"] = "likeliest letter"
+    if result.thinking is not None:
+        setup["thinking"] = "thinking" if result.thinking else "no thinking"
+    notes = {"not_extracted": result.not_extracted_share} if result.method == "generate" else {}
     questions = [
         ScoredQuestion(
             sample["id"], float(sample["scores"][result.metric]), subject=sample.get("subject") or "",
@@ -164,8 +169,9 @@ def _read_task(results: TaskResults, result: TaskResult) -> ScoredTask:
         if result.metric in sample["scores"]
     ]  # fmt: skip
     return ScoredTask(
-        result.task, setup, result.metric, SHARE, True, result.average, questions, format_effect=result.format_effect
-    )
+        result.task, setup, result.metric, SHARE, True, result.average, questions, notes,
+        format_effect=result.format_effect,
+    )  # fmt: skip
 
 
 def _read_answers(file: Path) -> tuple[str, list[ScoredTask], list[OpenAnswer]]:

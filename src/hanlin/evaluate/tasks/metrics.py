@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.chat.reasoning import split_reasoning
+from hanlin.chat.reasoning import BEGIN_TAG, END_TAG
 from hanlin.evaluate.scoring import is_correct, normalize_answer
 from hanlin.evaluate.tasks.definition import LETTERS, Metric
 from hanlin.evaluate.tasks.ifeval import follows
@@ -52,11 +52,31 @@ def chosen(item: Item, outcome: Outcome, by_length: bool = False) -> int:
     return max(range(len(values)), key=lambda index: (values[index], -index))
 
 
+_THOUGHT = re.compile(f"{BEGIN_TAG}.*?(?:{END_TAG}|$)", re.DOTALL)
+
+
+def answer_part(output: str) -> str:
+    """What a model wrote beside its reasoning.
+
+    Blocks of reasoning are left out, wherever they are, and what is before an end of one whose begin is not there. Of
+    a block that never ends nothing counts: the model did not come to an answer.
+    """
+    return _THOUGHT.sub("", output).rpartition(END_TAG)[2]
+
+
+def find_end(output: str, until: Sequence[str]) -> int | None:
+    """Where the first text that ends an answer begins, after the reasoning; None if there is none yet."""
+    start = output.rfind(END_TAG) + len(END_TAG) if END_TAG in output else 0
+    if BEGIN_TAG in output[start:]:
+        return None
+    return min((at for stop in until if (at := output.find(stop, start)) >= 0), default=None)
+
+
 def extract_letter(text: str, choices: Sequence[str]) -> str | None:
     """The letter that an open answer chooses: a stated one, a leading one, the only one, or that of the only choice
     whose text it holds; None if there is none.
     """
-    text = unicodedata.normalize("NFKC", split_reasoning(text)[1]).strip()
+    text = unicodedata.normalize("NFKC", answer_part(text)).strip()
     letters = f"[{LETTERS[: len(choices)]}]"
     for pattern in _STATED:
         matches = re.findall(pattern.format(letters), text)
@@ -76,7 +96,9 @@ def extract_answer(item: Item, metric: Metric, output: str) -> str | None:
     """What of an output is compared with the target; None if no answer is found."""
     if item.choices and metric.compare in ("choice", "row"):
         return extract_letter(output, item.choices)
-    text = output if metric.compare == "ifeval" else split_reasoning(output)[1].strip()
+    text = answer_part(output)
+    if metric.compare != "ifeval":
+        text = text.strip()
     if not metric.extract:
         return text if text.strip() else None
     matches = [next((group for group in match.groups() if group), "") for match in re.finditer(metric.extract, text)]

@@ -240,11 +240,19 @@ class PromptBuilder:
 
     def _check_chat(self) -> None:
         profile = self._asking.profile
-        if self._asking.method == "target" or "{choice}" in profile.prompt or not profile.prompt:
+        if profile.method == "target" or "{choice}" in profile.prompt or not profile.prompt:
             what = tr("the task {task} continues texts and has no form as a conversation", task=self._where)
+            if self._template is None:
+                raise UserError(what, "address", tr("ask the model itself: a chat API scores no given text"))
             raise UserError(what, "chat", tr("ask it as plain text"))
-        if self._asking.thinking is not None and self._template is not None and not self._template.thinking_switches:
+        template, thinking = self._template, self._asking.thinking
+        if template is None:  # the server's own template, which nobody here can look at
+            return
+        if thinking is not None and not template.thinking_switches:
             raise UserError(tr("the chat template of this model has no switch for thinking"), "thinking")
+        if self._asking.method == "choices" and (thinking or (thinking is None and template.opens_thinking)):
+            what = tr("a model that thinks first does not begin its answer with a letter")
+            raise UserError(what, "method", tr("set `method: generate`, or `thinking: false`"))
 
     def _chat_question(self, item: Item) -> str:
         """A question as a turn: of choices that its template does not show, with them; asked for the letter."""

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from hanlin.core.errors import UserError
-from hanlin.core.http import ServerClient, ServerError, error_message
+from hanlin.chat.reasoning import BEGIN_TAG
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
-from hanlin.evaluate.tasks.metrics import Outcome
+from hanlin.evaluate.tasks.metrics import Outcome, find_end
 from hanlin.evaluate.tasks.prompts import Prompt, TaskRun
+from hanlin.inference.chat_server import ChatServer, api_key
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import EngineUnavailableError, GenerationRequest, SamplingParams
 from hanlin.tokenizer.generation_config import read_eos_token_ids
 
-KEY_VARIABLE = "HANLIN_EVALUATE_KEY"
 _FIRST_TOKENS = 32
 _PARALLEL = 8
-_SECONDS = 600.0
-_TRIES = 3
+_SECONDS_BETWEEN_TRIES = (0.5, 2.0)
 
 
 class Respondent(Protocol):
@@ -32,10 +30,16 @@ class Respondent(Protocol):
 
 
 class EngineRespondent:
-    """Answers with an engine: scores continuations, or generates greedily until an end of the task."""
+    """Answers with an engine: scores continuations, or generates greedily until an end of the task.
 
-    def __init__(self, loaded: LoadedEngine, stop_ids: Sequence[int]) -> None:
-        self._loaded, self._chat_stop_ids = loaded, tuple(stop_ids)
+    Args:
+        loaded: The engine.
+        stop_ids: Ids that end an answer in a conversation.
+        opens_thinking: Whether the chat template begins the reasoning, so that the model writes only its end.
+    """
+
+    def __init__(self, loaded: LoadedEngine, stop_ids: Sequence[int], opens_thinking: bool = False) -> None:
+        self._loaded, self._chat_stop_ids, self._opens_thinking = loaded, tuple(stop_ids), opens_thinking
 
     def answer(self, task_run: TaskRun, prompts: Sequence[Prompt]) -> list[Outcome]:
         if task_run.method == "generate":
@@ -60,6 +64,7 @@ class EngineRespondent:
         ids: dict[int, tuple[int, ...]] = {index: () for index, p in enumerate(prompts) if p.shots is not None}
         outcomes: dict[int, Outcome] = {index: Outcome() for index in range(len(prompts)) if index not in ids}
         size = _FIRST_TOKENS if task_run.profile.until else task_run.max_new_tokens
+        opening = BEGIN_TAG if self._opens_thinking and task_run.chat and task_run.thinking is not False else ""
         done = 0
         while ids and done < task_run.max_new_tokens:
             size = min(size, task_run.max_new_tokens - done)
@@ -68,18 +73,19 @@ class EngineRespondent:
             requests = [GenerationRequest(prompts[index].ids + ids[index], stops, sampling) for index in order]
             for index, completion in zip(order, engine.generate(requests, Progress(quiet=True)), strict=True):
                 ids[index] += completion.ids
-                text = tokenizer.decode(ids[index])
-                ends = [at for stop in task_run.profile.until if (at := text.find(stop)) >= 0]
-                finish = "until" if ends else completion.finish_reason
+                text = opening + tokenizer.decode(ids[index])
+                end = find_end(text, task_run.profile.until)
+                finish = completion.finish_reason if end is None else "until"
                 is_full = len(prompts[index].ids) + len(ids[index]) >= engine.context_length
-                if ends or finish == "stop" or is_full or len(completion.ids) < size:
-                    outcome = Outcome(output=text[: min(ends)] if ends else text, finish=finish, tokens=len(ids[index]))
+                if end is not None or finish == "stop" or is_full or len(completion.ids) < size:
+                    outcome = Outcome(output=text[:end], finish=finish, tokens=len(ids[index]))
                     outcomes[index] = outcome
                     del ids[index]
             done += size
             size = max(size, done)
         for index, written in ids.items():
-            outcomes[index] = Outcome(output=tokenizer.decode(written), finish="length", tokens=len(written))
+            text = opening + tokenizer.decode(written)
+            outcomes[index] = Outcome(output=text, finish="length", tokens=len(written))
         return [outcomes[index] for index in range(len(prompts))]
 
     def _plain_stop_ids(self) -> tuple[int, ...]:
@@ -88,66 +94,44 @@ class EngineRespondent:
 
 
 class AddressRespondent:
-    """Answers with a server at an address of OpenAI's chat API, greedily. The key comes from `HANLIN_EVALUATE_KEY`.
+    """Answers with a server at an address of OpenAI's chat API, greedily. The key comes from `HANLIN_API_KEY`.
 
     Args:
         address: `http://HOST:PORT`, with `/v1` or without.
         model: The model's name there; empty: the first one that the server lists.
 
     Raises:
-        UserError: The server cannot be reached, or lists no model.
+        UserError: The server cannot be reached, or lists no such model.
     """
 
     def __init__(self, address: str, model: str = "") -> None:
-        self._client = ServerClient(address, os.environ.get(KEY_VARIABLE, ""), seconds=_SECONDS)
-        self._prefix = "" if self._client.path.endswith("/v1") else "/v1"
-        self.model = model or self._first_model()
+        self._server = ChatServer(address, model, None, api_key())
+        self.model = self._server.name
 
     def answer(self, task_run: TaskRun, prompts: Sequence[Prompt]) -> list[Outcome]:
         with ThreadPoolExecutor(_PARALLEL) as threads:
             return list(threads.map(lambda prompt: self._ask(task_run, prompt), prompts))
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._server.close()
+
     def _ask(self, task_run: TaskRun, prompt: Prompt) -> Outcome:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": turn.role, "content": turn.text} for turn in prompt.messages],
-            "max_tokens": task_run.max_new_tokens,
-            "temperature": 0,
-        }
-        if task_run.profile.until:
-            body["stop"] = list(task_run.profile.until[:4])
-        if task_run.thinking is not None:
-            body["chat_template_kwargs"] = {"enable_thinking": task_run.thinking}
-        try:
-            choice = self._fetch("POST", "/chat/completions", body)["choices"][0]
-            text = choice["message"].get("content") or ""
-            finish = str(choice.get("finish_reason") or "")
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            what = tr("the server's answer is none of OpenAI's chat API")
-            raise UserError(what, self._client.address) from error
-        ends = [at for stop in task_run.profile.until if (at := text.find(stop)) >= 0]
-        return Outcome(output=text[: min(ends)] if ends else text, finish="until" if ends else finish)
-
-    def _first_model(self) -> str:
-        rows = self._fetch("GET", "/models", None).get("data")
-        row = rows[0] if isinstance(rows, list) and rows else None
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-            raise UserError(tr("the server lists no model"), self._client.address, tr("name it in `served_model`"))
-        return str(row["id"])
-
-    def _fetch(self, method: str, path: str, body: Any) -> dict[str, Any]:
-        """A JSON object from the server, tried three times. What was answered before is kept when this fails."""
-        problem = ""
-        for _ in range(_TRIES):
+        """One answer, tried again if the server breaks off. What was answered before is kept when this fails."""
+        fields: dict[str, Any] = {"max_tokens": task_run.max_new_tokens, "temperature": 0}
+        if task_run.thinking is not None:  # of vLLM, llama-server and Hanlin
+            fields["chat_template_kwargs"] = {"enable_thinking": task_run.thinking}
+        for seconds in (*_SECONDS_BETWEEN_TRIES, None):
             try:
-                reply = self._client.fetch(method, self._prefix + path, body)
-                if reply.status == 200:
-                    data = reply.json()
-                    return data if isinstance(data, dict) else {}
-                problem = f"status {reply.status}: {error_message(reply, 2000)[:200]}"
-                if 400 <= reply.status < 500 and reply.status not in (408, 429):
-                    raise UserError(tr("the server refuses this: {problem}", problem=problem), self._client.address)
-            except (ServerError, ValueError) as error:
-                problem = str(error)
-        what = tr("the server does not answer ({problem})", problem=problem)
-        raise EngineUnavailableError(what, self._client.address, tr("the same command goes on from here"))
+                # texts that end an answer are looked for here: a server stops at them in the reasoning too
+                with self._server.open_answer(prompt.messages, fields) as pieces:
+                    text = "".join(pieces)
+                break
+            except EngineUnavailableError as error:
+                if seconds is None:
+                    hint = tr("the same command goes on from here")
+                    raise EngineUnavailableError(error.what, error.where, hint) from error
+                time.sleep(seconds)
+        end = find_end(text, task_run.profile.until)
+        finish = "until" if end is not None else pieces.finish_reason
+        return Outcome(output=text[:end], finish=finish, tokens=pieces.answer_tokens or 0)

@@ -41,6 +41,8 @@ from hanlin.inference.loading import LoadedEngine, load_engine
 
 _CHUNK_SIZE = {"choices": 64, "target": 256, "generate": 16}
 """Questions between two states that a killed run goes on from."""
+_THINKING_TOKENS = 4096
+"""The longest answer with thinking turned on, if no setting says how long it may be."""
 _UNLIMITED_CONTEXT = 1 << 30
 
 
@@ -71,6 +73,8 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     finally:
         if loaded is not None:
             loaded.engine.close()
+        elif isinstance(respondent, AddressRespondent):
+            respondent.close()
     return describe(results)
 
 
@@ -301,6 +305,8 @@ def _task_runs(settings: Evaluate, name: str, task: Task) -> list[TaskRun]:
             what = tr("as plain text the task {task} is answered by the likeliest continuation", task=name)
             raise UserError(what, "method", tr("set `chat: true`, or leave `method` out"))
         tokens = settings.max_new_tokens or (64 if profile.method == "choices" else profile.max_new_tokens)
+        if settings.thinking and settings.max_new_tokens is None:
+            tokens = max(tokens, _THINKING_TOKENS)
         shots = profile.shots if settings.shots is None else settings.shots
         task_runs.append(TaskRun(name, task, profile_name, profile, method, is_chat, settings.thinking, shots, tokens))
     return task_runs
@@ -335,11 +341,13 @@ def _open(settings: Evaluate, inputs: Inputs) -> tuple[Respondent, LoadedEngine 
     loaded = load_engine(model, settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype)
     try:
         is_chat = settings.chat or (settings.chat is None and _has_own(settings, inputs))
-        stop_ids = loaded.load_template().stop_ids if is_chat else ()
+        template = loaded.load_template() if is_chat else None
     except BaseException:
         loaded.engine.close()
         raise
-    return EngineRespondent(loaded, stop_ids), loaded
+    if template is None:
+        return EngineRespondent(loaded, ()), loaded
+    return EngineRespondent(loaded, template.stop_ids, template.opens_thinking), loaded
 
 
 def _has_own(settings: Evaluate, inputs: Inputs) -> bool:
