@@ -1,8 +1,8 @@
 """Whether an answer follows an instruction of IFEval (Zhou et al. 2023, arXiv:2311.07911), told by a program.
 
 The rules are those of the paper's table 1. Sentences and languages are told by rules of our own (the original asks NLTK
-and langdetect, whose data has to be downloaded): sentences end at `.`, `!` or `?` before white space or the end, languages
-are told by their script and their most frequent words. `bench/ifeval.py` counts how often both agree.
+and langdetect, whose data has to be downloaded): sentences end at `.`, `!` or `?` before white space or the end,
+languages are told by their script and their most frequent words. `bench/ifeval.py` counts how often both agree.
 """
 
 from __future__ import annotations
