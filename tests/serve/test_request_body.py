@@ -101,7 +101,10 @@ def test_a_base_model_without_a_template_is_refused_in_one_sentence(tiny_model: 
         serve([tmp_path], port=0)
 
 
-def test_two_models_of_one_name_are_refused(taught_model: Path) -> None:
+def test_two_models_of_one_name_are_refused_before_either_is_loaded(
+    taught_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hanlin.serve.loaded_model.load_engine", pytest.fail)
     with pytest.raises(UserError, match="two models are called taught"):
         serve([taught_model, taught_model], port=0, on_ready=pytest.fail)
 

@@ -16,7 +16,7 @@ from typing import Any
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.inference.loading import LoadedEngine, ModelLocation, load_engine, parse_model_spec
+from hanlin.inference.loading import LoadedEngine, ModelLocation, find_model, load_engine, parse_model_spec
 from hanlin.models.folder.layout import is_adapter
 from hanlin.serve.admission import Limits
 from hanlin.serve.registry import ModelRegistry, ServedModel
@@ -52,6 +52,14 @@ class LoadedModel:
         self._file_stamps: _FileStamps = ()
         self.served: list[ServedModel] = []
         """The base, then each adapter; empty until `load`."""
+
+    def find_names(self) -> list[str]:
+        """The names under which the base and each adapter will be served, read from their places alone.
+
+        Raises:
+            UserError: as `find_model` does.
+        """
+        return [self._name or find_model(*parse_model_spec(self._path)).name, *self._adapters]
 
     def load(self) -> None:
         """Load the files that are on disk now; if that fails, what was loaded before is still served.

@@ -320,17 +320,21 @@ def opens_thought(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
     return tokenizer.decode(prompt[-_PROMPT_TAIL_TOKENS:], skip_special=False).rstrip().endswith(BEGIN_TAG)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise UserError if two models have one name."""
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        what = tr("two models are called {duplicate}", duplicate=duplicate)
+        raise UserError(what, hint=tr("give names: NAME=PATH"))
+
+
 class ModelRegistry:
     """All models of a server, by name. The first one answers where an API lets a client leave the name out."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
-        """Raises UserError if two models have one name."""
+        """Raises UserError as `check_names` does."""
+        check_names([model.name for model in models])
         self.by_name = {model.name: model for model in models}
-        if len(self.by_name) < len(models):
-            names = [model.name for model in models]
-            duplicate = next(name for name in names if names.count(name) > 1)
-            what = tr("two models are called {duplicate}", duplicate=duplicate)
-            raise UserError(what, hint=tr("give names: NAME=PATH"))
 
     def replace(self, old: Sequence[ServedModel], new: Sequence[ServedModel]) -> None:
         """Exchange the models of one engine for those of another, under the old names."""

@@ -31,7 +31,7 @@ from hanlin.serve.app import create_app
 from hanlin.serve.auth import KeyLimits, make_access_policy
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel, parse_adapters, reload_changed
 from hanlin.serve.middleware import parse_base_path
-from hanlin.serve.registry import ModelRegistry
+from hanlin.serve.registry import ModelRegistry, check_names
 from hanlin.serve.transport.connection import make_protocol
 
 _LOG = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ def serve(
         raise UserError(tr("adapters can be served over a single model only"), "--adapter")
     engine_config = EngineConfig(engine, options)
     loaded = [LoadedModel(str(spec), parse_adapters(adapters), engine_config, limits) for spec in models]
+    check_names([name for model in loaded for name in model.find_names()])
     with ExitStack() as stack:
         # before the models: a port that is taken should not cost the time to load them
         listener = stack.enter_context(bind_unix_socket(unix_socket) if unix_socket else _bind(host, port))
