@@ -34,6 +34,7 @@ _SECRET_TEXTS = re.compile(
     rb"\bms-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|\bsk-[A-Za-z0-9_-]{32,}\b"
 )
 _TEXT_LIMIT = 64 << 20  # larger files are weights
+_DATASET_FIELDS = ("data", "questions")
 _WEIGHTS = (".safetensors", ".gguf", ".bin", INDEX)
 
 
@@ -210,7 +211,8 @@ def _first_line(error: Exception) -> str:
 
 
 def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Download a pinned repository (`hf:owner/name@revision`): a dataset if a source names it, else a model.
+    """Download a pinned repository (`hf:owner/name@revision`): a dataset if a source or the data of an evaluation names
+    it, else a model.
 
     Args:
         entry: The input entry of the reference, as JSON data.
@@ -226,7 +228,8 @@ def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
     _bound_hugging_face()
     name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
     try:
-        kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
+        field = str(entry["field"])
+        kind = "dataset" if field.startswith("sources.") or field in _DATASET_FIELDS else "model"
         return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
     except UserError:
         raise

@@ -102,6 +102,9 @@ class Task(Settings):
     files: tuple[str, ...] = setting((), description="patterns of its files in the data folder; the first that match")
     labels_file: str = setting("", description="pattern of the file that holds the right choices, a line each")
     shots_files: tuple[str, ...] = setting((), description="patterns of the files of worked examples")
+    own_examples: bool = setting(
+        True, description="whether other questions are the worked examples if there is no file of them"
+    )
     layouts: tuple[RowLayout, ...] = setting((), description="layouts of its rows; the first whose parts are there")
     columns: tuple[str, ...] = setting((), description="columns of an exam's files; empty: six without a heading")
     split: str = setting("test", description="part of an exam that is asked")

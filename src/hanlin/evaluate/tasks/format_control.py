@@ -95,8 +95,9 @@ def add_controls(task_run: TaskRun, items: Items) -> list[TaskRun]:
         what = tr("the answers of {task} are secret: nothing tells what its format is worth", task=task_run.name)
         raise UserError(what, "format_control", tr("ask another `split`"))
     pool = [example for example in items.pool_of(first) if example.id != first.id]
+    is_reasoned = task_run.profile.method == "generate" and "{thought}" in task_run.profile.answer
     answers = {example.answers[0] for example in pool if example.answers}
-    if not pool or not (all(example.choices for example in pool) or len(answers) > 1):
+    if is_reasoned or not pool or not (all(example.choices for example in pool) or len(answers) > 1):
         what = tr("the task {task} has no worked examples whose answers could be drawn at random", task=task_run.name)
         raise UserError(what, "format_control", tr("ask it in a run of its own without it"))
     shots = min(task_run.shots or SHOTS, len(pool))

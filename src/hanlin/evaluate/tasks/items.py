@@ -111,8 +111,16 @@ def read_items(name: str, task: Task, data: Path, *, split: str = "", subjects: 
             questions[index] = replace(item, id=f"{item.id}/{index}")
         seen.add(questions[index].id)
     shots_files = [file for pattern in task.shots_files for file in sorted(data.rglob(pattern))][:1]
+    if not shots_files and task.shots_files and _is_hub_snapshot(data):
+        names = [pattern.rpartition("/")[2] for pattern in task.shots_files if "/" in pattern]
+        shots_files = [file for name in names for file in sorted(data.rglob(name)) if file.is_file()][:1]
     if shots_files:
-        return Items(questions, {"": list(_read_file(name, task, shots_files[0], None))})
+        examples = list(_read_file(name, task, shots_files[0], None))
+        by_subject = {subject: [item for item in examples if item.subject == subject] for subject in
+                      {item.subject for item in examples}}  # fmt: skip
+        return Items(questions, {"": examples, **by_subject})
+    if not task.own_examples:
+        return Items(questions, {})
     return Items(questions, {"": questions[::-1]})  # of a file without examples: its last questions
 
 
@@ -126,6 +134,14 @@ def shuffle_choices(item: Item, seed: int) -> Item:
     return replace(item, choices=choices, gold=tuple(order.index(index) for index in item.gold))
 
 
+_ROW_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gz")
+
+
+def _is_hub_snapshot(folder: Path) -> bool:
+    """Whether the hub's library downloaded a data set to a folder: `datasets--OWNER--NAME/snapshots/REVISION`."""
+    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("datasets--")
+
+
 def _find_files(name: str, patterns: Sequence[str], data: Path) -> list[Path]:
     """The files of the first pattern that matches, anywhere below the data folder."""
     for pattern in patterns:
@@ -133,6 +149,12 @@ def _find_files(name: str, patterns: Sequence[str], data: Path) -> list[Path]:
         files += sorted(path for path in data.rglob(pattern) if path.is_file()) if data.is_dir() else []
         if files:
             return files
+    if _is_hub_snapshot(data):  # a data set of the hub is its own folder: its files lie in `data/`, or in its parts
+        for pattern in patterns:
+            names = pattern.rpartition("/")[2]
+            files = sorted(path for path in data.rglob(names) if path.is_file() and path.suffix in _ROW_SUFFIXES)
+            if "/" in pattern and files:  # of several configurations the first: `main` of GSM8K
+                return [path for path in files if path.parent == files[0].parent]
     what = tr("the files of the task {task} are not here", task=name)
     raise UserError(what, data, tr("looked for {names}", names=join_list(list(patterns))))
 

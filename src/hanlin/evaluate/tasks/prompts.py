@@ -268,10 +268,13 @@ class PromptBuilder:
         task_run, profile = self._asking, self._asking.profile
         turns: list[Message] = []
         for example in examples:
-            by_letters = bool(example.choices)
-            answer = fill(profile.answer, example, self._where, None, by_letters) if not by_letters else ""
             turns.append(Message("user", self._chat_question(example)))
-            turns.append(Message("assistant", answer.strip() or LETTERS[example.gold[0]]))
+            if example.choices and profile.method == "choices":
+                turns.append(Message("assistant", LETTERS[example.gold[0]]))
+            else:
+                number = example.gold[0] if example.gold else None
+                answer = fill(profile.answer, example, self._where, number, bool(example.choices))
+                turns.append(Message("assistant", answer.strip()))
         turns.append(Message("user", self._chat_question(item)))
         heading = fill(profile.heading, item, self._where)
         if heading:

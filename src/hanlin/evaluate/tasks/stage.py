@@ -387,7 +387,8 @@ def _describe_settings(settings: Evaluate, context: StageContext) -> dict[str, A
              "format_control")  # fmt: skip
     values = {name: getattr(settings, name) for name in names}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {"seed": context.seed, **plain}
+    data = {"data": settings.data} if settings.data and settings.data.startswith("hf:") else {}
+    return {"seed": context.seed, **data, **plain}
 
 
 class _WholeProgress(Progress):

@@ -1,0 +1,91 @@
+"""MMLU-Pro is asked with the worked examples of its validation split, which reason before they answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hanlin.config.settings.evaluate import Evaluate
+from hanlin.core.context import StageContext
+from hanlin.core.errors import UserError
+from hanlin.evaluate.tasks import stage
+from hanlin.evaluate.tasks.definition import packaged_tasks
+from hanlin.evaluate.tasks.items import Items, read_items
+from hanlin.evaluate.tasks.prompts import PromptBuilder
+from hanlin.pipeline import hub
+from scripted_engine import CharacterTokenizer
+
+TASK = packaged_tasks()["mmlu_pro"]
+
+
+def row(subject: str, number: int, thought: str) -> dict[str, Any]:
+    return {
+        "question_id": number, "question": f"{subject} {number}?", "options": ["red ", "green", "blue"], "answer": "B",
+        "answer_index": 1, "cot_content": thought, "category": subject,
+    }  # fmt: skip
+
+
+def read(folder: Path, with_examples: bool) -> Items:
+    questions = [row("law", 1, ""), row("art", 2, "")]
+    examples = [
+        row(subject, number, f"A: Let's think step by step. {subject} is green. The answer is (B).")
+        for subject in ("law", "art")
+        for number in range(10, 15)
+    ]
+    files = {"mmlu_pro_sample.jsonl": questions} | ({"mmlu_pro_validation.jsonl": examples} if with_examples else {})
+    for name, rows in files.items():
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in rows), encoding="utf-8")
+    return read_items("mmlu_pro", TASK, folder)
+
+
+def build(items: Items, index: int) -> str:
+    (asked,) = stage._task_runs(Evaluate(model="m", tasks=("mmlu_pro",), data="d"), "mmlu_pro", TASK)
+    builder = PromptBuilder(asked, CharacterTokenizer(), None, 1 << 20)  # type: ignore[arg-type]
+    return builder.build(items.questions[index], items).text
+
+
+def test_five_examples_of_the_subject_reason_before_they_answer(tmp_path: Path) -> None:
+    items = read(tmp_path, True)
+    assert [item.id for item in items.questions] == ["1", "2"]  # the validation split is not asked
+    options = "Options:\nA. red\nB. green\nC. blue\nAnswer: Let's think step by step."
+    shot = f"Question:\nlaw {{}}?\n{options} law is green. The answer is (B).\n\n"
+    heading = (
+        "The following are multiple choice questions (with answers) about law. Think step by step and then finish your "
+        'answer with "the answer is (X)" where X is the correct letter choice.\n'
+    )
+    shots = "".join(shot.format(number) for number in range(10, 15))
+    assert build(items, 0) == f"{heading}{shots}Question:\nlaw 1?\n{options}"
+    assert build(items, 1).count("art is green") == 5
+
+
+def test_a_data_set_of_the_hub_is_read_as_it_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "datasets--TIGER-Lab--MMLU-Pro" / "snapshots" / "1a2b3c"
+    rows = {"test": [row("law", 1, "")], "validation": [row("law", 10, "A: Let's think step by step. It is (B).")]}
+    for split, some in rows.items():
+        (snapshot / "data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(some), snapshot / "data" / f"{split}-00000-of-00001.parquet")
+    (snapshot / "README.md").write_text("test", encoding="utf-8")
+    asked: list[tuple[str, str, str]] = []
+
+    def fetch(name: str, repo_type: str, revision: str) -> str:
+        asked.append((name, repo_type, revision))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr(hub, "_bound_hugging_face", lambda: None)
+    (folder,) = hub.download({"field": "data", "key": "hf:TIGER-Lab/MMLU-Pro@1a2b3c"})
+    items = read_items("mmlu_pro", TASK, folder)
+    assert asked == [("TIGER-Lab/MMLU-Pro", "dataset", "1a2b3c")]
+    assert [item.id for item in items.questions] == ["1"] and len(items.examples["law"]) == 1
+    settings = Evaluate(model="m", tasks=("mmlu_pro",), data="hf:TIGER-Lab/MMLU-Pro@1a2b3c")
+    assert stage._describe_settings(settings, StageContext())["data"] == settings.data
+
+
+def test_without_its_validation_split_it_is_refused_and_no_question_answers_another(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="5 worked examples are wanted, but there are 0 for law"):
+        build(read(tmp_path, False), 0)
