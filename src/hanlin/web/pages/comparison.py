@@ -25,7 +25,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         "comparison": comparison,
         "models": models,
         "tasks": tasks,
-        "summaries": [_summary(tasks, model) for model in models[1:]],
+        "summaries": [_summary(tasks, comparison.get("format", ()), model) for model in models[1:]],
         "pictures": [task for task in tasks if task["picture"]],
         "formats": [{**task, "title": _title({**task, "description": ""})} for task in comparison.get("format", ())],
         "signed": signed,
@@ -97,12 +97,18 @@ def _show(score: Mapping[str, Any] | None, unit: str) -> dict[str, Any] | None:
     return shown
 
 
-def _summary(tasks: Sequence[Mapping[str, Any]], model: str) -> dict[str, Any]:
-    """How many tasks a model gained and lost, and which it lost."""
+def _summary(tasks: Sequence[Mapping[str, Any]], formats: Sequence[Mapping[str, Any]], model: str) -> dict[str, Any]:
+    """How many tasks a model gained and lost, which it lost, and where a gain may be the format of the answer alone."""
     cells = [(task, cell) for task in tasks for cell in task["cells"] if cell and cell["model"] == model]
     cells = [(task, cell) for task, cell in cells if cell["difference"] is not None]
     by_verdict = {name: [pair for pair in cells if pair[1]["verdict"] == name] for name in ("loss", "gain", "same")}
-    return {"model": model, **by_verdict}
+    format_alone = [
+        task["name"]
+        for task in formats
+        for row in task["rows"]
+        if row["model"] == model and row.get("gain", {}).get("verdict") == "format"
+    ]
+    return {"model": model, "format": format_alone, **by_verdict}
 
 
 def draw_subjects(task: Mapping[str, Any]) -> list[dict[str, Any]]:
