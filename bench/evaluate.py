@@ -14,13 +14,18 @@ one JSON object.
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
+import itertools
 import json
+import logging
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +39,8 @@ from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import StageContext
 from hanlin.evaluate.perplexity import split_windows
 from hanlin.evaluate.tasks import stage
-from hanlin.evaluate.tasks.definition import packaged_tasks
-from hanlin.evaluate.tasks.items import Item
+from hanlin.evaluate.tasks.definition import Task, packaged_tasks
+from hanlin.evaluate.tasks.items import Item, Items, read_items
 from hanlin.evaluate.tasks.respond import EngineRespondent
 from hanlin.inference.loading import load_engine
 
@@ -46,19 +51,23 @@ def _lettered(item: Item) -> dict[str, Any]:
     return {"text": list(item.choices), "label": list("ABCDEFGH"[: len(item.choices)])}
 
 
-def _blank(item: Item) -> dict[str, Any]:
-    """A sentence of WinoGrande from its two beginnings."""
+def _blank(item: Item, gap: str = "_") -> tuple[str, list[str], int]:
+    """A sentence from its two beginnings: what they share with a gap, the two fillings, and where the gap is."""
     first, second = item.choices
-    common = next(
-        index for index in range(len(first) + 1) if not second.startswith(first[: index + 1]) or index == len(first)
-    )
-    sentence = f"{first[:common]}_ {item.fields['ending']}"
-    return {
-        "sentence": sentence,
-        "option1": first[common:],
-        "option2": second[common:],
-        "answer": str(item.gold[0] + 1),
-    }
+    words = zip(first.split(" "), second.split(" "), strict=False)
+    common = " ".join(itertools.takewhile(bool, (one if one == two else "" for one, two in words)))
+    start = len(common) + bool(common)
+    return f"{first[:start]}{gap} {item.fields['ending']}", [first[start:], second[start:]], start
+
+
+def _winogrande(item: Item) -> dict[str, Any]:
+    sentence, (first, second), _ = _blank(item)
+    return {"sentence": sentence, "option1": first, "option2": second, "answer": str(item.gold[0] + 1)}
+
+
+def _winograd(item: Item) -> dict[str, Any]:
+    text, options, start = _blank(item, "it")
+    return {"text": text, "pronoun": "it", "pronoun_loc": start, "options": options, "label": item.gold[0]}
 
 
 def _answer_key(item: Item) -> str:
@@ -82,79 +91,106 @@ def _goal(item: Item) -> dict[str, Any]:
     return {"goal": item.fields["question"], "sol1": first, "sol2": second, "label": item.gold[0]}
 
 
-def _support(item: Item) -> dict[str, Any]:
-    return {
-        name: item.row[name]
-        for name in ("support", "question", *(f"distractor{n}" for n in (1, 2, 3)), "correct_answer")
-    }
+def _columns(*names: str) -> Callable[[Item], dict[str, Any]]:
+    return lambda item: {name: item.row[name] for name in names}
 
 
 def _passage(item: Item) -> dict[str, Any]:
     return {"passage": item.fields["passage"], "question": item.fields["question"], "label": item.gold[0]}
 
 
+def _cause(item: Item) -> dict[str, Any]:
+    first, second = item.choices
+    asks = {"because": "cause", "therefore": "effect"}[item.fields["connector"]]
+    premise = item.fields["premise"] + "."
+    return {"premise": premise, "question": asks, "choice1": first, "choice2": second, "label": item.gold[0]}
+
+
+def _social(item: Item) -> dict[str, Any]:
+    answers = {f"answer{letter}": text for letter, text in zip("ABC", item.choices, strict=True)}
+    fields = {name: item.fields[name] for name in ("context", "question")}
+    return {**fields, **answers, "label": str(item.gold[0] + 1)}
+
+
 def _trivia(item: Item) -> dict[str, Any]:
     return {"question": item.fields["question"], "answer": {"aliases": list(item.answers)}}
 
 
+def _mmlu(item: Item) -> dict[str, Any]:
+    return {"question": item.fields["question"], "choices": list(item.choices), "answer": item.gold[0]}
+
+
+def _exam(question: str, answer: str) -> Callable[[Item], dict[str, Any]]:
+    def convert(item: Item) -> dict[str, Any]:
+        texts = dict(zip(LETTERS, item.choices, strict=True))
+        return {question: item.fields["question"], **texts, answer: LETTERS[item.gold[0]]}
+
+    return convert
+
+
 ROWS: dict[str, tuple[str, Callable[[Item], dict[str, Any]]]] = {
+    "mmlu": ("mmlu/default/mmlu_{subject}.yaml", _mmlu),
+    "cmmlu": ("cmmlu/cmmlu_{subject}.yaml", _exam("Question", "Answer")),
+    "ceval": ("ceval/ceval-valid_{subject}.yaml", _exam("question", "answer")),
     "arc_easy": ("arc/arc_easy.yaml", _science),
-    "arc_challenge": ("arc/arc_easy.yaml", _science),
+    "arc_challenge": ("arc/arc_challenge.yaml", _science),
     "hellaswag": ("hellaswag/hellaswag.yaml", _scene),
     "piqa": ("piqa/piqa.yaml", _goal),
-    "sciq": ("sciq/sciq.yaml", _support),
-    "lambada": ("lambada/lambada_openai.yaml", lambda item: {"text": item.row["text"]}),
-    "winogrande": ("winogrande/default.yaml", _blank),
+    "sciq": (
+        "sciq/sciq.yaml",
+        _columns("support", "question", "distractor1", "distractor2", "distractor3", "correct_answer"),
+    ),
+    "lambada": ("lambada/lambada_openai.yaml", _columns("text")),
+    "winogrande": ("winogrande/default.yaml", _winogrande),
+    "wsc273": ("wsc273/default.yaml", _winograd),
     "boolq": ("super_glue/boolq/default.yaml", _passage),
     "openbookqa": ("openbookqa/openbookqa.yaml", _stem),
+    "commonsense_qa": ("commonsense_qa/default.yaml", _science),
+    "siqa": ("siqa/siqa.yaml", _social),
+    "copa": ("super_glue/copa/default.yaml", _cause),
+    "blimp": ("blimp/{subject}.yaml", _columns("sentence_good", "sentence_bad")),
     "triviaqa": ("triviaqa/default.yaml", _trivia),
+    "nq_open": (
+        "nq_open/nq_open.yaml",
+        lambda item: {"question": item.fields["question"], "answer": list(item.answers)},
+    ),
     "gsm8k": ("gsm8k/gsm8k.yaml", lambda item: {"question": item.fields["question"], "answer": item.answers[0]}),
+    "xcopa_zh": ("xcopa/default_zh.yaml", _columns("premise", "question", "choice1", "choice2", "label")),
 }
 """For each task lm-evaluation-harness's own file, and a question in the columns of its data set."""
+SUBJECTS = [name for name, (file, _) in ROWS.items() if "{subject}" in file]
 
 
-def theirs(name: str, items: Any, model: Any, shots: int) -> tuple[dict[str, dict[str, Any]], float, float]:
+def theirs(name: str, items: Items, model: Any, shots: int) -> tuple[dict[str, dict[str, Any]], float, float]:
     """Ask with lm-evaluation-harness: an answer for each id, seconds on the clock and of the processor."""
     import lm_eval
     from datasets import Dataset, DatasetDict
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    root = Path(lm_eval.__file__).parent / "tasks"
+    file, convert = ROWS[name]
     groups: dict[str, list[Item]] = {}
     for item in items.questions:
-        groups.setdefault(item.subject if name in ("mmlu", "cmmlu") else "", []).append(item)
+        groups.setdefault(item.subject if name in SUBJECTS else "", []).append(item)
     answers: dict[str, dict[str, Any]] = {}
     configs, ids = [], {}
     for subject, questions in groups.items():
-        if name in ("mmlu", "cmmlu"):
-            folder = root / ("mmlu/default" if name == "mmlu" else "cmmlu")
-            path = folder / f"{name}_{subject}.yaml"
-            convert = _mmlu if name == "mmlu" else _cmmlu
-        else:
-            path, convert = root / ROWS[name][0], ROWS[name][1]
-        config = dict(load_yaml(path, resolve_func=True))
+        config = dict(
+            load_yaml(Path(lm_eval.__file__).parent / "tasks" / file.format(subject=subject), resolve_func=True)
+        )
         rows = [convert(item) for item in questions]
-        examples = [convert(item) for item in items.examples.get(subject, items.examples.get("", ()))[:shots]] or rows[
-            :1
-        ]
+        examples = [convert(item) for item in items.examples.get(subject, items.examples.get("", ()))]
+        others = Dataset.from_list(examples if shots else rows[:1])
         test = Dataset.from_list(rows)
-        splits = {
-            "test": test,
-            "validation": test,
-            "dev": Dataset.from_list(examples),
-            "train": Dataset.from_list(examples),
-        }
+        splits = {"test": test, "validation": test, "val": test, "dev": others, "train": others}
         for key in ("process_docs", "dataset_path", "dataset_name", "tag", "task_alias", "include"):
             config.pop(key, None)
         config |= {"task": f"{name}_{subject or 'all'}", "custom_dataset": _returns(DatasetDict(splits))}
-        if config.get("fewshot_split") == "train":
-            config["fewshot_config"] = {"sampler": "first_n"}
+        if config.get("validation_split") == "train":  # of BLiMP, which has no other
+            config["validation_split"] = "test"
         configs.append(config)
         ids[config["task"]] = [item.id for item in questions]
     start, processor = time.perf_counter(), time.process_time()
-    results = lm_eval.simple_evaluate(
-        model, tasks=configs, num_fewshot=shots, log_samples=True, bootstrap_iters=0, verbosity="ERROR"
-    )
+    results = lm_eval.simple_evaluate(model, tasks=configs, num_fewshot=shots, log_samples=True, bootstrap_iters=0)
     seconds, spent = time.perf_counter() - start, time.process_time() - processor
     for task, samples in results["samples"].items():
         for sample in samples:
@@ -166,27 +202,56 @@ def _returns(data: Any) -> Callable[..., Any]:
     return lambda **options: data
 
 
-def _mmlu(item: Item) -> dict[str, Any]:
-    return {"question": item.fields["question"], "choices": list(item.choices), "answer": item.gold[0]}
+def read_questions(name: str, task: Task, options: argparse.Namespace) -> tuple[Any, Items]:
+    """The way to ask a task as lm-evaluation-harness does, and its questions."""
+    data = complete_rows(name, options) if name in ("ceval", "commonsense_qa", "siqa") else options.data
+    limit = options.limit if name in SUBJECTS else options.most
+    settings = Evaluate(model="m", tasks=(name,), data="d", limit=limit, chat=False, profiles=("lm_eval",))
+    (task_run,) = stage._task_runs(settings, name, task)
+    items = stage._items(settings, name, task, data, 42)
+    if name in SUBJECTS:
+        subjects = sorted({item.subject for item in items.questions})
+        chosen = subjects[:: max(1, len(subjects) // options.subjects)][: options.subjects]
+        items = replace(items, questions=[item for item in items.questions if item.subject in chosen])
+    return (settings, task_run), items
 
 
-def _cmmlu(item: Item) -> dict[str, Any]:
-    texts = dict(zip(LETTERS, item.choices, strict=True))
-    return {"Question": item.fields["question"], **texts, "Answer": LETTERS[item.gold[0]]}
+def complete_rows(name: str, options: argparse.Namespace) -> Path:
+    """A folder with the questions of a task in the layout of its data set, made from those of the local file.
+
+    C-Eval's 49 questions, whose subjects the file does not name, become those of two subjects, five of each worked
+    examples; a question of common sense gets a last choice, that of another question, instead of the one that the local
+    file leaves out.
+    """
+    folder = options.scratch / name
+    folder.mkdir(exist_ok=True)
+    if name == "ceval":
+        items = read_items("ceval_sample", packaged_tasks()["ceval_sample"], options.data).questions
+        rows = [[part.strip() for part in re.split(r"\n(?=[A-D]\. )", item.fields["question"])] for item in items]
+        split = [
+            [row[0], *(text[3:] for text in row[1:]), LETTERS[item.gold[0]]]
+            for row, item in zip(rows, items, strict=True)
+        ]
+        split = [row for row in split if len(row) == 6]
+        for start, subject in enumerate(("law", "accountant")):
+            own = split[start::2]
+            for part, chosen in (("dev", own[:5]), ("val", own[5:])):
+                file = folder / "ceval" / part / f"{subject}_{part}.csv"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("w", encoding="utf-8", newline="") as out:
+                    csv.writer(out).writerows([["question", *LETTERS, "answer"], *chosen])
+        return folder
+    items = read_items(name, packaged_tasks()[name], options.data).questions
+    with (folder / packaged_tasks()[name].files[0]).open("w", encoding="utf-8") as lines:
+        for item, other in itertools.pairwise(items):
+            whole = replace(item, choices=(*item.choices, other.choices[0]))
+            lines.write(json.dumps({"id": item.id, **ROWS[name][1](whole)}, ensure_ascii=False) + "\n")
+    return folder
 
 
 def compare(name: str, options: argparse.Namespace, loaded: Any, model: Any) -> dict[str, Any]:
     """Ask a task on both sides."""
-    task = packaged_tasks()[name]
-    limit = options.limit if name in ("mmlu", "cmmlu") else options.most
-    settings = Evaluate(model="m", tasks=(name,), data="d", limit=limit, chat=False, profiles=("lm_eval",))
-    (task_run,) = stage._task_runs(settings, name, task)
-    if task_run.method == "generate":  # lm_eval samples its worked examples of these
-        (task_run,) = stage._task_runs(settings.model_copy(update={"shots": 0}), name, task)
-    items = stage._items(settings, name, task, options.data, 42)
-    if name in ("mmlu", "cmmlu"):
-        subjects = sorted({item.subject for item in items.questions})[: options.subjects]
-        items = type(items)([item for item in items.questions if item.subject in subjects], items.examples)
+    (settings, task_run), items = read_questions(name, packaged_tasks()[name], options)
     respondent = EngineRespondent(loaded, ())
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -199,13 +264,24 @@ def compare(name: str, options: argparse.Namespace, loaded: Any, model: Any) -> 
     for sample in samples:
         rows = other[sample["id"]]
         if task_run.method == "generate":
+            same = all(row["resps"][0][0].strip() == sample["output"].strip() for row in rows.values())
+            scores = {metric: _their_score(rows, metric) for metric in sample["scores"]}
+        else:
+            logprobs = [float(pair[0]) for pair in rows["none"]["filtered_resps"]]
+            largest = max(largest, *(abs(a - b) for a, b in zip(logprobs, sample["logprobs"], strict=True)))
+            same = True
+            scores = {metric: float(rows["none"][metric]) for metric in sample["scores"]}
+        is_equal = same and scores == sample["scores"]
+        equal += is_equal
+        if not is_equal and options.differences:
             row = next(iter(rows.values()))
-            equal += row["resps"][0][0].strip() == sample["output"].strip()
-            continue
-        row = rows["none"]
-        logprobs = [float(pair[0]) for pair in row["filtered_resps"]]
-        largest = max(largest, *(abs(a - b) for a, b in zip(logprobs, sample["logprobs"], strict=True)))
-        equal += all(float(row[metric]) == value for metric, value in sample["scores"].items())
+            print(
+                json.dumps(
+                    {"ours": sample, "theirs": [row["arguments"], row["resps"], scores]},
+                    ensure_ascii=False,
+                    default=str,
+                )
+            )
     figures = {
         "questions": len(samples),
         "equal": equal,
@@ -215,8 +291,16 @@ def compare(name: str, options: argparse.Namespace, loaded: Any, model: Any) -> 
         "ratio": round(their_seconds / seconds, 2),
         "cpu_ratio": round(their_spent / spent, 2),
     }
+    if name in SUBJECTS:
+        figures = {"subjects": len({item.subject for item in items.questions}), **figures}
     print(f"{name:14}", "  ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
     return figures
+
+
+def _their_score(rows: dict[str, Any], metric: str) -> float:
+    """The value of a metric of ours: of several filters that of the one by the metric's name."""
+    row = rows.get(metric.replace("_", "-")) or next(iter(rows.values()))
+    return float(row["exact_match"])
 
 
 def perplexity(options: argparse.Namespace, loaded: Any) -> dict[str, Any]:
@@ -262,7 +346,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", default=Path(os.environ.get("HANLIN_DATA", "data")))
     parser.add_argument(
         "--tasks",
-        default=f"mmlu,cmmlu,{','.join(ROWS)}",
+        default=",".join(ROWS),
     )
     parser.add_argument("--limit", type=int, default=8)
     parser.add_argument("--most", type=int, default=64)
@@ -271,6 +355,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--perplexity", action="store_true")
+    parser.add_argument("--differences", action="store_true", help="print both sides of questions that differ")
     options = parser.parse_args()
     loaded = load_engine(options.model, dtype=options.dtype)
     loaded.engine.score([((5, 6, 7), (8,))])
@@ -282,8 +367,11 @@ def main() -> None:
         from lm_eval.models.huggingface import HFLM
 
         model = HFLM(pretrained=str(options.model), dtype=options.dtype, batch_size=options.batch, device="cpu")
-        for name in names:
-            figures[name] = compare(name, options, loaded, model)
+        logging.disable(logging.WARNING)
+        with tempfile.TemporaryDirectory() as folder:
+            options.scratch = Path(folder)
+            for name in names:
+                figures[name] = compare(name, options, loaded, model)
     loaded.engine.close()
     print(json.dumps({"threads": torch.get_num_threads(), "dtype": options.dtype, "batch": options.batch, **figures}))
 

@@ -10,7 +10,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
-from hanlin.core.resumable import process_in_chunks, read_rows, write_rows
+from hanlin.core.resumable import FINISHED_ROWS, process_each, process_in_chunks, read_rows, write_rows
 
 
 def doubled(items: Sequence[int]) -> list[dict[str, int]]:
@@ -42,6 +42,47 @@ def test_a_killed_run_does_only_what_was_not_done(tmp_path: Path) -> None:
     resumed = run(range(10), tmp_path, dies_in_the_third)
     assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [8, 9]]
     assert resumed == doubled(range(10))
+
+
+class Killed(BaseException):
+    pass
+
+
+def each(count: int, folder: Path, asked: list[list[int]], dies_after: int | None = None) -> list[dict[str, int]]:
+    """Double numbers four at a time, the last of each chunk first; dies after so many rows."""
+
+    def work(items: Sequence[int], keep: Callable[[int, dict[str, int]], None]) -> None:
+        asked.append(list(items))
+        for index in reversed(range(len(items))):
+            if sum(map(len, asked[:-1])) + len(items) - 1 - index == dies_after:
+                raise Killed
+            keep(index, {"twice": 2 * items[index]})
+
+    return process_each(range(count), 4, folder, work, Progress(quiet=True), unit="items")
+
+
+def test_each_row_outlives_a_kill_and_is_not_asked_for_again(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+    with pytest.raises(Killed):
+        each(10, tmp_path, asked, dies_after=6)
+    assert each(10, tmp_path, asked) == doubled(range(10))
+    assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [8, 9]]
+    assert each(10, tmp_path, asked) == doubled(range(10))
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    "cut", [b'[7, {"twice"', b'[7, {"twice": 14}]', b"\xff\n", b"7\n", b'[99, {"twice": 0}]\n', b'["a", {}]\n']
+)
+def test_what_a_crash_left_half_written_is_removed_before_more_is_written(tmp_path: Path, cut: bytes) -> None:
+    asked: list[list[int]] = []
+    with pytest.raises(Killed):
+        each(10, tmp_path, asked, dies_after=5)
+    with (tmp_path / FINISHED_ROWS).open("ab") as file:
+        file.write(cut)
+    assert each(10, tmp_path, asked) == doubled(range(10))
+    assert asked[2] == [4, 5, 6]
+    assert each(10, tmp_path, asked) == doubled(range(10))
 
 
 @pytest.mark.parametrize("left", [b"", b'{"twice": 0}\n', b"\xff\xfe", b'{"twice": 0}\n{"twi'])

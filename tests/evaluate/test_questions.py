@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question, write_jsonl
-from hanlin.core.resumable import Row, read_rows
+from hanlin.core.resumable import FINISHED_ROWS, Row, read_rows
 from hanlin.evaluate.tasks import questions
 from hanlin.evaluate.tasks.questions import compare_answers, run, score_answers
 from hanlin.inference.loading import LoadedEngine
@@ -24,6 +24,7 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, RARE
 
 SETTINGS = Evaluate(model="m", questions="q", max_new_tokens=40)
+Keep = Callable[[int, Row], None]
 LANGUAGES = ("zh", "zh", "zh", "en", "en")
 
 
@@ -87,25 +88,31 @@ def test_a_model_that_knows_nothing_is_wrong_and_never_stops(tiny_model: Path, a
     assert metrics["tokens_per_answer"] > 20
 
 
-def test_a_killed_evaluation_resumes_to_the_same_bytes(
+def read_rows_of(out: Path) -> list[str]:
+    return (out / ".work" / FINISHED_ROWS).read_text(encoding="utf-8").splitlines()
+
+
+def test_a_killed_evaluation_goes_on_at_the_question_to_the_same_bytes(
     taught_model: Path, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "_CHUNK_SIZE", 2)
     whole = answered(taught_model, asked, tmp_path / "whole")
     ask = questions.ask_questions
-    chunks: list[Sequence[Question]] = []
+    asked_in: list[int] = []
 
-    def dies(opened: LoadedEngine, template: ChatTemplate, chunk: Sequence[Question], limit: int) -> list[Row]:
-        if len(chunks) == 1:
-            raise KeyboardInterrupt
-        chunks.append(chunk)
-        return ask(opened, template, chunk, limit)
+    def dies(opened: LoadedEngine, template: ChatTemplate, chunk: Sequence[Question], limit: int, keep: Keep) -> None:
+        def keep_two(index: int, row: Row) -> None:
+            keep(index, row)
+            if len(asked_in) == 1 and len(read_rows_of(tmp_path / "killed")) == 2:
+                raise KeyboardInterrupt
+
+        asked_in.append(len(chunk))
+        ask(opened, template, chunk, limit, keep_two)
 
     monkeypatch.setattr(questions, "ask_questions", dies)
     with pytest.raises(KeyboardInterrupt):
         answered(taught_model, asked, tmp_path / "killed")
-    monkeypatch.setattr(questions, "ask_questions", ask)
     assert answered(taught_model, asked, tmp_path / "killed") == whole
+    assert asked_in == [len(LESSONS), len(LESSONS) - 2]
     assert (tmp_path / "killed/answers.jsonl").read_bytes() == (tmp_path / "whole/answers.jsonl").read_bytes()
 
 

@@ -96,6 +96,17 @@ def test_whoever_waits_for_a_score_or_whole_answers_is_told_too(apart: Engine) -
     assert [type(error) for error in heard] == [EngineUnavailableError, EngineUnavailableError]
 
 
+def test_each_score_is_told_by_the_process_as_soon_as_it_is_there(apart: Engine) -> None:
+    told: list[tuple[int, object]] = []
+    pairs = [(PROMPT, (50 + number, 60)) for number in range(4)]
+    scores = apart.score(pairs, on_score=lambda *item: told.append(item))
+    assert sorted(told, key=lambda item: item[0]) == list(enumerate(scores))
+    requests = [GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=count)) for count in (90, 2)]
+    answered: list[int] = []
+    apart.generate(requests, on_completion=lambda index, _: answered.append(index))
+    assert answered == [1, 0]
+
+
 def test_a_process_that_dies_again_and_again_is_there_each_time(apart: Engine) -> None:
     short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
     expected: list[Completion] = apart.generate([short])

@@ -113,6 +113,18 @@ def test_no_requests_give_no_replies(engine: Engine) -> None:
     assert engine.score([]) == []
 
 
+def test_each_completion_and_score_is_told_once_and_is_the_one_returned(engine: Engine) -> None:
+    requests = [GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=count)) for count in (9, 2, 5)]
+    told: list[tuple[int, object]] = []
+    completions = engine.generate(requests, on_completion=lambda *item: told.append(item))
+    assert sorted(told, key=lambda item: item[0]) == list(enumerate(completions))
+    assert told[0][0] == 1  # the shortest answer is not held back by a longer one before it
+    told.clear()
+    pairs = [(PROMPT, (50 + number, 60)) for number in range(4)] + [((70, 80), (90,)), (PROMPT, (50, 60))]
+    scores = engine.score(pairs, on_score=lambda *item: told.append(item))
+    assert sorted(told, key=lambda item: item[0]) == list(enumerate(scores))
+
+
 def test_an_answer_fills_the_context_and_no_more(engine: Engine) -> None:
     prompt = tuple(10 + number % 300 for number in range(CONTEXT - 5))
     (reply,) = engine.generate([GenerationRequest(prompt, (), SamplingParams(max_new_tokens=50))])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hanlin.core.progress import Progress
 from hanlin.inference.loading import LoadedEngine, ModelLocation
-from hanlin.inference.protocol import Completion, FinishReason, GenerationRequest
+from hanlin.inference.protocol import Completion, FinishReason, GenerationRequest, OnCompletion
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 Script = Callable[[str, GenerationRequest], tuple[str, FinishReason]]
@@ -24,12 +24,19 @@ class ScriptedEngine:
         self._tokenizer, self._script = tokenizer, script
         self.requests: list[GenerationRequest] = []
 
-    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        progress: Progress | None = None,
+        on_completion: OnCompletion | None = None,
+    ) -> list[Completion]:
         self.requests += requests
         completions = []
         for request in requests:
             text, finish = self._script(self._tokenizer.decode(request.prompt_ids, skip_special=False), request)
             completions.append(Completion(tuple(self._tokenizer.encode(text)), finish))
+            if on_completion is not None:
+                on_completion(len(completions) - 1, completions[-1])
         return completions
 
     def close(self) -> None: ...

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from hanlin.core.progress import Progress
 from hanlin.inference.loading import LoadedEngine, ModelLocation
-from hanlin.inference.protocol import Completion, GenerationRequest, Score
+from hanlin.inference.protocol import Completion, GenerationRequest, OnCompletion, OnScore, Score
 
 
 class CharacterTokenizer:
@@ -28,7 +28,7 @@ class CharacterTokenizer:
 class ScriptedEngine:
     """Scores by `likes(text before, continuation)` and writes what `says(prompt)` returns.
 
-    `calls` counts the calls; the one numbered `dies_at` raises KeyboardInterrupt.
+    `calls` counts the calls, `answered` the pairs and requests; the one numbered `dies_at` raises KeyboardInterrupt.
     """
 
     name = "scripted"
@@ -40,30 +40,46 @@ class ScriptedEngine:
         context_length: int = 1 << 20,
         dies_at: int | None = None,
     ) -> None:
-        self.context_length, self.calls = context_length, 0
+        self.context_length, self.calls, self.answered = context_length, 0, 0
         self._answers: dict[str, str] = {}
         self._likes, self._says, self._dies_at = likes, says, dies_at
 
     def _count(self) -> None:
-        if self.calls == self._dies_at:
+        if self.answered == self._dies_at:
             raise KeyboardInterrupt
+        self.answered += 1
+
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
+    ) -> list[Score]:
         self.calls += 1
-
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        self._count()
         decode = CharacterTokenizer().decode
-        values = [self._likes(decode(prefix), decode(continuation)) for prefix, continuation in pairs]
-        return [Score(value, value > -0.5) for value in values]
+        scores = []
+        for index, (prefix, continuation) in enumerate(pairs):
+            self._count()
+            value = self._likes(decode(prefix), decode(continuation))
+            scores.append(Score(value, value > -0.5))
+            if on_score is not None:
+                on_score(index, scores[-1])
+        return scores
 
-    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
-        self._count()
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        progress: Progress | None = None,
+        on_completion: OnCompletion | None = None,
+    ) -> list[Completion]:
+        self.calls += 1
         tokenizer = CharacterTokenizer()
         completions = []
-        for request in requests:
+        for index, request in enumerate(requests):
+            self._count()
             prompt = tokenizer.decode(request.prompt_ids)
             ids = tuple(tokenizer.encode(self._rest_of(prompt)))
             limit = request.sampling.max_new_tokens
             completions.append(Completion(ids[:limit], "length" if len(ids) > limit else "stop"))
+            if on_completion is not None:
+                on_completion(index, completions[-1])
         return completions
 
     def _rest_of(self, prompt: str) -> str:

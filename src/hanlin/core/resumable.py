@@ -1,7 +1,9 @@
-"""Long lists processed in chunks that survive a kill: the rows of each chunk are a file, written at once or not at all.
+"""Long lists whose finished rows survive a kill.
 
-Chunk boundaries do not depend on what was done before, so a resumed run makes exactly the same requests as an
-uninterrupted one.
+`process_in_chunks` keeps the rows of each chunk in a file that is written at once or not at all. Chunk boundaries do
+not depend on what was done before, so a resumed run makes exactly the same requests as an uninterrupted one.
+`process_each` keeps every row as soon as it is there, and never asks for it again; a resumed run then makes smaller
+requests than an uninterrupted one, which changes nothing beyond rounding.
 """
 
 from __future__ import annotations
@@ -52,6 +54,74 @@ def process_in_chunks(
             write_rows(file, done)
         rows += done
         progress.update(len(rows), len(items), unit)
+    return rows
+
+
+def process_each(
+    items: Sequence[Item],
+    size: int,
+    scratch: Path,
+    work: Callable[[Sequence[Item], Callable[[int, Row], None]], None],
+    progress: Progress,
+    *,
+    unit: str,
+) -> list[Row]:
+    """Make one row for each item, in order; each is kept as soon as it is there, and read back by a later run.
+
+    Args:
+        items: All items.
+        size: Items that are handed to `work` together, at most.
+        scratch: Folder for the file of finished rows.
+        work: Gets the items of a chunk that have no row yet, and a function that it calls with the index in them and
+            the row of each, in any order.
+        progress: Is updated after each row.
+        unit: Name of the items, for the progress.
+
+    Returns:
+        The rows of all items.
+    """
+    path = scratch / FINISHED_ROWS
+    rows = _read_finished(path, len(items))
+    if rows:
+        progress.update(len(rows), len(items), unit)
+    with path.open("a", encoding="utf-8") as file:
+        for start in range(0, len(items), size):
+            open_indices = [index for index in range(start, min(start + size, len(items))) if index not in rows]
+
+            def keep(position: int, row: Row, indices: Sequence[int] = open_indices) -> None:
+                index = indices[position]
+                file.write(json.dumps([index, row], ensure_ascii=False) + "\n")
+                file.flush()  # the system has it now: it outlives this process
+                rows[index] = row
+                progress.update(len(rows), len(items), unit)
+
+            if open_indices:
+                work([items[index] for index in open_indices], keep)
+    return [rows[index] for index in range(len(items))]
+
+
+FINISHED_ROWS = "finished.jsonl"
+"""A line `[index, row]` for each finished row, in the order in which they were finished."""
+
+
+def _read_finished(path: Path, count: int) -> dict[int, Row]:
+    """The finished rows by index. What a kill or a crash of the machine cut off or damaged is removed from the file."""
+    rows: dict[int, Row] = {}
+    good: list[bytes] = []
+    if not path.is_file():
+        return rows
+    lines = path.read_bytes().split(b"\n")
+    for line in lines[:-1]:  # the last one is empty, or was cut off
+        try:
+            index, row = parse_json(line)
+        except (ValueError, TypeError):
+            continue
+        if isinstance(row, dict) and isinstance(index, int) and 0 <= index < count:
+            rows[index] = row
+            good.append(line)
+    if len(good) != len(lines) - 1 or lines[-1]:
+        with open_atomic(path) as file:
+            file.writelines(line.decode() + "\n" for line in good)
     return rows
 
 

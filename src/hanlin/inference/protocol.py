@@ -169,6 +169,10 @@ class Score:
     greedy: bool
 
 
+OnCompletion = Callable[[int, Completion], None]
+OnScore = Callable[[int, Score], None]
+
+
 class Stream(Protocol):
     """The token ids of one answer as they are generated, without the stop token.
 
@@ -227,16 +231,27 @@ class Engine(Protocol):
     @property
     def context_length(self) -> int: ...
 
-    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        progress: Progress | None = None,
+        on_completion: OnCompletion | None = None,
+    ) -> list[Completion]:
         """Generate one completion for each request, in order.
 
-        Raises UserError for a prompt that is empty or too long.
+        `on_completion` is called in this thread with the index of a request and its completion as soon as that is
+        there. Raises UserError for a prompt that is empty or too long.
         """
 
     def stream(self, request: GenerationRequest) -> Stream: ...
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        """Score each (prefix ids, continuation ids) pair, neither empty."""
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
+    ) -> list[Score]:
+        """Score each (prefix ids, continuation ids) pair, neither empty.
+
+        `on_score` is called in this thread with the index of a pair and its score as soon as that is there.
+        """
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Embed each row of token ids: the mean of the last layer's hidden states, scaled to length 1; [texts,

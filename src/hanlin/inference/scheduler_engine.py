@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from hanlin.core.progress import Progress
-from hanlin.inference.protocol import Completion, FinishReason, GenerationRequest, TokenLogprobs
+from hanlin.inference.protocol import Completion, FinishReason, GenerationRequest, OnCompletion, TokenLogprobs
 from hanlin.inference.request_checks import max_completion_tokens
 from hanlin.inference.sampler import Sampler
 from hanlin.inference.scheduler import Scheduler
@@ -22,12 +22,18 @@ class SchedulerEngine:
     vocabulary: int
     _scheduler: Scheduler
 
-    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        progress: Progress | None = None,
+        on_completion: OnCompletion | None = None,
+    ) -> list[Completion]:
         """See `Engine.generate`. At temperature 0 the likeliest token is taken, the lowest id among equal ones."""
         finished: SimpleQueue[tuple[GenerationTask, BaseException | None]] = SimpleQueue()
         tasks = self.tasks(requests, [SimpleQueue() for _ in requests])
         for task in tasks:
             task.finished = finished
+        indices = {id(task): index for index, task in enumerate(tasks)}
         try:
             self.submit(tasks)
             num_tokens = 0
@@ -36,12 +42,14 @@ class SchedulerEngine:
                 if error is not None:
                     raise error
                 num_tokens += len(task.answer)
+                if on_completion is not None:
+                    on_completion(indices[id(task)], _completion(task))
                 if progress is not None:
                     progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=num_tokens)
         finally:
             for task in tasks:
                 task.cancelled = True  # what is done already does not mind
-        return [Completion(task.answer, task.finish_reason or "cancelled") for task in tasks]
+        return [_completion(task) for task in tasks]
 
     def stream(self, request: GenerationRequest) -> TokenStream:
         tasks = self.tasks([request], [SimpleQueue()])
@@ -73,6 +81,10 @@ class SchedulerEngine:
     def set_step_callback(self, call: Callable[[], None]) -> None:
         """Call `call` in the scheduler's thread after each step, when all of its tokens are in their sinks."""
         self._scheduler.after_step = call
+
+
+def _completion(task: GenerationTask) -> Completion:
+    return Completion(task.answer, task.finish_reason or "cancelled")
 
 
 class TokenQueue(Protocol):

@@ -130,12 +130,20 @@ class ScoreTask:
     adapter: str | None = None
     cached_tokens: int | None = None
 
-    def __init__(self, rows: Sequence[ScoreRow], scores: list[Score | None]) -> None:
+    def __init__(
+        self, rows: Sequence[ScoreRow], results: SimpleQueue[tuple[int, Score] | BaseException | None]
+    ) -> None:
+        """Prepare to score rows.
+
+        Args:
+            rows: The rows, neighbors in the order of `build_score_rows`.
+            results: Receives (pair index, score) for each pair of a row when the row is done, and at the end None, or
+                the error that ended the task.
+        """
         self.cancelled = False
         self.max_length = max(len(row.ids) for row in rows)
-        self.finished: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._results = results
         self._rows = deque(rows)
-        self._scores = scores
         self._begin()
 
     def _begin(self) -> None:
@@ -166,13 +174,14 @@ class ScoreTask:
     def advance(self) -> bool:
         for index, start, continuation in self._rows.popleft().scored:
             steps = [(start + offset, token_id) for offset, token_id in enumerate(continuation)]
-            self._scores[index] = Score(
+            score = Score(
                 sum(self._logprobs[step] for step in steps),
                 all(self._argmax[position] == token_id for position, token_id in steps),
             )
+            self._results.put((index, score))
         if self._rows:
             self._begin()
         return bool(self._rows)
 
     def finish(self, error: BaseException | None) -> None:
-        self.finished.put(error)
+        self._results.put(error)

@@ -61,6 +61,10 @@ class Profile(Settings):
         False, description="whether a letter is scored as the token that it is alone, whatever stands before it"
     )
     shots: int = setting(0, description="worked examples", ge=0)
+    sample_shots: bool = setting(
+        False,
+        description="whether worked examples are drawn for each question as lm-evaluation-harness does; else the first",
+    )
     metrics: tuple[Metric, ...] = setting(description="metrics; the first is the score")
     average: Literal["micro", "macro"] = setting("micro", description="mean over questions or over subjects")
     until: tuple[str, ...] = setting((), description="texts that end an answer")

@@ -21,6 +21,7 @@ from hanlin.evaluate.tasks.definition import LETTERS, RowLayout, Task
 from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion
 from hanlin.evaluate.tasks.question_files import read_question
 
+_DRAW_SEED = 1234
 _CHOICE_LINE = re.compile(r"(?:^|(?<=\s))\(?([A-G])\s*[．.、)]\s*")
 
 
@@ -63,18 +64,44 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The questions of a task, and the worked examples of each subject (under "": of every subject)."""
+    """The questions of a task, and the worked examples of each subject (under "": of every subject).
+
+    `drawn` holds worked examples by the id of their question, see `draw_examples`.
+    """
 
     questions: Sequence[Item]
     examples: Mapping[str, Sequence[Item]]
+    drawn: Mapping[str, Sequence[Item]] = field(default_factory=dict)
 
     def pool_of(self, item: Item) -> Sequence[Item]:
         """All worked examples of a question's subject."""
         return self.examples.get(item.subject, self.examples.get("", ()))
 
     def examples_of(self, item: Item, count: int) -> list[Item]:
-        """The first worked examples of a question's subject without the question itself."""
-        return [example for example in self.pool_of(item) if example.id != item.id][:count]
+        """The worked examples that were drawn for a question, or the first ones of its subject; never itself."""
+        pool = self.drawn.get(item.id) or self.pool_of(item)
+        return [example for example in pool if example.id != item.id][:count]
+
+
+def draw_examples(items: Items, count: int) -> Items:
+    """Draw worked examples for each question in turn from all of its subject.
+
+    The seed and the order of the draws are those of lm-evaluation-harness (`api/samplers.py`, `ContextSampler`; seed
+    1234): over the same questions and the same worked examples both take the same ones.
+
+    Args:
+        items: The questions and all worked examples.
+        count: Worked examples for each question.
+    """
+    generators: dict[str, random.Random] = {}
+    drawn: dict[str, Sequence[Item]] = {}
+    for item in items.questions:
+        subject = item.subject if item.subject in items.examples else ""
+        pool = items.examples.get(subject, ())
+        size = count + any(example.id == item.id for example in pool)
+        if count and size <= len(pool):
+            drawn[item.id] = generators.setdefault(subject, random.Random(_DRAW_SEED)).sample(list(pool), size)
+    return replace(items, drawn=drawn)
 
 
 def read_items(name: str, task: Task, data: Path, *, split: str = "", subjects: Sequence[str] = ()) -> Items:
@@ -332,6 +359,7 @@ def _choices(layout: RowLayout, row: Mapping[str, Any]) -> tuple[str, ...]:
         value = _value(row, layout.choices)
         if isinstance(value, str) and layout.split_choices:
             value = re.split(layout.split_choices, value)
+            value = value[not value[0] : len(value) - (not value[-1])]  # what stands around the choices is none
         if not isinstance(value, list) or len(value) < 2:
             raise _Missing(f"`{layout.choices}`")
         texts = [str(text) for text in value]

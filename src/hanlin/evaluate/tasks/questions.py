@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import Question
-from hanlin.core.resumable import Row, process_in_chunks, read_rows, write_rows
+from hanlin.core.resumable import Row, process_each, read_rows, write_rows
 from hanlin.core.text import answer_language
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.scoring import fraction, is_correct, wilson_interval
 from hanlin.evaluate.tasks.question_files import read_questions
 from hanlin.inference.loading import LoadedEngine, load_engine
-from hanlin.inference.protocol import GenerationRequest, SamplingParams
+from hanlin.inference.protocol import Completion, GenerationRequest, SamplingParams
 
 ANSWERS = "answers.jsonl"
 _CHUNK_SIZE = 64
@@ -44,11 +44,11 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     try:
         template = opened.load_template()
 
-        def answered(chunk: Sequence[Question]) -> list[Row]:
-            return ask_questions(opened, template, chunk, settings.max_new_tokens or _MAX_NEW_TOKENS)
+        def ask(chunk: Sequence[Question], keep: Callable[[int, Row], None]) -> None:
+            ask_questions(opened, template, chunk, settings.max_new_tokens or _MAX_NEW_TOKENS, keep)
 
-        rows = process_in_chunks(
-            questions, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=tr("questions")
+        rows = process_each(
+            questions, _CHUNK_SIZE, context.scratch_folder(out), ask, context.progress, unit=tr("questions")
         )
         engine_name = opened.engine.name
     finally:
@@ -64,9 +64,15 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
 
 
 def ask_questions(
-    opened: LoadedEngine, template: ChatTemplate, questions: Sequence[Question], max_new_tokens: int
-) -> list[Row]:
-    """One row for each question: its greedy answer as text and ids, why it ended, whether it is right, its language."""
+    opened: LoadedEngine,
+    template: ChatTemplate,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    keep: Callable[[int, Row], None],
+) -> None:
+    """Hand a row for each question to `keep`, with its index, as soon as it is answered: its greedy answer as text and
+    ids, why it ended, whether it is right, its language.
+    """
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
     requests = []
     for question in questions:
@@ -82,11 +88,11 @@ def ask_questions(
                 question.id,
             )
         requests.append(GenerationRequest(tuple(ids), template.stop_ids, sampling))
-    replies = opened.engine.generate(requests, Progress(quiet=True))
-    rows = []
-    for question, reply in zip(questions, replies, strict=True):
-        text = opened.tokenizer.decode(reply.ids)
-        rows.append(
+
+    def on_completion(index: int, reply: Completion) -> None:
+        question, text = questions[index], opened.tokenizer.decode(reply.ids)
+        keep(
+            index,
             {
                 "id": question.id,
                 "topic": question.topic,
@@ -98,9 +104,10 @@ def ask_questions(
                 "exact": is_correct(text, question.answers),
                 "finish": reply.finish_reason,
                 "ids": list(reply.ids),
-            }
+            },
         )
-    return rows
+
+    opened.engine.generate(requests, Progress(quiet=True), on_completion)
 
 
 def score_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

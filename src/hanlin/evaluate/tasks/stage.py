@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import write_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
-from hanlin.core.resumable import Row, process_in_chunks
+from hanlin.core.resumable import Row, process_each
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.results import (
     Average,
@@ -33,14 +33,14 @@ from hanlin.evaluate.results import (
 from hanlin.evaluate.tasks import questions
 from hanlin.evaluate.tasks.definition import LETTERS, Task, find_tasks
 from hanlin.evaluate.tasks.format_control import FormatOnlyItems, add_controls, measure_format
-from hanlin.evaluate.tasks.items import Item, Items, read_items, shuffle_choices
+from hanlin.evaluate.tasks.items import Item, Items, draw_examples, read_items, shuffle_choices
 from hanlin.evaluate.tasks.metrics import Outcome, chosen, extract_answer, score
 from hanlin.evaluate.tasks.prompts import Prompt, PromptBuilder, TaskRun
 from hanlin.evaluate.tasks.respond import AddressRespondent, EngineRespondent, Respondent
 from hanlin.inference.loading import LoadedEngine, load_engine
 
-_CHUNK_SIZE = {"choices": 64, "target": 256, "generate": 16}
-"""Questions between two states that a killed run goes on from."""
+_CHUNK_SIZE = {"choices": 512, "target": 512, "generate": 16}
+"""Questions that are asked together: choices share what stands before them, written answers a batch."""
 _THINKING_TOKENS = 4096
 """The longest answer with thinking turned on, if no setting says how long it may be."""
 _UNLIMITED_CONTEXT = 1 << 30
@@ -112,24 +112,30 @@ def run_tasks(
         own = items[task_run.name]
         if task_run.control == "format_only":
             own = FormatOnlyItems(own.questions, own.examples, context.seed)
+        elif task_run.profile.sample_shots:
+            own = draw_examples(own, task_run.shots)
         builder = PromptBuilder(task_run, loaded.tokenizer if loaded else None, template, limit)
         builder.build(own.questions[0], own)  # what is wrong with the templates is said before minutes of work
 
-        def answered(
-            chunk: Sequence[Item], task_run: TaskRun = task_run, own: Items = own, builder: PromptBuilder = builder
-        ) -> list[Row]:
+        def ask(
+            chunk: Sequence[Item],
+            keep: Callable[[int, Row], None],
+            task_run: TaskRun = task_run,
+            own: Items = own,
+            builder: PromptBuilder = builder,
+        ) -> None:
             prompts = [builder.build(item, own) for item in chunk]
-            outcomes = respondent.answer(task_run, prompts)
-            pairs = zip(prompts, outcomes, strict=True)
-            return [dict(make_sample(task_run, prompt, outcome)) for prompt, outcome in pairs]
+            respondent.answer(
+                task_run,
+                prompts,
+                lambda index, outcome: keep(index, dict(make_sample(task_run, prompts[index], outcome))),
+            )
 
         name = f"{task_run.name}@{task_run.profile_name}"
         scratch = context.scratch_folder(out) / (f"{name}+{task_run.control}" if task_run.control else name)
         scratch.mkdir(exist_ok=True)
         progress = _WholeProgress(context.progress, finished, total)
-        rows = process_in_chunks(
-            own.questions, _CHUNK_SIZE[task_run.method], scratch, answered, progress, unit=tr("questions")
-        )
+        rows = process_each(own.questions, _CHUNK_SIZE[task_run.method], scratch, ask, progress, unit=tr("questions"))
         finished += len(rows)
         samples: list[Sample] = list(rows)  # type: ignore[arg-type]
         _mark_contaminated(samples, contamination)

@@ -9,9 +9,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from hanlin.inference.protocol import (
     EngineUnavailableError,
     FinishReason,
     GenerationRequest,
+    OnCompletion,
+    OnScore,
     Score,
     TokenLogprobs,
 )
@@ -37,6 +39,8 @@ _MAX_CONCURRENT = 64
 _SECONDS_TO_ANSWER = 30.0
 """Of a question beside an answer: what is served, a piece of text as ids."""
 
+_Asked = TypeVar("_Asked")
+_Told = TypeVar("_Told")
 PostJson = Callable[[str, dict[str, Any]], dict[str, Any]]
 """Asks a server at a path with a body; the whole answer."""
 
@@ -100,19 +104,25 @@ class HttpEngine:
     def restarts(self) -> int:
         return sum(program.restarts for program in self._programs)
 
-    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        progress: Progress | None = None,
+        on_completion: OnCompletion | None = None,
+    ) -> list[Completion]:
         for request in requests:
             max_completion_tokens(request, self.context_length, self._vocabulary)
         num_tokens = 0
-        completions = []
-        with ThreadPoolExecutor(max(1, min(len(requests), _MAX_CONCURRENT))) as threads:
-            for completion in threads.map(self._complete, requests):
-                completions.append(completion)
-                num_tokens += len(completion.ids)
-                if progress is not None:
-                    done = len(completions)
-                    progress.update(done, len(requests), "answers", force=done == len(requests), tokens=num_tokens)
-        return completions
+        completions: dict[int, Completion] = {}
+        for index, completion in _each(self._complete, requests):
+            completions[index] = completion
+            num_tokens += len(completion.ids)
+            if on_completion is not None:
+                on_completion(index, completion)
+            if progress is not None:
+                done = len(completions)
+                progress.update(done, len(requests), "answers", force=done == len(requests), tokens=num_tokens)
+        return [completions[index] for index in range(len(requests))]
 
     def _complete(self, request: GenerationRequest) -> Completion:
         stream = self.stream(request)
@@ -125,11 +135,17 @@ class HttpEngine:
         replica, reply = self._post(self._dialect.completion_path, body, request.prompt_ids)
         return HttpStream(self, self._dialect, request, max_new_tokens, replica, reply)
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
+    ) -> list[Score]:
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self._vocabulary)
-        with ThreadPoolExecutor(max(1, min(len(pairs), _MAX_CONCURRENT))) as threads:
-            return list(threads.map(lambda pair: self._score(*pair), pairs))
+        scores: dict[int, Score] = {}
+        for index, score in _each(lambda pair: self._score(*pair), pairs):
+            scores[index] = score
+            if on_score is not None:
+                on_score(index, score)
+        return [scores[index] for index in range(len(pairs))]
 
     def _score(self, prefix: Sequence[int], continuation: Sequence[int]) -> Score:
         def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -183,6 +199,20 @@ class HttpEngine:
         if reply is not None:
             reply.close()
         self.replicas.release(replica)
+
+
+def _each(work: Callable[[_Asked], _Told], items: Sequence[_Asked]) -> Iterator[tuple[int, _Told]]:
+    """The index of each item and what `work` made of it, as they are done, many at once; nothing more is begun after an
+    error.
+    """
+    with ThreadPoolExecutor(max(1, min(len(items), _MAX_CONCURRENT))) as threads:
+        futures = {threads.submit(work, item): index for index, item in enumerate(items)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 class HttpStream:

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-from hanlin.inference.protocol import Score
+from hanlin.inference.protocol import OnScore, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
@@ -71,25 +72,35 @@ class LlamaCppEngine(SchedulerEngine):
         # at the latest when the interpreter ends: a thread inside llama.cpp must not outlive it
         self._closing = weakref.finalize(self, self._scheduler.close)
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
+    ) -> list[Score]:
         """See `Engine.score`. Pairs with a shared prefix run one after another in one slot."""
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
-        scores: list[Score | None] = [None] * len(pairs)
-        tasks = [ScoreTask(rows, scores) for rows in group_by_prefix(build_score_rows(pairs))]
+        results: SimpleQueue[tuple[int, Score] | BaseException | None] = SimpleQueue()
+        scores: dict[int, Score] = {}
+        tasks = [ScoreTask(rows, results) for rows in group_by_prefix(build_score_rows(pairs))]
+        running = len(tasks)
         try:
             self._scheduler.submit(tasks)
-            for task in tasks:
-                error = task.finished.get()
-                if error is not None:
-                    raise error
+            while running:
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                if result is None:
+                    running -= 1
+                    continue
+                index, score = result
+                scores[index] = score
+                if on_score is not None:
+                    on_score(index, score)
         finally:
             for task in tasks:
                 task.cancelled = True
-        results = [score for score in scores if score is not None]
-        if len(results) < len(pairs):
+        if len(scores) < len(pairs):
             raise RuntimeError("the engine was closed while it scored")
-        return results
+        return [scores[index] for index in range(len(pairs))]
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """See `Engine.embed`. In a context of its own for each call, so that running answers keep theirs."""

@@ -9,12 +9,13 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult
-from hanlin.inference.protocol import GenerationRequest
+from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult, PairScore
+from hanlin.inference.protocol import GenerationRequest, Score
 from hanlin.inference.registry import create_engine
 from hanlin.inference.scheduler_engine import SchedulerEngine
 from hanlin.inference.tasks import GenerationTask
@@ -123,7 +124,18 @@ def _serve(connection: Connection) -> None:
                 answers[payload].cancelled = True
         else:
             ((call_id, argument),) = payload
-            threading.Thread(target=_call, args=(getattr(engine, kind), argument, call_id, sender), daemon=True).start()
+            method = partial(_score, engine, call_id, sender) if kind == "score" else getattr(engine, kind)
+            threading.Thread(target=_call, args=(method, argument, call_id, sender), daemon=True).start()
+
+
+def _score(engine: Any, call_id: int, sender: _Sender, pairs: Any) -> None:
+    """Score pairs; each score is told at once."""
+
+    def tell(index: int, score: Score) -> None:
+        sender.put(call_id, PairScore(index, score))
+        sender.send()
+
+    engine.score(pairs, tell)
 
 
 def _call(method: Any, argument: Any, call_id: int, sender: _Sender) -> None:

@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,12 +29,14 @@ from hanlin.core.i18n import tr
 from hanlin.core.process import end_process, python_command, start_process
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.process.error_output import ErrorOutput
-from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult
+from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult, PairScore
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
     FinishReason,
     GenerationRequest,
+    OnCompletion,
+    OnScore,
     Score,
     TokenLogprobs,
 )
@@ -99,35 +102,60 @@ class EngineProcess:
         """Whether the process is there and answers; false while it is started again."""
         return self._alive and not self._is_silent
 
-    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        progress: Progress | None = None,
+        on_completion: OnCompletion | None = None,
+    ) -> list[Completion]:
         tasks = [self._task(request) for request in requests]
+        finished: SimpleQueue[int] = SimpleQueue()
+        completions: dict[int, Completion] = {}
+        for index, task in enumerate(tasks):
+            task.on_end = partial(finished.put, index)
         self._send("answer", tasks)
         try:
             num_tokens = 0
-            for done, task in enumerate(tasks, start=1):
-                task.ended.wait()
+            for done in range(1, len(tasks) + 1):
+                index = finished.get()
+                task = tasks[index]
                 if task.error is not None:
                     raise task.error
+                ids = tuple(task.ids.get() for _ in range(task.count))
+                completions[index] = Completion(ids, task.finish_reason or "cancelled")
                 num_tokens += task.count
+                if on_completion is not None:
+                    on_completion(index, completions[index])
                 if progress is not None:
                     progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=num_tokens)
         finally:
             for task in tasks:
                 task.cancelled = True
-        return [
-            Completion(tuple(task.ids.get() for _ in range(task.count)), task.finish_reason or "cancelled")
-            for task in tasks
-        ]
+        return [completions[index] for index in range(len(tasks))]
 
     def stream(self, request: GenerationRequest) -> TokenStream:
         task = self._task(request)
         self._send("answer", [task])
         return _SubscribableTokenStream(task)
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
+    ) -> list[Score]:
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self._vocabulary)
-        return list(self._call("score", [(tuple(prefix), tuple(continuation)) for prefix, continuation in pairs]))
+        argument = [(tuple(prefix), tuple(continuation)) for prefix, continuation in pairs]
+        task = _PendingCall(next(self._call_ids), argument, self)
+        self._send("score", [task])
+        scores: dict[int, Score] = {}
+        while (item := task.ids.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            scores[item.index] = item.score
+            if on_score is not None:
+                on_score(item.index, item.score)
+        if len(scores) < len(pairs):
+            raise RuntimeError("the engine was closed while it scored")
+        return [scores[index] for index in range(len(pairs))]
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         for ids in texts:
@@ -349,6 +377,7 @@ class _PendingCall:
         self.finish_reason: FinishReason | None = None
         self.cached_tokens: int | None = None
         self.ended = threading.Event()
+        self.on_end: Callable[[], None] | None = None
         self.error: BaseException | None = None
         self.result: Any = None
         self._engine = weakref.ref(engine)
@@ -364,9 +393,11 @@ class _PendingCall:
         if engine is not None and not self.ended.is_set():
             engine.cancel(self.call_id)
 
-    def receive(self, item: int | tuple[int, TokenLogprobs] | AnswerStart | CallResult) -> None:
+    def receive(self, item: int | tuple[int, TokenLogprobs] | AnswerStart | PairScore | CallResult) -> None:
         if isinstance(item, int):
             self.count += 1
+            self._put(item)
+        elif isinstance(item, PairScore):
             self._put(item)
         elif isinstance(item, AnswerStart):
             self.cached_tokens = item.cached_tokens
@@ -377,11 +408,13 @@ class _PendingCall:
                 constraint.failed = item.failed
             self.ended.set()
             self._put(item.error)
+            if self.on_end is not None:
+                self.on_end()
         else:
             self.logprobs.append(item[1])
             self.receive(item[0])
 
-    def _put(self, item: int | BaseException | None) -> None:
+    def _put(self, item: int | PairScore | BaseException | None) -> None:
         with self._lock:
             self.ids.put(item)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hanlin.inference.protocol import FinishReason
+from hanlin.inference.protocol import FinishReason, Score
 
 HEARTBEAT = -1
 """The call id of an answer to `ping`: how many seconds the current step has taken so far."""
@@ -21,6 +21,13 @@ class CallResult:
         failed: str = "",
     ) -> None:
         self.finish_reason, self.error, self.result, self.failed = finish_reason, error, result, failed
+
+
+class PairScore:
+    """A score as soon as it is known, with the index of its pair."""
+
+    def __init__(self, index: int, score: Score) -> None:
+        self.index, self.score = index, score
 
 
 class AnswerStart:

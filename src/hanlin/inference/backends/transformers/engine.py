@@ -16,7 +16,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
 from hanlin.inference.backends.transformers.scoring import score_pairs
-from hanlin.inference.protocol import GenerationRequest, Score
+from hanlin.inference.protocol import GenerationRequest, OnScore, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
@@ -87,11 +87,13 @@ class TransformersEngine(SchedulerEngine):
                 self._adapters.check(request.adapter)
         return super().tasks(requests, sinks)
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
+    ) -> list[Score]:
         """See `Engine.score`. What pairs share is computed once, logits only where a continuation needs them."""
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
-        return score_pairs(self._decoder, pairs)
+        return score_pairs(self._decoder, pairs, on_score)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """See `Engine.embed`. One text at a time: padding would cost more than a batch gains on few texts."""

@@ -16,7 +16,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
-from hanlin.inference.protocol import Score
+from hanlin.inference.protocol import OnScore, Score
 from hanlin.inference.score_batch import (
     PackedRow,
     ScoreRow,
@@ -34,9 +34,13 @@ _MAX_TOKENS_PER_BATCH_ON_GPU = 16_384
 _MAX_LOGITS_BYTES = 256 << 20
 
 
-def score_pairs(decoder: TransformersDecoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+def score_pairs(
+    decoder: TransformersDecoder,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    on_score: OnScore | None = None,
+) -> list[Score]:
     """Score pairs that were checked; see `Engine.score`."""
-    scorer = _PairScorer(decoder, len(pairs))
+    scorer = _PairScorer(decoder, len(pairs), on_score)
     packed: list[PackedRow] = []
     for group in group_by_prefix(build_score_rows(pairs)):
         length = shared_length(group) if len(group) > 1 else 0
@@ -54,8 +58,8 @@ def score_pairs(decoder: TransformersDecoder, pairs: Sequence[tuple[Sequence[int
 class _PairScorer:
     """Collects the scores of a call."""
 
-    def __init__(self, decoder: TransformersDecoder, count: int) -> None:
-        self._decoder, self._device = decoder, decoder.device
+    def __init__(self, decoder: TransformersDecoder, count: int, on_score: OnScore | None) -> None:
+        self._decoder, self._device, self._on_score = decoder, decoder.device, on_score
         self._logprobs, self._greedy = [0.0] * count, [True] * count
         self._limit = _MAX_TOKENS_PER_BATCH.get(decoder.device.type, _MAX_TOKENS_PER_BATCH_ON_GPU)
 
@@ -119,7 +123,9 @@ class _PairScorer:
                 self._add(hidden, steps)
 
     def _add(self, hidden: torch.Tensor, steps: Sequence[tuple[int, int, int, int]]) -> None:
-        """Add the log probabilities of (row, place, target id, pair index) to the pairs' sums."""
+        """Add the log probabilities of (row, place, target id, pair index) to the pairs' sums. The steps of a pair come
+        in one call.
+        """
         size = max(1, _MAX_LOGITS_BYTES // (4 * self._decoder.vocabulary_size))
         for first in range(0, len(steps), size):
             chunk = steps[first : first + size]
@@ -133,6 +139,9 @@ class _PairScorer:
             for (_, _, target, index), value, top_id in zip(chunk, values.tolist(), top_ids.tolist(), strict=True):
                 self._logprobs[index] += value
                 self._greedy[index] &= top_id == target
+        if self._on_score is not None:
+            for index in dict.fromkeys(index for _, _, _, index in steps):
+                self._on_score(index, Score(self._logprobs[index], self._greedy[index]))
 
 
 _COLUMNS = ("ids", "positions", "branches")
