@@ -39,8 +39,8 @@ _MAX_CONCURRENT = 64
 _SECONDS_TO_ANSWER = 30.0
 """Of a question beside an answer: what is served, a piece of text as ids."""
 
-_Asked = TypeVar("_Asked")
-_Told = TypeVar("_Told")
+_Input = TypeVar("_Input")
+_Result = TypeVar("_Result")
 PostJson = Callable[[str, dict[str, Any]], dict[str, Any]]
 """Asks a server at a path with a body; the whole answer."""
 
@@ -201,7 +201,7 @@ class HttpEngine:
         self.replicas.release(replica)
 
 
-def _each(work: Callable[[_Asked], _Told], items: Sequence[_Asked]) -> Iterator[tuple[int, _Told]]:
+def _each(work: Callable[[_Input], _Result], items: Sequence[_Input]) -> Iterator[tuple[int, _Result]]:
     """The index of each item and what `work` made of it, as they are done, many at once; nothing more is begun after an
     error.
     """
