@@ -135,7 +135,7 @@ def test_a_task_without_examples_is_controlled_by_five_with_random_answers(tmp_p
 
 def test_random_answers_say_nothing_of_the_right_ones_and_move_nothing_else() -> None:
     items = make_items()
-    drawn = FormatOnlyItems(items.questions, items.examples, 42)
+    drawn = FormatOnlyItems(items.questions, items.examples, seed=42)
     seen: Counter[tuple[int, int]] = Counter()
     for seed in range(400):
         for own, other in zip(items.examples["law"], draw_answers(items.examples["law"], (), str(seed)), strict=True):

@@ -43,7 +43,7 @@ _RESAMPLES = 5000
 class FormatOnlyItems(Items):
     """The questions of a task whose worked examples have random answers."""
 
-    seed: int
+    seed: int = 0
 
     def examples_of(self, item: Item, count: int) -> list[Item]:
         """The same examples in the same order as `Items` gives, their answers drawn at random."""

@@ -110,10 +110,10 @@ def run_tasks(
     controlled: dict[tuple[str, str], dict[Control, list[Sample]]] = {}
     for task_run in task_runs:
         own = items[task_run.name]
-        if task_run.control == "format_only":
-            own = FormatOnlyItems(own.questions, own.examples, context.seed)
-        elif task_run.profile.sample_shots:
+        if task_run.profile.sample_shots:
             own = draw_examples(own, task_run.shots)
+        if task_run.control == "format_only":
+            own = FormatOnlyItems(own.questions, own.examples, own.drawn, context.seed)
         builder = PromptBuilder(task_run, loaded.tokenizer if loaded else None, template, limit)
         builder.build(own.questions[0], own)  # what is wrong with the templates is said before minutes of work
 
