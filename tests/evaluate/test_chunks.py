@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.core.resumable import FINISHED_ROWS, process_each, process_in_chunks, read_rows, write_rows
+from waiting import wait_until
 
 
 def doubled(items: Sequence[int]) -> list[dict[str, int]]:
@@ -102,3 +108,64 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a":', encoding="utf-8")
     with pytest.raises(UserError, match=r"rows.jsonl:2"):
         read_rows(tmp_path / "rows.jsonl")
+
+
+def start(model: Path, data: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "hanlin", "evaluate", "--model", str(model), "--tasks", "arc_easy"]
+    command += ["--data", str(data), "--out", str(out)]
+    environment = {**os.environ, "HANLIN_HOME": str(out.parent / f"store-{out.name}")}  # else the result is reused
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+
+def finish(run: subprocess.Popen[bytes]) -> None:
+    _, errors = run.communicate(timeout=500)
+    assert run.returncode == 0, errors.decode()[-2000:]
+
+
+@pytest.mark.slow
+def test_a_run_ended_by_sigkill_asks_no_question_twice_and_ends_in_the_same_answers(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [
+        {"query": f"Question: {'word ' * (60 + row)}{row}?", "choices": [f"a{row}", "b", "c"], "gold": row % 3}
+        for row in range(150)
+    ]
+    (data / "arc_easy_test.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    finish(start(tiny_model, data, tmp_path / "whole"))
+
+    killed = start(tiny_model, data, tmp_path / "killed")
+    files: list[Path] = []
+
+    def has_answers() -> bool:
+        files[:] = (tmp_path / "store-killed").rglob(FINISHED_ROWS)
+        assert killed.poll() is None, "it ended before it could be killed"
+        return bool(files) and files[0].read_bytes().count(b"\n") >= 20
+
+    wait_until(has_answers)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    before = files[0].read_bytes().split(b"\n")[:-1]
+    assert 20 <= len(before) < len(rows)
+
+    again = start(tiny_model, data, tmp_path / "killed")
+    after: list[bytes] = []
+
+    def has_more() -> bool:
+        if files[0].is_file():
+            after[:] = files[0].read_bytes().split(b"\n")[:-1] or after
+        return again.poll() is not None
+
+    wait_until(has_more)
+    finish(again)
+    assert after[: len(before)] == before
+    assert len({json.loads(line)[0] for line in after}) == len(after)
+
+    samples = [
+        [json.loads(line) for line in (tmp_path / name / "samples-arc_easy.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
+    for one, other in zip(*samples, strict=True):
+        assert one["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)
+        assert {**one, "logprobs": []} == {**other, "logprobs": []}
