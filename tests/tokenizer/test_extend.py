@@ -274,7 +274,7 @@ def corpus(shared_data: Path, name: str, characters: int) -> str:
     return (shared_data / "text" / name).read_text(encoding="utf-8")[:characters]
 
 
-@pytest.mark.parametrize("which", ["llama3", "llama2"])
+@pytest.mark.parametrize("which", [pytest.param("llama3", marks=pytest.mark.slow), "llama2"])
 def test_real_vocabularies_grow_and_leave_english_alone(
     which: str, shared_data: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -145,7 +145,9 @@ RUNS: dict[str, tuple[Training, Callable[[int], object]]] = {
 }
 
 
-@pytest.mark.parametrize("stage", RUNS)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=() if stage in ("sft", "dpo") else pytest.mark.slow) for stage in RUNS]
+)
 def test_a_killed_run_resumes_to_the_same_weights(stage: str, tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     settings, make = RUNS[stage]
     settings = settings.model_copy(update={"save_every_seconds": 0.02})
