@@ -129,8 +129,8 @@ def test_a_run_ended_by_sigkill_asks_no_question_twice_and_ends_in_the_same_answ
     data = tmp_path / "data"
     data.mkdir()
     rows = [
-        {"query": f"Question: {'word ' * (60 + row)}{row}?", "choices": [f"a{row}", "b", "c"], "gold": row % 3}
-        for row in range(150)
+        {"query": f"Question: {'word ' * (5 + row % 30)}{row}?", "choices": [f"a{row}", "b", "c"], "gold": row % 3}
+        for row in range(1500)
     ]
     (data / "arc_easy_test.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     finish(start(tiny_model, data, tmp_path / "whole"))

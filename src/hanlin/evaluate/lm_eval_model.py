@@ -15,6 +15,7 @@ from typing import Any
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -89,28 +90,23 @@ class HanlinLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        limit = self.max_length
         pairs = []
         for _, context, continuation in requests:
-            whole = [*context, *continuation][-(limit + 1) :]  # what is too long loses its beginning
-            pairs.append((whole[: -len(continuation)], list(continuation)))
-        results: list[tuple[float, bool]] = []
-        for start in range(0, len(pairs), 512):
-            scores = self.loaded.engine.score(pairs[start : start + 512])
-            results += [(score.logprob, score.greedy) for score in scores]
-        return results
+            whole = [*context, *continuation][-self.max_length :]  # what is too long loses its beginning
+            split = max(1, len(whole) - len(continuation))
+            pairs.append((whole[:split], whole[split:]))
+        return [(score.logprob, score.greedy) for score in self.loaded.engine.score(pairs)]
 
     def loglikelihood_rolling(self, requests: Iterable[Any], disable_tqdm: bool = False) -> list[float]:
-        """The log likelihood of each whole text, in disjoint windows of the context's length."""
+        """The log likelihood of each whole text, in the windows of lm-evaluation-harness's `hf` model, each one token
+        shorter, which is what an engine's context holds.
+        """
         totals = []
         for (text,) in (request.args for request in requests):
-            ids = self.tok_encode(text, add_special_tokens=False)
-            before, windows = [self.prefix_token_id], []
-            for start in range(0, len(ids), self.max_length - 1):
-                window = ids[start : start + self.max_length - 1]
-                windows.append((before, window))
-                before = [window[-1]]
-            totals.append(sum(score.logprob for score in self.loaded.engine.score(windows)))
+            ids = self.tok_encode(text)
+            windows = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length - 1, context_len=1)
+            pairs = [make_disjoint_window(window) for window in windows]
+            totals.append(sum(score.logprob for score in self.loaded.engine.score(pairs)))
         return totals
 
     def generate_until(self, requests: Iterable[Any], disable_tqdm: bool = False) -> list[str]:
