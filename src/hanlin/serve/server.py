@@ -101,10 +101,10 @@ def serve(
         raise UserError(tr("adapters can be served over a single model only"), "--adapter")
     engine_config = EngineConfig(engine, options)
     loaded = [LoadedModel(str(spec), parse_adapters(adapters), engine_config, limits) for spec in models]
-    check_names([name for model in loaded for name in model.find_names()])
     with ExitStack() as stack:
         # before the models: a port that is taken should not cost the time to load them
         listener = stack.enter_context(bind_unix_socket(unix_socket) if unix_socket else _bind(host, port))
+        check_names([name for model in loaded for name in model.find_names()])
         for model in loaded:
             stack.callback(model.close)
             model.load()
