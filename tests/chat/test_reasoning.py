@@ -100,7 +100,7 @@ def thinking_chats(draw: st.DrawFn, calls: bool) -> list[Message]:
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("name", packaged_names())
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_reasoning_is_never_lost_or_doubled(
     name: str, keep: bool, template_for: Callable[[str], ChatTemplate], data: st.DataObject
