@@ -89,6 +89,17 @@ def _size(params: Mapping[str, Any], name: str, path: Path, default: int | None 
     return value
 
 
+def _check_numbers(params: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError for a number of the rotary embedding that is none; null counts as left out."""
+    for name in ("rope_theta", "rope_scaling_factor", "rope_high_freq_factor"):
+        value = params.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        if value is not None and not is_number:
+            what = tr("'{name}' is {value}, but must be {expected}", name=name, value=repr(value)[:40],
+                      expected=tr("a positive number"))  # fmt: skip
+            raise UserError(what, path, tr("copy or download it again"))
+
+
 def build_meta_config(
     params: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
@@ -117,7 +128,8 @@ def build_meta_config(
     for name in ("tok_embeddings.weight", "layers.0.feed_forward.w1.weight"):
         if len(shapes.get(name, ())) != 2:
             raise UserError(tr("there is no tensor '{name}'", name=name), path.parent, tr("copy or download it again"))
-    theta = params.get("rope_theta", 10_000.0)
+    _check_numbers(params, path)
+    theta = 10_000.0 if params.get("rope_theta") is None else params["rope_theta"]
     rope: dict[str, Any] = {"rope_type": "default"}
     if params.get("use_scaled_rope"):
         usual = _LARGE_FACTOR if (dim, layers) in _LARGE_FACTOR_SIZES else _USUAL_FACTOR
