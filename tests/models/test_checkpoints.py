@@ -274,6 +274,7 @@ def test_the_process_that_reads_a_pickle_can_do_nothing_else(tmp_path: Path, mon
         (lambda folder: change_params(folder, norm_eps="x"), "'rms_norm_eps' is 'x'"),
         (lambda folder: change_params(folder, rope_theta=[1]), r"'rope_theta' is \[1\]"),
         (lambda folder: change_params(folder, rope_theta=-1), "'rope_theta' is -1"),
+        (lambda folder: change_params(folder, rope_theta=10**400), "an integer of more than 128 bits"),
         (lambda folder: change_params(folder, rope_scaling_factor={}), "'rope_scaling_factor' is"),
         (lambda folder: change_params(folder, rope_high_freq_factor="4"), "'rope_high_freq_factor' is '4'"),
     ],

@@ -5,7 +5,7 @@ Whoever reads a value later (the shapes of tensors, transformers, the export to 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ def _is_int(value: Any, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number that a float can hold: an integer of 400 digits is none."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_texts(value: Any) -> bool:
@@ -45,9 +46,9 @@ def _is_rope(value: Any) -> bool:
         is_name = name in ("type", "rope_type")
         if is_name and not isinstance(entry, str):
             return False
-        if isinstance(entry, int | float) and not isinstance(entry, bool) and not _is_number(entry):
+        if isinstance(entry, int | float) and not isinstance(entry, bool) and not is_number(entry):
             return False
-        if name in _ROPE_NUMBERS and entry is not None and not (_is_number(entry) and entry > 0):
+        if name in _ROPE_NUMBERS and entry is not None and not (is_number(entry) and entry > 0):
             return False
     return True
 
@@ -66,8 +67,8 @@ def _is_quantization(value: Any) -> bool:
 
 _SIZE: _Check = (lambda value: _is_int(value, 1, MAX_SIZE), mark("a positive integer"))
 _COUNT: _Check = (lambda value: _is_int(value, 0, MAX_SIZE), mark("an integer from 0 on"))
-_NUMBER: _Check = (_is_number, mark("a finite number"))
-_POSITIVE: _Check = (lambda value: _is_number(value) and value > 0, mark("a positive number"))
+_NUMBER: _Check = (is_number, mark("a finite number"))
+_POSITIVE: _Check = (lambda value: is_number(value) and value > 0, mark("a positive number"))
 _FLAG: _Check = (lambda value: isinstance(value, bool), mark("true or false"))
 _TEXT: _Check = (lambda value: isinstance(value, str), mark("a text"))
 _TEXTS: _Check = (_is_texts, mark("a list of texts"))
@@ -102,7 +103,7 @@ _ADAPTER: dict[str, _Check] = {
     "peft_type": _TEXT,
     "r": (lambda value: _is_int(value, 1, MAX_RANK), mark("a positive integer")),
     "lora_alpha": _POSITIVE,
-    "lora_dropout": (lambda value: _is_number(value) and 0 <= value <= 1, mark("a number from 0 to 1")),
+    "lora_dropout": (lambda value: is_number(value) and 0 <= value <= 1, mark("a number from 0 to 1")),
     **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), _TEXT_OR_TEXTS),
     **dict.fromkeys(("modules_to_save", "target_parameters"), _TEXTS),
     "rank_pattern": (
@@ -110,7 +111,7 @@ _ADAPTER: dict[str, _Check] = {
         mark("an object of positive integers"),
     ),
     "alpha_pattern": (
-        lambda value: isinstance(value, dict) and all(_is_number(alpha) for alpha in value.values()),
+        lambda value: isinstance(value, dict) and all(is_number(alpha) for alpha in value.values()),
         mark("an object of numbers"),
     ),
     "layers_to_transform": (

@@ -20,7 +20,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from hanlin.core.errors import UserError
 from hanlin.core.files import load_json_object
 from hanlin.core.i18n import tr
-from hanlin.models.folder.config import check_config
+from hanlin.models.folder.config import check_config, is_number
 from hanlin.models.folder.rope import read_rope
 
 _LOG = logging.getLogger(__name__)
@@ -93,8 +93,7 @@ def _check_numbers(params: Mapping[str, Any], path: Path) -> None:
     """Raise UserError for a number of the rotary embedding that is none; null counts as left out."""
     for name in ("rope_theta", "rope_scaling_factor", "rope_high_freq_factor"):
         value = params.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-        if value is not None and not is_number:
+        if value is not None and not (is_number(value) and value > 0):
             what = tr("'{name}' is {value}, but must be {expected}", name=name, value=repr(value)[:40],
                       expected=tr("a positive number"))  # fmt: skip
             raise UserError(what, path, tr("copy or download it again"))
