@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 
 import pytest
 from hypothesis import given
@@ -159,6 +160,21 @@ def test_repeated_ngram_fraction_counts_covered_characters() -> None:
     assert repeated_ngram_fraction(unique, 10) == 0
     assert repeated_ngram_fraction(unique + unique, 10) == pytest.approx(0.5, abs=0.01)
     assert repeated_ngram_fraction(unique + unique[:12], 10, threshold=0.5) == 0
+
+
+@pytest.mark.parametrize("n", [10, 15, 45])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_threshold_hides_no_fraction_above_it(n: int, seed: int) -> None:
+    """Parts of many lengths are repeated near and far, so that some of them cross the windows of 5,000 characters."""
+    rng = random.Random(seed)
+    text = ""
+    while len(text) < 12_000:
+        fresh = "".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(rng.randrange(1, 3 * n)))
+        start = rng.randrange(max(0, len(text) - 4_000), len(text) + 1)
+        text += fresh[: rng.randrange(1 + len(fresh))] + text[start : start + rng.randrange(1, 6 * n)]
+    exact = repeated_ngram_fraction(text, n)
+    assert exact > 0.1
+    assert repeated_ngram_fraction(text, n, exact - 1e-9) == exact
 
 
 def test_the_length_of_a_long_book_does_not_count_as_repetition() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hanlin.data.text.advertorial_phrases import KINDS, find_advertorial_phrases
 from hanlin.data.text.char_stats import code_points
-from hanlin.data.text.ngrams import hash_ngrams
+from hanlin.data.text.ngrams import hash_short_ngrams
 
 _MAX_REPEATS = 3
 """A word counts this often at most: what a page is about does not make it an advertorial."""
@@ -140,7 +140,7 @@ def _measure_repeats(text: str) -> dict[str, float]:
 
 def _count_most_frequent(text: str, length: int) -> int:
     """How often the most frequent `length` characters occur."""
-    hashes = np.sort(hash_ngrams(code_points(text), length))
+    hashes = np.sort(hash_short_ngrams(code_points(text), length))
     edges = np.flatnonzero(np.diff(hashes) != 0)
     return int(np.diff(edges, prepend=-1, append=len(hashes) - 1).max()) if len(hashes) else 0
 
