@@ -8,6 +8,8 @@ tokenizer. HANLIN_TRL and HANLIN_LLAMAFACTORY name the Pythons that have the pee
 left out. All train the same adapter (LoRA of rank 16 on every projection) on the same records, in the number format
 that Hanlin would choose here: peers are at their best in it too. A comparison whose mean losses differ is void.
 
+`--parts precision`: our own training of all weights and of the adapter, in float32 and bfloat16 by turns.
+
 Also reported: the share of the machine's matrix-product rate that is reached, and, with --picture FILE, a profile.
 The last line is one JSON object.
 """
@@ -96,6 +98,28 @@ def compare(task: str, runs: dict[str, dict[str, Any]], options: dict[str, Any],
     return result
 
 
+def compare_precisions(options: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Train in float32 and in bfloat16 by turns: tokens per second, their ratio, and the losses."""
+    reports: dict[str, list[dict[str, Any]]] = {"float32": [], "bfloat16": []}
+    for round_number in range(rounds):
+        for name, runs in reports.items():
+            report = run("hanlin", {**options, "task": "sft", "precision": name})
+            assert report is not None
+            runs.append(report)
+            print(f"round {round_number + 1}: {name} {json.dumps(report)}", flush=True)
+    rates = {name: [report["tokens"] / report["seconds"] for report in runs] for name, runs in reports.items()}
+    return {
+        "rank": options["rank"],
+        "tokens_per_second": {name: summarize(values) for name, values in rates.items()},
+        "speedup": summarize([fast / slow for slow, fast in zip(*rates.values(), strict=True)]),
+        "product_share": {
+            name: round(statistics.median(report["product_share"] for report in runs), 3)
+            for name, runs in reports.items()
+        },
+        "losses": {name: [round(loss, 4) for loss in runs[0]["losses"]] for name, runs in reports.items()},
+    }
+
+
 def summarize_runs(runs: list[dict[str, Any]]) -> dict[str, Any]:
     summary = {
         "seconds": summarize([report["seconds"] for report in runs]),
@@ -147,7 +171,8 @@ def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
         "warmup_ratio": 0.0,
         "betas": (0.9, 0.999),
     }
-    training["lora"] = LoraSettings(rank=RANK, alpha=2 * RANK)  # type: ignore[assignment]
+    if options["rank"]:
+        training["lora"] = LoraSettings(rank=options["rank"], alpha=2 * options["rank"])  # type: ignore[assignment]
     out = folder / "out"
     out.mkdir()
     inputs = Inputs({"model": (Path(options["model"]),), "data": (folder,)})
@@ -186,7 +211,8 @@ def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
         metrics = stages.dpo(Dpo(**common, **training, batch_pairs=8), inputs, out, StageContext())
     curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     rate = measure_matmul_rate(metrics["precision"])
-    spent = count_flops(Path(options["model"]), metrics["tokens"], metrics["target_tokens"]) / metrics["seconds"] / 1e9
+    flops = count_flops(Path(options["model"]), options["rank"], metrics["tokens"], metrics["target_tokens"])
+    spent = flops / metrics["seconds"] / 1e9
     return {
         "seconds": metrics["seconds"],
         "processor_seconds": loop_cpu_seconds[0],
@@ -201,10 +227,10 @@ def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def count_flops(model: Path, tokens: int, learned: int) -> float:
-    """Multiplications and additions that a run with a frozen base cannot do without: for each token forward and the
-    gradient of its inputs (two each) by every weight of the blocks; for each learned token the same by the head; the
-    adapter's own three products. Attention is left out.
+def count_flops(model: Path, rank: int, tokens: int, learned: int) -> float:
+    """Multiplications and additions that a run cannot do without: for each token forward and the gradient of its inputs
+    (two each) by every weight of the blocks; for each learned token the same by the head. With an adapter its own three
+    products; without one (rank 0) the gradient of every weight. Attention is left out.
     """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
@@ -212,8 +238,9 @@ def count_flops(model: Path, tokens: int, learned: int) -> float:
     queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
     shapes = [(width, queries), (width, keys), (width, keys), (queries, width)]
     shapes += [(width, inner), (width, inner), (inner, width)]
-    block = sum(4 * rows * columns + 6 * RANK * (rows + columns) for rows, columns in shapes)
-    return float(tokens * layers * block + learned * 4 * width * config["vocab_size"])
+    per_weight = 4 if rank else 6
+    block = sum(per_weight * rows * columns + 6 * rank * (rows + columns) for rows, columns in shapes)
+    return float(tokens * layers * block + learned * per_weight * width * config["vocab_size"])
 
 
 def measure_matmul_rate(number_format: str) -> float:
@@ -264,6 +291,11 @@ def main() -> None:
     if "dpo" in parts:
         pairs = {"data": str(data / "pref" / "dpo_zh_demo.json"), "count": arguments.pairs}
         result["dpo"] = compare("dpo", DPO_RUNS, {**common, **pairs}, arguments.rounds)
+    if "precision" in parts:
+        result["by_precision"] = {
+            name: compare_precisions({**common, **chats, "rank": rank}, arguments.rounds)
+            for name, rank in (("all_weights", 0), ("adapter", RANK))
+        }
     if arguments.picture:
         run("hanlin", {**common, **chats, "task": "sft", "picture": str(arguments.picture)})
     print(json.dumps(result))
