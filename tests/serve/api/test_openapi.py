@@ -40,9 +40,24 @@ def described(opened: LoadedEngine) -> Iterator[LiveServer]:
         yield server
 
 
-@SCHEMA.parametrize()
+MAIN_PATHS = ["/v1/chat/completions", "/v1/messages", "/api/chat", "/generate"]
+"""One of each interface; all others are slow to draw requests for."""
+
+
+@SCHEMA.include(path=MAIN_PATHS).parametrize()
 @settings(max_examples=1, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_whatever_is_sent_is_answered_as_described(case: object, described: LiveServer) -> None:
+    check_answer(case, described)
+
+
+@pytest.mark.slow
+@SCHEMA.exclude(path=MAIN_PATHS).parametrize()
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_whatever_is_sent_to_the_other_routes_is_answered_as_described(case: object, described: LiveServer) -> None:
+    check_answer(case, described)
+
+
+def check_answer(case: object, described: LiveServer) -> None:
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
