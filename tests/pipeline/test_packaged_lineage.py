@@ -8,7 +8,7 @@ import pytest
 
 from hanlin.config.recipe import build_recipe
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.hub import list_upload_files
+from hanlin.pipeline.hubs.upload import list_upload_files
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.run import run
 

@@ -23,8 +23,10 @@ PRINTS = {
 """Files that may write to standard output or error, and why."""
 
 CLIENT_LIBRARIES = {"http.client", "urllib.request", "requests", "httpx", "httpx2", "httpcore2", "aiohttp", "urllib3"}
-CLIENTS = {"core/http.py", "pipeline/hub.py"}
-"""The second makes none: it takes cookies off redirects that ModelScope's library follows."""
+CLIENTS = {"core/http.py", "pipeline/hubs/session.py", "pipeline/hubs/upload.py"}
+"""The last two make none: the one sends through `hub_client` and names its errors, the other takes cookies off
+redirects that ModelScope's library follows.
+"""
 
 
 @functools.cache

@@ -110,10 +110,16 @@ ORDER: dict[str, list[str]] = {
     "pipeline": [
         "manifest",
         "integrity step",
-        "artifacts lineage hub torchrun",
+        "artifacts lineage hubs torchrun",
         "inputs",
         "plan worker_client requirements",
         "run report worker",
+    ],
+    "pipeline.hubs": [
+        "session record remote_file",
+        "refusals selection hugging_face modelscope",
+        "pull cache upload",
+        "inputs",
     ],
     "serve": [
         "errors",

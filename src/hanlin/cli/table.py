@@ -79,8 +79,15 @@ def sections() -> tuple[Section, ...]:
                 Entry(
                     "upload",
                     tr("Upload a folder to Hugging Face or ModelScope"),
-                    "upload",
+                    "hubs.upload",
                 ),
+            ),
+        ),
+        Section(
+            tr("Hubs"),
+            (
+                Entry("pull", tr("Fetch a model or data set, pinned and verified"), "hubs.pull"),
+                Entry("cache", tr("List or delete what was fetched from hubs"), "hubs.cache"),
             ),
         ),
         Section(

@@ -7,25 +7,59 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 
-_HUB = re.compile(r"(?P<hub>hf):(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w.-]*))?")
+_HUB = re.compile(r"(?P<hub>hf|ms):(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w.-]*))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_PREFIXES = ("hf:", "ms:")
+"""How the name of a repository begins: Hugging Face (or a mirror of it), and ModelScope."""
+
+
+class HubName(NamedTuple):
+    """A repository of a hub, `hf` or `ms`; `name` is `owner/name`, `revision` a commit, branch or tag, or empty."""
+
+    hub: str
+    name: str
+    revision: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.hub}:{self.name}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a whole commit, so that no later upload changes what it names."""
+        return _COMMIT.fullmatch(self.revision) is not None
+
+
+def parse_hub_name(text: str, where: str | None = None) -> HubName:
+    """The repository that `hf:owner/name` or `ms:owner/name` names, with `@revision` or without.
+
+    Raises:
+        UserError: It names none; `where` is its location.
+    """
+    match = _HUB.fullmatch(text)
+    if match is None:
+        if _HUB.fullmatch(text.removesuffix("@")):
+            what = tr("nothing follows the @ of {text}", text=text)
+            raise UserError(what, where, tr("write a commit, a branch or a tag after it, or leave the @ out"))
+        hint = tr("write hf:owner/name or ms:owner/name")
+        raise UserError(tr("'{text}' names no repository", text=text), where, hint)
+    return HubName(match["hub"], match["name"], match["revision"] or "")
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTarget:
-    """What a reference names: a stage and perhaps a path inside its artifact, a local path or glob, or a pinned hub
-    repository.
+    """What a reference names: a stage and perhaps a path inside its artifact, a local path or glob, or a hub repository
+    with a revision.
     """
 
     stage: str = ""
     inside: str = ""
     path: Path | None = None
-    hub: str = ""
-    revision: str = ""
+    repository: HubName | None = None
 
 
 def resolve_reference(text: str, stages: Mapping[str, Any], root: Path, where: str) -> ReferenceTarget:
@@ -40,12 +74,16 @@ def resolve_reference(text: str, stages: Mapping[str, Any], root: Path, where: s
     Raises:
         UserError: A hub name has no revision, or the text is neither a stage nor a path.
     """
-    hub = _HUB.fullmatch(text)
-    if hub:
-        if not hub["revision"]:
-            hint = tr("write {text}@<commit>, so that every run reads the same files", text=text)
+    if text.startswith(HUB_PREFIXES):
+        bare = text.removesuffix("@")
+        repository = parse_hub_name(bare, where)
+        if not repository.revision:
+            hint = tr(
+                "write {name}@<commit>, so that every run reads the same files; `hanlin pull {name}` shows it",
+                name=bare,
+            )
             raise UserError(tr("{text} has no revision", text=text), where, hint)
-        return ReferenceTarget(hub=hub["name"], revision=hub["revision"])
+        return ReferenceTarget(repository=repository)
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
         return ReferenceTarget(path=root / Path(text).expanduser())
     head, _, inside = text.partition("/")

@@ -320,12 +320,14 @@ def hub_client(on_request: Callable[[httpx2.Request], Any]) -> httpx2.Client:
 
     It follows the library's rules on redirects (a token goes to the same origin only) and the proxies of the
     environment, but never for this machine. An answer begins within 30 s and goes on within 60, is not compressed, and
-    what is no file (JSON) has at most 64 MiB and two minutes.
+    what is no file (JSON) has at most 64 MiB and two minutes; a request with the extension `FILE_WANTED` asks for a
+    file, whatever type the hub gives it.
     """
     hooks = {"request": [on_request]}
     return httpx2.Client(transport=_HubTransport(), event_hooks=hooks, follow_redirects=True, timeout=None)
 
 
+FILE_WANTED = "hanlin_file"
 _HUB_SECONDS_TO_BEGIN = 30.0
 _HUB_SECONDS_OF_SILENCE = 60.0
 _HUB_SECONDS_OF_JSON = 120.0
@@ -350,7 +352,8 @@ class _HubTransport(httpx2.BaseTransport):
             response.close()
             raise httpx2.DecodingError(tr("the answer is compressed, which was not asked for"))
         kind = headers.get(b"content-type", b"")
-        body = _HubBody(response.stream, is_json=kind.startswith((b"application/json", b"text/")))  # type: ignore[arg-type]
+        is_json = kind.startswith((b"application/json", b"text/")) and not request.extensions.get(FILE_WANTED)
+        body = _HubBody(response.stream, is_json)  # type: ignore[arg-type]
         return httpx2.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
 
     def _pool(self, url: httpx2.URL) -> httpcore2.ConnectionPool:

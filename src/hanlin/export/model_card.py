@@ -56,7 +56,7 @@ def _front(card: Card) -> Iterator[str]:
     if settings.license:
         yield f"license: {quote_yaml(settings.license)}"
     if card.base:
-        yield f"base_model: {quote_yaml(card.base.name.removeprefix('hf:').partition('@')[0])}"
+        yield f"base_model: {quote_yaml(card.base.name.removeprefix('hf:').removeprefix('ms:').partition('@')[0])}"
     yield f"library_name: {'gguf' if card.files else 'transformers'}"
     yield from ("pipeline_tag: text-generation", "---", "")
 

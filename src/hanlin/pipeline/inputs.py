@@ -41,8 +41,8 @@ def resolve_input(
     where = f"{stage.where}, {item.field}"
     target = recipe.resolve(item, where)
     entry = InputEntry(item.field, item.text, "", "", license=_license_of(stage.settings, item.field))
-    if target.hub:
-        key = f"hf:{target.hub}@{target.revision}"
+    if target.repository:
+        key = str(target.repository)
         return ResolvedInput(replace(entry, key=key, digest=key))
     if target.stage:
         upstream = earlier[target.stage]

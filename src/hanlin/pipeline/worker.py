@@ -37,7 +37,7 @@ from hanlin.core.signals import interrupt_unless_importing, on_announcement
 from hanlin.core.version import __version__
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.hub import download
+from hanlin.pipeline.hubs.inputs import download
 from hanlin.pipeline.inputs import check_inputs
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest
@@ -337,19 +337,19 @@ def _run_work(request: Mapping[str, Any], partial: Path, prepare_only: bool = Fa
     kind = KINDS[request["kind"]]
     settings = kind.settings.model_validate(request["settings"])
     module, _, function = kind.run.partition(":")
+    launch = Launch.model_validate(request["launch"])
+    progress = Progress(request["stage"], partial / SCRATCH_FOLDER / PROGRESS_FILE)
     paths: dict[str, tuple[Path, ...]] = {}
     lineage_by_field: dict[str, tuple[LineageNode, ...]] = {}
     for row in request["inputs"]:
         name = row["entry"]["field"]
-        row_paths = tuple(Path(path) for path in row["paths"]) or download(row["entry"])
+        row_paths = tuple(Path(path) for path in row["paths"]) or download(row["entry"], progress, launch.endpoints)
         paths[name] = paths.get(name, ()) + row_paths
         if kind.lineage and row["entry"]["artifact"]:
             nodes = tuple(lineage(path) for path in row_paths[:1])
             lineage_by_field[name] = lineage_by_field.get(name, ()) + nodes
     settings = _with_resource_files(settings, paths)
-    progress = Progress(request["stage"], partial / SCRATCH_FOLDER / PROGRESS_FILE)
     work = getattr(importlib.import_module(module), function)
-    launch = Launch.model_validate(request["launch"])
     context = StageContext(
         request["seed"],
         progress,

@@ -71,20 +71,3 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_readable_file_is_refused(put: Put) -> None:
     with pytest.raises(UserError, match="no file to read"):
         names_of(put("photo.png", "x").parent)
-
-
-def test_a_pinned_hub_source_is_fetched_as_data_and_a_model_as_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    from hanlin.pipeline.hub import download
-
-    asked: list[dict[str, str]] = []
-
-    def snapshot_download(name: str, **options: str) -> str:
-        asked.append(options)
-        return "/x"
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    for field in ("sources.0.path", "model"):
-        download({"field": field, "key": "hf:owner/name@abc123"})
-    assert [(row["repo_type"], row["revision"]) for row in asked] == [("dataset", "abc123"), ("model", "abc123")]

@@ -17,7 +17,8 @@ from hanlin.evaluate.tasks import stage
 from hanlin.evaluate.tasks.definition import packaged_tasks
 from hanlin.evaluate.tasks.items import Items, read_items
 from hanlin.evaluate.tasks.prompts import PromptBuilder
-from hanlin.pipeline import hub
+from hanlin.pipeline.hubs.inputs import download
+from hub_server import COMMIT, Repository, hub_server
 from scripted_engine import CharacterTokenizer
 
 TASK = packaged_tasks()["mmlu_pro"]
@@ -63,26 +64,25 @@ def test_five_examples_of_the_subject_reason_before_they_answer(tmp_path: Path) 
     assert build(items, 1).count("art is green") == 5
 
 
-def test_a_data_set_of_the_hub_is_read_as_it_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot = tmp_path / "datasets--TIGER-Lab--MMLU-Pro" / "snapshots" / "1a2b3c"
+@pytest.mark.parametrize("hub", ["hf", "ms"])
+def test_a_data_set_of_the_hub_is_read_as_it_was_downloaded(
+    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = {"test": [row("law", 1, "")], "validation": [row("law", 10, "A: Let's think step by step. It is (B).")]}
+    files = {"README.md": b"test"}
     for split, some in rows.items():
-        (snapshot / "data").mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(some), snapshot / "data" / f"{split}-00000-of-00001.parquet")
-    (snapshot / "README.md").write_text("test", encoding="utf-8")
-    asked: list[tuple[str, str, str]] = []
-
-    def fetch(name: str, repo_type: str, revision: str) -> str:
-        asked.append((name, repo_type, revision))
-        return str(snapshot)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    monkeypatch.setattr(hub, "_bound_hugging_face", lambda: None)
-    (folder,) = hub.download({"field": "data", "key": "hf:TIGER-Lab/MMLU-Pro@1a2b3c"})
+        pq.write_table(pa.Table.from_pylist(some), tmp_path / f"{split}.parquet")
+        files[f"data/{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    with hub_server() as server:
+        server.repositories["TIGER-Lab/MMLU-Pro"] = Repository(files, "dataset")
+        endpoints = {"hf": server.url, "ms": server.url}
+        (folder,) = download({"field": "data", "key": f"{hub}:TIGER-Lab/MMLU-Pro@{COMMIT}"}, endpoints=endpoints)
     items = read_items("mmlu_pro", TASK, folder)
-    assert asked == [("TIGER-Lab/MMLU-Pro", "dataset", "1a2b3c")]
     assert [item.id for item in items.questions] == ["1"] and len(items.examples["law"]) == 1
-    settings = Evaluate(model="m", tasks=("mmlu_pro",), data="hf:TIGER-Lab/MMLU-Pro@1a2b3c")
+    settings = Evaluate(model="m", tasks=("mmlu_pro",), data=f"{hub}:TIGER-Lab/MMLU-Pro@{COMMIT}")
     assert stage._describe_settings(settings, StageContext())["data"] == settings.data
 
 

@@ -20,6 +20,7 @@ from hanlin.chat.packaged import packaged_names
 from hanlin.cli.help import HelpCommand
 from hanlin.cli.options import read_rule
 from hanlin.config.recipe_file import read_value
+from hanlin.config.references import HUB_PREFIXES
 from hanlin.config.settings.base import Settings, setting_info
 from hanlin.config.settings_page import Row, rows_of
 from hanlin.core.errors import UserError
@@ -271,7 +272,7 @@ def _paths_in(option: SettingOption, value: Any) -> list[Any]:
 
 def as_path(text: str) -> str:
     """A path as recipes write it: what begins with nothing else is a path from here."""
-    return text if text.startswith(("./", "../", "/", "~", "hf:")) else f"./{text}"
+    return text if text.startswith(("./", "../", "/", "~", *HUB_PREFIXES)) else f"./{text}"
 
 
 def _split(text: str) -> list[str]:

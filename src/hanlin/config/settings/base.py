@@ -1,7 +1,7 @@
 """How a setting is declared: its default, its range, its description in both languages, and whether it affects the key.
 
 A reference (`ref`) is a setting that names what a stage reads: another stage, `stage/file`, a path that begins with
-`./`, `../`, `/` or `~`, or a pinned hub name `hf:owner/name@revision`.
+`./`, `../`, `/` or `~`, or a pinned hub name `hf:owner/name@revision` or `ms:owner/name@revision`.
 """
 
 from __future__ import annotations

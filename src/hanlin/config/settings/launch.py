@@ -16,6 +16,8 @@ Mode = Literal["ddp", "fsdp", "zero2", "zero3"]
 GROUP_TIMEOUT = "HANLIN_GROUP_TIMEOUT"
 """The environment variable that passes `timeout` to the processes of a group."""
 
+_ADDRESS = r"^(https?://[^\s@?#]+)?$"
+
 
 class Launch(Settings):
     """How stages are launched; never part of a key."""
@@ -74,6 +76,26 @@ class Launch(Settings):
         "cores of this machine",
         affects_key=False,
     )
+
+    hf_endpoint: str = setting(
+        "",
+        "address of a mirror of Hugging Face that `hf:` names are fetched from; empty: that of `HF_ENDPOINT`, else "
+        "huggingface.co. Without `HF_ENDPOINT` it gets no token",
+        affects_key=False,
+        pattern=_ADDRESS,
+    )
+    ms_endpoint: str = setting(
+        "",
+        "address that `ms:` names are fetched from; empty: that of `MODELSCOPE_ENDPOINT`, else modelscope.cn. Without "
+        "`MODELSCOPE_ENDPOINT` it gets no token",
+        affects_key=False,
+        pattern=_ADDRESS,
+    )
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """The addresses of the hubs, by hub; empty if the recipe names none."""
+        return {"hf": self.hf_endpoint, "ms": self.ms_endpoint}
 
     @property
     def grouped(self) -> bool:

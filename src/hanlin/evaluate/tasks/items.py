@@ -165,8 +165,12 @@ _ROW_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".gz")
 
 
 def _is_hub_snapshot(folder: Path) -> bool:
-    """Whether the hub's library downloaded a data set to a folder: `datasets--OWNER--NAME/snapshots/REVISION`."""
-    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("datasets--")
+    """Whether a folder is a data set in the cache of a hub: `datasets--OWNER--NAME/snapshots/REVISION` of Hugging Face,
+    `datasets/OWNER--NAME/snapshots/REVISION` of ModelScope.
+    """
+    repository = folder.parent.parent
+    is_dataset = repository.name.startswith("datasets--") or repository.parent.name == "datasets"
+    return folder.parent.name == "snapshots" and is_dataset
 
 
 def _find_files(name: str, patterns: Sequence[str], data: Path) -> list[Path]:

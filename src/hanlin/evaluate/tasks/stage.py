@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.references import HUB_PREFIXES
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
@@ -393,7 +394,7 @@ def _describe_settings(settings: Evaluate, context: StageContext) -> dict[str, A
              "format_control")  # fmt: skip
     values = {name: getattr(settings, name) for name in names}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    data = {"data": settings.data} if settings.data and settings.data.startswith("hf:") else {}
+    data = {"data": settings.data} if settings.data and settings.data.startswith(HUB_PREFIXES) else {}
     return {"seed": context.seed, **data, **plain}
 
 

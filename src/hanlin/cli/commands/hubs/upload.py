@@ -1,4 +1,4 @@
-"""`hanlin upload`: put a finished folder on a model hub. What may be uploaded is decided in `pipeline/hub`."""
+"""`hanlin upload`: put a finished folder on a model hub. What may be uploaded is decided in `pipeline/hubs/upload`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import echo, print_json, print_table
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
 app = new_app()
@@ -23,10 +24,13 @@ def upload(
     public: Annotated[bool, typer.Option("--public", help=tr("create a public repository"))] = False,
     as_json: AsJson = False,
 ) -> None:
-    from hanlin.pipeline.hub import list_upload_files, parse_repository
-    from hanlin.pipeline.hub import upload as upload_files
+    from hanlin.config.references import parse_hub_name
+    from hanlin.pipeline.hubs.upload import list_upload_files
+    from hanlin.pipeline.hubs.upload import upload as upload_files
 
-    target = parse_repository(to)
+    target = parse_hub_name(to, "--to")
+    if target.revision:
+        raise UserError(tr("an upload makes a new revision: leave @{revision} out", revision=target.revision), "--to")
     items = list_upload_files(folder)
     total = sum(item.bytes for item in items)
     address = ""

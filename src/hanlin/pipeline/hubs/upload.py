@@ -1,4 +1,4 @@
-"""Uploads to and downloads from Hugging Face and ModelScope: which files go up, what is refused, and in what order.
+"""Uploads to Hugging Face and ModelScope: which files go up, what is refused, and in what order.
 
 The hubs' own libraries do the transfer and find their access token (`HF_TOKEN`, `MODELSCOPE_API_TOKEN`, or a login);
 none is read or written here.
@@ -6,22 +6,21 @@ none is read or written here.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hanlin.config.references import HubName
 from hanlin.core.context import SCRATCH_FOLDER
-from hanlin.core.errors import UserError, explain_os_error
+from hanlin.core.errors import UserError
 from hanlin.core.files import PARTIAL_SUFFIX
 from hanlin.core.i18n import tr
 from hanlin.models.folder.checks import check_safetensors, check_weights
 from hanlin.models.folder.layout import CONFIG, INDEX
 from hanlin.pipeline.artifacts import PARTIAL_FOLDER
+from hanlin.pipeline.hubs.session import find_token
 from hanlin.pipeline.manifest import MANIFEST, read_manifest, sha256_file
 
 _SECRET_NAMES = re.compile(
@@ -34,7 +33,6 @@ _SECRET_TEXTS = re.compile(
     rb"\bms-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|\bsk-[A-Za-z0-9_-]{32,}\b"
 )
 _TEXT_LIMIT = 64 << 20  # larger files are weights
-_DATASET_FIELDS = ("data", "questions")
 _WEIGHTS = (".safetensors", ".gguf", ".bin", INDEX)
 
 
@@ -44,23 +42,6 @@ class UploadFile(NamedTuple):
     path: str
     bytes: int
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """A repository of a hub, `hf` or `ms`; `name` is `owner/name`."""
-
-    hub: str
-    name: str
-
-
-def parse_repository(text: str) -> Repository:
-    """The repository that `hf:owner/name` or `ms:owner/name` names. Raises UserError for anything else."""
-    match = re.fullmatch(r"(hf|ms):(\w[\w.-]*/\w[\w.-]*)", text, re.ASCII)
-    if match is None:
-        hint = tr("write hf:owner/name or ms:owner/name")
-        raise UserError(tr("'{text}' names no repository", text=text), "--to", hint)
-    return Repository(match[1], match[2])
 
 
 def list_upload_files(folder: Path) -> list[UploadFile]:
@@ -131,7 +112,7 @@ def _refuse_secrets(folder: Path, files: dict[str, Path]) -> None:
 Log = Callable[[str], None]
 
 
-def upload(folder: Path, items: Sequence[UploadFile], repository: Repository, *, private: bool, log: Log) -> str:
+def upload(folder: Path, items: Sequence[UploadFile], repository: HubName, *, private: bool, log: Log) -> str:
     """Upload files and check that they arrived.
 
     Args:
@@ -154,9 +135,13 @@ def upload(folder: Path, items: Sequence[UploadFile], repository: Repository, *,
     except UserError:
         raise
     except Exception as error:  # errors of two libraries and of their HTTP clients, which have no class in common
-        what = tr("the hub refused: {first_line}", first_line=_first_line(error))
+        what = tr("the hub refused: {first_line}", first_line=_hide(find_token(repository.hub), _first_line(error)))
         hint = tr("check login, name and network, then run it again")
-        raise UserError(what, f"{repository.hub}:{repository.name}", hint) from error
+        raise UserError(what, str(repository), hint) from error
+
+
+def _hide(token: str, text: str) -> str:
+    return text.replace(token, "***") if token else text
 
 
 def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, private: bool, log: Log) -> str:
@@ -208,37 +193,6 @@ def _check_arrived(sizes: dict[str, Any], items: Sequence[UploadFile]) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Download a pinned repository (`hf:owner/name@revision`): a dataset if a source or the data of an evaluation names
-    it, else a model.
-
-    Args:
-        entry: The input entry of the reference, as JSON data.
-
-    Returns:
-        The folder, as a tuple of one path.
-
-    Raises:
-        UserError: It cannot be downloaded; `HF_ENDPOINT` names a mirror.
-    """
-    from huggingface_hub import snapshot_download
-
-    _bound_hugging_face()
-    name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
-    try:
-        field = str(entry["field"])
-        kind = "dataset" if field.startswith("sources.") or field in _DATASET_FIELDS else "model"
-        return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
-    except UserError:
-        raise
-    except Exception as error:  # a hub that answers nonsense: errors of JSON, of recursion, of the library itself
-        full = explain_os_error(error)
-        if full is not None:
-            raise UserError(full.what, full.where or entry["key"], full.hint) from error
-        hint = tr("set HF_ENDPOINT to a mirror, or give a local path")
-        raise UserError(tr("cannot be downloaded: {name}", name=type(error).__name__), entry["key"], hint) from error
 
 
 def _keep_cookies_home() -> None:

@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import pytest
 import requests
 
+from hanlin.config.references import parse_hub_name
 from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.hub import UploadFile, _keep_cookies_home, list_upload_files, parse_repository, upload
+from hanlin.pipeline.hubs.upload import UploadFile, _keep_cookies_home, list_upload_files, upload
 from hanlin.pipeline.manifest import Manifest
 from hostile_server import HEAD, Answer, forever, host, whole
 
@@ -104,10 +105,10 @@ def test_secrets_do_not_go_up(name: str, text: str, tmp_path: Path) -> None:
 
 
 def test_a_repository_is_named_by_hub_and_owner() -> None:
-    assert parse_repository("hf:a/b-1").name == "a/b-1"
+    assert parse_hub_name("hf:a/b-1").name == "a/b-1"
     for text in ("a/b", "hf:b", "hf:a/b/c", "s3:a/b", "hf:../b c"):
         with pytest.raises(UserError, match="names no repository"):
-            parse_repository(text)
+            parse_hub_name(text)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -139,7 +140,7 @@ class Hub(BaseHTTPRequestHandler):
                 {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}
             )
         elif "/commit/" in self.path and self.refuses:
-            self._answer({"error": "no"}, 403)
+            self._answer({"error": "not-a-token is no token"}, 403)
         elif "/commit/" not in self.path:
             self._answer({})
         else:
@@ -156,6 +157,8 @@ class Hub(BaseHTTPRequestHandler):
     def _answer(self, row: Any, status: int = 200) -> None:
         data = json.dumps(row).encode()
         self.send_response(status)
+        if status == 403:
+            self.send_header("X-Error-Message", row["error"])
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -185,7 +188,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 
 
 def test_one_commit_shows_all_files_and_drops_weights_of_another_model(package: Path, hub: type[Hub]) -> None:
-    place = upload(package, list_upload_files(package), parse_repository("hf:o/m"), private=True, log=lambda text: None)
+    place = upload(package, list_upload_files(package), parse_hub_name("hf:o/m"), private=True, log=lambda text: None)
     assert place.endswith("/o/m")
     assert hub.files.keys() == {"README.md", "model-Q8_0.gguf", ".gitattributes"}
     assert hub.files["model-Q8_0.gguf"] == (package / "model-Q8_0.gguf").read_bytes()
@@ -199,34 +202,33 @@ def test_a_hub_that_does_not_answer_is_said_in_one_sentence(package: Path, hub: 
         monkeypatch.setattr(f"huggingface_hub.{module}.ENDPOINT", "http://127.0.0.1:9", raising=False)
     assert constants.ENDPOINT.endswith(":9")
     with pytest.raises(UserError, match=r"the hub refused: .*refused"):
-        upload(package, list_upload_files(package), parse_repository("hf:o/m"), private=True, log=lambda text: None)
+        upload(package, list_upload_files(package), parse_hub_name("hf:o/m"), private=True, log=lambda text: None)
 
 
 def test_a_hub_that_refuses_has_not_been_changed(package: Path, hub: type[Hub]) -> None:
     hub.refuses = True
     before = dict(hub.files)
-    with pytest.raises(UserError, match="the hub refused"):
-        upload(package, list_upload_files(package), parse_repository("hf:o/m"), private=True, log=lambda text: None)
+    with pytest.raises(UserError, match=r"the hub refused: .*\*\*\* is no token"):
+        upload(package, list_upload_files(package), parse_hub_name("hf:o/m"), private=True, log=lambda text: None)
     assert hub.files == before
 
 
 DOWNLOAD = """
-import json, sys, time
 from hanlin.core import http
 from hanlin.core.errors import UserError
-from hanlin.pipeline import hub
+from hanlin.pipeline.hubs import inputs, session
 http._HUB_SECONDS_TO_BEGIN = http._HUB_SECONDS_OF_SILENCE = http._HUB_SECONDS_OF_JSON = 0.3
 http._HUB_MAX_JSON = 1 << 20
-time.sleep = lambda seconds: None
+session.FIRST_PAUSE = 0.0
 try:
-    hub.download({"key": "hf:a/b@" + "0" * 40, "field": "model"})
+    inputs.download({"key": "hf:a/b@" + "0" * 40, "field": "model"})
 except UserError as error:
     print(str(error))
 """
 
 
 def download(url: str, folder: Path, **environment: str) -> str:
-    """What a download from a hub says; in a process of its own, as the library reads its variables once."""
+    """What a download from a hub says; in a process of its own, with its own limits on time."""
     variables = {"HF_ENDPOINT": url, "HF_TOKEN": "hf_not_a_token", "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0"}
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
@@ -282,4 +284,4 @@ def test_a_token_of_modelscope_follows_no_redirect_to_another(name: str, monkeyp
 def test_a_hub_that_means_harm_is_one_sentence(answer: Answer | bytes, tmp_path: Path) -> None:
     with host(answer) as server:
         told = download(server.url, tmp_path)
-    assert told.count("\n") == 1 and "cannot be downloaded" in told
+    assert told.count("\n") == 1 and "cannot be reached or broke off" in told

@@ -1,0 +1,1 @@
+"""Commands on hubs: `hanlin pull`, `hanlin upload` and `hanlin cache ...`."""
