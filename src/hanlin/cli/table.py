@@ -112,7 +112,7 @@ def sections() -> tuple[Section, ...]:
         Section(
             tr("Inspect"),
             (
-                Entry("doctor", tr("Check what this machine has and lacks"), "doctor"),
+                Entry("doctor", tr("Check what this machine has and lacks"), "doctor.app"),
                 Entry(
                     "kinds",
                     tr("List the kinds of stages, or the settings of one"),

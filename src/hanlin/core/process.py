@@ -20,6 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
+
 _IMPORT_NOTHING_HERE = "PYTHONSAFEPATH"
 
 
@@ -163,6 +166,23 @@ def descendants(root: int) -> list[int]:
         level = {pid for pid, parent in parents.items() if parent in level and pid not in found}
         found += level
     return found
+
+
+SPAWN_VARIABLE = "HANLIN_START"
+"""`spawn` in it lets this system start processes as those do that cannot fork (Windows): for tests, and where libraries
+do not survive a fork."""
+
+
+def forks() -> bool:
+    """Whether processes are forked: the system can, and `HANLIN_START=spawn` does not forbid it.
+
+    Raises:
+        UserError: The variable holds another word.
+    """
+    word = os.environ.get(SPAWN_VARIABLE, "")
+    if word not in ("", "fork", "spawn"):
+        raise UserError(tr("'{word}' is no way to start processes", word=word), SPAWN_VARIABLE, tr("fork or spawn"))
+    return hasattr(os, "fork") and word != "spawn"
 
 
 def available_cores() -> int:

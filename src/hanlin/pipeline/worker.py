@@ -31,7 +31,7 @@ from hanlin.config.settings.launch import Launch
 from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError, explain_memory_error, explain_os_error, killed_error
 from hanlin.core.files import FileState, write_text
-from hanlin.core.process import available_cores, die_with_parent, quiet_libraries
+from hanlin.core.process import available_cores, die_with_parent, forks, quiet_libraries
 from hanlin.core.progress import Progress
 from hanlin.core.signals import interrupt_unless_importing, on_announcement
 from hanlin.core.version import __version__
@@ -77,7 +77,7 @@ def serve_requests(preload: bool) -> None:
     _block_interrupts(False)
     for line in sys.stdin:
         request = json.loads(line)
-        if not hasattr(os, "fork"):
+        if not forks():
             signal.signal(signal.SIGINT, interrupt_unless_importing)
             replies.write(json.dumps(_handle_request(request)) + "\n")
             replies.flush()
