@@ -50,7 +50,7 @@ ORDER: dict[str, list[str]] = {
         "version i18n limits",
         "errors",
         "names files",
-        "text records progress process http signals",
+        "text records progress process http signals devices",
         "context discover resumable",
     ],
     "config": [

@@ -301,7 +301,7 @@ def catch_full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG):
             raise
         what = tr("no space to write the file: {strerror}", strerror=error.strerror)
         raise UserError(what, out, tr("free some space and run again")) from error

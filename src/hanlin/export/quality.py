@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Condition, QualityReport
 from hanlin.core.context import StageContext
+from hanlin.core.devices import best_device
 from hanlin.core.discover import record_class, validation_file
 from hanlin.core.errors import UserError
 from hanlin.core.files import check_free_space, open_atomic, parse_json, write_sorted_json
@@ -300,7 +301,7 @@ def _write_logprobs(
         return
     check_free_space(folder, sum(4 * len(scored_positions(len(ids))) * files.vocabulary_rows for ids, _ in missing))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(best_device())
     for index, (ids, path) in enumerate(missing):
         positions = scored_positions(len(ids))
         with torch.inference_mode():

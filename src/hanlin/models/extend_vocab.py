@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
+from hanlin.core.devices import best_device
 from hanlin.core.discover import read_texts, read_word_list
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -122,7 +123,7 @@ def _init_rows(
     if settings.init == "mean":
         return {}
     context.progress.close()
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = best_device()
     model.to(device)  # type: ignore[arg-type]
     texts = sample_texts(read_texts(documents), context.seed)
     figures = init_new_rows(

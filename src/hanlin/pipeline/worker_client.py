@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from hanlin.core.errors import UserError, killed_error
-from hanlin.core.process import end_process, kill_descendants, python_command, start_process
+from hanlin.core.process import end_process, forks, kill_descendants, python_command, start_process
 from hanlin.core.signals import Terminated, safe_point_ahead
 
 _SECONDS_TO_END = 10.0
@@ -29,6 +29,7 @@ class WorkerClient:
     """
 
     def __init__(self, preload: bool = False) -> None:
+        forks()  # a wrong word in its variable is told here, and not by a process that ends
         self._preload = preload
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""
@@ -83,6 +84,8 @@ class WorkerClient:
 
     def _ask(self, request: Mapping[str, Any]) -> bytes:
         """Start the worker if there is none, send a request and return the reply."""
+        if self._process is not None and not forks():
+            self._end_used()
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._process is not None and self._process.stdin is not None
@@ -93,6 +96,14 @@ class WorkerClient:
         except BrokenPipeError:  # it has ended: there will be no reply
             pass
         return self._read_reply(None) or b""
+
+    def _end_used(self) -> None:
+        """Wait for a worker that has replied: without a fork it makes one artifact and ends, perhaps not at once."""
+        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        end_process(self._process, _SECONDS_TO_END, terminate=False)
+        self._process.stdout.close()
+        self._process = None
 
     def _start(self) -> None:
         command = python_command("-m", "hanlin.pipeline.worker", *(["--preload"] if self._preload else []))

@@ -19,7 +19,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -39,6 +38,9 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from hanlin.core.i18n import tr
 from hanlin.serve.json_schema import SchemaError, rewrite_schema
 from hanlin.tokenizer.tokenizer import Tokenizer
+
+with suppress(ImportError):  # Windows has no such module, and runs no such process
+    import resource
 
 REQUEST, COMPILED, ERROR, MASK, FAILED, TOKEN = range(6)
 HEADER = struct.Struct("<BI")

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.i18n import tr
-from hanlin.core.process import available_cores, python_command, start_process
+from hanlin.core.process import available_cores, forks, python_command, start_process
 from hanlin.serve.errors import ApiError
 from hanlin.serve.grammar_worker import (
     COMPILED,
@@ -365,7 +365,10 @@ class _GrammarProcess:
         return self._running[0].pid if self._running else 0
 
     def connect(self) -> socket.socket:
-        """A connection to a worker. Raises OSError if there is none."""
+        """A connection to a worker. Raises OSError if there is none, and ApiError (501) if this system cannot fork."""
+        if not forks():
+            what = tr("answers in a given form (grammars, JSON schemas, tool calls) need a system that can fork")
+            raise ApiError(501, what)
         with self._lock:
             if self._listener is None:
                 self._listen()

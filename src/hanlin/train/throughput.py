@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hanlin.config.kinds import get_kind
 from hanlin.config.settings.preference import AlignmentSettings
 from hanlin.config.settings.train import Training
+from hanlin.core.devices import is_cpu, synchronize
 from hanlin.core.process import peak_host_memory
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_precision
@@ -65,7 +66,7 @@ def measure(request: dict[str, Any]) -> dict[str, float]:
 
 def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of one product of square matrices."""
-    size = CPU_MATRIX_SIZE * (8 if device.type == "cuda" else 1)
+    size = CPU_MATRIX_SIZE * (1 if is_cpu(device) else 8)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2.0 * size**3 / _median_seconds(lambda: left @ right, device)
 
@@ -104,8 +105,7 @@ def _median_seconds(function: Callable[[], object], device: torch.device) -> flo
     for step in range(WARMUP_STEPS + MEASURED_STEPS):
         start = time.perf_counter()
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         if step >= WARMUP_STEPS:
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)

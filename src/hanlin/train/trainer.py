@@ -22,6 +22,7 @@ import torch
 
 from hanlin.config.settings.train import Training
 from hanlin.core.context import StageContext
+from hanlin.core.devices import peak_memory
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.process import peak_host_memory
@@ -248,12 +249,10 @@ def _seed_random_numbers(seed: int, step: int, rank: int) -> None:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """The most memory that this process has held so far, in gigabytes (10^9 bytes): on the GPU if there is one, else in
-    main memory.
+    """The most memory that this process has held so far, in gigabytes (10^9 bytes): on the accelerator if it counts its
+    own, else in main memory.
     """
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device)) / 1e9
-    return float(peak_host_memory() or 0) / 1e9
+    return float(peak_memory(device) or peak_host_memory() or 0) / 1e9
 
 
 def grad_norm_spiked(norm: float, norms_before: Sequence[float], max_grad_norm: float) -> bool:

@@ -10,6 +10,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import NO_TOKEN_LIMIT, EngineName, read_sampling
 from hanlin.cli.output import echo, print_json
+from hanlin.core.devices import EXAMPLES
 from hanlin.core.i18n import tr
 
 app = new_app()
@@ -42,7 +43,7 @@ def generate(
     engine: EngineName = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help=tr("answers at once"))] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,
+    device: Annotated[str | None, typer.Option(help=EXAMPLES)] = None,
     as_json: Annotated[bool, typer.Option("--json", help=tr("print the counts as JSON"))] = False,
 ) -> None:
     from hanlin.core.progress import Progress

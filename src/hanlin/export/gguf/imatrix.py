@@ -18,6 +18,7 @@ import torch
 
 from hanlin.config.settings.export import Imatrix
 from hanlin.core.context import Inputs, StageContext
+from hanlin.core.devices import best_device, to_float64
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic
 from hanlin.core.i18n import tr
@@ -95,7 +96,7 @@ def collect_imatrix(
         sums.read(saved)
     progress = progress or Progress(quiet=True)
     model = load_model(folder, dtype=exact_dtype(check_model_folder(folder)))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    model.to(best_device())  # type: ignore[arg-type]
     total, read = sum(map(len, rows)), sum(map(len, rows[: sums.rows]))
     with _input_hooks(model, sums.add):
         for row in rows[sums.rows :]:
@@ -126,7 +127,7 @@ class _Sums:
 
     def add(self, name: str, inputs: torch.Tensor) -> None:
         """Count `inputs` [..., columns] of a matrix in."""
-        flat = inputs.detach().reshape(-1, inputs.shape[-1]).double()
+        flat = to_float64(inputs.detach().reshape(-1, inputs.shape[-1]))
         squares, values = flat.square().sum(0), flat.sum(0)
         if name in self.squares:
             squares, values = squares + self.squares[name], values + self.values[name]
@@ -158,7 +159,7 @@ class _Sums:
                 rows, expected = (int(count) for count in saved["rows"])
                 if expected != self.expected:
                     return
-                device = "cuda" if torch.cuda.is_available() else "cpu"
+                device = to_float64(torch.zeros(1, device=best_device())).device
                 for key in saved.files:
                     kind, _, name = key.partition("/")
                     if kind == "count":

@@ -15,6 +15,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 
+from hanlin.core.devices import can_compile_attention, has_flash_attention
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.train.compute.attention import gather_groups, scatter_groups
@@ -42,9 +43,7 @@ def choose_kernel(
         UserError: The requested kernel cannot run.
     """
     can_flash = (
-        device.type == "cuda"
-        and torch.version.cuda is not None
-        and torch.cuda.get_device_capability(device) >= (8, 0)
+        has_flash_attention(device)
         and dtype in (torch.bfloat16, torch.float16)
         and head_dim <= MAX_HEAD_DIM
         and head_dim % 8 == 0
@@ -55,7 +54,7 @@ def choose_kernel(
     if requested == "varlen" and not can_flash:
         what = tr("attention `varlen` needs an NVIDIA GPU since Ampere and bfloat16")
         raise UserError(what, "attention", hint)
-    if requested == "flex" and device.type != "cuda":
+    if requested == "flex" and not can_compile_attention(device):
         raise UserError(tr("attention `flex` needs a GPU"), "attention", hint)
     return requested
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+from hanlin.core.devices import is_cpu, supports_bfloat16
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 MAX_KEPT_BYTES = 1 << 27
@@ -48,12 +50,10 @@ def flush_denormals() -> Iterator[None]:
 
 
 def faster_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The precision that training is faster in: bfloat16 on a GPU that supports it and on a CPU with AMX (products are
-    8 to 10 times as fast) or with AVX-512's bfloat16 products (2 times), else float32.
+    """The precision that training is faster in: bfloat16 on an accelerator that supports it and on a CPU with AMX
+    (products are 8 to 10 times as fast) or with AVX-512's bfloat16 products (2 times), else float32.
     """
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    if device.type != "cpu":
-        return "float32"
+    if not is_cpu(device):
+        return "bfloat16" if supports_bfloat16(device) else "float32"
     capabilities = torch.cpu.get_capabilities()
     return "bfloat16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "float32"

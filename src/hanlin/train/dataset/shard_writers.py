@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from hanlin.core.process import die_with_parent
+from hanlin.core.process import die_with_parent, forks
 
 _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
@@ -30,7 +30,7 @@ class ShardWriters:
     """
 
     def __init__(self, processes: int) -> None:
-        self._processes = processes if sys.platform == "linux" else 1
+        self._processes = processes if sys.platform == "linux" and forks() else 1
         self._running: deque[tuple[int, Callable[[], None]]] = deque()
         self._threads_before: str | None = None
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.core.devices import VISIBLE_GPUS, visible_gpus
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
@@ -193,12 +194,9 @@ def _max_lora_rank(adapters: Mapping[str, Path]) -> int:
 
 def _device_environment(index: int, count: int) -> dict[str, str]:
     """The GPUs of one of several vLLMs: the next `count` of those that may be used; nothing without a GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
+    visible_devices = visible_gpus()
+    if not visible_devices:
         return {}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible_devices = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
     devices = visible_devices[index * count : (index + 1) * count]
     if len(devices) < count:
         what = tr(
@@ -208,4 +206,4 @@ def _device_environment(index: int, count: int) -> dict[str, str]:
             needed=count,
         )
         raise UserError(what, "replicas")
-    return {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
+    return {VISIBLE_GPUS: ",".join(devices)}

@@ -15,6 +15,7 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult, PairScore
+from hanlin.inference.backends.process.pipe import open_child_end
 from hanlin.inference.protocol import GenerationRequest, Score
 from hanlin.inference.registry import create_engine
 from hanlin.inference.scheduler_engine import SchedulerEngine
@@ -155,10 +156,10 @@ def _picklable(error: BaseException) -> BaseException:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def main(descriptor: int) -> None:
-    """The whole life of the process; `descriptor` is its end of the pipe."""
+def main(end: int | str) -> None:
+    """The whole life of the process; `end` is its end of the pipe: a descriptor, or the address to connect to."""
     try:
-        _serve(Connection(descriptor))
+        _serve(open_child_end(end))
     except (EOFError, OSError):  # who asked is gone
         pass
     except BaseException:

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.core.process import end_process, python_command, start_process
+from hanlin.core.process import end_process
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.process.error_output import ErrorOutput
 from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult, PairScore
+from hanlin.inference.backends.process.pipe import start_child
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -245,10 +246,11 @@ class EngineProcess:
         if not self._sending.acquire(timeout=1.0):
             return False
         try:
-            poll = select.poll()
-            poll.register(connection.fileno(), select.POLLOUT)
-            if not poll.poll(0):
-                return False
+            if hasattr(select, "poll"):  # Windows has none, and no full pipes that small
+                poll = select.poll()
+                poll.register(connection.fileno(), select.POLLOUT)
+                if not poll.poll(0):
+                    return False
             connection.send(("ping", None))
         except OSError:  # the process is gone: the listener hears it too
             return False
@@ -448,20 +450,7 @@ class _SubscribableTokenStream(TokenStream):
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
-    parent_end, child_end = Pipe()
-    with child_end:
-        # a session of its own: Ctrl-C in the terminal is for the server, which lets answers end; ggml's traces would
-        # start a debugger
-        process = start_process(
-            python_command("-c", f"from {_CHILD} import main; main({child_end.fileno()})"),
-            changes={"GGML_NO_BACKTRACE": "1"},
-            pass_fds=[child_end.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    return process, parent_end
+    return start_child(_CHILD)
 
 
 def _close(processes: list[subprocess.Popen[bytes]], is_ending: threading.Event) -> None:

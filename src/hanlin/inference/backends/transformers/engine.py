@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from hanlin.core.devices import read_device
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
@@ -36,7 +37,7 @@ class TransformersEngine(SchedulerEngine):
 
     Args:
         path: The folder.
-        device: `cpu`, `cuda`, `cuda:1`, ...; None takes a GPU if there is one.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, ...; None takes an accelerator if there is one.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for the stored one.
         batch: Maximum number of answers generated at once; fewer if their KV cache would exceed `cache_bytes`.
         cache_bytes: Maximum size of the KV cache.
@@ -58,12 +59,7 @@ class TransformersEngine(SchedulerEngine):
         context_length: int | None = None,
         adapters: Mapping[str, Path] | None = None,
     ) -> None:
-        try:
-            self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except RuntimeError as error:
-            raise UserError(tr("there is no device '{device}'", device=device), None, "cpu, cuda, cuda:1") from error
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(tr("there is no CUDA GPU here"), None, tr("use cpu"))
+        self._device = read_device(device)
         loaded: Any = load_model(path, dtype=dtype)
         self._adapters = Adapters(loaded, path, adapters) if adapters else None
         loaded.to(self._device)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from hanlin.core.devices import empty_cache
 from hanlin.inference.decoder import BatchItem
 from hanlin.models.folder.rope import context_length
 
@@ -68,8 +69,7 @@ class TransformersDecoder:
     def close(self) -> None:
         with self.lock:
             self._decoder = self._head = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache(self.device)
 
 
 class TransformersKVCache:
