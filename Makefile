@@ -96,6 +96,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.run
 	$(BIN)/python -m hanlin.config.settings_page docs
+	$(BIN)/python -m hanlin.catalog.page docs
 	$(BIN)/hanlin schema > docs/recipe.schema.json
 
 site: $(VENV)/.dev

@@ -37,10 +37,14 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline": "core config models.folder",
     "estimate": "core config models.folder pipeline",
     "estimate.gguf_shape": "core config models.folder tokenizer.gguf_metadata",  # the one reader of those headers
+    "catalog": "core config models.folder estimate",
     "serve.auth": "core config.yaml_text",  # a file of keys is YAML of others, and there is one bounded reader
     "serve": "core tokenizer chat models.folder inference",
     "web": "core config pipeline",
-    "cli": "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate serve web",
+    "cli": (
+        "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate catalog "
+        "serve web"
+    ),
     "api": "core config tokenizer chat data inference pipeline web",
     "cli.commands.artifacts": "core pipeline train.callbacks.metrics_log",
 }
@@ -121,6 +125,7 @@ ORDER: dict[str, list[str]] = {
         "pull cache upload",
         "inputs",
     ],
+    "catalog": ["schema", "entries", "memory check", "starter page"],
     "serve": [
         "errors",
         "admission auth json_schema",

@@ -37,6 +37,13 @@ def sections() -> tuple[Section, ...]:
     """Every command, in the order in which the help lists them."""
     return (
         Section(
+            tr("Start"),
+            (
+                Entry("catalog", tr("List models, data sets and tools with their faults"), "start.catalog"),
+                Entry("recipe", tr("Write a first recipe from three answers"), "start.recipe"),
+            ),
+        ),
+        Section(
             tr("Pipeline"),
             (
                 Entry("plan", tr("Show what each stage would do, and why"), "plan"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def detect_machine(settings: Training, gpu: bool) -> Machine:
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU can be used here, without importing torch."""
     return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def gpu_memory() -> float | None:
+    """Bytes of the smallest NVIDIA GPU of this machine, or None if there is none or its driver does not answer."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        shown = run_process(query, capture_output=True, text=True, encoding="utf-8", timeout=10, check=True).stdout
+        return min(float(line) for line in shown.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def _multiplies_bfloat16() -> bool:

@@ -23,6 +23,8 @@ FIRST_STEPS = 0.02e9
 KERNELS, KERNEL_MICRO_BATCHES = 0.02e9, 20
 """Bytes of kernels that a CPU's bfloat16 library caches for new shapes, for each micro-batch after the second, and the
 number of micro-batches after which most shapes have occurred."""
+GPU_CONTEXT = 0.8e9
+"""Bytes that a GPU's driver and libraries hold beside what the allocator counts."""
 FRAGMENTATION = 1.25
 """Memory of a CPU process for one byte of activations: the allocator does not return freed blocks between live ones,
 and every micro-batch needs blocks of other sizes."""

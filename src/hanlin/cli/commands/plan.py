@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 USABLE_MEMORY = 0.95
 """The share of a memory that a process may take; the rest is for other programs."""
-GPU_CONTEXT = 0.8e9
-"""Bytes that a GPU's driver and libraries hold beside what the allocator counts."""
 PUBLISHED_MEMORY = {
     "full, mixed precision": (120, 240, 600, 1200, 900),
     "full, 16 bits": (60, 120, 300, 600, 400),
@@ -69,7 +67,7 @@ def estimate_training(
     from dataclasses import replace
 
     from hanlin.estimate.machine import detect_machine, has_gpu, machine_memory, measure_speeds, parse_memory_size
-    from hanlin.estimate.memory import FIRST_STEPS
+    from hanlin.estimate.memory import FIRST_STEPS, GPU_CONTEXT
     from hanlin.estimate.training import Estimate, estimate_training
 
     if device not in ("auto", "cpu", "gpu"):

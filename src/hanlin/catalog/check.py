@@ -1,0 +1,136 @@
+"""Whether the hub names, pins and links of the catalog still lead somewhere. This alone needs a network.
+
+Hugging Face and ModelScope are asked through their interface (`HF_ENDPOINT` and `MODELSCOPE_ENDPOINT` name a mirror);
+the other hubs have none, so that only their pages can be asked for, which also answer for names that do not exist.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from hanlin.catalog.entries import licenses
+from hanlin.catalog.schema import DataSet, Entry, Hub
+from hanlin.core.errors import UserError
+from hanlin.core.http import RedirectError, ServerClient, ServerError, parse_address
+from hanlin.core.i18n import tr
+
+State = Literal["ok", "gated", "page", "moved", "missing", "unreachable"]
+ADDRESSES: dict[Hub, str] = {
+    "hf": "https://huggingface.co",
+    "ms": "https://modelscope.cn",
+    "wisemodel": "https://wisemodel.cn",
+    "opencsg": "https://opencsg.com",
+}
+ENDPOINTS: dict[Hub, str] = {"hf": "HF_ENDPOINT", "ms": "MODELSCOPE_ENDPOINT"}
+"""The variables that name a mirror."""
+CONNECTIONS = 8
+SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Something to ask for: the entry and field that hold it, what it is called there, and the address to ask."""
+
+    entry: str
+    field: str
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkResult:
+    """What came of a link: its state, and what was said."""
+
+    link: Link
+    state: State
+    note: str = ""
+
+
+def links_of(entry: Entry) -> list[Link]:
+    """The links of an entry: each hub name, the pin, the homepage."""
+    sort = "datasets" if isinstance(entry, DataSet) else "models"
+    links = [Link(entry.id, hub, name, _hub_url(hub, sort, name)) for hub, name in entry.hubs.items()]
+    for form, target in getattr(entry, "variants", {}).items():
+        hub, _, name = target.partition(":")
+        links.append(Link(entry.id, f"variants.{form}", name, _hub_url("ms" if hub == "ms" else "hf", sort, name)))
+    if entry.revision:
+        url = f"{_hub_url('hf', sort, entry.hubs['hf'])}/revision/{entry.revision}"
+        links.append(Link(entry.id, "revision", entry.revision, url))
+    if entry.homepage:
+        links.append(Link(entry.id, "homepage", entry.homepage, entry.homepage))
+    return links
+
+
+def license_links() -> list[Link]:
+    """The addresses of the licenses' texts."""
+    return [Link(license.id, "license", license.name, license.url) for license in licenses().values() if license.url]
+
+
+def _hub_url(hub: Hub, sort: str, name: str) -> str:
+    variable = ENDPOINTS.get(hub, "")
+    address = os.environ.get(variable, "").rstrip("/") or ADDRESSES[hub]
+    path = {"hf": "/api", "ms": "/api/v1"}.get(hub, "")
+    return f"{address}{path}/{sort}/{name}"
+
+
+def check_links(
+    links: Sequence[Link], on_result: Callable[[LinkResult], None] = lambda result: None
+) -> list[LinkResult]:
+    """Ask for every link, several at once.
+
+    Args:
+        links: What to ask for; an address is asked once.
+        on_result: Called with each result as it comes.
+
+    Returns:
+        The results, in the order of the links.
+
+    Raises:
+        UserError: Nothing could be reached.
+    """
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        states = dict(zip(urls := list({link.url: None for link in links}), pool.map(_ask, urls), strict=True))
+    results = [LinkResult(link, *_judge(link, states[link.url])) for link in links]
+    for result in results:
+        on_result(result)
+    if results and all(result.state == "unreachable" for result in results):
+        what = tr("none of {count} addresses could be reached: {why}", count=len(results), why=results[0].note)
+        hint = tr("this command needs a network; HF_ENDPOINT names a mirror, HANLIN_PROXY a proxy")
+        raise UserError(what, "catalog check", hint)
+    return results
+
+
+def _judge(link: Link, answer: tuple[State, str]) -> tuple[State, str]:
+    state, note = answer
+    if state == "ok" and link.field in ("wisemodel", "opencsg"):
+        return "page", tr("a page answers; this hub cannot be asked whether the name exists")
+    return state, note
+
+
+def _ask(url: str) -> tuple[State, str]:
+    address, path = parse_address(url)
+    client = ServerClient(address, seconds=SECONDS)
+    try:
+        reply = client.open("GET", path or "/")
+        reply.close()
+        status = reply.status
+    except RedirectError as error:
+        return "moved", error.what
+    except ServerError as error:
+        return "unreachable", str(error)
+    finally:
+        client.close()
+    if status < 300:
+        return "ok", ""
+    if status in (401, 404, 410):  # Hugging Face answers 401 for names that do not exist
+        return "missing", f"HTTP {status}"
+    return ("gated" if status == 403 else "unreachable"), f"HTTP {status}"
+
+
+def failures(results: Iterable[LinkResult]) -> list[LinkResult]:
+    """The results that somebody must look at."""
+    return [result for result in results if result.state in ("moved", "missing", "unreachable")]

@@ -1,0 +1,1 @@
+"""Commands to begin with: the catalog, and a first recipe."""

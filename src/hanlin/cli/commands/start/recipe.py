@@ -1,0 +1,236 @@
+"""`hanlin recipe new`: three questions, and a commented recipe that plans. The recipe is made in `catalog/starter`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hanlin.cli.commands.start.catalog import Lang, use_language
+from hanlin.cli.help import command, new_app
+from hanlin.cli.options import AsJson
+from hanlin.cli.output import echo, print_json
+from hanlin.core.errors import UserError, did_you_mean, suggest_path
+from hanlin.core.i18n import join_list, tr
+
+if TYPE_CHECKING:
+    from hanlin.catalog.starter import Have, Starter, Target, Want
+
+app = new_app()
+NOTHING = "nothing"
+_NAME = re.compile(r"[A-Za-z][\w-]{0,60}")
+
+
+@command(
+    app,
+    tr(
+        "Asks what you have, what you want and what machine there is, each of which an option answers too, and writes "
+        "a commented recipe. A file that exists is never overwritten."
+    ),
+    name="new",
+)
+def new(
+    have: Annotated[
+        list[str],
+        typer.Option(help=tr("your data: PATH, chats=PATH, text=PATH, preferences=PATH, or nothing; may repeat")),
+    ] = [],
+    want: Annotated[str, typer.Option(help="chat, knowledge, chinese_answers, try")] = "",
+    machine: Annotated[str, typer.Option(help=tr("cpu, a GPU's memory such as 24GB, or auto"))] = "",
+    model: Annotated[
+        str, typer.Option(help=tr("model to begin with: id of the catalog, hf:owner/name@commit, or a folder"))
+    ] = "",
+    out: Annotated[Path, typer.Option(help=tr("recipe file to write"))] = Path("my_recipe.yaml"),
+    lang: Lang = "",
+    as_json: AsJson = False,
+) -> None:
+    from hanlin.catalog.starter import Answers, make_recipe
+    from hanlin.core.files import write_text
+    from hanlin.pipeline.artifacts import Store
+    from hanlin.pipeline.plan import plan
+
+    use_language(lang)
+    _check_file(out)
+    if as_json and not (have and want and machine):
+        what = tr("with --json nothing is asked")
+        raise UserError(what, "recipe new", tr("give --have, --want and --machine"))
+    data = read_have(have or _ask_have())
+    chosen = read_want(want or _ask_want(bool(data)))
+    answers = Answers(data, chosen, read_machine(machine or _ask_machine()), model or None, out.stem)
+    starter = make_recipe(answers)
+    steps = plan(starter.recipe, Store(Path(".")))
+    write_text(out, starter.text)
+    _report(out, starter, [step.stage.name for step in steps], as_json)
+
+
+@app.callback()
+def _recipe() -> None:
+    pass
+
+
+def _check_file(out: Path) -> None:
+    if out.suffix not in (".yaml", ".yml") or not _NAME.fullmatch(out.stem):
+        what = tr("a recipe is a file like my_recipe.yaml, its name of letters, digits, _ and -")
+        raise UserError(what, out)
+    if out.exists() or out.is_symlink():
+        raise UserError(tr("this file exists and is not overwritten"), out, tr("name another one"))
+    if not out.absolute().parent.is_dir():
+        raise UserError(tr("there is no such folder"), out.parent, suggest_path(out.parent))
+
+
+def read_have(texts: Sequence[str]) -> dict[Have, str]:
+    """What somebody has: paths of data by what they are; what a bare path is, its first rows tell.
+
+    Raises:
+        UserError: A path leads nowhere, or two are of one sort.
+    """
+    from hanlin.catalog.starter import HAVES
+
+    found: dict[Have, str] = {}
+    for text in texts:
+        if text.strip() in (NOTHING, ""):
+            continue
+        name, equals, path = text.partition("=")
+        if equals and name in HAVES:
+            sort = next(have for have in HAVES if have == name)
+        elif equals and not Path(text).exists():
+            raise UserError(tr("there is no data '{name}'", name=name), "--have", did_you_mean(name, HAVES))
+        else:
+            path, sort = text, _detect(text)
+        _check_path(path)
+        if sort in found:
+            what = tr("{first} and {second} are both {sort}", first=found[sort], second=path, sort=sort)
+            raise UserError(what, "--have", tr("put them into one folder, or use a pattern such as ./data/*.jsonl"))
+        found[sort] = path
+    return found
+
+
+def _check_path(path: str) -> None:
+    import glob
+
+    if not path or not (Path(path).expanduser().exists() or glob.glob(str(Path(path).expanduser()), recursive=True)):
+        raise UserError(tr("there is no such file or folder"), path or "--have", suggest_path(path) if path else None)
+
+
+def _detect(path: str) -> Have:
+    """What the data at a path are, by the rows of its first file."""
+    from hanlin.data.io.sources import find_files
+    from hanlin.data.report.inspect import detect_stage
+
+    _check_path(path)
+    sorts: dict[str, Have] = {"corpus": "text", "conversations": "chats", "preferences": "preferences"}
+    files = find_files([path]).files
+    if not files:
+        raise UserError(tr("there is no data file"), path)
+    stage = detect_stage(files[0])
+    if stage not in sorts:
+        what = tr("these are {stage}, for which no first recipe is written", stage=stage)
+        raise UserError(what, files[0].path, tr("see `hanlin kinds kto`"))
+    return sorts[stage]
+
+
+def read_want(text: str) -> Want:
+    """The aim by its name or number. Raises UserError if there is no such aim."""
+    from hanlin.catalog.starter import WANTS
+
+    name = text.strip().replace("-", "_")
+    if name.isdecimal() and 1 <= int(name) <= len(WANTS):
+        return WANTS[int(name) - 1]
+    for want in WANTS:
+        if want == name:
+            return want
+    raise UserError(tr("there is no aim '{name}'", name=text), "--want", join_list(WANTS))
+
+
+def read_machine(text: str) -> Target:
+    """The machine: `cpu`, `auto`, or the memory of a GPU. Raises UserError if it is none of them."""
+    from hanlin.catalog.starter import Target
+    from hanlin.estimate.machine import gpu_memory, has_gpu, machine_memory, parse_memory_size
+
+    name = text.strip().lower()
+    if name == "auto" and has_gpu():
+        memory = gpu_memory()
+        if memory is None:
+            what = tr("the GPU's driver does not say how much memory it has")
+            raise UserError(what, "--machine", tr("write it, such as 24GB"))
+        return Target(True, memory)
+    if name in ("auto", "cpu"):
+        return Target(False, machine_memory() or 16e9)
+    try:
+        memory = parse_memory_size(text)
+    except UserError as error:
+        raise UserError(tr("'{text}' is no machine", text=text), "--machine", "cpu, 24GB, auto") from error
+    if memory < 1e9:
+        raise UserError(tr("'{text}' is no memory of a GPU", text=text), "--machine", "cpu, 24GB, auto")
+    return Target(True, memory)
+
+
+def _ask(question: str, lines: Sequence[str]) -> str:
+    """Ask on the terminal, and take a line. Raises UserError if there is nobody to answer."""
+    echo()
+    echo(question, bold=True)
+    for line in lines:
+        echo(f"  {line}")
+    echo("> ", nl=False)
+    answer = sys.stdin.readline()
+    if not answer:
+        raise UserError(tr("nobody answers"), "recipe new", tr("give --have, --want and --machine"))
+    return answer.strip()
+
+
+def _ask_have() -> list[str]:
+    answer = _ask(
+        tr("1 of 3. What do you have?"),
+        [
+            tr("paths of your data, with spaces between them: ./chats.jsonl ./books"),
+            tr("what they hold is recognized (or say it: chats=PATH text=PATH preferences=PATH)"),
+            tr("Enter: nothing yet"),
+        ],
+    )
+    return answer.split() or [NOTHING]
+
+
+def _ask_want(has_data: bool) -> str:
+    answer = _ask(
+        tr("2 of 3. What do you want?"),
+        [
+            tr("1 a chat model that answers in Chinese (needs conversations)"),
+            tr("2 a model that has read your text (needs text)"),
+            tr("3 a model that prefers Chinese answers (needs preferences)"),
+            tr("4 to see the whole pipeline on a small invented world (needs nothing)"),
+        ],
+    )
+    return answer or ("1" if has_data else "4")
+
+
+def _ask_machine() -> str:
+    answer = _ask(
+        tr("3 of 3. What machine is it to be trained on?"),
+        [tr("memory of its GPU, such as 24GB; cpu; Enter: this machine")],
+    )
+    return answer or "auto"
+
+
+def _report(out: Path, starter: Starter, stages: Sequence[str], as_json: bool) -> None:
+    base = starter.base
+    peaks = {name: round(peak) for name, peak in starter.peaks.items()}
+    commands = [f"hanlin plan {out}", f"hanlin run {out}"]
+    if as_json:
+        data: dict[str, Any] = {"recipe": str(out), "model": base.reference if base else None}
+        print_json(data | {"method": starter.method, "stages": stages, "peak_memory": peaks, "next": commands})
+        return
+    echo()
+    echo(tr("written: {path}, {count} stages: {stages}", path=out, count=len(stages), stages=join_list(stages)))
+    if base is not None:
+        methods = {"full": tr("all weights"), "lora": "LoRA", "qlora": "QLoRA", None: ""}
+        echo(tr("model: {model}, trained by {method}", model=base.reference, method=methods[starter.method]))
+        if base.shape is None:
+            echo(tr("its size is not known yet; `hanlin plan` estimates memory when it is there"))
+    for name, peak in starter.peaks.items():
+        echo(tr("  {stage}: about {peak:.3g} GB at its peak", stage=name, peak=peak / 1e9))
+    echo(tr("next:"))
+    for line in commands:
+        echo(f"  {line}")
