@@ -207,7 +207,7 @@ def read_records(path: str | Path, on_error: Literal["raise", "skip"] = "raise")
         raise UserError(tr("`on_error` is 'raise' or 'skip', not {value!r}", value=on_error))
     path = Path(path)
     if not os.path.exists(path):
-        raise UserError(tr("no such file or folder"), path, suggest_path(path))
+        raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
     for record in read_first_records(path):
         if not isinstance(record, UserError):
             yield record

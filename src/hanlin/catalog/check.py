@@ -100,7 +100,7 @@ def check_links(
     if results and all(result.state == "unreachable" for result in results):
         what = tr("none of {count} addresses could be reached: {why}", count=len(results), why=results[0].note)
         hint = tr("this command needs a network; HF_ENDPOINT names a mirror, HANLIN_PROXY a proxy")
-        raise UserError(what, "catalog check", hint)
+        raise UserError(what, "catalog check", hint, "unreachable")
     return results
 
 

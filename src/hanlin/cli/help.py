@@ -154,7 +154,7 @@ class HelpCommand(_TranslatedHelp, TyperCommand):
             raise
         if rest and not extra_allowed:
             what = tr("'{rest}' follows no option", rest=rest[0])
-            raise UserError(what, ctx.command_path, tr("write --option value"))
+            raise UserError(what, ctx.command_path, tr("write --option value"), "usage")
         return rest
 
 
@@ -191,7 +191,7 @@ class HelpGroup(_TranslatedHelp, TyperGroup):
         name = args[0].replace("_", "-")
         if not name.startswith("-") and name not in self.list_commands(ctx):
             what = tr("there is no command '{args}'", args=args[0])
-            raise UserError(what, ctx.command_path, did_you_mean(name, self.list_commands(ctx)))
+            raise UserError(what, ctx.command_path, did_you_mean(name, self.list_commands(ctx)), "usage")
         return super().resolve_command(ctx, args)
 
     def command_rows(self, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hanlin.cli.help import usage_error
-from hanlin.cli.output import echo
+from hanlin.cli.output import echo, print_json
 from hanlin.cli.table import RootGroup
 from hanlin.core.errors import UserError, explain_memory_error, explain_os_error
 from hanlin.core.i18n import tr
@@ -83,10 +83,13 @@ def main() -> None:
     except UserError as error:
         _refuse(error)
     except typer.TyperException as error:
-        _refuse(usage_error(error))
+        refusal = usage_error(error)
+        refusal.code = "usage"
+        _refuse(refusal)
     except Exception as error:
         known = explain_os_error(error) or explain_memory_error(error, "hanlin")
         if known is None:
+            _tell_program(UserError(f"{type(error).__name__}: {error}", "hanlin", code="internal"))
             raise
         _refuse(known)
     except Terminated as ending:
@@ -127,8 +130,16 @@ def _make_reports_printable() -> None:
     sys.excepthook = report
 
 
+def _tell_program(error: UserError) -> None:
+    """Print an error as JSON too, on standard output, if the command was given `--json`."""
+    words = sys.argv[1:]
+    if "--json" in (words[: words.index("--")] if "--" in words else words):
+        print_json({"error": error.as_json()})
+
+
 def _refuse(error: UserError) -> None:
     """Print an error and its hint, and end with exit code 2."""
+    _tell_program(error)
     sentence = error.what if error.where is None else f"{error.where}: {error.what}"
     echo(tr("error: {sentence}", sentence=sentence), fg="red", err=True)
     if error.hint:

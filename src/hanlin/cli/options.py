@@ -52,8 +52,13 @@ def open_recipe(path: Path, changes: list[str], until: str, home: Path, verify: 
     from hanlin.config.recipe_file import read_recipe
     from hanlin.pipeline.artifacts import Store
 
-    recipe = read_recipe(path, changes)
-    return (recipe.until(until) if until else recipe), Store(home, verify)
+    try:
+        recipe = read_recipe(path, changes)
+        return (recipe.until(until) if until else recipe), Store(home, verify)
+    except UserError as error:
+        if error.code == "bad_input":
+            error.code = "recipe"
+        raise
 
 
 def read_sampling(max_new_tokens: int, **values: Any) -> dict[str, Any]:

@@ -11,7 +11,24 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from hanlin.core.i18n import join_list, tr
+from hanlin.core.i18n import join_list, mark, tr
+
+CODES = {
+    "bad_input": mark("something that was given is wrong; the sentence says what"),
+    "usage": mark("the command line: a command, an option or a value of one"),
+    "recipe": mark("the recipe, or a change to it by --set"),
+    "not_found": mark("a file or folder is not there"),
+    "exists": mark("something is there already and is not overwritten"),
+    "changed": mark("files of an artifact are not those that were made"),
+    "missing_package": mark("an optional package is not installed"),
+    "unreachable": mark("a server or hub cannot be reached, or refuses"),
+    "out_of_memory": mark("memory, of the machine or of a GPU, is used up"),
+    "disk": mark("the disk is full, or a quota or limit of it is reached"),
+    "access": mark("the system refuses to read or write a path"),
+    "crashed": mark("a process of a stage ended without a result"),
+    "internal": mark("a fault of Hanlin itself; please report it"),
+}
+"""What sorts of errors there are, which programs may rely on: a code keeps its meaning."""
 
 
 class UserError(Exception):
@@ -21,20 +38,31 @@ class UserError(Exception):
         what: What is wrong.
         where: Its location: file, line, record id or setting.
         hint: How to fix it.
+        code: What sort of error it is, for programs: one of `CODES`.
     """
 
-    def __init__(self, what: str, where: str | Path | None = None, hint: str | None = None) -> None:
+    code = "bad_input"
+
+    def __init__(
+        self, what: str, where: str | Path | None = None, hint: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.where = None if where is None else str(where)
         self.hint = hint
+        if code is not None:
+            self.code = code
+
+    def as_json(self) -> dict[str, str | None]:
+        """The error as a command prints it with `--json`."""
+        return {"code": self.code, "what": self.what, "where": self.where, "hint": self.hint}
 
     def __str__(self) -> str:
         line = self.what if self.where is None else f"{self.where}: {self.what}"
         return line if self.hint is None else line + tr(" (hint: {hint})", hint=self.hint)
 
-    def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str | None]]:
-        return (type(self), (self.what, self.where, self.hint))
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str | None, str]]:
+        return (type(self), (self.what, self.where, self.hint, self.code))
 
 
 class UnsupportedToolsError(UserError):
@@ -69,12 +97,12 @@ def explain_os_error(error: BaseException) -> UserError | None:
             errno.EFBIG: tr("the file grows larger than this system or its limit (ulimit -f) allows"),
         }
         what = reasons.get(number or 0, tr("the quota of this disk is used up"))
-        return UserError(what, where, tr("free some space and run again; finished work is kept"))
+        return UserError(what, where, tr("free some space and run again; finished work is kept"), "disk")
     if isinstance(error, FileNotFoundError) and "temporary directory" in (error.strerror or ""):
         return UserError(tr("there is no folder for temporary files"), None, tr("name one in TMPDIR"))
     if isinstance(error, OSError) and number in _FIXED_BY_USERS and where:
         what = tr("cannot be read or written: {problem}", problem=error.strerror)
-        return UserError(what, where, tr("check the path and its permissions"))
+        return UserError(what, where, tr("check the path and its permissions"), "access")
     return None
 
 
@@ -94,7 +122,8 @@ def explain_memory_error(error: BaseException, where: str) -> UserError | None:
 
 def memory_error(what: str, where: str) -> UserError:
     """An error that says how to do with less memory."""
-    return UserError(what, where, tr("lower `micro_batch_tokens` or `batch`; `hanlin plan` estimates what fits"))
+    hint = tr("lower `micro_batch_tokens` or `batch`; `hanlin plan` estimates what fits")
+    return UserError(what, where, hint, "out_of_memory")
 
 
 def killed_error(stage: str, code: int) -> UserError:
@@ -108,12 +137,13 @@ def killed_error(stage: str, code: int) -> UserError:
         return memory_error(tr("it was killed (signal 9), as systems do when memory runs out"), stage)
     if code in (-4, -6, -7, -8, -11):  # illegal instruction, abort, bus error, arithmetic, segmentation fault
         what = tr("a library that it uses crashed (signal {number})", number=-code)
-        return UserError(what, stage, tr("one of its input files may be damaged; earlier stages are kept"))
+        hint = tr("one of its input files may be damaged; earlier stages are kept")
+        return UserError(what, stage, hint, "crashed")
     if code < 0:
         what = tr("its process was ended from outside (signal {number})", number=-code)
     else:
         what = tr("its process ended without a result")
-    return UserError(what, stage, tr("the same command goes on from here"))
+    return UserError(what, stage, tr("the same command goes on from here"), "crashed")
 
 
 def suggest_path(path: str | Path) -> str:

@@ -50,6 +50,8 @@ class Unreachable(ServerError):
 class RedirectError(UserError):
     """A server sends to another address, to which no key is sent."""
 
+    code = "unreachable"
+
 
 def parse_address(url: str) -> tuple[str, str]:
     """The address `scheme://host:port` and the path of a server's URL. Raises UserError if it is none."""

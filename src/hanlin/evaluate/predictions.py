@@ -81,7 +81,7 @@ def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings,
     if out.suffix not in (".json", ".jsonl"):
         raise UserError(tr("the name must end with .json or .jsonl"), out)
     if out.exists():
-        raise UserError(tr("already exists"), out, tr("name a new file"))
+        raise UserError(tr("already exists"), out, tr("name a new file"), "exists")
     if not out.absolute().parent.is_dir():
         raise UserError(tr("there is no such folder"), out.absolute().parent)
     prompts = read_prompts(data, "" if settings.raw else settings.system)

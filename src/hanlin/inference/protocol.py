@@ -26,6 +26,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class EngineUnavailableError(UserError):
     """The process or server that computes has ended, or cannot be reached. A later attempt may succeed."""
 
+    code = "unreachable"
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

@@ -255,7 +255,7 @@ def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
             tr("no file matches {path}", path=path), where, tr("it was looked for in {folder}", folder=folder)
         )
     if not matches:
-        raise UserError(tr("{path} does not exist", path=path), where, suggest_path(path))
+        raise UserError(tr("{path} does not exist", path=path), where, suggest_path(path), "not_found")
     return matches
 
 

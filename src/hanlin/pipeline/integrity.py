@@ -132,6 +132,7 @@ def edited_artifact(folder: Path, changes: Sequence[Change]) -> UserError:
             "and name the copy by its path",
             manifest=MANIFEST,
         ),
+        "changed",
     )
 
 

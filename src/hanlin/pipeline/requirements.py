@@ -38,7 +38,7 @@ class Requirement:
     def error(self, where: str) -> UserError:
         """What the user reads if it is missing."""
         what = tr("{package} is not installed, which {setting} needs", package=self.package, setting=self.setting)
-        return UserError(what, where, tr("pip install 'hanlin[{extra}]'", extra=self.extra))
+        return UserError(what, where, tr("pip install 'hanlin[{extra}]'", extra=self.extra), "missing_package")
 
 
 _TRACKERS = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "swanlab": "SwanLab"}

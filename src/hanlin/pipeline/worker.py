@@ -110,7 +110,7 @@ def serve_requests(preload: bool) -> None:
         _, status = os.waitpid(child, 0)
         if not has_replied:
             killed = killed_error(request["stage"], os.waitstatus_to_exitcode(status))
-            reply = {"user_error": [killed.what, killed.where, killed.hint]}
+            reply = {"user_error": [killed.what, killed.where, killed.hint, killed.code]}
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
 
@@ -187,7 +187,7 @@ def _error_reply(error: Exception, request: Mapping[str, Any]) -> dict[str, Any]
         where = known.where
         if where is None and not isinstance(error, UserError):
             where = str(Store(Path(request["home"])).partial_folder(request["kind"], request["key"]))
-        return {"user_error": [known.what, where, known.hint]}
+        return {"user_error": [known.what, where, known.hint, known.code]}
     return {"failed": traceback.format_exc()}
 
 

@@ -281,7 +281,7 @@ def bind_unix_socket(path: Path) -> Iterator[socket.socket]:
         limit = _MAX_SOCKET_PATH
         raise UserError(tr("the path of a socket may have at most {limit} bytes", limit=limit), path)
     if not path.parent.is_dir():
-        raise UserError(tr("there is no such folder"), path.parent, suggest_path(path.parent))
+        raise UserError(tr("there is no such folder"), path.parent, suggest_path(path.parent), "not_found")
     _remove_stale(path)
     with socket.socket(socket.AF_UNIX) as listener:
         previous = os.umask(0o177)  # from the first moment on: a mode that is set later would leave a gap

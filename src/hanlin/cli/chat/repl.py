@@ -120,7 +120,7 @@ class ChatSession:
             with path.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         except FileExistsError as error:
-            raise UserError(tr("already exists"), path) from error
+            raise UserError(tr("already exists"), path, code="exists") from error
         except OSError as error:
             raise UserError(tr("cannot be written: {strerror}", strerror=error.strerror), path) from error
 

@@ -87,7 +87,7 @@ def run_stage(
     recipe = build_recipe(data, command or f"hanlin {kind.name.replace('_', '-')}")
     store = Store(home or Path(os.environ.get("HANLIN_HOME", ".")))
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(tr("already exists"), out, tr("name a new folder"))
+        raise UserError(tr("already exists"), out, tr("name a new folder"), "exists")
     if out is not None:
         above = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
         if not above.is_dir() or not os.access(above, os.W_OK):

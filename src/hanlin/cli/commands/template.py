@@ -96,7 +96,7 @@ def _backends(
     from hanlin.parity.check import backends_for
 
     if not model.exists():
-        raise UserError(tr("no such file or folder"), model, suggest_path(model))
+        raise UserError(tr("no such file or folder"), model, suggest_path(model), "not_found")
     folder = model if model.is_dir() else model.parent
     beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
     inside = find_gguf_files(model)

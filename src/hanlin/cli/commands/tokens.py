@@ -105,7 +105,7 @@ class _RecordViews:
         from hanlin.data.report.preview import read_first_records
 
         if not file.exists():
-            raise UserError(tr("no such file or folder"), file, suggest_path(file))
+            raise UserError(tr("no such file or folder"), file, suggest_path(file), "not_found")
         for record in itertools.islice(read_first_records(file), limit):
             if isinstance(record, UserError):
                 self.errors.append(record)

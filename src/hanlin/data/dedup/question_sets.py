@@ -59,7 +59,7 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
         UserError: The path does not exist, a file cannot be read, or there is no question in it.
     """
     if not path.exists():
-        raise UserError(tr("no such file or folder"), path, suggest_path(path))
+        raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
     files = (
         [path]
         if path.is_file()

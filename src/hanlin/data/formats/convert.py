@@ -69,7 +69,7 @@ def convert(
     if out.suffix not in (".jsonl", ".json"):
         raise UserError(tr("the file name must end in .jsonl or .json"), out)
     if out.exists():
-        raise UserError(tr("already exists"), out, tr("give the name of a new file"))
+        raise UserError(tr("already exists"), out, tr("give the name of a new file"), "exists")
     stats = []
     with _open_output(out) as file, _open_output(out.with_name(out.name + ".dropped.jsonl"), empty=False) as dropped:
         writer = _JsonWriter(file, is_list=out.suffix == ".json")

@@ -219,7 +219,7 @@ def run_task(call: bytes, task: bytes) -> bytes:
             raise UserError(what, folder, hint)
         return pickle.dumps(("result", function(shared, pickle.loads(task), progress)))
     except UserError as error:
-        return pickle.dumps(("user", (error.what, error.where, error.hint)))
+        return pickle.dumps(("user", (error.what, error.where, error.hint, error.code)))
     except OSError as error:
         return pickle.dumps(("os", (error.errno, error.strerror, error.filename)))
     except Exception:

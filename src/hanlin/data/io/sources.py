@@ -85,7 +85,7 @@ def list_files(sources: Sequence[Source], inputs: Inputs) -> FileListing:
             elif path.exists():
                 indexed_paths.append((index, path))
             else:
-                raise UserError(tr("no such file or folder"), path, suggest_path(path))
+                raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
         if len(indexed_paths) == count_before:
             suffixes = " ".join(sorted(READABLE_SUFFIXES))
             hint = tr("readable files: {suffixes}", suffixes=suffixes)

@@ -102,7 +102,7 @@ def _open_stages(path: Path) -> Iterator[Mapping[str, Path]]:
     from hanlin.pipeline.manifest import read_manifest
 
     if not path.exists():
-        raise UserError(tr("no such file or folder"), path, suggest_path(path))
+        raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
     if path.is_dir() and is_data_artifact(path):
         yield {path.name: path}
         return

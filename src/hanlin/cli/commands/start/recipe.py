@@ -76,9 +76,9 @@ def _check_file(out: Path) -> None:
         what = tr("a recipe is a file like my_recipe.yaml, its name of letters, digits, _ and -")
         raise UserError(what, out)
     if out.exists() or out.is_symlink():
-        raise UserError(tr("this file exists and is not overwritten"), out, tr("name another one"))
+        raise UserError(tr("this file exists and is not overwritten"), out, tr("name another one"), "exists")
     if not out.absolute().parent.is_dir():
-        raise UserError(tr("there is no such folder"), out.parent, suggest_path(out.parent))
+        raise UserError(tr("there is no such folder"), out.parent, suggest_path(out.parent), "not_found")
 
 
 def read_have(texts: Sequence[str]) -> dict[Have, str]:
@@ -112,7 +112,9 @@ def _check_path(path: str) -> None:
     import glob
 
     if not path or not (Path(path).expanduser().exists() or glob.glob(str(Path(path).expanduser()), recursive=True)):
-        raise UserError(tr("there is no such file or folder"), path or "--have", suggest_path(path) if path else None)
+        raise UserError(
+            tr("there is no such file or folder"), path or "--have", suggest_path(path) if path else None, "not_found"
+        )
 
 
 def _detect(path: str) -> Have:

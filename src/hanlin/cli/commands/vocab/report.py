@@ -92,7 +92,7 @@ def _read_texts_option(words: Sequence[str], reserved: str) -> dict[str, Path]:
             raise UserError(what, "--text", tr("give each text a name of its own"))
         texts[name] = Path(path)
         if not texts[name].exists():
-            raise UserError(tr("no such file or folder"), path, suggest_path(path))
+            raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
     return texts
 
 
@@ -116,7 +116,7 @@ def _load(paths: Sequence[Path]) -> dict[str, Tokenizer]:
     sources: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise UserError(tr("no such file or folder"), path, suggest_path(path))
+            raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
         source = _source(path)
         if source.resolve() in [known.resolve() for known in sources]:
             raise UserError(tr("this tokenizer is given twice"), path, tr("name each tokenizer once"))
