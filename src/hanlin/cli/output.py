@@ -70,15 +70,28 @@ def print_table(columns: list[str], rows: list[list[str]], styles: list[str] | N
     Console(width=width, markup=False, highlight=False).print(table)
 
 
+def plan_as_json(steps: list[Step], estimates: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A plan for programs: the state of each stage and why, with the estimates of training stages, by stage name."""
+    rows: list[dict[str, Any]] = []
+    for step in steps:
+        name = step.stage.name
+        row = {"stage": name, "kind": step.stage.kind.name, "state": step.state, "why": step.why, "key": step.key}
+        rows.append(row | ({"estimate": estimates[name]} if name in estimates else {}))
+    return rows
+
+
+def status_as_json(steps: list[Step], progress: dict[str, Any]) -> list[dict[str, Any]]:
+    """The status of a recipe for programs: the state of each stage, and how far the one in progress is."""
+    return [
+        {"stage": step.stage.name, "state": step.state, "why": step.why, "progress": progress.get(step.stage.name)}
+        for step in steps
+    ]
+
+
 def print_steps(steps: list[Step], as_json: bool, estimates: dict[str, dict[str, Any]]) -> None:
     """Print a plan: the state of each stage and why; in JSON with the estimates of training stages, by stage name."""
     if as_json:
-        data: list[dict[str, Any]] = []
-        for step in steps:
-            name = step.stage.name
-            row = {"stage": name, "kind": step.stage.kind.name, "state": step.state, "why": step.why, "key": step.key}
-            data.append(row | ({"estimate": estimates[name]} if name in estimates else {}))
-        print_json(data)
+        print_json(plan_as_json(steps, estimates))
         return
     rows = [[s.stage.name, s.stage.kind.name, state_name(s.state), s.key[:8], s.why] for s in steps]
     headings = tr("stage,kind,state,key,why").split(",")

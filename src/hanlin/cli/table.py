@@ -41,6 +41,7 @@ def sections() -> tuple[Section, ...]:
             (
                 Entry("catalog", tr("List models, data sets and tools with their faults"), "start.catalog"),
                 Entry("recipe", tr("Write a first recipe from three answers"), "start.recipe"),
+                Entry("mcp", tr("Let a coding agent look, over MCP"), "agents.mcp"),
             ),
         ),
         Section(

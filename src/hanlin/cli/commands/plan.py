@@ -99,7 +99,8 @@ def estimate_training(
     ]
 
 
-def _as_json(estimate: Estimate | UnknownEstimate) -> dict[str, Any]:
+def estimate_as_json(estimate: Estimate | UnknownEstimate) -> dict[str, Any]:
+    """An estimate for programs: bytes, steps and seconds, or why there is none."""
     from hanlin.estimate.training import UnknownEstimate
 
     if isinstance(estimate, UnknownEstimate):
@@ -288,7 +289,7 @@ def plan(
     checked, store = open_recipe(recipe, set_, until, home)
     steps = make_plan(checked, store)
     results = estimate_training(checked, steps, memory, device, probe)
-    print_steps(steps, as_json, {result.stage: _as_json(result) for result in results})
+    print_steps(steps, as_json, {result.stage: estimate_as_json(result) for result in results})
     if not as_json:
         _print_missing_packages(checked, steps)
         print_estimates(results)

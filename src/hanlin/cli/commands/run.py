@@ -9,7 +9,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
-from hanlin.cli.output import STATE_STYLE, echo, echo_data, print_json, print_table, state_name
+from hanlin.cli.output import STATE_STYLE, echo, echo_data, print_json, print_table, state_name, status_as_json
 from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.i18n import join_list, tr
 
@@ -130,12 +130,7 @@ def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
     steps = make_plan(checked, store)
     progress = {step.stage.name: read_progress(step, store) for step in steps if step.state == "resume"}
     if as_json:
-        print_json(
-            [
-                {"stage": s.stage.name, "state": s.state, "why": s.why, "progress": progress.get(s.stage.name)}
-                for s in steps
-            ]
-        )
+        print_json(status_as_json(steps, progress))
         return
     rows = []
     for step in steps:

@@ -114,7 +114,7 @@ def _show(
     exact = [entry for entry in chosen if [entry.id] == list(words)]
     chosen = exact or chosen
     if as_json:
-        print_json([_as_json(entry) for entry in chosen])
+        print_json([entry_as_json(entry) for entry in chosen])
         return
     print_table(headings.split(","), [row(entry) for entry in chosen])
     if len(chosen) == 1:
@@ -125,7 +125,8 @@ def _show(
         )
 
 
-def _as_json(entry: Entry) -> dict[str, Any]:
+def entry_as_json(entry: Entry) -> dict[str, Any]:
+    """An entry for programs, with its license, and for a model its parameters and the memory that it needs."""
     from hanlin.catalog.entries import licenses, shapes
     from hanlin.catalog.memory import estimate_needs
 
