@@ -2,8 +2,8 @@
 
 `python scripts/messages.py` rewrites `src/hanlin/locale/zh_CN/LC_MESSAGES/hanlin.po` and compiles it; a message that is
 new has an empty translation until somebody writes it, and one that is no longer in the code is removed.
-`--compile` compiles only. Messages are the string literals of `tr(...)`, `mark(...)` and `t(...)` (in pages), and the
-descriptions of settings and stage kinds.
+`--compile` compiles only. Messages are the string literals of `tr(...)`, `mark(...)` and `t(...)` (in pages and their
+scripts), and the descriptions of settings and stage kinds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def messages_of_code(file: Path) -> Iterator[tuple[str, int]]:
 
 
 def messages_of_page(file: Path) -> Iterator[tuple[str, int]]:
-    """Messages of a Jinja page with their lines."""
+    """Messages of a Jinja page, or of a script of a page, with their lines."""
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         for match in IN_PAGES.finditer(line):
             yield match[1].replace('\\"', '"'), number
@@ -58,7 +58,8 @@ def messages_of_page(file: Path) -> Iterator[tuple[str, int]]:
 def collect() -> dict[str, list[tuple[str, int]]]:
     """Every message of the source tree, with the places where it is used, in the order of files and lines."""
     found: dict[str, list[tuple[str, int]]] = {}
-    for file in sorted((*SOURCE.rglob("*.py"), *SOURCE.rglob("*.html"))):
+    scripts = (file for file in SOURCE.rglob("*.js") if "vendor" not in file.parts)
+    for file in sorted((*SOURCE.rglob("*.py"), *SOURCE.rglob("*.html"), *scripts)):
         messages = messages_of_code(file) if file.suffix == ".py" else messages_of_page(file)
         for message, line in sorted(messages, key=lambda pair: pair[1]):
             found.setdefault(message, []).append((file.relative_to(SOURCE).as_posix(), line))

@@ -101,7 +101,7 @@ def misplaced_packages(module: str) -> set[str]:
         forbidden |= HEAVY
     if not covers("export.gguf", module):
         forbidden.add("gguf")
-    if not covers("serve", module):
+    if not covers("serve", module) and (not covers("web", module) or covers("web.pages", module)):
         forbidden |= {"fastapi", "uvicorn"}
     if any(covers(prefix, module) for prefix in WITHOUT_NUMPY):
         forbidden.add("numpy")

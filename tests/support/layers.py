@@ -45,6 +45,10 @@ MAY_IMPORT: dict[str, str] = {
         "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate catalog "
         "serve web"
     ),
+    "web": "core config pipeline serve",
+    "web.pages": "core config pipeline",  # reports of runs, which need no server
+    "web.chat": "core data.formats data.ledger serve web",
+    "cli": "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate serve web",
     "api": "core config tokenizer chat data inference pipeline web",
     "cli.commands.artifacts": "core pipeline train.callbacks.metrics_log",
 }
@@ -141,6 +145,7 @@ ORDER: dict[str, list[str]] = {
         "app",
         "server",
     ],
+    "web": ["pages texts access", "frame", "guard chat", "app", "server"],
     "cli": ["output options help chat", "commands", "table", "main"],
 }
 

@@ -109,11 +109,12 @@ def sections() -> tuple[Section, ...]:
         Section(
             tr("Serve"),
             (
+                Entry("ui", tr("Open the page: chat and pipeline in a browser"), "serving.ui"),
                 Entry("chat", tr("Chat with a model in the terminal"), "chat"),
                 Entry(
                     "serve",
                     tr("Serve models with OpenAI's and Ollama's APIs"),
-                    "serve",
+                    "serving.serve",
                 ),
             ),
         ),

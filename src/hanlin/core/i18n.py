@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import gettext
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -19,14 +21,31 @@ Language = Literal["en", "zh"]
 LOCALE = Path(__file__).resolve().parents[1] / "locale"
 DOMAIN = "hanlin"
 _LOCALES = {"zh": "zh_CN"}
+_CHOSEN: ContextVar[Language | None] = ContextVar("language", default=None)
+"""What `use_language` chose for the work at hand; None: the process's language."""
 
 
 def language() -> Language:
-    """The reader's language: `HANLIN_LANG` decides (`zh` or `en`), otherwise the locale of the environment."""
+    """The reader's language: what `use_language` chose, or `HANLIN_LANG` (`zh`, `en`), or the environment's locale."""
+    if (in_context := _CHOSEN.get()) is not None:
+        return in_context
     chosen = os.environ.get("HANLIN_LANG")
     if not chosen:
         chosen = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
     return "zh" if chosen.lower().startswith("zh") else "en"
+
+
+@contextmanager
+def use_language(chosen: Language) -> Iterator[None]:
+    """Messages made inside the block, and in tasks and threads that it starts, are in this language.
+
+    A server answers readers of both languages at once, so that the process's language cannot decide.
+    """
+    token = _CHOSEN.set(chosen)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
 
 
 @functools.cache

@@ -47,6 +47,7 @@ def create_app(
     policy: AccessPolicy | None = None,
     limits: Limits | None = None,
     base_path: str = "",
+    expected_models: int = 0,
 ) -> FastAPI:
     """The application that serves some models.
 
@@ -55,6 +56,7 @@ def create_app(
         policy: Who may use it; None: everybody on this machine.
         limits: Slots, queue and sizes; None: the defaults.
         base_path: Path in front of every route behind a reverse proxy, as `parse_base_path` gives it.
+        expected_models: How many models there may be once those are loaded that join the registry later.
 
     Raises:
         UserError: two models have one name.
@@ -63,7 +65,7 @@ def create_app(
     app = _Application(access, base_path)
     models = served if isinstance(served, ModelRegistry) else ModelRegistry(served)
     metrics = Metrics(models)
-    service = GenerationService(limits or Limits(), metrics, len(models.by_name))
+    service = GenerationService(limits or Limits(), metrics, max(len(models.by_name), expected_models))
     app.state.end_processes = service.body_process.close
     rate_limiters = {key: RateLimiter(limit) for key, limit in access.key_limits.items()}
 

@@ -1,4 +1,4 @@
-"""One model of the command line with its engine: loaded at the start, and again when its files changed on disk.
+"""One model of the command line with its engine: loaded at the start or later, and again when its files change.
 
 The models that clients can name are `ServedModel`s in the `ModelRegistry`; a `LoadedModel` makes them, one for the
 base and one for each adapter, all over one engine.
@@ -7,15 +7,17 @@ base and one for each adapter, all over one engine.
 from __future__ import annotations
 
 import asyncio
+import queue
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.core.errors import UserError
-from hanlin.core.i18n import tr
+from hanlin.core.errors import UserError, explain_memory_error
+from hanlin.core.i18n import Language, language, tr, use_language
 from hanlin.inference.loading import LoadedEngine, ModelLocation, find_model, load_engine, parse_model_spec
 from hanlin.models.folder.layout import is_adapter
 from hanlin.serve.admission import Limits
@@ -131,6 +133,115 @@ async def reload_changed(loaded: Sequence[LoadedModel], models: ModelRegistry, o
         while old[0].queue.running or old[0].queue.waiting:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         await asyncio.to_thread(old[0].engine.close)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """How far a model is that is loaded while the server runs.
+
+    Attributes:
+        spec: `PATH` or `NAME=PATH`, as it was asked for.
+        names: The names under which it is served, the base's first; known before it is loaded.
+        state: What it does; a model that failed may be asked for again.
+        problem: Why it failed.
+    """
+
+    spec: str
+    names: tuple[str, ...]
+    state: Literal["waiting", "loading", "ready", "failed"]
+    problem: str = ""
+
+
+class ModelLoader:
+    """Loads models into a registry while the server answers, one after the other.
+
+    Args:
+        models: Gets the models.
+        engine: What runs them.
+        limits: Limits of the server.
+    """
+
+    def __init__(self, models: ModelRegistry, engine: EngineConfig, limits: Limits) -> None:
+        self._models, self._engine, self._limits = models, engine, limits
+        self._states: dict[str, ModelState] = {}
+        self._waiting: queue.SimpleQueue[tuple[str, LoadedModel, Language]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self.loaded: list[LoadedModel] = []
+        """Those that are served, for whoever loads changed ones again."""
+
+    @property
+    def states(self) -> list[ModelState]:
+        """The models that were asked for, in their order."""
+        return list(self._states.values())
+
+    def load(self, spec: str) -> ModelState:
+        """Ask for a model; it is loaded after those that were asked for before it.
+
+        Args:
+            spec: `PATH` or `NAME=PATH`; asking again for one that is loading or ready does nothing.
+
+        Raises:
+            UserError: There is no model at the path, or another one has its name.
+        """
+        model = LoadedModel(spec, {}, self._engine, self._limits)
+        names = tuple(model.find_names())
+        with self._lock:
+            known = self._states.get(spec)
+            if known is not None and known.state != "failed":
+                return known
+            taken = [*self._models.by_name, *(name for state in self._unloaded() for name in state.names)]
+            if duplicate := next((name for name in names if name in taken), None):
+                what = tr("another model is called {duplicate}", duplicate=duplicate)
+                raise UserError(what, spec, tr("give names: NAME=PATH"))
+            state = self._states[spec] = ModelState(spec, names, "waiting")
+            self._waiting.put((spec, model, language()))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._load_waiting, name="model-loader", daemon=True)
+                self._thread.start()
+        return state
+
+    def _unloaded(self) -> Sequence[ModelState]:
+        return [state for state in self._states.values() if state.state in ("waiting", "loading")]
+
+    def _load_waiting(self) -> None:
+        while True:
+            spec, model, spoken = self._waiting.get()
+            names = self._states[spec].names
+            self._states[spec] = ModelState(spec, names, "loading")
+            try:
+                with use_language(spoken):
+                    model.load()
+                    self._serve(model)
+            except UserError as error:
+                self._states[spec] = ModelState(spec, names, "failed", str(error))
+            except Exception as error:
+                explained = explain_memory_error(error, spec)
+                problem = str(explained) if explained else f"{type(error).__name__}: {error}"
+                self._states[spec] = ModelState(spec, names, "failed", problem)
+            else:
+                self._states[spec] = ModelState(spec, names, "ready")
+
+    def _serve(self, model: LoadedModel) -> None:
+        with self._lock:
+            if self._is_closed:
+                model.close()
+                return
+            try:
+                self._models.add(model.served)
+            except UserError:
+                model.close()
+                raise
+            self.loaded.append(model)
+
+    def close(self) -> None:
+        """Close the engines; harmless when repeated. One that is being loaded is closed when it is there."""
+        with self._lock:
+            self._is_closed = True
+            closing = list(self.loaded)
+        for model in closing:
+            model.close()
 
 
 def split_name(spec: str) -> tuple[str, str]:

@@ -38,15 +38,20 @@ class Metrics:
         self._prompt_tokens = Counter("prompt_tokens", "tokens of prompts", ["model"], **common)
         self._generated_tokens = Counter("generated_tokens", "tokens generated", ["model"], **common)
         self._answers = Counter("answers", "answers by why they ended", ["model", "finish_reason"], **common)
-        running = Gauge("answers_running", "answers that are being generated", ["model"], **common)
-        waiting = Gauge("requests_waiting", "requests in the queue", ["model"], **common)
-        restarts = Gauge("engine_restarts", "restarts of an engine that had crashed", ["model"], **common)
-        for name in models.by_name:  # looked up at each scrape: a reloaded model may have taken the name
-            running.labels(name).set_function(partial(_read_model, models, name, lambda model: model.queue.running))
-            waiting.labels(name).set_function(partial(_read_model, models, name, lambda model: model.queue.waiting))
-            restarts.labels(name).set_function(
-                partial(_read_model, models, name, lambda model: int(getattr(model.engine, "restarts", 0)))
-            )
+        self._running = Gauge("answers_running", "answers that are being generated", ["model"], **common)
+        self._waiting = Gauge("requests_waiting", "requests in the queue", ["model"], **common)
+        self._restarts = Gauge("engine_restarts", "restarts of an engine that had crashed", ["model"], **common)
+        self._models = models
+        self._watched: set[str] = set()
+
+    def _watch_models(self) -> None:
+        """Let the gauges follow every model that there is by now."""
+        models = self._models
+        for name in models.by_name.keys() - self._watched:  # looked up at each scrape: a reloaded model may have it
+            self._running.labels(name).set_function(partial(_read_model, models, name, _count_running))
+            self._waiting.labels(name).set_function(partial(_read_model, models, name, _count_waiting))
+            self._restarts.labels(name).set_function(partial(_read_model, models, name, _count_restarts))
+            self._watched.add(name)
 
     def count_request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
@@ -64,8 +69,21 @@ class Metrics:
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
+        self._watch_models()
         return generate_latest(self._registry)
 
 
 def _read_model(models: ModelRegistry, name: str, read: Callable[[ServedModel], int]) -> int:
     return read(models.by_name[name])
+
+
+def _count_running(model: ServedModel) -> int:
+    return model.queue.running
+
+
+def _count_waiting(model: ServedModel) -> int:
+    return model.queue.waiting
+
+
+def _count_restarts(model: ServedModel) -> int:
+    return int(getattr(model.engine, "restarts", 0))

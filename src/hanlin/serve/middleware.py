@@ -99,7 +99,8 @@ class BasePathMiddleware:
                 headers = MutableHeaders(scope=message)
                 if location := headers.get("location"):
                     parts = urlsplit(location)
-                    headers["location"] = base + parts.path + (f"?{parts.query}" if parts.query else "")
+                    below = "" if f"{parts.path}/".startswith(f"{base}/") else base  # the page's addresses have it
+                    headers["location"] = below + parts.path + (f"?{parts.query}" if parts.query else "")
             await send(message)
 
         await self._app({**scope, "path": inner, "raw_path": quote(inner).encode()}, receive, send_below_base)

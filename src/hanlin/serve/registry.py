@@ -342,12 +342,19 @@ class ModelRegistry:
             reopened_model.name = old_model.name
             self.by_name[old_model.name] = reopened_model
 
+    def add(self, models: Sequence[ServedModel]) -> None:
+        """Serve further models. Raises UserError if one has the name of another."""
+        check_names([*self.by_name, *(model.name for model in models)])
+        self.by_name = {**self.by_name, **{model.name: model for model in models}}  # others may be reading the old one
+
     def get(self, name: str | None) -> ServedModel:
         """The model of a name; None is the first one, `name:latest` (as Ollama's clients write) is `name`.
 
         Raises:
             ApiError: 404 that lists the models there are.
         """
+        if not self.by_name:
+            raise ApiError(404, tr("no model is loaded yet"), param="model", code="model_not_found")
         if name is None:
             return next(iter(self.by_name.values()))
         model = self.by_name.get(name) or self.by_name.get(name.removesuffix(":latest"))

@@ -14,12 +14,14 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
 import uvicorn
+from fastapi import FastAPI
 
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
@@ -28,8 +30,8 @@ from hanlin.core.text import printable
 from hanlin.inference.protocol import Engine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
-from hanlin.serve.auth import KeyLimits, make_access_policy
-from hanlin.serve.loaded_model import EngineConfig, LoadedModel, parse_adapters, reload_changed
+from hanlin.serve.auth import AccessPolicy, KeyLimits, make_access_policy
+from hanlin.serve.loaded_model import EngineConfig, LoadedModel, ModelLoader, parse_adapters, reload_changed
 from hanlin.serve.middleware import parse_base_path
 from hanlin.serve.registry import ModelRegistry, check_names
 from hanlin.serve.transport.connection import make_protocol
@@ -38,6 +40,8 @@ _LOG = logging.getLogger(__name__)
 _MIN_DRAIN_SECONDS = 0.5
 _SECONDS_TO_END = 2.0
 """At the end of the drain time: for engines and threads to end."""
+_MAX_LOADED_LATER = 8
+"""For so many models there are threads enough at once."""
 _MAX_SOCKET_PATH = 103
 """What `sun_path` holds on every system: 108 bytes on Linux, 104 on macOS, with the zero at its end."""
 
@@ -61,6 +65,8 @@ def serve(
     base_path: str = "",
     unix_socket: Path | None = None,
     on_ready: Callable[[str], None] = _print_line,
+    extend: Callable[[Extension], Sequence[str]] | None = None,
+    in_background: bool = False,
     **options: Any,
 ) -> None:
     """Load models and serve them over HTTP until interrupted.
@@ -82,6 +88,8 @@ def serve(
         base_path: Path in front of every route behind a reverse proxy, such as `/hanlin`.
         unix_socket: Listen on a Unix socket of this path instead of `host` and `port`; only its owner may use it.
         on_ready: Called once with a line that says where the models are served.
+        extend: Adds to the application before it serves, such as the page, and returns lines to say when it does.
+        in_background: Serve at once, and load the models meanwhile; there may be none, and more may be loaded later.
         **options: Passed to the engines.
 
     Raises:
@@ -101,30 +109,38 @@ def serve(
         raise UserError(tr("adapters can be served over a single model only"), "--adapter")
     engine_config = EngineConfig(engine, options)
     loaded = [LoadedModel(str(spec), parse_adapters(adapters), engine_config, limits) for spec in models]
+    later, loaded = (loaded, []) if in_background else ([], loaded)
     with ExitStack() as stack:
         # before the models: a port that is taken should not cost the time to load them
         listener = stack.enter_context(bind_unix_socket(unix_socket) if unix_socket else _bind(host, port))
-        check_names([name for model in loaded for name in model.find_names()])
+        check_names([name for model in (*loaded, *later) for name in model.find_names()])
         for model in loaded:
             stack.callback(model.close)
             model.load()
             note_context_length(model.served[0].name, model.served[0].engine, options.get("context_length"))
         registry = ModelRegistry([served for model in loaded for served in model.served])
-        app = create_app(registry, policy, limits, base_path)
-        config = make_config(app, limits)
-        endings = [app.state.end_processes, *(model.close for model in loaded)]
-        server = DrainingServer(config, limits.drain_seconds, endings)
+        loader = ModelLoader(registry, engine_config, limits)
+        stack.callback(loader.close)
+        app = create_app(registry, policy, limits, base_path, _MAX_LOADED_LATER if in_background else 0)
         shown_host = f"[{host}]" if ":" in host else host
         address = f"unix:{unix_socket}:" if unix_socket else f"http://{shown_host}:{listener.getsockname()[1]}"
-        url = f"{address}{quote(base_path)}/v1"
+        url = f"{address}{quote(base_path)}"
+        lines = list(extend(Extension(app, registry, policy, base_path, url, loader)) if extend is not None else ())
+        if loaded:
+            names = join_list(registry.by_name)
+            lines.insert(0, tr("serving {names} at {url} (stop with Ctrl-C)", names=names, url=f"{url}/v1"))
+        config = make_config(app, limits)
+        endings = [app.state.end_processes, loader.close, *(model.close for model in loaded)]
+        server = DrainingServer(config, limits.drain_seconds, endings)
         gc.collect()
         gc.freeze()  # what is loaded by now: a large body would have all of it scanned for garbage, with the lock held
-        names = join_list(registry.by_name)
-        ready_line = tr("serving {names} at {url} (stop with Ctrl-C)", names=names, url=url)
 
         async def run() -> None:
-            with _reload_on_sighup(loaded, registry):
-                on_ready(ready_line)
+            with _reload_on_sighup(loaded, loader, registry):
+                for line in lines:
+                    on_ready(line)
+                for spec in models if in_background else ():
+                    loader.load(str(spec))
                 await server.serve(sockets=[listener])
                 # before the loop ends: it waits for threads, and those for the engine
                 await asyncio.to_thread(server.end_engines)
@@ -135,6 +151,27 @@ def serve(
             asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
         ):
             runner.run(run())
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What may be added to before the server serves: the page gets it.
+
+    Attributes:
+        app: The application of all APIs.
+        models: The models by name.
+        policy: Who may use the server.
+        base_path: Path in front of every route.
+        url: Where the server will be reached, with the base path.
+        loader: Loads further models while the server runs.
+    """
+
+    app: FastAPI
+    models: ModelRegistry
+    policy: AccessPolicy
+    base_path: str
+    url: str
+    loader: ModelLoader
 
 
 def make_config(app: Any, limits: Limits) -> uvicorn.Config:
@@ -218,7 +255,7 @@ def note_context_length(name: str, engine: Engine, wanted: int | None) -> None:
 
 
 @contextmanager
-def _reload_on_sighup(loaded: Sequence[LoadedModel], models: ModelRegistry) -> Iterator[None]:
+def _reload_on_sighup(loaded: Sequence[LoadedModel], loader: ModelLoader, models: ModelRegistry) -> Iterator[None]:
     """On SIGHUP load again what changed on disk, one reload after the other."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
         yield
@@ -228,7 +265,7 @@ def _reload_on_sighup(loaded: Sequence[LoadedModel], models: ModelRegistry) -> I
 
     async def reload() -> None:
         async with lock:
-            await reload_changed(loaded, models, _print_line)
+            await reload_changed([*loaded, *loader.loaded], models, _print_line)
 
     def on_sighup() -> None:
         task = asyncio.ensure_future(reload())

@@ -110,7 +110,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def list_models() -> dict[str, Any]:
         """The models, also in the form of Anthropic's clients."""
         names = list(models.by_name)
-        page = {"has_more": False, "first_id": names[0], "last_id": names[-1]}
+        page = {"has_more": False, "first_id": next(iter(names), None), "last_id": next(reversed(names), None)}
         return {"object": "list", "data": [_describe(model) for model in models.by_name.values()], **page}
 
     @router.get("/models/{model:path}")

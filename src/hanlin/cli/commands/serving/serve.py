@@ -82,6 +82,10 @@ def serve(
         Path | None,
         typer.Option(help=tr("listen on a Unix socket, for its owner alone, instead of --host and --port")),
     ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help=tr("serve the chat page too, at /ui"))] = False,
+    ui_folder: Annotated[
+        Path, typer.Option(help=tr("folder of the page, in which it keeps conversations (ui/)"))
+    ] = Path("."),
     parallel: Annotated[int, typer.Option(min=1, help=tr("answers at once"))] = 16,
     queue: Annotated[int, typer.Option(min=0, help=tr("most requests that wait"))] = 64,
     deadline: Annotated[float, typer.Option(min=1, help=tr("time limit of a request, in seconds"))] = 600,
@@ -117,8 +121,16 @@ def serve(
         raise UserError(tr("replicas and parallelism need vLLM"), "--engine", "vllm")
     for model in models:
         tell_edits(model.partition("=")[2] if "=" in model and not os.path.exists(model) else model)
+    extend = None
+    if ui:
+        from hanlin.web.server import extend_with_page
+
+        extend = extend_with_page(ui_folder)
+    elif ui_folder != Path("."):
+        raise UserError(tr("--ui-folder is for the page"), ui_folder, tr("add --ui"))
     run_server(
         models,
+        extend=extend,
         host=host,
         port=port,
         engine=chosen,

@@ -1,0 +1,1 @@
+"""Commands that serve: the APIs of models, and the page."""

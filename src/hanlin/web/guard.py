@@ -1,0 +1,128 @@
+"""The one gate in front of every path of the page: Host, Origin, key, page token, language and security headers.
+
+A view cannot forget a check, since none is made in a view, except for the start token (`Frame.require_start_token`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from hanlin.core.i18n import tr, use_language
+from hanlin.serve.errors import ApiError
+from hanlin.serve.middleware import make_host_error
+from hanlin.web.access import PAGE_TOKEN_HEADER, SESSION_COOKIE, equal_secrets, is_same_origin
+from hanlin.web.frame import Frame
+from hanlin.web.texts import LANGUAGE_COOKIE, choose_language
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+PREFIX = "/ui"
+SECURITY_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_OPEN_PATHS = ("/ui/login", "/ui/static/")
+"""What may be read without a key: the form that asks for it, and what it is drawn with."""
+
+
+def is_page_path(path: str) -> bool:
+    """Whether a path is the page's, not one of an API."""
+    return path == PREFIX or path.startswith(PREFIX + "/")
+
+
+class UiGuard:
+    """An ASGI layer that lets a request for a path below `/ui` through, or refuses it; other paths pass as they are.
+
+    - The Host must be one that the server answers to, as for its APIs.
+    - If keys are configured, one must be sent, or the cookie of a session that was opened with one.
+    - A request that changes something must come from this server's own page: no foreign Origin, and the page's token.
+
+    `request.state.owner` is the key that was shown, '' without keys.
+    """
+
+    def __init__(self, app: Asgi, frame: Frame) -> None:
+        self._app, self._frame = app, frame
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not is_page_path(path):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        cookies = read_cookies(headers.get("cookie"))
+        language = choose_language(
+            cookies.get(LANGUAGE_COOKIE), headers.get("accept-language"), self._frame.default_language
+        )
+        if self._frame.fixed_language is not None and LANGUAGE_COOKIE not in cookies:
+            language = self._frame.fixed_language
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", [])
+                add_security_headers(MutableHeaders(scope=message), is_static=path.startswith("/ui/static/"))
+            await send(message)
+
+        with use_language(language):
+            refusal = self._check(scope["method"], path, headers, cookies, scope)
+            app = self._app if refusal is None else refusal
+            await app(scope, receive, send_with_headers)
+
+    def _check(
+        self, method: str, path: str, headers: Headers, cookies: Mapping[str, str], scope: Any
+    ) -> Response | None:
+        """The refusal of a request, or None; sets `state.owner`."""
+        policy = self._frame.policy
+        host = headers.get("host")
+        if not policy.allows_host(host):
+            return make_refusal(make_host_error(host))
+        changes = method not in _SAFE_METHODS
+        if (changes or headers.get("origin") is not None) and not is_same_origin(headers):
+            what = tr("this request comes from another page than the server's own")
+            return make_refusal(ApiError(403, what, code="origin_not_allowed"))
+        if changes and not equal_secrets(headers.get(PAGE_TOKEN_HEADER), self._frame.page_token):
+            what = tr("the token of the page is missing or old: reload the page")
+            return make_refusal(ApiError(403, what, code="page_token"))
+        owner = policy.match_key(headers.get("authorization"), headers.get("x-api-key"))
+        owner = owner or self._frame.sessions.find_key(cookies.get(SESSION_COOKIE)) or ""
+        scope.setdefault("state", {})["owner"] = owner
+        if policy.api_keys and not owner and not path.startswith(_OPEN_PATHS):
+            if not changes and "text/html" in headers.get("accept", ""):
+                return RedirectResponse(f"{quote(self._frame.base_path)}/ui/login", 303)
+            return make_refusal(ApiError(401, tr("wrong or missing API key"), code="invalid_api_key"))
+        return None
+
+
+def add_security_headers(headers: MutableHeaders, is_static: bool = False) -> None:
+    """Put the headers of every response of the page; a response may have set its own of a name."""
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("Cache-Control", "no-cache" if is_static else "no-store")
+    if not is_static:
+        headers.setdefault("Vary", "Accept-Language, Cookie")
+
+
+def read_cookies(header: str | None) -> dict[str, str]:
+    """The cookies of a request by name; none if the header is not of their form."""
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(header or "").items()}
+    except CookieError:
+        return {}
+
+
+def make_refusal(error: ApiError) -> Response:
+    """An error of the page's own routes as JSON: `{"error": {"message", "code"}}`."""
+    return JSONResponse({"error": {"message": error.message, "code": error.code}}, error.status)

@@ -1,0 +1,196 @@
+// What every view uses: messages, requests with their tokens, notices, the switches of language and theme.
+
+const data = JSON.parse(document.getElementById("page-data").textContent);
+const KEY = "hanlin-key";
+const START_TOKEN = "hanlin-start-token";
+
+/** The reader's language: "en" or "zh". */
+export const language = data.language;
+
+/** A message in the reader's language, with `{name}` replaced by values. */
+export function t(message, values = {}) {
+  const text = Object.hasOwn(data.messages, message) ? data.messages[message] || message : message;
+  return text.replace(/\{(\w+)\}/g, (whole, name) => (Object.hasOwn(values, name) ? String(values[name]) : whole));
+}
+
+/** The address of a path such as "/ui/chat", behind the base path. */
+export function url(path) {
+  return data.base + path;
+}
+
+/** An element with attributes and children; a function is a listener, text is always text. */
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (typeof value === "function") made.addEventListener(name.replace(/^on/, ""), value);
+    else if (name === "class") made.className = value;
+    else if (name === "value") made.value = value;
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== false));
+  return made;
+}
+
+/** Say something for some seconds; a screen reader reads it out. */
+export function notify(text, isProblem = false) {
+  const notice = element("p", { class: isProblem ? "notice problem" : "notice" }, text);
+  document.getElementById("notices").append(notice);
+  setTimeout(() => notice.remove(), 3000 + 80 * text.length);
+}
+
+/** Keep an API key for this tab; an empty one is forgotten. */
+export function keepKey(key) {
+  if (key) sessionStorage.setItem(KEY, key);
+  else sessionStorage.removeItem(KEY);
+}
+
+/** The headers of a request: the page's token, and the key and start token if they are known. */
+export function makeHeaders(more = {}) {
+  const headers = { "X-Hanlin-Page": data.token, ...more };
+  const key = sessionStorage.getItem(KEY);
+  if (key) headers.Authorization = `Bearer ${key}`;
+  const startToken = sessionStorage.getItem(START_TOKEN);
+  if (startToken) headers["X-Hanlin-Start"] = startToken;
+  return headers;
+}
+
+/** What a server refused: its message, status and code. */
+export class RequestError extends Error {
+  constructor(message, status, code) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** The error that a response holds, in the form of the page's routes or of OpenAI's API. */
+export async function readError(response) {
+  let error = null;
+  try {
+    error = (await response.json()).error;
+  } catch {
+    // not JSON: an answer of a proxy
+  }
+  if (response.status === 401) location.assign(url("/ui/login"));
+  const message = typeof error === "string" ? error : error?.message;
+  return new RequestError(message || t("the server answered {status}", { status: response.status }), response.status, error?.code);
+}
+
+/**
+ * Send a request, with a body as JSON, and return the JSON that comes back (null if there is none).
+ * If the server asks for the token of the terminal, the reader is asked for it, and the request is sent again.
+ */
+export async function request(method, path, body = undefined) {
+  const send = () =>
+    fetch(url(path), {
+      method,
+      headers: makeHeaders(body === undefined ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" }),
+      body: body === undefined ? undefined : JSON.stringify(body),
+      redirect: "error",
+    });
+  let response;
+  try {
+    response = await send();
+  } catch {
+    throw new RequestError(t("the server does not answer"), 0, "unreachable");
+  }
+  while (!response.ok) {
+    const error = path === "/ui/login" ? new RequestError((await response.json()).error.message, response.status) : await readError(response);
+    if (error.code !== "start_token" || !(await askForStartToken())) throw error;
+    response = await send();
+  }
+  return response.status === 204 ? null : response.json();
+}
+
+/** Ask for the token that the terminal printed; false if the reader does not give one. */
+export function askForStartToken() {
+  const input = element("input", { name: "token", autocomplete: "off", required: true, spellcheck: "false" });
+  const dialog = element(
+    "dialog",
+    { "aria-label": t("Token of the terminal") },
+    element(
+      "form",
+      { method: "dialog" },
+      element("h2", {}, t("Token of the terminal")),
+      element("p", {}, t("This starts work on the server's machine. Enter the token that the terminal printed when the page was started.")),
+      element("label", {}, t("Token"), " ", input),
+      element(
+        "div",
+        { class: "row end" },
+        element("button", { type: "button", onclick: () => dialog.close("") }, t("Cancel")),
+        element("button", { class: "primary", value: "ok" }, t("Continue")),
+      ),
+    ),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      const given = dialog.returnValue === "ok" ? input.value.trim() : "";
+      if (given) sessionStorage.setItem(START_TOKEN, given);
+      dialog.remove();
+      resolve(Boolean(given));
+    });
+  });
+}
+
+/** Ask a question; true if the reader agrees. */
+export function confirmChange(question, action) {
+  const dialog = element(
+    "dialog",
+    { "aria-label": question },
+    element(
+      "form",
+      { method: "dialog" },
+      element("p", {}, question),
+      element(
+        "div",
+        { class: "row end" },
+        element("button", { type: "button", onclick: () => dialog.close("") }, t("Cancel")),
+        element("button", { class: "danger", value: "ok" }, action),
+      ),
+    ),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "ok");
+    });
+  });
+}
+
+function setCookie(name, value) {
+  document.cookie = `${name}=${value}; path=/; max-age=31536000; SameSite=Strict`;
+}
+
+/** The theme that is shown: "light" or "dark". */
+export function shownTheme() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+}
+
+document.getElementById("language-switch").addEventListener("click", () => {
+  setCookie(data.languageCookie, language === "zh" ? "en" : "zh");
+  location.reload();
+});
+
+document.getElementById("theme-switch").addEventListener("click", () => {
+  const theme = shownTheme() === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  setCookie(data.themeCookie, theme);
+  document.dispatchEvent(new CustomEvent("themechange", { detail: theme }));
+});
+
+// The address that the terminal printed carries the token behind `#`, which browsers send to no server.
+const printed = new URLSearchParams(location.hash.slice(1)).get("token");
+if (printed) {
+  sessionStorage.setItem(START_TOKEN, printed);
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+document.addEventListener("htmx:config:request", (event) => {
+  Object.assign(event.detail.ctx.request.headers, makeHeaders());
+});
