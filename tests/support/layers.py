@@ -94,7 +94,7 @@ ORDER: dict[str, list[str]] = {
         "surgery",
         "trim_vocab",
     ],
-    "data": ["text ledger", "io filters dedup", "formats", "ingest", "stages", "report"],
+    "data": ["text ledger", "io filters dedup", "formats overlay", "ingest", "stages", "report"],
     "train": [
         "dataset",
         "compute optim",

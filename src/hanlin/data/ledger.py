@@ -90,6 +90,7 @@ REASONS: dict[str, str] = {
     "duplicate": mark("it is a duplicate"),
     "near_duplicate": mark("it is a near-duplicate"),
     "contained": mark("most of it is in a longer document"),
+    "overlay": mark("a person dropped it in the overlay"),
 }
 _MAX_UNREAD_NAMES = 200
 _MAX_UNREAD_NAME_CHARS = 60

@@ -173,6 +173,11 @@ class Reading(Settings):
         "evaluation sets whose questions must not be in the data",
         unless_default=True,
     )
+    overlay: str | None = ref(
+        "files",
+        default=None,
+        description="an overlay: records to fix, drop or annotate, as the page writes it",
+    )
 
     @field_validator("sources", "blocklists", mode="before")
     @classmethod

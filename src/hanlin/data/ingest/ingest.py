@@ -70,6 +70,7 @@ def ingest(
     worker = WorkerContext(build_spec, settings, inputs, context.seed, context.scratch_folder(out) / "shards")
     worker.shard_folder.mkdir(exist_ok=True)
     worker.questions  # noqa: B018 - an unreadable question set is reported before anything is processed
+    worker.overlay  # noqa: B018 - and so is an overlay
     num_bytes = sum(file.path.stat().st_size for file in files.files if file.path.exists())
     probes = _probe_files(worker, context, files, num_bytes)
     reference_splits = [
@@ -80,6 +81,11 @@ def ingest(
     splits = _make_splits(files, probes)
     shards = _process_splits(worker, context, [*reference_splits, *splits], in_process)
     _check_sources_have_records(settings, files, splits, shards[len(reference_splits) :])
+    if worker.overlay is not None:
+        applied: Counter[str] = Counter()
+        for shard in (shard for group in shards for shard in group):
+            applied.update(shard.corrections)
+        worker.overlay.check_used(applied, inputs.path("overlay"))
     if worker.spec.dedup.lines is not None:
         shards = cut_frequent_lines(worker, shards, context, in_process)
     index = ShardIndex.build(worker, shards, len(reference_splits))

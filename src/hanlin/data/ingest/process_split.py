@@ -36,11 +36,14 @@ from hanlin.data.ledger import (
     describe_reason,
     format_dropped_row,
 )
+from hanlin.data.overlay import OVERLAY_NOTE_RULE, OVERLAY_RULE
 
 _REPORT_ROWS = 500
 _encode_json = json.JSONEncoder(ensure_ascii=False).encode
 _CUT_NO_LINES = frozenset({"mojibake", "unicode", "control_characters", "whitespace", "convert"})
 """Rules, and the setting `convert`, that change the characters of a text and cut none of its lines."""
+_REWRITE = frozenset({"html", OVERLAY_RULE})
+"""What puts another text in the place of a row's: lines that are missing in it were not cut by a rule."""
 
 
 def process_split(worker: WorkerContext, split: InputSplit, progress: ProgressCounter) -> list[Shard]:
@@ -69,6 +72,7 @@ class _SplitProcessor:
         self._worker, self._split, self._progress = worker, split, progress
         self._reported_bytes = 0
         self._file, self._spec, self._questions = split.file, worker.spec, worker.questions
+        self._overlay = worker.overlay
         formats = self._spec.formats(split.file)
         self._detected = DetectedFormat(
             split.probe.layout,
@@ -119,6 +123,7 @@ class _SplitProcessor:
         source, detected = self._file, self._detected
         stats = FileStats(source.name, detected.name, detected.layout.encoding, source.settings.license)
         hits: Counter[str] = Counter()
+        corrections: Counter[str] = Counter()
         kept: list[bytes] = []
         dropped: list[bytes] = []
         arrays = ShardArrayBuilder(self._spec, self._worker.seed)
@@ -126,7 +131,7 @@ class _SplitProcessor:
         for row in rows:
             stats.rows_in += 1
             origin = Origin(f"{source.name}#{row.record_number}", f"{source.name}:{row.line}", source.settings.license)
-            processed = self._process_row(row, origin, hits, file)
+            processed = self._process_row(row, origin, hits, corrections, file)
             if isinstance(processed, Drop):
                 stats.dropped[processed.reason] += 1
                 dropped.append((format_dropped_row(processed, origin.source, row.row) + "\n").encode("utf-8"))
@@ -134,7 +139,8 @@ class _SplitProcessor:
             else:
                 record, line, tail_bytes, changed = processed
                 stats.changed.update(changed)
-                if isinstance(row.item, ParsedText) and not _CUT_NO_LINES.issuperset(changed) and "html" not in changed:
+                may_cut = not _CUT_NO_LINES.issuperset(changed) and not _REWRITE.intersection(changed)
+                if isinstance(row.item, ParsedText) and may_cut:
                     count_cut_lines(stats.cut_lines, row.item.text, record.text)
                 if row.unread:
                     count_unread_fields(stats.unread_fields, row.unread)
@@ -146,7 +152,7 @@ class _SplitProcessor:
             if stats.rows_in >= SHARD_ROWS or size >= SHARD_BYTES:
                 is_last = False
                 break
-        shard = Shard(stem, stats, hits, is_last, file.lines_read)
+        shard = Shard(stem, stats, hits, is_last, file.lines_read, corrections=corrections)
         write_bytes(shard.path(".kept.jsonl"), b"".join(kept), shared=True)
         write_bytes(shard.path(".dropped.jsonl"), b"".join(dropped), shared=True)
         arrays.write(shard)
@@ -154,7 +160,12 @@ class _SplitProcessor:
         return shard
 
     def _process_row(
-        self, row: ParsedRow[Any], origin: Origin, hits: Counter[str], file: InputFile
+        self,
+        row: ParsedRow[Any],
+        origin: Origin,
+        hits: Counter[str],
+        corrections: Counter[str],
+        file: InputFile,
     ) -> tuple[Any, bytes, int, tuple[str, ...]] | Drop:
         """Process a row.
 
@@ -162,6 +173,7 @@ class _SplitProcessor:
             row: The parsed row.
             origin: Id and location of the record.
             hits: Counts the evaluation questions that it contains.
+            corrections: Counts the entries of the overlay that are applied, by their hash.
             file: The file, to name the line of an error.
 
         Returns:
@@ -178,6 +190,12 @@ class _SplitProcessor:
         if isinstance(processed, Drop):
             return processed
         record, changed = processed
+        if self._overlay is not None and (corrected := self._overlay.apply(record)) is not None:
+            entry, record = corrected
+            corrections[entry.sha256] += 1
+            if isinstance(record, Drop):
+                return record
+            changed = (*changed, OVERLAY_RULE if entry.action == "fix" else OVERLAY_NOTE_RULE)
         if self._questions is not None and (contained := self._questions.find(self._spec.full_text(record))):
             hits.update(question.key for question in contained)
             ids = list(dict.fromkeys(question.id for question in contained))

@@ -34,6 +34,7 @@ class Shard:
         stem: Path without ending.
         stats: Row counts.
         questions: For each contaminated evaluation question the number of records that contain it.
+        corrections: For each entry of the overlay that was applied the number of records, by the entry's hash.
         is_last: The split is read to its end.
         num_lines: Lines of the split up to the end of the shard.
         reference_path: The file of the records, if they are those of another stage.
@@ -45,6 +46,7 @@ class Shard:
     is_last: bool = True
     num_lines: int = 0
     reference_path: Path | None = None
+    corrections: Mapping[str, int] = field(default_factory=dict)
 
     def path(self, ending: str) -> Path:
         """Return the path of one of its files."""
@@ -83,6 +85,7 @@ class Shard:
             "questions": self.questions,
             "is_last": self.is_last,
             "num_lines": self.num_lines,
+            "corrections": self.corrections,
         }
         write_bytes(self.path(".json"), json.dumps(summary, ensure_ascii=False).encode("utf-8"), shared=True)
 
@@ -108,7 +111,15 @@ def load_shard(stem: Path, reference_path: Path | None = None) -> Shard | None:
     counts = summary["stats"]
     counters = {name: Counter(counts[name]) for name in ("dropped", "changed", "unread_fields", "cut_lines")}
     stats = FileStats(**{**counts, **counters})
-    return Shard(stem, stats, summary["questions"], summary["is_last"], summary["num_lines"], reference_path)
+    return Shard(
+        stem,
+        stats,
+        summary["questions"],
+        summary["is_last"],
+        summary["num_lines"],
+        reference_path,
+        summary.get("corrections", {}),
+    )
 
 
 class ShardArrayBuilder:

@@ -15,6 +15,7 @@ from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.formats.base import Format
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
+from hanlin.data.overlay import Overlay
 
 Item = TypeVar("Item")
 Record = TypeVar("Record", Document, Conversation, Preference, UnpairedPreference)
@@ -100,6 +101,12 @@ class WorkerContext:
         """The questions to decontaminate against."""
         settings = self.settings.decontaminate
         return None if settings is None else QuestionIndex.read(settings, self.inputs)
+
+    @cached_property
+    def overlay(self) -> Overlay | None:
+        """The corrections of single records."""
+        path = self.inputs.optional_path("overlay")
+        return None if path is None else Overlay.read(path)
 
     def __getstate__(self) -> dict[str, Any]:
         # states of a million source files are compared by the parent alone
