@@ -48,6 +48,10 @@ MAY_IMPORT: dict[str, str] = {
     "web": "core config pipeline serve",
     "web.pages": "core config pipeline",  # reports of runs, which need no server
     "web.chat": "core data.formats data.ledger serve web",
+    "web.runs": "core config pipeline web",
+    "web.data": "core config pipeline data chat tokenizer web",
+    "web.recipes": "core config pipeline estimate serve web",
+    "web.evaluation": "core config pipeline evaluate web",
     "cli": "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate serve web",
     "api": "core config tokenizer chat data inference pipeline web",
     "cli.commands.artifacts": "core pipeline train.callbacks.metrics_log",
@@ -120,7 +124,7 @@ ORDER: dict[str, list[str]] = {
         "integrity step",
         "artifacts lineage hubs torchrun",
         "inputs",
-        "plan worker_client requirements",
+        "plan worker_client requirements run_record",
         "run report worker",
     ],
     "pipeline.hubs": [
@@ -145,7 +149,7 @@ ORDER: dict[str, list[str]] = {
         "app",
         "server",
     ],
-    "web": ["pages texts access", "frame", "guard chat", "app", "server"],
+    "web": ["pages texts access inside", "frame", "guard chat runs", "data recipes evaluation", "app", "server"],
     "cli": ["output options help chat", "commands", "table", "main"],
 }
 

@@ -183,6 +183,51 @@ def forks() -> bool:
     if word not in ("", "fork", "spawn"):
         raise UserError(tr("'{word}' is no way to start processes", word=word), SPAWN_VARIABLE, tr("fork or spawn"))
     return hasattr(os, "fork") and word != "spawn"
+def process_start_time(pid: int) -> float | None:
+    """When a process began, in ticks since the system did; 0 if the system does not say; None if there is none.
+
+    Two processes that had one number have different times. A zombie, which has ended, is none.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] == b"Z" else float(fields[19])
+    except (OSError, ValueError, IndexError):
+        if sys.platform == "linux":
+            return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:  # it is another user's
+        pass
+    return 0.0
+
+
+_DETACHED = """
+import json, os, subprocess, sys
+command, log = json.loads(sys.argv[1]), sys.argv[2]
+with open(log, "ab", buffering=0) as output:
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+print(child.pid, flush=True)
+os._exit(0)
+"""
+
+
+def start_detached(command: Sequence[str], log: Path, *, folder: Path) -> int:
+    """Start a process that goes on when this one ends, whatever ends it: it is no child of this process.
+
+    Args:
+        command: Program and arguments; of a Python program from `python_command`.
+        log: The file that gets what it prints, appended.
+        folder: The folder that it works in.
+
+    Returns:
+        Its id.
+    """
+    starter = python_command("-c", _DETACHED, json.dumps(list(command)), str(log))
+    done = run_process(starter, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=folder, check=True)
+    return int(done.stdout)
 
 
 def available_cores() -> int:

@@ -17,6 +17,7 @@ from hanlin.pipeline.integrity import edited_artifact
 from hanlin.pipeline.manifest import InputEntry, read_manifest
 from hanlin.pipeline.plan import plan, plan_stage
 from hanlin.pipeline.requirements import check_packages
+from hanlin.pipeline.run_record import RunSource, record_run
 from hanlin.pipeline.step import Step
 from hanlin.pipeline.worker_client import WorkerClient
 
@@ -25,6 +26,7 @@ def run(
     recipe: Recipe,
     store: Store,
     on_event: Callable[[str, Step], None] = lambda event, step: None,
+    source: RunSource | None = None,
 ) -> list[Step]:
     """Run every stage that is not done, one after another.
 
@@ -32,6 +34,7 @@ def run(
         recipe: The recipe.
         store: Where its artifacts are.
         on_event: Called with `skip`, `start` or `made` and the step.
+        source: The recipe's file, for the record of the run.
 
     Returns:
         The steps, all of them done.
@@ -40,6 +43,11 @@ def run(
         UserError: A package is missing, or a stage refuses its input. What was made stays; the next run resumes.
         KeyboardInterrupt: The run was interrupted; likewise.
     """
+    with record_run(recipe.name, store, source):
+        return _run(recipe, store, on_event)
+
+
+def _run(recipe: Recipe, store: Store, on_event: Callable[[str, Step], None]) -> list[Step]:
     done: dict[str, Step] = {}
     steps = plan(recipe, store)
     for step in steps:

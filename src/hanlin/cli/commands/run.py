@@ -48,6 +48,7 @@ def run(
     from hanlin.pipeline.report import build_report, summarize_metrics
     from hanlin.pipeline.run import launch_commands
     from hanlin.pipeline.run import run as run_recipe
+    from hanlin.pipeline.run_record import RunSource
     from hanlin.web.pages.run_report import write_report
 
     checked, store = open_recipe(recipe, set_, until, home, verify)
@@ -67,7 +68,7 @@ def run(
         elif event == "made" and step.manifest:
             echo(f"{head}: {step.manifest.seconds:.1f} s · {summarize_metrics(step)}", err=True)
 
-    steps = run_recipe(checked, store, on_event)
+    steps = run_recipe(checked, store, on_event, RunSource(str(recipe.absolute()), tuple(set_), until, str(Path.cwd())))
     page: Path | None = None
     try:
         report, page = write_report(checked, steps, store)
