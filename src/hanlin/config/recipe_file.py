@@ -46,22 +46,40 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     if len(data_bytes) > MAX_BYTES:
         what = tr("larger than a recipe may be ({limit} MiB)", limit=MAX_BYTES >> 20)
         raise UserError(what, path, tr("name a recipe file"))
+    return parse_recipe(text, str(path), changes, path.stem)
+
+
+def parse_recipe(text: str, where: str, changes: Sequence[str] = (), default_name: str = "recipe") -> Recipe:
+    """Check the text of a recipe file.
+
+    Args:
+        text: The YAML.
+        where: Its file, for messages.
+        changes: Overrides, as in `read_recipe`.
+        default_name: The recipe's name if it has none.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UserError: For the first mistake, with `where` and the line.
+    """
     try:
         data, node = load_yaml(text)
         lines = _lines(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(tr("not YAML: {problem}", problem=problem), where) from error
+        at = f"{where}:{mark.line + 1}" if mark else where
+        raise UserError(tr("not YAML: {problem}", problem=problem), at) from error
     if not isinstance(data, dict) or not isinstance(data.get("stages"), dict):
         hint = tr("a recipe is a mapping with `name` and `stages`")
-        raise UserError(tr("not a recipe"), path, hint)
+        raise UserError(tr("not a recipe"), where, hint)
     budget, changes = _take_budget(changes)
-    data, lines = apply_budget(data, str(path), lines, budget)
+    data, lines = apply_budget(data, where, lines, budget)
     for change in changes:
         _apply(data, change)
-    return build_recipe(data, str(path), lines, default_name=path.stem)
+    return build_recipe(data, where, lines, default_name=default_name)
 
 
 def read_value(text: str, where: str) -> Any:

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
 from hanlin.cli.output import echo, print_steps, print_table
-from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
-    from hanlin.config.settings.train import Training
-    from hanlin.estimate.memory import Machine
     from hanlin.estimate.training import Estimate, UnknownEstimate
     from hanlin.pipeline.step import Step
 
-USABLE_MEMORY = 0.95
-"""The share of a memory that a process may take; the rest is for other programs."""
 PUBLISHED_MEMORY = {
     "full, mixed precision": (120, 240, 600, 1200, 900),
     "full, 16 bits": (60, 120, 300, 600, 400),
@@ -47,89 +42,6 @@ def _method_name(method: str) -> str:
         "QLoRA, 4 bits": tr("QLoRA, 4 bits"),
     }
     return names[method]
-
-
-def estimate_training(
-    recipe: Recipe, steps: Sequence[Step], memory: str, device: str, probe: bool
-) -> list[Estimate | UnknownEstimate]:
-    """Estimate memory, time and disk of the training stages of a plan.
-
-    Args:
-        recipe: The recipe.
-        steps: Its plan.
-        memory: How much memory there is, such as `24GB`; empty: this machine's.
-        device: `cpu`, `gpu`, or `auto` for what this machine has.
-        probe: Measure a step of each training stage on this machine.
-
-    Raises:
-        UserError: `memory` or `device` is misspelt, or the probe fails.
-    """
-    from dataclasses import replace
-
-    from hanlin.estimate.machine import detect_machine, has_gpu, machine_memory, measure_speeds, parse_memory_size
-    from hanlin.estimate.memory import FIRST_STEPS, GPU_CONTEXT
-    from hanlin.estimate.training import Estimate, estimate_training
-
-    if device not in ("auto", "cpu", "gpu"):
-        raise UserError(tr("there is no device '{device}'", device=device), "--device", "auto, cpu, gpu")
-    gpu = has_gpu() if device == "auto" else device == "gpu"
-    memory_limit = parse_memory_size(memory) if memory else None if gpu else machine_memory()
-    if memory_limit is not None:
-        memory_limit = (
-            memory_limit * USABLE_MEMORY - GPU_CONTEXT
-            if gpu
-            else memory_limit * USABLE_MEMORY / recipe.launch.processes
-        )
-
-    results = estimate_training(recipe, steps, lambda settings: detect_machine(settings, gpu), memory_limit)
-    if not probe:
-        return results
-    kinds = {step.stage.name: step.stage.kind.name for step in steps}
-    known = [result for result in results if isinstance(result, Estimate)]
-    measured = measure_speeds([(kinds[estimate.stage], estimate.setup) for estimate in known]) if known else []
-    speed_of = {estimate.stage: speed for estimate, (speed, _) in zip(known, measured, strict=True)}
-    process_bytes = min((process for _, process in measured), default=0.0)  # a later probe holds the earlier ones too
-
-    def probed_machine(settings: Training) -> Machine:
-        return replace(detect_machine(settings, gpu), process=process_bytes + FIRST_STEPS)
-
-    return [
-        replace(result, speed=speed_of[result.stage]) if isinstance(result, Estimate) else result
-        for result in estimate_training(recipe, steps, probed_machine, memory_limit)
-    ]
-
-
-def estimate_as_json(estimate: Estimate | UnknownEstimate) -> dict[str, Any]:
-    """An estimate for programs: bytes, steps and seconds, or why there is none."""
-    from hanlin.estimate.training import UnknownEstimate
-
-    if isinstance(estimate, UnknownEstimate):
-        return {"unknown": estimate.why}
-    setup = estimate.setup
-    return {
-        "parameters": setup.shape.parameters,
-        "trainable_parameters": setup.trained.total,
-        "memory": {part: round(size) for part, size in estimate.memory.parts.items()},
-        "peak_memory": round(estimate.memory.peak),
-        "fits": estimate.fits,
-        "changes": [
-            {"setting": c.setting, "peak_memory": round(c.peak), "changes_result": c.changes_result}
-            for c in estimate.changes
-        ],
-        "micro_batch_tokens": setup.batch.micro_batch_tokens,
-        "step_tokens": round(setup.batch.step_tokens),
-        "steps": setup.batch.steps,
-        "data_tokens": None if estimate.data is None else round(estimate.data.total),
-        "step_operations": round(estimate.operations),
-        "step_seconds": estimate.seconds,
-        "hours": estimate.hours,
-        "products_per_second": None if estimate.speed is None else estimate.speed.products,
-        "disk": {
-            "artifact": round(estimate.disk.artifact),
-            "checkpoints": round(estimate.disk.checkpoints),
-            "rows": round(estimate.disk.rows),
-        },
-    }
 
 
 def print_estimates(results: Sequence[Estimate | UnknownEstimate]) -> None:
@@ -284,12 +196,13 @@ def plan(
     costs: Annotated[bool, typer.Option("--costs", help=tr("print published costs of training too"))] = False,
     as_json: AsJson = False,
 ) -> None:
+    from hanlin.estimate.plan import describe_estimate, estimate_plan
     from hanlin.pipeline.plan import plan as make_plan
 
     checked, store = open_recipe(recipe, set_, until, home)
     steps = make_plan(checked, store)
-    results = estimate_training(checked, steps, memory, device, probe)
-    print_steps(steps, as_json, {result.stage: estimate_as_json(result) for result in results})
+    results = estimate_plan(checked, steps, memory, device, probe)
+    print_steps(steps, as_json, {result.stage: describe_estimate(result) for result in results})
     if not as_json:
         _print_missing_packages(checked, steps)
         print_estimates(results)

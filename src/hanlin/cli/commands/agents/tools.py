@@ -41,15 +41,15 @@ def plan(
     workspace: Workspace, recipe: str, changes: list[str], until: str, memory: str, device: str
 ) -> list[dict[str, Any]]:
     """What each stage of a recipe would do and why, and memory, time and disk of training stages."""
-    from hanlin.cli.commands.plan import estimate_as_json, estimate_training
     from hanlin.cli.options import open_recipe
     from hanlin.cli.output import plan_as_json
+    from hanlin.estimate.plan import describe_estimate, estimate_plan
     from hanlin.pipeline.plan import plan as make_plan
 
     checked, store = open_recipe(workspace.resolve(recipe), changes, until, workspace.home)
     steps = make_plan(checked, store)
-    results = estimate_training(checked, steps, memory, device, probe=False)
-    return plan_as_json(steps, {result.stage: estimate_as_json(result) for result in results})
+    results = estimate_plan(checked, steps, memory, device, probe=False)
+    return plan_as_json(steps, {result.stage: describe_estimate(result) for result in results})
 
 
 def status(workspace: Workspace, recipe: str, changes: list[str]) -> list[dict[str, Any]]:
