@@ -44,9 +44,13 @@ from hanlin.web.access import SESSION_COOKIE
 from hanlin.web.chat import routes as chat_routes
 from hanlin.web.frame import Frame, View
 from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal
+from hanlin.web.runs import routes as runs_routes
 from hanlin.web.texts import STATIC
 
-VIEWS: tuple[View, ...] = (View("chat", mark("Chat"), chat_routes.make_router),)
+VIEWS: tuple[View, ...] = (
+    View("chat", mark("Chat"), chat_routes.make_router),
+    View("runs", mark("Runs"), runs_routes.make_router),
+)
 
 
 def add_page(app: FastAPI, frame: Frame) -> None:

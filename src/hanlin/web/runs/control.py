@@ -1,0 +1,86 @@
+"""Starting runs from the page, stopping them as Ctrl-C does, and letting them go on: each is a `hanlin run` of its own.
+
+A run that was started from the page is no child of the page's process: it goes on when the page is closed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hanlin.config.recipe_file import read_recipe
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
+from hanlin.core.process import python_command, start_detached
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.run_record import RunSource, read_run_record
+
+PAGE_LOG = "page.log"
+"""What a run that was started from the page prints, in the folder of the run."""
+_SHOWN_LOG_BYTES = 20_000
+
+
+def start_run(store: Store, source: RunSource, folder: Path) -> str:
+    """Start `hanlin run` for a recipe.
+
+    Args:
+        store: Where its artifacts are.
+        source: The recipe's file, overrides, and the last stage.
+        folder: The folder that it works in, where relative roots start.
+
+    Returns:
+        The name of the run.
+
+    Raises:
+        UserError: The recipe is not valid, or a run of its name is going on.
+    """
+    recipe = read_recipe(Path(source.recipe), source.changes)
+    if source.until:
+        recipe.until(source.until)
+    record = read_run_record(store.runs / recipe.name)
+    if record is not None and record.is_alive():
+        raise UserError(tr("a run of this recipe is going on"), recipe.name, tr("stop it first, or wait"))
+    log = store.run_folder(recipe.name) / PAGE_LOG
+    if log.is_symlink():
+        log.unlink()
+    log.write_bytes(b"")
+    changes = [word for change in source.changes for word in ("--set", change)]
+    until = ["--until", source.until] if source.until else []
+    command = python_command("-m", "hanlin", "run", str(Path(source.recipe).absolute()), *changes, *until)
+    start_detached([*command, "--home", str(store.home.absolute())], log.absolute(), folder=folder)
+    return recipe.name
+
+
+def resume_run(store: Store, name: str, folder: Path) -> None:
+    """Start the command of a run again, which goes on where it ended.
+
+    Raises:
+        UserError: The run was started from no recipe's file, which is needed to go on; or as `start_run`.
+    """
+    record = read_run_record(store.runs / name)
+    if record is None or not record.source.recipe:
+        raise UserError(tr("it is not known which recipe this run is of"), name, tr("start it with `hanlin run`"))
+    start_run(store, record.source, Path(record.source.folder or folder))
+
+
+def stop_run(store: Store, name: str) -> None:
+    """Interrupt a run. Raises UserError if it is not running on this machine."""
+    record = read_run_record(store.runs / name)
+    if record is None:
+        raise UserError(tr("it is not known which process this run is"), name, tr("stop it where it was started"))
+    record.interrupt()
+
+
+def read_log(folder: Path) -> str:
+    """The end of what a run that was started from the page has printed; empty if it was not."""
+    path = folder / PAGE_LOG
+    try:
+        if path.is_symlink():
+            return ""
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _SHOWN_LOG_BYTES))
+            data = file.read()
+    except OSError:
+        return ""
+    text = data.decode("utf-8", "replace")
+    return text if size <= _SHOWN_LOG_BYTES else text.partition("\n")[2]

@@ -1,0 +1,108 @@
+// A run: its curves while it goes on, stop and resume.
+
+import { confirmChange, element, notify, request, t } from "../frame/page.js";
+import { drawPictures, forgetPictures } from "./curves.js";
+
+const SECONDS = 3;
+const { run, names } = JSON.parse(document.getElementById("run-data").textContent);
+const path = `/ui/runs/view/${encodeURIComponent(run)}`;
+
+class StageCurves {
+  constructor(section) {
+    this.section = section;
+    this.stage = section.dataset.stage;
+    this.holder = section.querySelector(".pictures");
+    this.first = this.last = null;
+    this.live = section.dataset.live === "yes";
+    this.step = 0;
+    section.querySelector(".whole").addEventListener("click", () => this.zoom(null, null));
+    section.querySelector(".recent").addEventListener("click", () => this.zoom(Math.floor(this.step * 0.9), null));
+  }
+
+  zoom(first, last) {
+    this.first = first;
+    this.last = last;
+    this.load();
+  }
+
+  async load() {
+    const range = new URLSearchParams();
+    if (this.first !== null) range.set("first", this.first);
+    if (this.last !== null) range.set("last", this.last);
+    try {
+      const drawn = await request("GET", `${path}/curves/${encodeURIComponent(this.stage)}?${range}`);
+      this.step = drawn.step;
+      this.live = drawn.state === "running";
+      drawPictures(this.holder, drawn.pictures, names, (first, last) => this.zoom(first, last));
+      this.showFigures(drawn.figures);
+      this.showForgetting(drawn.forgetting);
+    } catch (error) {
+      this.holder.replaceChildren(element("p", { class: "problem" }, error.message));
+      this.holder.charts = new Map();
+    }
+  }
+
+  showFigures(figures) {
+    const rows = figures.map(({ name, value }) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+    this.section.querySelector(".figures").replaceChildren(...rows);
+  }
+
+  showForgetting(probes) {
+    const box = this.section.querySelector(".forgetting");
+    if (probes.length === 0) return box.replaceChildren();
+    const rows = probes.map((probe) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, probe.topic.replaceAll("_", " ")),
+        element("td", {}, names[probe.measure] || probe.measure),
+        element("td", {}, probe.before),
+        element("td", { class: probe.worse ? "problem" : "good" }, `${probe.now} ${probe.worse ? "▼" : "▲"}`),
+      ),
+    );
+    const head = [t("probe"), t("measured"), t("at the start"), t("now")].map((text) => element("th", { scope: "col" }, text));
+    box.replaceChildren(
+      element("h3", {}, t("What the model could do before")),
+      element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("What the model could do before") }, element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows))),
+    );
+  }
+}
+
+const stages = [...document.querySelectorAll("section.curves")].map((section) => new StageCurves(section));
+for (const stage of stages) stage.load();
+setInterval(() => {
+  if (document.hidden) return;
+  for (const stage of stages) if (stage.live) stage.load();
+}, SECONDS * 1000);
+
+document.addEventListener("themechange", () => {
+  for (const stage of stages) {
+    forgetPictures(stage.holder);
+    stage.load();
+  }
+});
+
+document.getElementById("run-state").addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-action]");
+  if (!button) return;
+  const action = button.dataset.action;
+  if (action === "stop" && !(await confirmChange(t("Stop this run? Training saves a checkpoint first, and goes on from there."), t("Stop")))) return;
+  button.disabled = true;
+  try {
+    await request("POST", `${path}/${action}`);
+    notify(action === "stop" ? t("The run is told to stop.") : t("The run goes on."));
+  } catch (error) {
+    notify(error.message, true);
+    button.disabled = false;
+  }
+});
+
+// A stage that begins while the page is open has curves of its own, which a new page shows.
+let before = document.querySelector("[data-run-state]")?.dataset.runState;
+document.addEventListener("htmx:after:swap", () => {
+  const now = document.querySelector("[data-run-state]")?.dataset.runState;
+  if (before !== now) for (const stage of stages) stage.load();
+  before = now;
+  const training = JSON.parse(document.querySelector("[data-training]")?.dataset.training || "[]");
+  if (training.some((name) => !stages.some((stage) => stage.stage === name))) location.reload();
+});
