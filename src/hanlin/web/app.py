@@ -42,6 +42,7 @@ from hanlin.core.i18n import mark, tr
 from hanlin.serve.errors import ApiError, to_api_error
 from hanlin.web.access import SESSION_COOKIE
 from hanlin.web.chat import routes as chat_routes
+from hanlin.web.data import routes as data_routes
 from hanlin.web.frame import Frame, View
 from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal
 from hanlin.web.runs import routes as runs_routes
@@ -50,6 +51,7 @@ from hanlin.web.texts import STATIC
 VIEWS: tuple[View, ...] = (
     View("chat", mark("Chat"), chat_routes.make_router),
     View("runs", mark("Runs"), runs_routes.make_router),
+    View("data", mark("Data"), data_routes.make_router),
 )
 
 

@@ -1,0 +1,1 @@
+"""Data on the page: records page by page, search, the ledger, near copies, tokens, corrections in an overlay."""
