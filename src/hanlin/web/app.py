@@ -43,6 +43,7 @@ from hanlin.serve.errors import ApiError, to_api_error
 from hanlin.web.access import SESSION_COOKIE
 from hanlin.web.chat import routes as chat_routes
 from hanlin.web.data import routes as data_routes
+from hanlin.web.evaluation import routes as evaluation_routes
 from hanlin.web.frame import Frame, View
 from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal
 from hanlin.web.runs import routes as runs_routes
@@ -52,6 +53,7 @@ VIEWS: tuple[View, ...] = (
     View("chat", mark("Chat"), chat_routes.make_router),
     View("runs", mark("Runs"), runs_routes.make_router),
     View("data", mark("Data"), data_routes.make_router),
+    View("evaluation", mark("Evaluation"), evaluation_routes.make_router),
 )
 
 

@@ -1,0 +1,1 @@
+"""Evaluations on the page: scores, pictures and every question of a report; models compared."""
