@@ -46,6 +46,7 @@ from hanlin.web.data import routes as data_routes
 from hanlin.web.evaluation import routes as evaluation_routes
 from hanlin.web.frame import Frame, View
 from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal
+from hanlin.web.recipes import routes as recipes_routes
 from hanlin.web.runs import routes as runs_routes
 from hanlin.web.texts import STATIC
 
@@ -54,6 +55,7 @@ VIEWS: tuple[View, ...] = (
     View("runs", mark("Runs"), runs_routes.make_router),
     View("data", mark("Data"), data_routes.make_router),
     View("evaluation", mark("Evaluation"), evaluation_routes.make_router),
+    View("recipes", mark("Recipes"), recipes_routes.make_router),
 )
 
 

@@ -1,0 +1,153 @@
+"""What a recipe comes to: the reader's verdict, the plan, and what its training will need on the machine named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.recipe import Recipe
+from hanlin.config.recipe_file import parse_recipe
+from hanlin.config.settings.base import references
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
+from hanlin.estimate.plan import describe_estimate, estimate_plan
+from hanlin.estimate.training import Estimate
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.plan import plan
+from hanlin.pipeline.report import format_number
+from hanlin.pipeline.step import Step
+from hanlin.web.runs.names import STATE_NAMES, STATE_SIGNS
+
+PLANNED_BYTES = 2 << 30
+"""Bytes of source files that are hashed for a plan while a reader types; beyond them `hanlin plan` is for."""
+
+
+def read_text(text: str, name: str, folder: Path) -> Recipe:
+    """The recipe of a text, whose relative root starts at the page's folder.
+
+    Raises:
+        UserError: For the first mistake, as `hanlin plan` tells it.
+    """
+    recipe = parse_recipe(text, f"{name}.yaml", (), name)
+    return replace(recipe, root=folder / recipe.root)
+
+
+def files_outside(recipe: Recipe, folder: Path) -> list[str]:
+    """The local paths that a recipe names outside of the page's folder."""
+    outside = []
+    for stage in recipe.stages.values():
+        for item in references(stage.settings):
+            path = recipe.resolve(item).path
+            if path is None:
+                continue
+            # of a pattern what is before its first sign
+            plain = Path(*_before_pattern(path))
+            if not plain.resolve().is_relative_to(folder.resolve()):
+                outside.append(item.text)
+    return outside
+
+
+def _before_pattern(path: Path) -> list[str]:
+    parts = []
+    for part in path.parts:
+        if any(sign in part for sign in "*?["):
+            break
+        parts.append(part)
+    return parts
+
+
+def check_size(recipe: Recipe) -> None:
+    """Raise UserError if so many bytes of source files would be hashed that a reader would wait."""
+    total = 0
+    for stage in recipe.stages.values():
+        for item in references(stage.settings):
+            path = recipe.resolve(item).path
+            if path is not None and path.is_file():
+                total += path.stat().st_size
+            elif path is not None and path.is_dir():
+                for file in path.rglob("*"):
+                    total += file.stat().st_size if file.is_file() else 0
+                    if total > PLANNED_BYTES:
+                        break
+            if total > PLANNED_BYTES:
+                what = tr("the sources are larger than {limit} GB", limit=PLANNED_BYTES >> 30)
+                raise UserError(what, None, tr("plan it in a terminal: hanlin plan"))
+
+
+def describe_plan(recipe: Recipe, store: Store, memory: str, device: str) -> dict[str, Any]:
+    """The plan of a recipe with what its training will need, as JSON data.
+
+    Args:
+        recipe: The recipe.
+        store: Where artifacts are.
+        memory: How much memory there is, such as `24GB`; empty: this machine's.
+        device: `auto`, `cpu` or `gpu`.
+
+    Returns:
+        `steps`, of each its `stage`, `kind`, `state`, `sign` and `why`; `estimates`, of each training stage its
+        `stage` and `unknown`, or figures; `fits`, whether all do, or None if that is not known; `hours`.
+
+    Raises:
+        UserError: A file is missing, or `memory` or `device` is misspelled.
+    """
+    steps = plan(recipe, store)
+    results = estimate_plan(recipe, steps, memory, device, False)
+    known = [result for result in results if isinstance(result, Estimate)]
+    limits = {result.memory_limit for result in known}
+    return {
+        "steps": [_describe_step(step) for step in steps],
+        "estimates": [_describe_estimate(result) for result in results],
+        "fits": None if len(known) < len(results) or not known or None in limits else all(r.fits for r in known),
+        "trains": len(results),
+    }
+
+
+def _describe_step(step: Step) -> dict[str, str]:
+    state = "interrupted" if step.state == "resume" else step.state
+    return {
+        "stage": step.stage.name,
+        "kind": step.stage.kind.name,
+        "state": tr(STATE_NAMES[state]),
+        "class": state,
+        "sign": STATE_SIGNS[state],
+        "why": step.why,
+    }
+
+
+def _describe_estimate(result: Any) -> dict[str, Any]:
+    row = {"stage": result.stage, **describe_estimate(result)}
+    if isinstance(result, Estimate):
+        row["shown"] = _figures(result)
+        row["limit"] = None if result.memory_limit is None else format_number(result.memory_limit / 1e9)
+        row["peak"] = format_number(result.memory.peak / 1e9)
+        row["suggestions"] = [
+            {"setting": change.setting, "peak": format_number(change.peak / 1e9), "another": change.changes_result}
+            for change in result.changes
+        ]
+    return row
+
+
+def _figures(result: Estimate) -> Sequence[tuple[str, str]]:
+    setup = result.setup
+    rows = [
+        (tr("parameters"), _count(setup.shape.parameters)),
+        (tr("trainable"), _count(setup.trained.total)),
+        (tr("steps"), "?" if setup.batch.steps is None else f"{setup.batch.steps:,}"),
+        (tr("tokens per step"), f"{setup.batch.step_tokens:,.0f}"),
+        (tr("disk"), f"{result.disk.peak / 1e9:.3g} GB"),
+    ]
+    if setup.batch.steps is not None:
+        operations = result.operations * setup.batch.steps
+        rows.append((tr("work"), f"{operations / 1e15:,.3g} PFLOP"))
+        # a rule of thumb beside the measured time, which `hanlin plan --probe` gives
+        rows.append((tr("hours at 100 TFLOP/s"), f"{operations / 1e14 / 3600:.3g}"))
+    return rows
+
+
+def _count(number: int) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
