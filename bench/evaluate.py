@@ -1,14 +1,15 @@
 """Compares tasks, question by question and in time, with lm-evaluation-harness's own `hf` model.
 
     python bench/evaluate.py [MODEL DATA] [--tasks mmlu,cmmlu,arc_easy,...] [--limit 8] [--subjects 20] [--batch 8]
-        [--dtype float32] [--perplexity]
+        [--dtype float32] [--precision bfloat16] [--perplexity]
 
 MODEL is a model folder (or HANLIN_MODEL), DATA a folder with the tasks' files (or HANLIN_DATA). Both sides get the same
 questions: Hanlin reads the local files, lm-evaluation-harness gets the same rows in the columns of its data sets, and
 asks by its own task files. Needs lm_eval 0.4.13. For each task: questions, answers that are equal, the largest
-difference of a log probability, seconds on the clock and of the processor, and the ratios. `--perplexity` compares the
-windows of `perplexity` with the strided loop of the transformers documentation on the same windows. The last line is
-one JSON object.
+difference of a log probability, seconds on the clock and of the processor, and the ratios. `--precision bfloat16` lets
+Hanlin multiply in bfloat16, and lm-evaluation-harness in float32 as before. `--perplexity` compares the windows of
+`perplexity` with the strided loop of the transformers documentation on the same windows. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import torch
 
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import StageContext
+from hanlin.evaluate.harness.columns import HUB_DATA
 from hanlin.evaluate.perplexity import split_windows
 from hanlin.evaluate.tasks import stage
 from hanlin.evaluate.tasks.definition import Task, packaged_tasks
@@ -45,120 +47,33 @@ from hanlin.evaluate.tasks.respond import EngineRespondent
 from hanlin.inference.loading import load_engine
 
 LETTERS = "ABCD"
-
-
-def _lettered(item: Item) -> dict[str, Any]:
-    return {"text": list(item.choices), "label": list("ABCDEFGH"[: len(item.choices)])}
-
-
-def _blank(item: Item, gap: str = "_") -> tuple[str, list[str], int]:
-    """A sentence from its two beginnings: what they share with a gap, the two fillings, and where the gap is."""
-    first, second = item.choices
-    words = zip(first.split(" "), second.split(" "), strict=False)
-    common = " ".join(itertools.takewhile(bool, (one if one == two else "" for one, two in words)))
-    start = len(common) + bool(common)
-    return f"{first[:start]}{gap} {item.fields['ending']}", [first[start:], second[start:]], start
-
-
-def _winogrande(item: Item) -> dict[str, Any]:
-    sentence, (first, second), _ = _blank(item)
-    return {"sentence": sentence, "option1": first, "option2": second, "answer": str(item.gold[0] + 1)}
-
-
-def _winograd(item: Item) -> dict[str, Any]:
-    text, options, start = _blank(item, "it")
-    return {"text": text, "pronoun": "it", "pronoun_loc": start, "options": options, "label": item.gold[0]}
-
-
-def _answer_key(item: Item) -> str:
-    return "ABCDEFGH"[item.gold[0]]
-
-
-def _science(item: Item) -> dict[str, Any]:
-    return {"question": item.fields["question"], "choices": _lettered(item), "answerKey": _answer_key(item)}
-
-
-def _stem(item: Item) -> dict[str, Any]:
-    return {"question_stem": item.fields["question"], "choices": _lettered(item), "answerKey": _answer_key(item)}
-
-
-def _scene(item: Item) -> dict[str, Any]:
-    return {"query": item.fields["question"], "choices": list(item.choices), "label": item.gold[0]}
-
-
-def _goal(item: Item) -> dict[str, Any]:
-    first, second = item.choices
-    return {"goal": item.fields["question"], "sol1": first, "sol2": second, "label": item.gold[0]}
-
-
-def _columns(*names: str) -> Callable[[Item], dict[str, Any]]:
-    return lambda item: {name: item.row[name] for name in names}
-
-
-def _passage(item: Item) -> dict[str, Any]:
-    return {"passage": item.fields["passage"], "question": item.fields["question"], "label": item.gold[0]}
-
-
-def _cause(item: Item) -> dict[str, Any]:
-    first, second = item.choices
-    asks = {"because": "cause", "therefore": "effect"}[item.fields["connector"]]
-    premise = item.fields["premise"] + "."
-    return {"premise": premise, "question": asks, "choice1": first, "choice2": second, "label": item.gold[0]}
-
-
-def _social(item: Item) -> dict[str, Any]:
-    answers = {f"answer{letter}": text for letter, text in zip("ABC", item.choices, strict=True)}
-    fields = {name: item.fields[name] for name in ("context", "question")}
-    return {**fields, **answers, "label": str(item.gold[0] + 1)}
-
-
-def _trivia(item: Item) -> dict[str, Any]:
-    return {"question": item.fields["question"], "answer": {"aliases": list(item.answers)}}
-
-
-def _mmlu(item: Item) -> dict[str, Any]:
-    return {"question": item.fields["question"], "choices": list(item.choices), "answer": item.gold[0]}
-
-
-def _exam(question: str, answer: str) -> Callable[[Item], dict[str, Any]]:
-    def convert(item: Item) -> dict[str, Any]:
-        texts = dict(zip(LETTERS, item.choices, strict=True))
-        return {question: item.fields["question"], **texts, answer: LETTERS[item.gold[0]]}
-
-    return convert
-
-
-ROWS: dict[str, tuple[str, Callable[[Item], dict[str, Any]]]] = {
-    "mmlu": ("mmlu/default/mmlu_{subject}.yaml", _mmlu),
-    "cmmlu": ("cmmlu/cmmlu_{subject}.yaml", _exam("Question", "Answer")),
-    "ceval": ("ceval/ceval-valid_{subject}.yaml", _exam("question", "answer")),
-    "arc_easy": ("arc/arc_easy.yaml", _science),
-    "arc_challenge": ("arc/arc_challenge.yaml", _science),
-    "hellaswag": ("hellaswag/hellaswag.yaml", _scene),
-    "piqa": ("piqa/piqa.yaml", _goal),
-    "sciq": (
-        "sciq/sciq.yaml",
-        _columns("support", "question", "distractor1", "distractor2", "distractor3", "correct_answer"),
-    ),
-    "lambada": ("lambada/lambada_openai.yaml", _columns("text")),
-    "winogrande": ("winogrande/default.yaml", _winogrande),
-    "wsc273": ("wsc273/default.yaml", _winograd),
-    "boolq": ("super_glue/boolq/default.yaml", _passage),
-    "openbookqa": ("openbookqa/openbookqa.yaml", _stem),
-    "commonsense_qa": ("commonsense_qa/default.yaml", _science),
-    "siqa": ("siqa/siqa.yaml", _social),
-    "copa": ("super_glue/copa/default.yaml", _cause),
-    "blimp": ("blimp/{subject}.yaml", _columns("sentence_good", "sentence_bad")),
-    "triviaqa": ("triviaqa/default.yaml", _trivia),
-    "nq_open": (
-        "nq_open/nq_open.yaml",
-        lambda item: {"question": item.fields["question"], "answer": list(item.answers)},
-    ),
-    "gsm8k": ("gsm8k/gsm8k.yaml", lambda item: {"question": item.fields["question"], "answer": item.answers[0]}),
-    "xcopa_zh": ("xcopa/default_zh.yaml", _columns("premise", "question", "choice1", "choice2", "label")),
+FILES = {
+    "mmlu": "mmlu/default/mmlu_{subject}.yaml",
+    "cmmlu": "cmmlu/cmmlu_{subject}.yaml",
+    "ceval": "ceval/ceval-valid_{subject}.yaml",
+    "arc_easy": "arc/arc_easy.yaml",
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "sciq": "sciq/sciq.yaml",
+    "lambada": "lambada/lambada_openai.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "wsc273": "wsc273/default.yaml",
+    "boolq": "super_glue/boolq/default.yaml",
+    "openbookqa": "openbookqa/openbookqa.yaml",
+    "commonsense_qa": "commonsense_qa/default.yaml",
+    "siqa": "siqa/siqa.yaml",
+    "copa": "super_glue/copa/default.yaml",
+    "blimp": "blimp/{subject}.yaml",
+    "triviaqa": "triviaqa/default.yaml",
+    "nq_open": "nq_open/nq_open.yaml",
+    "gsm8k": "gsm8k/gsm8k.yaml",
+    "xcopa_zh": "xcopa/default_zh.yaml",
 }
-"""For each task lm-evaluation-harness's own file, and a question in the columns of its data set."""
-SUBJECTS = [name for name, (file, _) in ROWS.items() if "{subject}" in file]
+"""For each task lm-evaluation-harness's own file."""
+COLUMNS = dict(HUB_DATA.values())
+"""For each task a question in the columns of its data set."""
+SUBJECTS = [name for name, file in FILES.items() if "{subject}" in file]
 
 
 def theirs(name: str, items: Items, model: Any, shots: int) -> tuple[dict[str, dict[str, Any]], float, float]:
@@ -167,7 +82,7 @@ def theirs(name: str, items: Items, model: Any, shots: int) -> tuple[dict[str, d
     from datasets import Dataset, DatasetDict
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    file, convert = ROWS[name]
+    file, convert = FILES[name], COLUMNS[name]
     groups: dict[str, list[Item]] = {}
     for item in items.questions:
         groups.setdefault(item.subject if name in SUBJECTS else "", []).append(item)
@@ -245,7 +160,7 @@ def complete_rows(name: str, options: argparse.Namespace) -> Path:
     with (folder / packaged_tasks()[name].files[0]).open("w", encoding="utf-8") as lines:
         for item, other in itertools.pairwise(items):
             whole = replace(item, choices=(*item.choices, other.choices[0]))
-            lines.write(json.dumps({"id": item.id, **ROWS[name][1](whole)}, ensure_ascii=False) + "\n")
+            lines.write(json.dumps({"id": item.id, **COLUMNS[name](whole)}, ensure_ascii=False) + "\n")
     return folder
 
 
@@ -346,7 +261,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", default=Path(os.environ.get("HANLIN_DATA", "data")))
     parser.add_argument(
         "--tasks",
-        default=",".join(ROWS),
+        default=",".join(FILES),
     )
     parser.add_argument("--limit", type=int, default=8)
     parser.add_argument("--most", type=int, default=64)
@@ -354,10 +269,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--precision", default="auto", help="of Hanlin's products: bfloat16, or auto")
     parser.add_argument("--perplexity", action="store_true")
     parser.add_argument("--differences", action="store_true", help="print both sides of questions that differ")
     options = parser.parse_args()
-    loaded = load_engine(options.model, dtype=options.dtype)
+    loaded = load_engine(options.model, dtype=options.dtype, precision=options.precision)
     loaded.engine.score([((5, 6, 7), (8,))])
     figures: dict[str, Any] = {}
     if options.perplexity:
@@ -373,7 +289,8 @@ def main() -> None:
             for name in names:
                 figures[name] = compare(name, options, loaded, model)
     loaded.engine.close()
-    print(json.dumps({"threads": torch.get_num_threads(), "dtype": options.dtype, "batch": options.batch, **figures}))
+    settings = {name: getattr(options, name) for name in ("dtype", "precision", "batch")}
+    print(json.dumps({"threads": torch.get_num_threads(), **settings, **figures}))
 
 
 if __name__ == "__main__":

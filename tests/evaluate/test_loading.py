@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,16 @@ def test_a_suffix_after_a_colon_chooses_a_file(text: str, path: str, choice: str
 def test_a_path_that_holds_a_colon_and_exists_is_a_path(tmp_path: Path) -> None:
     (tmp_path / "gguf:Q8_0").mkdir()
     assert parse_model_spec(str(tmp_path / "gguf:Q8_0")) == (tmp_path / "gguf:Q8_0", "")
+
+
+def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_model)}))
+    found = find_model(tmp_path)
+    assert (found.kind, found.weights, found.folder) == ("adapter", tmp_path, tiny_model)
+    (tmp_path / "tokenizer.json").touch()
+    assert find_model(tmp_path).folder == tmp_path
+
+
+def test_products_in_bfloat16_are_for_the_engine_transformers(quants: Path) -> None:
+    with pytest.raises(UserError, match="for the engine transformers"):
+        load_engine(quants, precision="bfloat16")

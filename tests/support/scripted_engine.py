@@ -41,6 +41,7 @@ class ScriptedEngine:
         dies_at: int | None = None,
     ) -> None:
         self.context_length, self.calls, self.answered = context_length, 0, 0
+        self.max_scored_length = context_length + 1
         self._answers: dict[str, str] = {}
         self._likes, self._says, self._dies_at = likes, says, dies_at
 

@@ -182,7 +182,7 @@ _TABLE = (
     StageKind("package", "export:Package", "package", "hanlin.export.package:run",
               "package a model for Ollama, LM Studio, vLLM and others",
               heavy=True, lineage=True, shows=("target", "files", "bytes", "parity.mismatches")),
-    StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.tasks.stage:run",
+    StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.stage:run",
               "ask tasks or questions and score the answers", heavy=True,
               shows=("questions", "scores", "exact_match", "chinese_answer_share", "stop_rate",
                      "greedy_agreement")),

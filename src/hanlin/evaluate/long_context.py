@@ -62,7 +62,9 @@ def run(settings: LongContext, inputs: Inputs, out: Path, context: StageContext)
             no text; the tokenizer has no token to begin a text with.
     """
     documents = _documents(inputs.optional_path("data"), settings.max_documents)
-    loaded = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
+    loaded = load_engine(
+        inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype, precision=settings.precision
+    )
     try:
         lengths = choose_lengths(settings.lengths, loaded.engine.context_length)
         cases = build_cases(settings, lengths, loaded.tokenizer, context.seed)

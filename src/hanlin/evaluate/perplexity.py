@@ -59,7 +59,9 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
     measured = list(limit_characters(_records(file), settings.max_characters))
     if not measured:
         raise UserError(tr("this file has no records to score"), file)
-    loaded = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
+    loaded = load_engine(
+        inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype, precision=settings.precision
+    )
     try:
         window = _window(settings.window, loaded.engine.context_length)
         stride = window - min(settings.overlap, window // 2)

@@ -90,6 +90,18 @@ class ChatServer:
             self._check_status(reply)
             yield ServerAnswer(reply, self.address, self._max_characters)
 
+    def post(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What the server answers to a request at a path below its address, with the model's name in it.
+
+        Raises:
+            EngineUnavailableError: The server cannot be reached, is busy or breaks off.
+            UserError: It refuses, or answers no JSON object.
+        """
+        with self._catch_errors():
+            reply = self._client.fetch("POST", path, {"model": self.name, **fields}, TIMEOUT)
+            self._check_status(reply)
+            return _parse(reply.text(), self.address)
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

@@ -12,6 +12,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Engine
 from hanlin.inference.registry import ENGINES, FOR_GGUF, create_engine
+from hanlin.models.folder.adapter import resolve_base
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, is_adapter
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
@@ -23,7 +24,8 @@ Kind = Literal["model", "adapter", "gguf"]
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """Where the weights are (a folder or one GGUF file), where the tokenizer is, and the kind of the model.
+    """Where the weights are (a folder or one GGUF file), where the tokenizer is (of an adapter without one, the base),
+    and the kind of the model.
 
     `folder` is the GGUF file itself if there is no tokenizer beside it.
     """
@@ -54,8 +56,8 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
     if file:
         what = tr("'{file}' was asked for, but there is no GGUF file here", file=file)
         raise UserError(what, path)
-    if is_adapter(path):
-        return ModelLocation(path, path, "adapter")
+    if is_adapter(path):  # PEFT saves an adapter without a tokenizer, ours have one
+        return ModelLocation(path, path if _has_tokenizer(path) else resolve_base(path), "adapter")
     if (path / CONFIG).is_file():
         return ModelLocation(path, path, "model")
     raise UserError(tr("there is no model here"), path, _hint_of_path())
@@ -63,10 +65,11 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
 
 def find_tokenizer(gguf: Path) -> Path:
     """Where the tokenizer of a GGUF file is: the folder that it is in, or the file itself if none is there."""
-    folder = gguf.parent
-    if (folder / TOKENIZER_FILE).is_file() or (folder / SENTENCEPIECE_FILE).is_file():
-        return folder
-    return gguf
+    return gguf.parent if _has_tokenizer(gguf.parent) else gguf
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / TOKENIZER_FILE).is_file() or (folder / SENTENCEPIECE_FILE).is_file()
 
 
 def parse_model_spec(text: str | Path) -> tuple[Path, str]:
@@ -110,6 +113,7 @@ def load_engine(
     *,
     batch: int | None = None,
     dtype: str | None = None,
+    precision: str = "auto",
     separate_process: bool | None = None,
     **options: Any,
 ) -> LoadedEngine:
@@ -121,6 +125,8 @@ def load_engine(
         engine: Name of the engine, or `auto`.
         batch: Maximum number of answers generated at once; None leaves it to the engine.
         dtype: Number format of the weights; ignored for GGUF files, which have their own. None leaves it to the engine.
+        precision: Number format that weights in float32 are multiplied in, by transformers: `float32` or `bfloat16`;
+            `auto`: float32.
         separate_process: Compute in a process of its own; see `create_engine`. By default llama.cpp does: a file that
             it does not expect makes it abort, which would end this process without a word.
         **options: Further options of the engine.
@@ -138,6 +144,11 @@ def load_engine(
         raise UserError(what, location.weights, tr("serve the model's folder"))
     if "threads" in options and location.kind != "gguf":
         raise UserError(tr("threads are llama.cpp's"), location.weights)
+    if precision == "bfloat16":
+        if location.kind == "gguf" or engine not in ("auto", "transformers"):
+            what = tr("products in bfloat16 are for the engine transformers")
+            raise UserError(what, "precision", tr("leave `precision` out"))
+        options["precision"] = precision
     tokenizer = Tokenizer.load(location.folder)  # before the weights: a missing tokenizer should not cost minutes
     if batch is not None:
         options["parallel" if location.kind == "gguf" else "batch"] = batch

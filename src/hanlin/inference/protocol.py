@@ -233,6 +233,12 @@ class Engine(Protocol):
     @property
     def context_length(self) -> int: ...
 
+    @property
+    def max_scored_length(self) -> int:
+        """The most ids of prefix and continuation together that `score` takes. The last id is predicted and need not be
+        run, so that it may be one more than the context holds; a server runs it all the same.
+        """
+
     def generate(
         self,
         requests: Sequence[GenerationRequest],

@@ -32,18 +32,20 @@ def max_completion_tokens(request: GenerationRequest, context_length: int, vocab
     return min(available, request.sampling.max_new_tokens)
 
 
-def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_length: int, vocabulary: int) -> None:
-    """Raise UserError unless both parts of the pair hold ids of the vocabulary and fit the context together."""
+def check_pair(prefix: Sequence[int], continuation: Sequence[int], max_length: int, vocabulary: int) -> None:
+    """Raise UserError unless both parts of the pair hold ids of the vocabulary and have at most `max_length` (see
+    `Engine.max_scored_length`) ids together.
+    """
     if not prefix or not continuation:
         raise UserError(tr("a prefix and a continuation need at least one token each"))
     check_ids(prefix, vocabulary)
     check_ids(continuation, vocabulary)
     length = len(prefix) + len(continuation)
-    if length > context_length:
+    if length > max_length:
         what = tr(
-            "prefix and continuation are {length} tokens long, but the context holds {context_length}",
+            "prefix and continuation are {length} tokens long, but at most {max_length} can be scored",
             length=length,
-            context_length=context_length,
+            max_length=max_length,
         )
         raise UserError(what)
 

@@ -22,6 +22,10 @@ class SchedulerEngine:
     vocabulary: int
     _scheduler: Scheduler
 
+    @property
+    def max_scored_length(self) -> int:
+        return self.context_length + 1
+
     def generate(
         self,
         requests: Sequence[GenerationRequest],

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from hanlin.config.settings.base import Settings, ref, setting
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "transformers", "llama_cpp"]
 
 
@@ -36,6 +37,12 @@ class _EngineSettings(Settings):
     dtype: Dtype = setting(
         "float32",
         description="number format of the weights in transformers; auto, and always for a quantized model: as stored",
+    )
+    precision: Precision = setting(
+        "auto",
+        description="number format that weights in float32 are multiplied in; bfloat16: faster where the processor has "
+        "it, and rounded; auto: float32, for equal scores everywhere",
+        unless_default=True,
     )
 
 
@@ -68,6 +75,12 @@ class Evaluate(_EngineSettings):
         (),
         description="tasks to ask: names (cmmlu, mmlu, arc_easy, ...), or task files and files of your own questions "
         "in `data`",
+    )
+    lm_eval_tasks: tuple[str, ...] = setting(
+        (),
+        description="instead of `tasks`: tasks, groups and tags of lm-evaluation-harness, asked by its own task files; "
+        "or task files of its form in `data`, which are programs",
+        unless_default=True,
     )
     data: str | None = ref("files", default=None, description="the folder of the tasks' files")
     profiles: tuple[str, ...] = setting(

@@ -150,6 +150,7 @@ def _compare_task(
         "scores": rows,
         "subjects": _subjects(table, reference, seed, resamples),
         "changed": [table.describe(index) for index in table.changed(reference)],
+        "asked": dict(task.asked),
     }
     if contamination is not None and task.unit == "share":
         result["contamination"] = _split(table, reference, seed, resamples, contamination)

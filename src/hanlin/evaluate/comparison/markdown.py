@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,10 @@ def write_markdown(comparison: Mapping[str, Any]) -> str:
             *_contamination(comparison["tasks"]),
             *_format(comparison.get("format", ())),
             *_judge(comparison["judge"]),
+            *_asked(comparison["tasks"]),
             *_origin(comparison["models"]),
+            *_lineage(comparison["models"]),
+            *_prompts(comparison["tasks"]),
         ]
     )
 
@@ -158,16 +162,74 @@ def _judge(judge: Mapping[str, Any] | None) -> Iterator[str]:
     yield ""
 
 
+def _asked(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How each task was asked: what somebody needs to ask it again."""
+    rows = [task for task in tasks if task.get("asked")]
+    if not rows:
+        return
+    yield from ("## How it was asked · 提问方式", "")
+    yield "A score without its prompt says little: two tools that differ have asked differently. "
+    yield "没有提示的分数说明不了什么：两个工具分数不同，是因为问法不同。"
+    yield ""
+    yield (
+        "| task 任务 | profile 评分方案 | form 形式 | answer 答案 | shots 示例 | metric 指标 | average 平均 "
+        "| chance 瞎猜 | prompts 提示的哈希 |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for task in rows:
+        asked, setup = task["asked"], task["setup"]
+        shots, fewest = setup.get("shots"), asked["fewest_shots"]
+        fitted = f"{shots} (≥ {fewest})" if fewest is not None and fewest != shots else f"{shots}"
+        chance = "–" if asked["chance"] is None else show_value(asked["chance"], "share")
+        profile = f"{setup.get('profile', '')} {asked['profile_version']}"
+        names = [quote_markdown(task["name"]), quote_markdown(profile), str(setup.get("form", "")), asked["method"]]
+        counts = [fitted, quote_markdown(task["metric"]), task["average"], chance, f"`{asked['prompts_sha256'][:16]}`"]
+        yield f"| {' | '.join([*names, *counts])} |"
+    yield ""
+
+
 def _origin(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from ("## Origin · 来源", "")
-    yield from ("| model 模型 | result 结果 | settings 设置 | digest 摘要 |", "|---|---|---|---|")
+    yield from (
+        "| model 模型 | result 结果 | settings 设置 | measured with 测量环境 | digest 摘要 |",
+        "|---|---|---|---|---|",
+    )
     for model in models:
         for result in model["results"]:
             plain = [
                 f"{name} {value}" for name, value in result["settings"].items() if "/" not in str(value) and value != ""
             ]
+            measured = [f"{name} {value[:16]}" for name, value in result.get("measured", {}).items()]
             yield (
                 f"| {quote_markdown(model['name'])} | {result['kind']} | {quote_markdown(', '.join(plain))} "
-                f"| `{result['digest'][:16]}` |"
+                f"| {quote_markdown(', '.join(measured)) or '–'} | `{result['digest'][:16]}` |"
             )
     yield ""
+
+
+def _lineage(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What each model and its results were made from, back to the source files with their licenses."""
+    rows = [(model["name"], node) for model in models for node in model["lineage"]]
+    if not rows:
+        return
+    yield from ("## Lineage · 谱系", "")
+    yield from ("| model 模型 | made from 来自 | type 类型 | license 许可 | digest 摘要 |", "|---|---|---|---|---|")
+    for name, node in rows:
+        license_name = quote_markdown(node["license"]) if node["license"] else "–"
+        yield (
+            f"| {quote_markdown(name)} | {quote_markdown(node['name'])} | {node['type']} | {license_name} "
+            f"| `{node['digest'][:16]}` |"
+        )
+    yield ""
+
+
+def _prompts(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The first prompt of each task, whole."""
+    rows = [task for task in tasks if task.get("asked")]
+    if not rows:
+        return
+    yield from ("## Prompts · 提示", "")
+    for task in rows:
+        prompt = task["asked"]["example_prompt"]
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", prompt)), default=0))
+        yield from (f"{quote_markdown(describe_task(task))}:", "", f"{fence}text", prompt, fence, "")

@@ -58,6 +58,7 @@ class ScoredTask:
         description: What the name means, a message of the catalog; empty for a task that is known by its name.
         controls: The same task as `no_examples` and with `format_only` examples, if it was asked so.
         format_effect: What these controls show of this model; empty without them.
+        asked: How it was asked, for the record: method, worked examples that fitted, prompts.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ScoredTask:
     description: str = ""
     controls: Mapping[str, ScoredTask] = field(default_factory=dict)
     format_effect: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,10 @@ class OpenAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What one evaluation found of one model. `digest` tells models of one name apart; empty if it is not known."""
+    """What one evaluation found of one model. `digest` tells models of one name apart; empty if it is not known.
+
+    `measured` holds what ran the model: its engine, number format and weights, and the versions of packages.
+    """
 
     folder: Path
     model: str
@@ -94,6 +99,7 @@ class Results:
     tasks: Sequence[ScoredTask]
     open_answers: Sequence[OpenAnswer] = ()
     node: LineageNode | None = None
+    measured: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_results(folder: Path, node: LineageNode | None = None) -> Results:
@@ -107,8 +113,10 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
         UserError: It is not the folder of an evaluation whose answers were kept, or holds none.
     """
     open_answers: list[OpenAnswer] = []
+    measured: dict[str, str] = {}
     if (folder / RESULTS_FILE).is_file():
-        kind, tasks = "evaluate", list(_read_tasks(folder))
+        results = read_task_results(folder)
+        kind, tasks, measured = "evaluate", list(_read_tasks(results)), _measured(results)
     elif (folder / "perplexity.jsonl").is_file():
         kind, tasks = "perplexity", [_perplexity(read_rows(folder / "perplexity.jsonl"))]
     elif (folder / "answers.jsonl").is_file():
@@ -118,7 +126,14 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
         raise UserError(tr("no results are here"), folder, hint)
     if not any(task.questions for task in tasks):
         raise UserError(tr("these results hold no answer"), folder)
-    return Results(folder, *_model_of(folder, node), kind, tasks, open_answers, node)
+    return Results(folder, *_model_of(folder, node), kind, tasks, open_answers, node, measured)
+
+
+def _measured(results: TaskResults) -> dict[str, str]:
+    """What ran the model, in one line each."""
+    weights = {name: str(results.model.get(name, "")) for name in ("kind", "engine", "dtype", "sha256")}
+    versions = {f"{name} version": str(value) for name, value in results.versions.items()}
+    return {name: value for name, value in {**weights, **versions}.items() if value}
 
 
 def _model_of(folder: Path, node: LineageNode | None) -> tuple[str, str]:
@@ -138,9 +153,8 @@ def _model_of(folder: Path, node: LineageNode | None) -> tuple[str, str]:
     return name, hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _read_tasks(folder: Path) -> Iterator[ScoredTask]:
+def _read_tasks(results: TaskResults) -> Iterator[ScoredTask]:
     """The tasks of `evaluate`, with the main metric of each; the samples are checked against the results."""
-    results = read_task_results(folder)
     controls: dict[tuple[str, str], dict[str, ScoredTask]] = {}
     for result in results.tasks:
         if result.control:
@@ -170,8 +184,22 @@ def _read_task(results: TaskResults, result: TaskResult) -> ScoredTask:
     ]  # fmt: skip
     return ScoredTask(
         result.task, setup, result.metric, SHARE, True, result.average, questions, notes,
-        format_effect=result.format_effect,
+        format_effect=result.format_effect, asked=_asked(result),
     )  # fmt: skip
+
+
+def _asked(result: TaskResult) -> dict[str, Any]:
+    """How a task was asked."""
+    return {
+        "method": result.method,
+        "profile_version": result.profile_version,
+        "task_version": result.task_version,
+        "fewest_shots": result.fewest_shots,
+        "too_long": result.too_long,
+        "chance": result.chance,
+        "prompts_sha256": result.prompts_sha256,
+        "example_prompt": result.example_prompt,
+    }
 
 
 def _read_answers(file: Path) -> tuple[str, list[ScoredTask], list[OpenAnswer]]:

@@ -159,6 +159,7 @@ def _models(results: Sequence[Results], names: Sequence[str]) -> list[dict[str, 
                 "folder": item.folder.name if node is None else node.name,
                 "digest": "" if node is None else node.digest,
                 "settings": plain,
+                "measured": dict(item.measured),
             }
         )
         known = {(ancestor["name"], ancestor["digest"]) for ancestor in row["lineage"]}

@@ -83,7 +83,9 @@ def open_responder(settings: BehaviorProbe, inputs: Inputs) -> Responder:
     if path is None:
         server = ChatServer(settings.address, settings.address_model, settings.max_new_tokens, api_key())
         return ServerResponder(server, settings.thinking)
-    loaded = load_engine(path, settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype)
+    loaded = load_engine(
+        path, settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype, precision=settings.precision
+    )
     try:
         return EngineResponder(loaded, settings.thinking, settings.batch)
     except BaseException:

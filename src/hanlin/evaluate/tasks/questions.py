@@ -39,7 +39,12 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     _check_unique_ids(questions, file)
     earlier = _load_earlier_answers(inputs.optional_path("compare_with"))
     opened = load_engine(
-        inputs.path("model"), settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype
+        inputs.path("model"),
+        settings.file,
+        settings.engine,
+        batch=settings.batch,
+        dtype=settings.dtype,
+        precision=settings.precision,
     )
     try:
         template = opened.load_template()

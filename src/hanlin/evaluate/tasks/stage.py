@@ -31,7 +31,6 @@ from hanlin.evaluate.results import (
     write_results,
     write_samples,
 )
-from hanlin.evaluate.tasks import questions
 from hanlin.evaluate.tasks.definition import LETTERS, Task, find_tasks
 from hanlin.evaluate.tasks.format_control import FormatOnlyItems, add_controls, measure_format
 from hanlin.evaluate.tasks.items import Item, Items, draw_examples, read_items, shuffle_choices
@@ -48,16 +47,11 @@ _UNLIMITED_CONTEXT = 1 << 30
 
 
 def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Ask questions: those of tasks (`run_tasks`), or of a file of questions (`questions.run`).
+    """Ask tasks and write a results folder, see `run_tasks`.
 
     Raises:
-        UserError: Both or neither are named, and as they do.
+        UserError: No data is named, a task is unknown, or its files are not here or damaged.
     """
-    if bool(settings.tasks) == (settings.questions is not None):
-        what = tr("name either `tasks`, with `data`, or `questions`")
-        raise UserError(what, "evaluate", tr("for example --tasks cmmlu,mmlu --data FOLDER"))
-    if not settings.tasks:
-        return questions.run(settings, inputs, out, context)
     if settings.data is None:
         raise UserError(tr("tasks need the folder of their files"), "data", tr("for example --data FOLDER"))
     data = inputs.path("data")
@@ -345,7 +339,9 @@ def _open(settings: Evaluate, inputs: Inputs) -> tuple[Respondent, LoadedEngine 
     if settings.address:
         return AddressRespondent(settings.address, settings.served_model), None
     assert model is not None
-    loaded = load_engine(model, settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype)
+    loaded = load_engine(
+        model, settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype, precision=settings.precision
+    )
     try:
         is_chat = settings.chat or (settings.chat is None and _has_own(settings, inputs))
         template = loaded.load_template() if is_chat else None
@@ -370,6 +366,17 @@ def _describe_model(settings: Evaluate, respondent: Respondent, loaded: LoadedEn
     if loaded is None:
         assert isinstance(respondent, AddressRespondent)
         return {"name": respondent.model, "kind": "address", "engine": settings.address, "dtype": "", "sha256": ""}
+    return describe_weights(loaded, settings.dtype, settings.precision)
+
+
+def describe_weights(loaded: LoadedEngine, dtype: str, precision: str = "auto") -> dict[str, Any]:
+    """The model of a results folder: its name, kind and engine, and a hash of its configuration, file names and sizes.
+
+    Args:
+        loaded: The engine.
+        dtype: Number format that the weights were loaded in; a GGUF file has its own.
+        precision: Number format that they were multiplied in.
+    """
     location = loaded.location
     weights = location.weights
     files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
@@ -379,12 +386,11 @@ def _describe_model(settings: Evaluate, respondent: Respondent, loaded: LoadedEn
             digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
             if file.suffix == ".json" and file.stat().st_size < 1 << 20:
                 digest.update(file.read_bytes())
-    dtype = "" if location.kind == "gguf" else settings.dtype
     return {
         "name": location.name,
         "kind": location.kind,
         "engine": loaded.engine.name,
-        "dtype": dtype,
+        "dtype": "" if location.kind == "gguf" else dtype + (", bfloat16 products" if precision == "bfloat16" else ""),
         "sha256": digest.hexdigest(),
     }
 

@@ -30,6 +30,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         "formats": [{**task, "title": _title({**task, "description": ""})} for task in comparison.get("format", ())],
         "signed": signed,
         "split": [task for task in tasks if "contamination" in task],
+        "asked": [task for task in tasks if task.get("asked")],
         "noted": [task for task in tasks if any("notes" in score for score in task["scores"])],
     }
     return render_page("comparison.html", values)

@@ -101,6 +101,10 @@ class HttpEngine:
         return self.replicas.healthy > 0
 
     @property
+    def max_scored_length(self) -> int:
+        return self.context_length
+
+    @property
     def restarts(self) -> int:
         return sum(program.restarts for program in self._programs)
 
@@ -139,7 +143,7 @@ class HttpEngine:
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
     ) -> list[Score]:
         for prefix, continuation in pairs:
-            check_pair(prefix, continuation, self.context_length, self._vocabulary)
+            check_pair(prefix, continuation, self.max_scored_length, self._vocabulary)
         scores: dict[int, Score] = {}
         for index, score in _each(lambda pair: self._score(*pair), pairs):
             scores[index] = score

@@ -77,7 +77,7 @@ class LlamaCppEngine(SchedulerEngine):
     ) -> list[Score]:
         """See `Engine.score`. Pairs with a shared prefix run one after another in one slot."""
         for prefix, continuation in pairs:
-            check_pair(prefix, continuation, self.context_length, self.vocabulary)
+            check_pair(prefix, continuation, self.max_scored_length, self.vocabulary)
         results: SimpleQueue[tuple[int, Score] | BaseException | None] = SimpleQueue()
         scores: dict[int, Score] = {}
         tasks = [ScoreTask(rows, results) for rows in group_by_prefix(build_score_rows(pairs))]

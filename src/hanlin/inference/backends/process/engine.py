@@ -103,6 +103,10 @@ class EngineProcess:
         """Whether the process is there and answers; false while it is started again."""
         return self._alive and not self._is_silent
 
+    @property
+    def max_scored_length(self) -> int:
+        return self.context_length + 1  # that of a `SchedulerEngine`
+
     def generate(
         self,
         requests: Sequence[GenerationRequest],
@@ -143,7 +147,7 @@ class EngineProcess:
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_score: OnScore | None = None
     ) -> list[Score]:
         for prefix, continuation in pairs:
-            check_pair(prefix, continuation, self.context_length, self._vocabulary)
+            check_pair(prefix, continuation, self.max_scored_length, self._vocabulary)
         argument = [(tuple(prefix), tuple(continuation)) for prefix, continuation in pairs]
         task = _PendingCall(next(self._call_ids), argument, self)
         self._send("score", [task])

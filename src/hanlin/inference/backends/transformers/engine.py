@@ -16,6 +16,7 @@ from hanlin.core.devices import read_device
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
+from hanlin.inference.backends.transformers.precision import multiply_in_bfloat16
 from hanlin.inference.backends.transformers.scoring import score_pairs
 from hanlin.inference.protocol import GenerationRequest, OnScore, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
@@ -44,6 +45,8 @@ class TransformersEngine(SchedulerEngine):
         context_length: Maximum tokens of a request, at most those of the model.
         adapters: LoRA folders over the model at `path`, by the name that requests use. All are in memory beside one
             base; in each step the answers of one adapter share a call of the model.
+        precision: `bfloat16`: multiply weights in float32 in bfloat16 (see `precision`); `auto` and `float32`: as they
+            are.
     """
 
     name = "transformers"
@@ -58,12 +61,15 @@ class TransformersEngine(SchedulerEngine):
         cache_bytes: int = 4 << 30,
         context_length: int | None = None,
         adapters: Mapping[str, Path] | None = None,
+        precision: str = "auto",
     ) -> None:
         self._device = read_device(device)
         loaded: Any = load_model(path, dtype=dtype)
         self._adapters = Adapters(loaded, path, adapters) if adapters else None
         loaded.to(self._device)
         model = cast(PreTrainedModel, loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
+        if precision == "bfloat16":
+            multiply_in_bfloat16(model)
         self._decoder = TransformersDecoder(model, self._device, self._adapters)
         self.vocabulary = self._decoder.vocabulary_size
         self.context_length = min(context_length or self._decoder.trained_context, self._decoder.trained_context)
@@ -88,7 +94,7 @@ class TransformersEngine(SchedulerEngine):
     ) -> list[Score]:
         """See `Engine.score`. What pairs share is computed once, logits only where a continuation needs them."""
         for prefix, continuation in pairs:
-            check_pair(prefix, continuation, self.context_length, self.vocabulary)
+            check_pair(prefix, continuation, self.max_scored_length, self.vocabulary)
         return score_pairs(self._decoder, pairs, on_score)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
