@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithCatalogs(build_py):
-    """`build_py` that first compiles every `.po` beside its source, for wheels and editable installs alike, and puts the
+    """`build_py` that first compiles every `.po` beside its source, for wheels and editable installs, and puts the
     recipes into wheels.
     """
 

@@ -40,7 +40,6 @@ MAY_IMPORT: dict[str, str] = {
     "catalog": "core config models.folder estimate",
     "serve.auth": "core config.yaml_text",  # a file of keys is YAML of others, and there is one bounded reader
     "serve": "core tokenizer chat models.folder inference",
-    "web": "core config pipeline",
     "cli": (
         "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate catalog "
         "serve web"
@@ -52,7 +51,6 @@ MAY_IMPORT: dict[str, str] = {
     "web.data": "core config pipeline data chat tokenizer web",
     "web.recipes": "core config pipeline estimate serve web",
     "web.evaluation": "core config pipeline evaluate web",
-    "cli": "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate serve web",
     "api": "core config tokenizer chat data inference pipeline web",
     "cli.commands.artifacts": "core pipeline train.callbacks.metrics_log",
 }

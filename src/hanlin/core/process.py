@@ -183,6 +183,8 @@ def forks() -> bool:
     if word not in ("", "fork", "spawn"):
         raise UserError(tr("'{word}' is no way to start processes", word=word), SPAWN_VARIABLE, tr("fork or spawn"))
     return hasattr(os, "fork") and word != "spawn"
+
+
 def process_start_time(pid: int) -> float | None:
     """When a process began, in ticks since the system did; 0 if the system does not say; None if there is none.
 

@@ -215,7 +215,8 @@ def test_a_process_that_has_the_number_of_an_ended_run_is_not_interrupted(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"pid": 1}', '{"source": {}, "host": "x", "pid": 0, "process_started": 1, "started": ""}']
+    "text",
+    ["{", "[]", "{}", '{"pid": 1}', '{"source": {}, "host": "x", "pid": 0, "process_started": 1, "started": ""}'],
 )
 def test_a_damaged_record_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text, encoding="utf-8")
@@ -243,14 +244,10 @@ def test_a_record_says_how_the_run_ended(tmp_path: Path) -> None:
     assert outcome(UserError("no file", "a.jsonl")) == ("failed", "a.jsonl: no file")
 
 
-def test_resuming_starts_the_recorded_command_in_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_starts_the_recorded_command_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_small_run(tmp_path)
     started: list[tuple[list[str], Path]] = []
-    monkeypatch.setattr(
-        control, "start_detached", lambda command, log, folder: started.append((list(command), folder))
-    )
+    monkeypatch.setattr(control, "start_detached", lambda command, log, folder: started.append((list(command), folder)))
     client = make_client(tmp_path)
     assert make_client(tmp_path, with_start_token=False).post("/ui/runs/view/small/resume").status_code == 403
     assert client.post("/ui/runs/view/small/resume").status_code == 200

@@ -63,9 +63,7 @@ def view_artifact(store: Store, name: str) -> ArtifactView:
         rows = tuple(_rows(lineage(folder), store, 0, set()))
     except UserError as error:
         problem = str(error)
-    reports = tuple(
-        entry.path for entry in manifest.files[:MAX_FILES] if entry.path.endswith(REPORT_ENDINGS)
-    )
+    reports = tuple(entry.path for entry in manifest.files[:MAX_FILES] if entry.path.endswith(REPORT_ENDINGS))
     return ArtifactView(
         folder,
         manifest,

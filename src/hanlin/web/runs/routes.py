@@ -21,7 +21,15 @@ from hanlin.web.runs.artifact import view_artifact
 from hanlin.web.runs.compare import MAX_RUNS, differing_metrics, differing_settings, stages_in_common
 from hanlin.web.runs.curves import MAX_POINTS, METRICS_FILE, SPEED_FILE, StageCurves, list_forgetting
 from hanlin.web.runs.layout import NODE_HEIGHT, NODE_WIDTH, lay_out
-from hanlin.web.runs.names import CURVE_NAMES, FIGURE_NAMES, REPORT_POLICY, STATE_NAMES, STATE_SIGNS, show_clock, show_time
+from hanlin.web.runs.names import (
+    CURVE_NAMES,
+    FIGURE_NAMES,
+    REPORT_POLICY,
+    STATE_NAMES,
+    STATE_SIGNS,
+    show_clock,
+    show_time,
+)
 from hanlin.web.runs.stages import LOGS_FOLDER, RunCache, RunView, StageView, list_runs
 
 _MAX_CURVES = 16

@@ -17,7 +17,7 @@ from typing import Any
 from hanlin.core.process import forks, python_command, start_process
 
 _KEY_BYTES = 32
-_SECONDS_BETWEEN_LOOKS = 0.05
+_POLL_SECONDS = 0.05
 _OPTIONS: dict[str, Any] = {
     "changes": {"GGML_NO_BACKTRACE": "1"},  # ggml's traces would start a debugger
     "stdout": subprocess.DEVNULL,
@@ -58,7 +58,7 @@ def _accept(listener: Listener, process: subprocess.Popen[bytes], key: bytes) ->
     thread = threading.Thread(target=lambda: accepted.append(listener.accept()), daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(_SECONDS_BETWEEN_LOOKS)
+        thread.join(_POLL_SECONDS)
         if process.poll() is not None and thread.is_alive():
             with suppress(OSError):
                 Client(listener.address, authkey=key).close()  # nobody else will connect
