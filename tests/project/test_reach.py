@@ -12,14 +12,14 @@ SOURCE = ROOT / "src" / "hanlin"
 
 DEVICE_KINDS = {"cuda", "mps", "npu", "xpu"}
 KNOW_DEVICES = {
-    "core/devices.py": "the one place",
+    "core/hardware/devices.py": "the one place",
     "cli/commands/doctor/accelerators.py": "what torch was built for, read from a file",
     "core/errors.py": "the words of errors",
 }
 
 
 def test_kinds_of_devices_are_known_in_one_place() -> None:
-    """Use `hanlin.core.devices`: another kind of device is then a matter of one file."""
+    """Use `hanlin.core.hardware.devices`: another kind of device is then a matter of one file."""
     found = set()
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

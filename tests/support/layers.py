@@ -60,7 +60,7 @@ ORDER: dict[str, list[str]] = {
         "version i18n limits",
         "errors",
         "names files",
-        "text records progress process http signals devices",
+        "text records progress process http signals hardware",
         "context discover resumable",
     ],
     "config": [

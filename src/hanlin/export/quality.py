@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Condition, QualityReport
 from hanlin.core.context import StageContext
-from hanlin.core.devices import best_device
 from hanlin.core.discover import record_class, validation_file
 from hanlin.core.errors import UserError
 from hanlin.core.files import check_free_space, open_atomic, parse_json, write_sorted_json
+from hanlin.core.hardware.devices import best_device
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language

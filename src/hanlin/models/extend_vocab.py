@@ -18,9 +18,9 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.devices import best_device
 from hanlin.core.discover import read_texts, read_word_list
 from hanlin.core.errors import UserError
+from hanlin.core.hardware.devices import best_device
 from hanlin.core.i18n import tr
 from hanlin.models.embedding_rows import resize_embeddings
 from hanlin.models.folder.checks import check_model_folder

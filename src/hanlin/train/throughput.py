@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hanlin.config.kinds import get_kind
 from hanlin.config.settings.preference import AlignmentSettings
 from hanlin.config.settings.train import Training
-from hanlin.core.devices import is_cpu, synchronize
+from hanlin.core.hardware.devices import is_cpu, synchronize
 from hanlin.core.process import peak_host_memory
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_precision

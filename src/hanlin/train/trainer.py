@@ -22,8 +22,8 @@ import torch
 
 from hanlin.config.settings.train import Training
 from hanlin.core.context import StageContext
-from hanlin.core.devices import peak_memory
 from hanlin.core.errors import UserError
+from hanlin.core.hardware.devices import peak_memory
 from hanlin.core.i18n import tr
 from hanlin.core.process import peak_host_memory
 from hanlin.train.callbacks.base import Callback, TrainerState

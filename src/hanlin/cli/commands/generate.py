@@ -10,7 +10,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import NO_TOKEN_LIMIT, EngineName, read_sampling
 from hanlin.cli.output import echo, print_json
-from hanlin.core.devices import EXAMPLES
+from hanlin.core.hardware.devices import EXAMPLES
 from hanlin.core.i18n import tr
 
 app = new_app()

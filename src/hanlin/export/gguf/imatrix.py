@@ -18,9 +18,9 @@ import torch
 
 from hanlin.config.settings.export import Imatrix
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.devices import best_device, to_float64
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic
+from hanlin.core.hardware.devices import best_device, to_float64
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.export.calibration import load_calibration_rows

@@ -15,8 +15,8 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 
-from hanlin.core.devices import can_compile_attention, has_flash_attention
 from hanlin.core.errors import UserError
+from hanlin.core.hardware.devices import can_compile_attention, has_flash_attention
 from hanlin.core.i18n import tr
 from hanlin.train.compute.attention import gather_groups, scatter_groups
 from hanlin.train.dataset.document_layout import DocumentLayout

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from hanlin.core.devices import is_cpu, supports_bfloat16
+from hanlin.core.hardware.devices import is_cpu, supports_bfloat16
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""

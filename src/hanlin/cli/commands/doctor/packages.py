@@ -10,7 +10,7 @@ import sys
 
 from packaging.requirements import Requirement
 
-from hanlin.cli.commands.doctor.check import Check
+from hanlin.cli.commands.doctor.check import Check, Group
 from hanlin.core.i18n import tr
 
 DEVELOPMENT_EXTRAS = ("dev", "docs", "clients")
@@ -47,7 +47,7 @@ def _is_for(requirement: Requirement, extra: str) -> bool:
 
 def _package(requirement: Requirement, install: str, extra: str | None) -> Check:
     optional = extra is not None
-    group = "extra" if optional else "package"
+    group: Group = "extra" if optional else "package"
     name = f"{extra}: {requirement.name}" if optional else requirement.name
     try:
         version = importlib.metadata.version(requirement.name)

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanlin.core.devices import VISIBLE_GPUS, visible_gpus
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
+from hanlin.core.hardware.devices import VISIBLE_GPUS, visible_gpus
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.http.client import (
     HttpEngine,

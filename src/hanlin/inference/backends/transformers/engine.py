@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from hanlin.core.devices import read_device
 from hanlin.core.errors import UserError
+from hanlin.core.hardware.devices import read_device
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
 from hanlin.inference.backends.transformers.precision import multiply_in_bfloat16

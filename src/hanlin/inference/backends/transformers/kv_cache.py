@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from hanlin.core.devices import empty_cache
+from hanlin.core.hardware.devices import empty_cache
 from hanlin.inference.decoder import BatchItem
 from hanlin.models.folder.rope import context_length
 

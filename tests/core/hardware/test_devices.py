@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from hanlin.core import devices
 from hanlin.core.errors import UserError
+from hanlin.core.hardware import devices
 from hanlin.train.compute.kernels import choose_kernel
 from hanlin.train.compute.runtime import faster_precision
 

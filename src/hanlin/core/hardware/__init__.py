@@ -1,0 +1,1 @@
+"""Hardware as torch tells of it: kinds of devices. Nothing heavy is imported until a function is called."""
