@@ -43,7 +43,7 @@ def test_every_aim_on_every_machine_gets_a_recipe_that_plans_and_fits(
     monkeypatch.setenv("HANLIN_LANG", language)
     for number, (want, machine) in enumerate(product(WANTS, MACHINES)):
         needed = NEEDS[want]
-        given: list[dict[Have, str]] = [{} if needed is None else {needed: data[needed]}, data]
+        given: list[dict[Have, str]] = [{}] if needed is None else [{needed: data[needed]}, data]
         for have in given:
             starter = make_recipe(Answers(have, want, machine, name=f"r{number}"))
             path = tmp_path / f"r{number}.yaml"
@@ -70,6 +70,23 @@ def test_a_larger_machine_gets_a_larger_model_or_more_bits(data: dict[Have, str]
         ("llama-3.1-8b-instruct", "qlora"),
         ("llama-3.1-8b-instruct", "lora"),
     ]
+
+
+def test_what_would_not_be_used_is_refused(data: dict[Have, str]) -> None:
+    for have, model in ((data, None), ({}, "llama-3.1-8b")):
+        with pytest.raises(UserError, match="would not be used"):
+            make_recipe(Answers(have, "try", MACHINES[0], model))
+
+
+def test_rows_that_no_stage_reads_are_refused(data: dict[Have, str], tmp_path: Path) -> None:
+    (tmp_path / "odd.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "kto.jsonl").write_text(
+        '{"instruction": "你好", "output": "你好！", "label": true}\n', encoding="utf-8"
+    )
+    for name in ("odd.jsonl", "empty.jsonl", "kto.jsonl"):
+        with pytest.raises(UserError):
+            read_have([name])
 
 
 def test_a_small_vocabulary_grows_if_there_is_text(data: dict[Have, str]) -> None:

@@ -101,6 +101,10 @@ def make_recipe(answers: Answers) -> Starter:
         UserError: The aim needs data that there are not, nothing fits the machine, or the model is not known.
     """
     if answers.want == "try":
+        if answers.have or answers.model:
+            given = answers.model or next(iter(answers.have.values()))
+            what = tr("the aim try makes data and a model of its own; {given} would not be used", given=given)
+            raise UserError(what, "--want", tr("leave it out, or choose another aim"))
         return _read(_demo_text(answers), None, None, answers)
     needed = NEEDS[answers.want]
     if needed is not None and needed not in answers.have:

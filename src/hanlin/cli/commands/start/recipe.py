@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from hanlin.cli.commands.start.catalog import Lang, use_language
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import echo, print_json
-from hanlin.core.errors import UserError, did_you_mean, suggest_path
+from hanlin.core.errors import UserError, did_you_mean, explain_os_error, suggest_path
 from hanlin.core.i18n import join_list, tr
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 app = new_app()
 NOTHING = "nothing"
+ROWS_LOOKED_AT = 100
+"""Rows of a file by which its data are recognized."""
 _NAME = re.compile(r"[A-Za-z][\w-]{0,60}")
 
 
@@ -61,8 +64,13 @@ def new(
     chosen = read_want(want or _ask_want(bool(data)))
     answers = Answers(data, chosen, read_machine(machine or _ask_machine()), model or None, out.stem)
     starter = make_recipe(answers)
-    steps = plan(starter.recipe, Store(Path(".")))
-    write_text(out, starter.text)
+    with tempfile.TemporaryDirectory() as folder:
+        steps = plan(starter.recipe, Store(Path(folder)))
+    try:
+        write_text(out, starter.text)
+    except OSError as error:
+        what = tr("cannot be read or written: {problem}", problem=error.strerror)
+        raise explain_os_error(error) or UserError(what, out, code="access") from error
     _report(out, starter, [step.stage.name for step in steps], as_json)
 
 
@@ -118,20 +126,23 @@ def _check_path(path: str) -> None:
 
 
 def _detect(path: str) -> Have:
-    """What the data at a path are, by the rows of its first file."""
-    from hanlin.data.io.sources import find_files
-    from hanlin.data.report.inspect import detect_stage
+    """What the data at a path are, by the first rows of its first file. Raises UserError if no stage reads them."""
+    from hanlin.data.report.inspect import inspect
 
     _check_path(path)
     sorts: dict[str, Have] = {"corpus": "text", "conversations": "chats", "preferences": "preferences"}
-    files = find_files([path]).files
-    if not files:
+    row = next((row for row in inspect([path], {"limit": ROWS_LOOKED_AT}) if not row.get("skipped")), None)
+    if row is None:
         raise UserError(tr("there is no data file"), path)
-    stage = detect_stage(files[0])
-    if stage not in sorts:
-        what = tr("these are {stage}, for which no first recipe is written", stage=stage)
-        raise UserError(what, files[0].path, tr("see `hanlin kinds kto`"))
-    return sorts[stage]
+    hint = tr("`hanlin data inspect {path}` says more", path=path)
+    if "error" in row:
+        raise UserError(row["error"], None, hint)  # it names the file
+    if not row["kept"]:
+        raise UserError(tr("none of its first rows is kept"), path, hint)
+    if row["stage"] not in sorts:
+        what = tr("these are {stage}, for which no first recipe is written", stage=row["stage"])
+        raise UserError(what, row["path"], tr("see `hanlin kinds kto`"))
+    return sorts[row["stage"]]
 
 
 def read_want(text: str) -> Want:
