@@ -69,14 +69,14 @@ def _models(language: Language) -> list[str]:
 
 
 def _memory_table(chosen: Iterable[Model], t: Callable[[str], str]) -> list[str]:
-    head = t(mark("id,parameters,context,template,run bf16,run Q4_K_M,full,LoRA,QLoRA,recipe")).split(",")
+    head = t(mark("id,parameters,context,template,run bf16,run Q4_K_M,full,LoRA,QLoRA")).split(",")
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for model in chosen:
         cells = [
             f"[`{model.id}`](#{_anchor(model.id)})",
             "",
             _number(model.context_length),
-            f"`{model.template or '–'}`",
+            f"`{model.template}`" if model.template else "",
         ]
         if model.shape is not None:
             needs = estimate_needs(shapes()[model.shape])
@@ -85,7 +85,7 @@ def _memory_table(chosen: Iterable[Model], t: Callable[[str], str]) -> list[str]
             cells += [gigabytes(size) for size in memory]
         else:
             cells += [""] * 5
-        rows.append("| " + " | ".join([*cells, f"`{model.recipe}`" if model.recipe else ""]) + " |")
+        rows.append("| " + " | ".join(cells) + " |")
     return rows
 
 
@@ -108,14 +108,14 @@ def _datasets(language: Language) -> list[str]:
         (mark("Questions"), lambda d: d.use == "questions" and d.refused is None),
         (mark("Not read by Hanlin"), lambda d: d.refused is not None),
     )
-    head = t(mark("id,rows,languages,stage,format,license,recipe")).split(",")
+    head = t(mark("id,rows,languages,stage,format,license")).split(",")
     for title, belongs in sections:
         chosen = [entry for entry in datasets() if belongs(entry)]
         lines += [f"## {t(title)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for entry in chosen:
             cells = [f"[`{entry.id}`](#{_anchor(entry.id)})", _number(entry.rows), " ".join(entry.languages)]
             cells += [f"`{entry.use}`", f"`{entry.format}`" if entry.format else "", f"`{entry.license}`"]
-            lines.append("| " + " | ".join([*cells, f"`{entry.recipe}`" if entry.recipe else ""]) + " |")
+            lines.append("| " + " | ".join(cells) + " |")
         lines += ["", *(line for entry in chosen for line in _notes(entry, language, t)), ""]
     return [*lines, *_license_section(datasets(), language, t)]
 
@@ -187,6 +187,8 @@ def _notes(
         lines.append(f"- {t(mark('Not read: {text}')).format(text=refused.to(language))}")
     lines += [f"- ⚠ {fault.to(language)}" for fault in entry.faults]
     lines += [f"- {text}" for text in last]
+    if entry.recipe:
+        lines.append(f"- {t(mark('Recipe: {text}')).format(text=f'`{entry.recipe}`')}")
     variants = getattr(entry, "variants", {})
     if variants:
         forms = " · ".join(f"{form} `{target}`" for form, target in variants.items())
