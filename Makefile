@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
+AXE := 4.14.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 SMOLLM := models/SmolLM2-135M-Instruct.Q4_1.gguf
 DATA ?= $(HANLIN_SHARED_DATA)
 
-.PHONY: fuzz demo real test test-slow test-parity test-vllm test-llama-cpp test-clients test-mergekit lint format docs site clean bench-startup help
+.PHONY: fuzz demo real test test-slow test-parity test-vllm test-llama-cpp test-clients test-mergekit test-web lint format docs site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-parity 10,000 conversations for each chat template through transformers and llama.cpp"
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
 	@echo "make test-clients  structured output through instructor and llama-index, in an environment of their own"
+	@echo "make test-web      the page in Chromium (HANLIN_CHROMIUM names it, HANLIN_SCREENSHOTS a folder for pictures)"
 	@echo "make test-mergekit fused models against mergekit (HANLIN_MERGEKIT names a python that has it)"
 	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
@@ -63,10 +65,10 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp and not clients and not mergekit"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu and not vllm and not llama_cpp and not clients and not mergekit and not web"
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m "not gpu and not vllm and not llama_cpp and not clients and not mergekit"
+	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m "not gpu and not vllm and not llama_cpp and not clients and not mergekit and not web"
 
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m vllm
@@ -84,6 +86,15 @@ test-parity: $(VENV)/.dev
 
 test-llama-cpp: $(VENV)/.dev
 	$(BIN)/python -m pytest -o faulthandler_timeout=7200 -m llama_cpp
+
+$(VENV)/.web: $(VENV)/.dev
+	$(PIP) -e '.[web-tests]'
+	npm pack --silent --pack-destination $(VENV) axe-core@$(AXE) && tar xzf $(VENV)/axe-core-$(AXE).tgz -C $(VENV) package/axe.min.js \
+	  || echo "no npm: the test of labels and contrast is skipped"
+	touch $@
+
+test-web: $(VENV)/.web
+	HANLIN_AXE=$(CURDIR)/$(VENV)/package/axe.min.js $(BIN)/python -m pytest -m web tests/web/browser
 
 test-mergekit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m mergekit
@@ -106,7 +117,7 @@ messages: $(VENV)/.dev
 	$(BIN)/python scripts/messages.py
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp and not clients and not mergekit"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp and not clients and not mergekit and not web"
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m fuzz $(FUZZ) --minutes 10 --page docs/en/model_files.md --page docs/zh/model_files.md

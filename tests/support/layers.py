@@ -148,6 +148,7 @@ ORDER: dict[str, list[str]] = {
         "server",
     ],
     "web": ["pages texts access inside", "frame", "guard chat runs", "data recipes evaluation", "app", "server"],
+    "web": ["pages texts access bodies", "frame", "guard chat", "app", "server"],
     "cli": ["output options help chat", "commands", "table", "main"],
 }
 

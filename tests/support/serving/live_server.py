@@ -13,6 +13,7 @@ from pathlib import Path
 
 import openai
 import uvicorn
+from fastapi import FastAPI
 
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import Engine, FinishReason, GenerationRequest, Stream, TokenLogprobs
@@ -89,12 +90,14 @@ def run_server(
     served: Sequence[ServedModel] | None = None,
     unix_socket: Path | None = None,
     base_path: str = "",
+    extend: Callable[[FastAPI, ModelRegistry], None] | None = None,
 ) -> Iterator[LiveServer]:
     """Serve an opened model under `names`, or as `served`, for the time of a test.
 
     `pause` is in seconds before each id, or what is called before each, such as the `wait` of an event.
 
-    With `unix_socket` it is reached there alone, and its address is `http://localhost`.
+    With `unix_socket` it is reached there alone, and its address is `http://localhost`. `extend` adds to the
+    application.
     """
     streams: list[Stream] = []
     engine_stream = opened.engine.stream
@@ -107,6 +110,8 @@ def run_server(
     limits = limits or Limits()
     registry = ModelRegistry(served or [ServedModel(name, opened, limits) for name in names])
     app = create_app(registry, policy, limits, base_path)
+    if extend is not None:
+        extend(app, registry)
     loops: list[asyncio.AbstractEventLoop] = []
     clients: list[openai.OpenAI] = []
     with bind_unix_socket(unix_socket) if unix_socket else socket.create_server(("127.0.0.1", 0)) as listener:

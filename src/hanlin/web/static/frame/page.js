@@ -32,6 +32,24 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const ICONS = {
+  pencil: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
+  bin: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13M10.5 11v5M13.500 11v5",
+  up: "M7 21H4V10h3M7 10l4-7c2 0 2.500 1.500 2 3l-1 4h6c1.200 0 2 1 1.700 2.200l-1.700 7c-.2 1-1 1.800-2 1.800H7z",
+  down: "M7 3H4v11h3M7 14l4 7c2 0 2.500-1.500 2-3l-1-4h6c1.200 0 2-1 1.700-2.200l-1.700-7c-.2-1-1-1.800-2-1.800H7z",
+};
+
+/** A drawing for a button, whose label says what it does. */
+export function icon(name) {
+  const namespace = "http://www.w3.org/2000/svg";
+  const drawing = document.createElementNS(namespace, "svg");
+  for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", width: 16, height: 16, "aria-hidden": "true" })) drawing.setAttribute(key, value);
+  const path = document.createElementNS(namespace, "path");
+  for (const [key, value] of Object.entries({ d: ICONS[name], fill: "none", stroke: "currentColor", "stroke-width": 1.7, "stroke-linejoin": "round", "stroke-linecap": "round" })) path.setAttribute(key, value);
+  drawing.append(path);
+  return drawing;
+}
+
 /** Say something for some seconds; a screen reader reads it out. */
 export function notify(text, isProblem = false) {
   const notice = element("p", { class: isProblem ? "notice problem" : "notice" }, text);

@@ -1,0 +1,357 @@
+// The chat: opens conversations, asks models, keeps what they answer.
+import { element, notify, request, t, url } from "../frame/page.js";
+import { ask } from "./answer.js";
+import { Settings } from "./settings.js";
+import { Sidebar } from "./sidebar.js";
+import { latestLeaf, openCalls, pathTo, toRequestMessages } from "./tree.js";
+import { fillBody, makePair, makeResultForm, makeTurn } from "./turn.js";
+
+const SAVE_MILLISECONDS = 2000;
+const SHOW_MILLISECONDS = 60;
+const POLL_MILLISECONDS = 1500;
+const LAST_SETTINGS = "hanlin-chat-settings";
+
+const turns = document.getElementById("turns");
+const composer = document.getElementById("composer");
+const question = document.getElementById("question");
+const sendButton = document.getElementById("send");
+const stopButton = document.getElementById("stop");
+
+/** The conversation that is shown: {id, title, settings, leaf, messages}; without id it is not stored yet. */
+let conversation = newConversation();
+/** What is being written: message id to {controller, answer}. */
+const running = new Map();
+let models = { ready: [], loading: [], found: [] };
+
+const settings = new Settings((changed) => {
+  conversation.settings = changed;
+  localStorage.setItem(LAST_SETTINGS, JSON.stringify(changed));
+  if (conversation.id) save(`/ui/chat/conversations/${conversation.id}`, { settings: changed });
+});
+
+const sidebar = new Sidebar(
+  (id) => {
+    sidebar.toggle("conversations", false);
+    open(id);
+  },
+  (id) => id === conversation.id && begin(),
+  (id, title) => id === conversation.id && (conversation.title = title),
+);
+
+const actions = {
+  isRunning: (id) => running.has(id),
+  isShown: (id) => pathTo(conversation.messages, conversation.leaf).some((message) => message.id === id),
+  show: (id) => setLeaf(latestLeaf(conversation.messages, id)),
+  refresh: () => show(),
+  ask: (message, text) => attempt(() => askQuestion(message.parent, text)),
+  regenerate: (message) => attempt(() => answerTo(message.parent, settings.chosenModels())),
+  rate: (message, rating) => attempt(() => changeMessage(message, { rating })),
+  improve: (message, text) => attempt(() => changeMessage(message, { better: text === message.content ? "" : text })),
+};
+
+function newConversation() {
+  return { id: null, title: "", settings: {}, leaf: null, messages: [] };
+}
+
+async function attempt(work) {
+  try {
+    await work();
+  } catch (error) {
+    notify(error.message, true);
+    show();
+  }
+}
+
+function save(path, body) {
+  return attempt(() => request("PATCH", path, body));
+}
+
+// --- conversations ----------------------------------------------------------------------------------------------------
+
+function begin() {
+  conversation = newConversation();
+  conversation.settings = settings.read() ?? {};
+  history.replaceState(null, "", url("/ui/chat"));
+  sidebar.load(null);
+  show();
+  question.focus();
+}
+
+async function open(id) {
+  await attempt(async () => {
+    conversation = await request("GET", `/ui/chat/conversations/${id}`);
+    for (const [messageId, { answer }] of running) {
+      const message = conversation.messages.find((other) => other.id === messageId);
+      if (message) Object.assign(message, answer, { stats: message.stats });
+    }
+    history.replaceState(null, "", url(`/ui/chat?conversation=${id}`));
+    settings.show(conversation.settings);
+    await sidebar.load(id);
+    show();
+    turns.scrollTop = turns.scrollHeight;
+  });
+}
+
+async function setLeaf(leaf) {
+  conversation.leaf = leaf;
+  show(true);
+  await save(`/ui/chat/conversations/${conversation.id}`, { leaf });
+}
+
+// --- asking -----------------------------------------------------------------------------------------------------------
+
+async function askQuestion(parent, text) {
+  if (!settings.chosenModels().length) throw new Error(t("There is no model to ask yet."));
+  if (settings.read() === null) throw new Error(t("Put the settings right first."));
+  if (!conversation.id) {
+    const title = text.trim().split("\n")[0].slice(0, 60);
+    const { id } = await request("POST", "/ui/chat/conversations", { title, settings: settings.read() });
+    conversation = { ...newConversation(), id, title, settings: settings.read() };
+    history.replaceState(null, "", url(`/ui/chat?conversation=${id}`));
+  }
+  const message = await addMessage({ parent, role: "user", content: text });
+  await sidebar.load(conversation.id);
+  await answerTo(message.id, settings.chosenModels());
+}
+
+async function addMessage(body) {
+  const target = conversation;
+  const message = await request("POST", `/ui/chat/conversations/${target.id}/messages`, body);
+  target.messages.push(message);
+  target.leaf = message.id;
+  return message;
+}
+
+/** What a request asks of a model, in the form in which it is kept with the answer. */
+function makeAnswerRequest(model, chosen, pair) {
+  return {
+    system: chosen.system,
+    tools: chosen.tools,
+    sampling: chosen.sampling,
+    thinking: settings.canSwitchThinking(model) ? chosen.thinking : "",
+    ...(pair && { pair }),
+  };
+}
+
+async function answerTo(parent, names) {
+  const chosen = settings.read();
+  if (chosen === null) throw new Error(t("Put the settings right first."));
+  if (!names.length) throw new Error(t("There is no model to ask yet."));
+  const target = conversation;
+  const pair = names.length > 1 ? crypto.randomUUID?.() ?? String(Math.random()) : "";
+  const path = pathTo(target.messages, parent);
+  const begun = [];
+  for (const model of names) {
+    const kept = makeAnswerRequest(model, chosen, pair);
+    begun.push(await addMessage({ parent, role: "assistant", model, state: "writing", request: kept }));
+  }
+  if (begun.length > 1) {
+    target.leaf = begun[0].id;
+    await request("PATCH", `/ui/chat/conversations/${target.id}`, { leaf: begun[0].id });
+  }
+  const writing = begun.map((message) => write(message, path, target));
+  show(true);
+  await Promise.all(writing);
+  show();
+}
+
+async function write(message, path, target) {
+  const controller = new AbortController();
+  const { system, tools, sampling, thinking } = message.request;
+  const body = { model: message.model, messages: toRequestMessages(path, system), ...sampling };
+  if (tools.length) body.tools = tools;
+  if (thinking) body.chat_template_kwargs = { enable_thinking: thinking === "on" };
+  const state = { controller, answer: { content: "", reasoning: "", tool_calls: [] } };
+  running.set(message.id, state);
+  showRunning();
+  let shown = 0;
+  let timer = 0;
+  let saved = performance.now();
+  const draw = () => {
+    shown = performance.now();
+    timer = 0;
+    const turn = turns.querySelector(`[data-id="${message.id}"]`);
+    if (turn) keepAtEnd(() => fillBody(turn, state.answer, true));
+  };
+  const answer = await ask(body, controller.signal, (partial) => {
+    state.answer = partial;
+    const now = performance.now();
+    if (!timer) timer = setTimeout(draw, Math.max(0, SHOW_MILLISECONDS - (now - shown)));
+    if (now - saved > SAVE_MILLISECONDS) {
+      saved = now;
+      request("PATCH", `/ui/chat/messages/${message.id}`, { content: partial.content, reasoning: partial.reasoning }).catch(() => {});
+    }
+  });
+  clearTimeout(timer);
+  running.delete(message.id);
+  showRunning();
+  const { content, reasoning, tool_calls, stats } = answer;
+  const final = { content, reasoning, tool_calls, stats, state: answer.state };
+  Object.assign(message, final);
+  const known = conversation.messages.find((other) => other.id === message.id);
+  if (known) Object.assign(known, final);
+  if (answer.state === "done") document.getElementById("chat-status").textContent = t("The answer is complete.");
+  await request("PATCH", `/ui/chat/messages/${message.id}`, final);
+  if (target === conversation) show();
+}
+
+async function changeMessage(message, change) {
+  const { message: changed, preferences } = await request("PATCH", `/ui/chat/messages/${message.id}`, change);
+  Object.assign(message, changed);
+  show();
+  if (preferences) notify(t("{file}: {rows} preference pairs", { file: preferences.file, rows: preferences.rows }));
+}
+
+async function sendResults(results) {
+  await attempt(async () => {
+    let parent = conversation.leaf;
+    for (const { call, content } of results) {
+      const message = { parent, role: "tool", content, tool_call_id: call.id, name: call.function.name };
+      parent = (await addMessage(message)).id;
+    }
+    await answerTo(parent, settings.chosenModels());
+  });
+}
+
+// --- what is shown ----------------------------------------------------------------------------------------------------
+
+function keepAtEnd(change) {
+  const isAtEnd = turns.scrollHeight - turns.scrollTop - turns.clientHeight < 80;
+  change();
+  if (isAtEnd) turns.scrollTop = turns.scrollHeight;
+}
+
+function show(toEnd = false) {
+  const path = pathTo(conversation.messages, conversation.leaf);
+  const shown = path.flatMap((message) =>
+    message.role === "assistant" && message.request?.pair
+      ? makePair(message, conversation.messages, actions)
+      : [makeTurn(message, conversation.messages, actions)],
+  );
+  const calls = running.size ? [] : openCalls(path);
+  if (calls.length) shown.push(makeResultForm(calls, sendResults));
+  const change = () => turns.replaceChildren(...(path.length ? shown.filter(Boolean) : [makeEmpty()]));
+  if (toEnd) {
+    change();
+    turns.scrollTop = turns.scrollHeight;
+  } else {
+    const top = turns.scrollTop;
+    keepAtEnd(() => {
+      change();
+      turns.scrollTop = top;
+    });
+  }
+}
+
+function showRunning() {
+  stopButton.hidden = running.size === 0;
+  sendButton.hidden = running.size > 0;
+}
+
+function makeEmpty() {
+  const parts = [element("h2", {}, t("Begin a conversation"))];
+  if (!models.ready.length) {
+    parts.push(
+      element("p", {}, t("There is no model yet. Name one when you start the page, or load one that lies in its folder.")),
+      element("pre", {}, element("code", {}, "hanlin ui --model PATH")),
+    );
+  } else {
+    parts.push(element("p", { class: "soft" }, t("Ask something below. Every turn can be edited, every answer asked for again; branches are kept.")));
+  }
+  for (const { names, state, problem } of models.loading) {
+    const texts = { waiting: t("{name} waits to be loaded", { name: names[0] }), loading: t("{name} is being loaded", { name: names[0] }), failed: `${names[0]}: ${problem}` };
+    parts.push(element("p", { class: state === "failed" ? "problem" : "soft", role: "status" }, texts[state]));
+  }
+  if (models.found.length) {
+    parts.push(
+      element("h3", {}, t("Models in this folder")),
+      element(
+        "ul",
+        {},
+        models.found.map((path) =>
+          element("li", {}, element("code", { class: "grow" }, path), element("button", { type: "button", "aria-label": t("Load {name}", { name: path }), onclick: () => loadModel(path) }, t("Load"))),
+        ),
+      ),
+    );
+  }
+  return element("section", { class: "empty card" }, parts);
+}
+
+// --- models -----------------------------------------------------------------------------------------------------------
+
+async function loadModel(path) {
+  await attempt(async () => setModels(await request("POST", "/ui/chat/models", { path })));
+}
+
+function setModels(changed) {
+  const isOther = JSON.stringify(changed) !== JSON.stringify(models);
+  const hadModels = models.ready.length;
+  models = changed;
+  if (isOther) {
+    settings.setModels(models.ready);
+    if (!hadModels) settings.show(conversation.settings);
+    if (!conversation.messages.length) show();
+  }
+  if (models.loading.some(({ state }) => state !== "failed")) setTimeout(pollModels, POLL_MILLISECONDS);
+}
+
+async function pollModels() {
+  await attempt(async () => setModels(await request("GET", "/ui/chat/models")));
+}
+
+// --- the composer -----------------------------------------------------------------------------------------------------
+
+composer.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = question.value;
+  if (!text.trim() || running.size) return;
+  question.value = "";
+  attempt(async () => {
+    try {
+      await askQuestion(conversation.leaf, text);
+    } catch (error) {
+      question.value ||= text;
+      throw error;
+    }
+  });
+});
+
+question.addEventListener("keydown", (event) => {
+  // while a Chinese word is being put together, Enter chooses it
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    composer.requestSubmit();
+  }
+});
+
+stopButton.addEventListener("click", () => {
+  for (const { controller } of running.values()) controller.abort();
+  question.focus();
+});
+
+document.getElementById("new-conversation").addEventListener("click", () => {
+  sidebar.toggle("conversations", false);
+  begin();
+});
+
+async function start() {
+  document.body.append(element("p", { id: "chat-status", class: "visually-hidden", role: "status" }));
+  await settings.loadPresets();
+  const found = await request("GET", "/ui/chat/models");
+  settings.setModels(found.ready);
+  const wanted = new URLSearchParams(location.search).get("conversation");
+  let last = {};
+  try {
+    last = JSON.parse(localStorage.getItem(LAST_SETTINGS)) ?? {};
+  } catch {
+    // what is kept there is only a convenience
+  }
+  conversation.settings = last;
+  settings.show(last);
+  setModels(found);
+  show();
+  if (wanted && /^[0-9a-f]{32}$/.test(wanted)) await open(wanted);
+  else await sidebar.load(null);
+}
+
+attempt(start);

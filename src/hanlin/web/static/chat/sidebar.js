@@ -1,0 +1,96 @@
+// The list of conversations, and the panels that open over the chat on a narrow screen.
+import { confirmChange, element, icon, notify, request, t } from "../frame/page.js";
+
+const byId = (id) => document.getElementById(id);
+
+/** The list; `onOpen(id)` opens a conversation, `onDeleted(id)` and `onRenamed(id, title)` are called after a change. */
+export class Sidebar {
+  constructor(onOpen, onDeleted, onRenamed) {
+    Object.assign(this, { onOpen, onDeleted, onRenamed, current: null });
+    let timer = 0;
+    byId("search").addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.load(), 200);
+    });
+    for (const button of document.querySelectorAll("[data-opens]")) {
+      button.addEventListener("click", () => this.toggle(button.dataset.opens));
+    }
+    for (const button of document.querySelectorAll("[data-closes]")) {
+      button.addEventListener("click", () => this.toggle(button.dataset.closes, false));
+    }
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.toggle("conversations", false);
+    });
+    byId("write-training-data").addEventListener("click", () => this.writeTrainingData());
+  }
+
+  toggle(id, open = undefined) {
+    const panel = byId(id);
+    const isOpen = id === "settings" ? !panel.hidden : panel.classList.contains("open");
+    const opens = open ?? !isOpen;
+    if (opens === isOpen) return;
+    if (id === "settings") panel.hidden = !opens;
+    else panel.classList.toggle("open", opens);
+    const opener = document.querySelector(`[data-opens="${id}"]`);
+    opener.setAttribute("aria-expanded", String(opens));
+    if (opens) panel.querySelector("button, input, textarea, select").focus();
+    else opener.focus();
+  }
+
+  async load(current = this.current) {
+    this.current = current;
+    const text = byId("search").value.trim();
+    const { conversations } = await request("GET", `/ui/chat/conversations?text=${encodeURIComponent(text)}`);
+    byId("conversation-list").replaceChildren(
+      ...conversations.map((row) => this.makeRow(row)),
+      ...(conversations.length ? [] : [element("li", { class: "soft" }, text ? t("Nothing holds this text.") : t("None yet."))]),
+    );
+  }
+
+  makeRow({ id, title }) {
+    const isCurrent = id === this.current;
+    const shown = title || t("Untitled");
+    return element(
+      "li",
+      { class: isCurrent ? "current" : "" },
+      element("button", { type: "button", class: "open", title: shown, "aria-current": isCurrent && "true", onclick: () => this.onOpen(id) }, shown),
+      element("button", { type: "button", class: "plain", "aria-label": t("Rename {title}", { title: shown }), onclick: () => this.rename(id, title) }, icon("pencil")),
+      element("button", { type: "button", class: "plain", "aria-label": t("Delete {title}", { title: shown }), onclick: () => this.remove(id, shown) }, icon("bin")),
+    );
+  }
+
+  async rename(id, title) {
+    const changed = prompt(t("Title of the conversation"), title)?.trim().slice(0, 200);
+    if (!changed) return;
+    await request("PATCH", `/ui/chat/conversations/${id}`, { title: changed });
+    this.onRenamed(id, changed);
+    await this.load();
+  }
+
+  async remove(id, title) {
+    if (!(await confirmChange(t("Delete “{title}” with all its branches?", { title }), t("Delete")))) return;
+    await request("DELETE", `/ui/chat/conversations/${id}`);
+    this.onDeleted(id);
+    await this.load();
+  }
+
+  async writeTrainingData() {
+    const shown = byId("training-data");
+    try {
+      const written = await request("POST", "/ui/chat/training_data");
+      shown.replaceChildren(...Object.values(written).map((export_) => describeExport(export_)));
+    } catch (error) {
+      notify(error.message, true);
+    }
+  }
+}
+
+/** What was written into a file of training data. */
+function describeExport({ file, rows, left_out: leftOut }) {
+  return element(
+    "div",
+    {},
+    element("p", {}, element("code", {}, file), " ", t("{rows} rows", { rows })),
+    leftOut.map((line) => element("p", { class: "soft" }, line)),
+  );
+}
