@@ -275,5 +275,21 @@ def test_a_run_of_the_page_is_no_child_of_it_and_its_output_is_shown(tmp_path: P
     assert control.read_log(tmp_path).split() != ["parent", str(os.getpid())]
 
 
+def test_a_run_that_ends_before_it_begins_is_told_with_what_it_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_small_run(tmp_path)
+
+    def start(command: list[str], log: Path, folder: Path) -> int:
+        log.write_text("first\nno space left\n", encoding="utf-8")
+        with subprocess.Popen([sys.executable, "-c", ""]) as child:
+            child.wait()
+        return child.pid
+
+    monkeypatch.setattr(control, "start_detached", start)
+    with pytest.raises(UserError, match="ended at once: no space left"):
+        control.start_run(store, RunSource(str(tmp_path / "small.yaml"), (f"root={tmp_path}",)), tmp_path)
+
+
 def test_a_page_without_runs_says_how_to_start_one(tmp_path: Path) -> None:
     assert "hanlin run" in make_client(tmp_path).get("/ui/runs").text

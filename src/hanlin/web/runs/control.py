@@ -5,18 +5,21 @@ A run that was started from the page is no child of the page's process: it goes 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from hanlin.config.recipe_file import read_recipe
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.core.process import python_command, start_detached
+from hanlin.core.process import process_start_time, python_command, start_detached
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.run_record import RunSource, read_run_record
 
 PAGE_LOG = "page.log"
 """What a run that was started from the page prints, in the folder of the run."""
 _SHOWN_LOG_BYTES = 20_000
+_SECONDS_TO_BEGIN = 20.0
+"""A command takes half a second to begin, on a busy machine ten times as long."""
 
 
 def start_run(store: Store, source: RunSource, folder: Path) -> str:
@@ -46,8 +49,27 @@ def start_run(store: Store, source: RunSource, folder: Path) -> str:
     changes = [word for change in source.changes for word in ("--set", change)]
     until = ["--until", source.until] if source.until else []
     command = python_command("-m", "hanlin", "run", str(Path(source.recipe).absolute()), *changes, *until)
-    start_detached([*command, "--home", str(store.home.absolute())], log.absolute(), folder=folder)
+    pid = start_detached([*command, "--home", str(store.home.absolute())], log.absolute(), folder=folder)
+    _wait_for_record(store.runs / recipe.name, pid)
     return recipe.name
+
+
+def _wait_for_record(folder: Path, pid: int) -> None:
+    """Wait until a run that was started has written its record: the page shows it by that.
+
+    Raises:
+        UserError: It ended before, with the last line that it printed.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_BEGIN
+    while time.monotonic() < deadline:
+        has_ended = process_start_time(pid) is None  # asked first: it may write its record and end in between
+        record = read_run_record(folder)
+        if record is not None and record.pid == pid:
+            return
+        if has_ended:
+            lines = read_log(folder).strip().splitlines()
+            raise UserError(tr("the run ended at once: {line}", line=lines[-1] if lines else "–"), folder.name)
+        time.sleep(0.05)
 
 
 def resume_run(store: Store, name: str, folder: Path) -> None:

@@ -89,6 +89,7 @@ def make_router(frame: Frame) -> APIRouter:
         }
 
     def run_values(run: RunView) -> dict[str, Any]:
+        training = [stage for stage in run.stages if stage.trains and stage.state != "run"]
         return {
             "run": run,
             "picture": lay_out(run.stages),
@@ -96,7 +97,8 @@ def make_router(frame: Frame) -> APIRouter:
             "node_height": NODE_HEIGHT,
             "log": control.read_log(desk.store.runs / run.name),
             "has_report": (desk.store.runs / run.name / "report.html").is_file(),
-            "training": [stage for stage in run.stages if stage.trains and stage.state != "run"],
+            "training": training,
+            "states": {stage.name: stage.state for stage in training},
             **common(),
         }
 

@@ -97,12 +97,19 @@ document.getElementById("run-state").addEventListener("click", async (event) => 
   }
 });
 
-// A stage that begins while the page is open has curves of its own, which a new page shows.
-let before = document.querySelector("[data-run-state]")?.dataset.runState;
+/** The states of the training stages, as the part of the page that htmx brings up to date has them. */
+function readStates() {
+  return JSON.parse(document.querySelector("[data-training]")?.dataset.training || "{}");
+}
+
+// A stage that begins or ends while the page is open is read once more; a new one has curves on a new page.
+let before = readStates();
 document.addEventListener("htmx:after:swap", () => {
-  const now = document.querySelector("[data-run-state]")?.dataset.runState;
-  if (before !== now) for (const stage of stages) stage.load();
+  const now = readStates();
+  for (const [name, state] of Object.entries(now)) {
+    const stage = stages.find((known) => known.stage === name);
+    if (!stage) return location.reload();
+    if (before[name] !== state) stage.load();
+  }
   before = now;
-  const training = JSON.parse(document.querySelector("[data-training]")?.dataset.training || "[]");
-  if (training.some((name) => !stages.some((stage) => stage.stage === name))) location.reload();
 });
