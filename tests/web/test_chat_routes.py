@@ -21,6 +21,12 @@ def client(tmp_path: Path) -> TestClient:
     return make_client(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """A client whose requests are all refused, so that tests may share it."""
+    return make_client(tmp_path_factory.mktemp("page"))
+
+
 def begin(client: TestClient, **body: Any) -> str:
     return str(client.post(f"{CHAT}/conversations", json=body).json()["id"])
 
@@ -123,7 +129,7 @@ def test_each_key_has_conversations_and_files_of_its_own(tmp_path: Path) -> None
     conversation = client.post(f"{CHAT}/conversations", json={}, headers=first).json()["id"]
     assert client.get(f"{CHAT}/conversations/{conversation}", headers=first).status_code == 200
     assert client.get(f"{CHAT}/conversations/{conversation}", headers=second).status_code == 404
-    assert client.get(f"{CHAT}/conversations", headers=second).json() == {"conversations": []}
+    assert client.get(f"{CHAT}/conversations", headers=second).json()["conversations"] == []
     files = {client.post(f"{CHAT}/training_data", headers=key).json()["preferences"]["file"] for key in (first, second)}
     assert len(files) == 2 and not any("first" in file for file in files)
     assert b"first" not in (tmp_path / "ui" / "chats.sqlite").read_bytes()
@@ -152,17 +158,17 @@ def test_each_key_has_conversations_and_files_of_its_own(tmp_path: Path) -> None
     ],
 )
 def test_a_wrong_request_is_refused_in_a_sentence(
-    client: TestClient, method: str, path: str, body: bytes, status: int
+    refusing: TestClient, method: str, path: str, body: bytes, status: int
 ) -> None:
-    answer = client.request(method, f"{CHAT}/{path}", content=body, headers={"content-type": "application/json"})
+    answer = refusing.request(method, f"{CHAT}/{path}", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
     if status != 404 or "detail" not in answer.text:
         assert answer.json()["error"]["message"]
 
 
-def test_a_body_of_another_type_is_refused(client: TestClient) -> None:
+def test_a_body_of_another_type_is_refused(refusing: TestClient) -> None:
     assert (
-        client.post(f"{CHAT}/conversations", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
+        refusing.post(f"{CHAT}/conversations", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     )
 
 

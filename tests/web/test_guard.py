@@ -21,9 +21,10 @@ from web_client import ADDRESS, make_app, make_client
 PAGES = ("/ui/chat", "/ui/login", "/ui/nothing")
 
 
-@pytest.fixture()
-def client(tmp_path: Path) -> TestClient:
-    return make_client(tmp_path)
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """No test changes anything by it."""
+    return make_client(tmp_path_factory.mktemp("page"))
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/ui", "/ui/static/frame/page.js", "/ui/static/%2e%2e/app.py"])

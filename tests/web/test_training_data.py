@@ -10,7 +10,7 @@ import pytest
 
 from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.preferences import read_pairs
+from hanlin.data.formats.preferences import ParsedPreference, read_pairs
 from hanlin.web.chat.store import ChatStore
 from hanlin.web.chat.training_data import export_conversations, export_preferences
 
@@ -101,6 +101,12 @@ def test_a_stopped_or_bad_answer_inside_carries_no_loss_and_a_better_one_does(ta
     ]
 
 
+def read_back(text: str) -> list[ParsedPreference]:
+    pairs = [pair for line in text.splitlines() for pair in read_pairs(json.loads(line))]
+    assert all(isinstance(pair, ParsedPreference) for pair in pairs)
+    return [pair for pair in pairs if isinstance(pair, ParsedPreference)]
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -122,7 +128,7 @@ def test_a_better_answer_becomes_a_pair_with_the_whole_prompt(talk: Talk) -> Non
     asked = talk.say(talk.say(talk.say(None, "user", "q1"), "assistant", "a1"), "user", "q2")
     talk.say(asked, "assistant", "worse", better="better", request={"system": "s"}, reasoning="thought")
     export = export_preferences(talk.rows)
-    (pair,) = read_pairs(json.loads(export.text))
+    (pair,) = read_back(export.text)
     assert pair.prompt == (
         Message("system", "s"),
         Message("user", "q1"),
@@ -138,10 +144,28 @@ def test_a_thumb_up_and_a_thumb_down_for_one_question_become_a_pair(talk: Talk) 
     for content, rating in (("good", 1), ("bad", -1), ("unrated", 0), ("bad too", -1), ("good", -1)):
         talk.say(asked, "assistant", content, rating=rating)
     talk.say(talk.say(None, "user", "other question"), "assistant", "bad elsewhere", rating=-1)
-    pairs = [pair for row in export_preferences(talk.rows).rows for pair in read_pairs(row)]
+    pairs = read_back(export_preferences(talk.rows).text)
     assert [(pair.chosen.text, pair.rejected.text) for pair in pairs] == [("good", "bad"), ("good", "bad too")]
 
 
 def test_an_answer_kept_as_it_was_makes_no_pair(talk: Talk) -> None:
     talk.say(talk.say(None, "user", "q"), "assistant", "same", better="same", rating=1)
     assert export_preferences(talk.rows).rows == ()
+
+
+def test_hanlin_data_knows_the_formats_of_both_files(talk: Talk, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from hanlin.cli.main import app
+
+    for number in range(3):
+        asked = talk.say(None, "user", f"第{number}个问题是什么？")
+        talk.say(asked, "assistant", "不好的回答。", better="这是一个更好的回答。")
+    for export, name, kind in (
+        (export_conversations(talk.rows), "conversations.jsonl", "messages"),
+        (export_preferences(talk.rows), "preferences.jsonl", "paired_messages"),
+    ):
+        export.write(tmp_path / name)
+        shown = CliRunner().invoke(app, ["data", "inspect", str(tmp_path / name)])
+        assert shown.exit_code == 0, shown.output
+        assert kind in shown.output

@@ -35,7 +35,8 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_OPEN_PATHS = ("/ui/login", "/ui/static/")
+_LOGIN = "/ui/login"
+_STATIC = "/ui/static/"
 """What may be read without a key: the form that asks for it, and what it is drawn with."""
 
 
@@ -73,7 +74,7 @@ class UiGuard:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message.setdefault("headers", [])
-                add_security_headers(MutableHeaders(scope=message), is_static=path.startswith("/ui/static/"))
+                add_security_headers(MutableHeaders(scope=message), is_static=path.startswith(_STATIC))
             await send(message)
 
         with use_language(language):
@@ -99,9 +100,9 @@ class UiGuard:
         owner = policy.match_key(headers.get("authorization"), headers.get("x-api-key"))
         owner = owner or self._frame.sessions.find_key(cookies.get(SESSION_COOKIE)) or ""
         scope.setdefault("state", {})["owner"] = owner
-        if policy.api_keys and not owner and not path.startswith(_OPEN_PATHS):
+        if policy.api_keys and not owner and path != _LOGIN and not path.startswith(_STATIC):
             if not changes and "text/html" in headers.get("accept", ""):
-                return RedirectResponse(f"{quote(self._frame.base_path)}/ui/login", 303)
+                return RedirectResponse(f"{quote(self._frame.base_path)}{_LOGIN}", 303)
             return make_refusal(ApiError(401, tr("wrong or missing API key"), code="invalid_api_key"))
         return None
 

@@ -75,14 +75,20 @@ class Site:
         page = window.new_page()
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        page.on(
-            "request", lambda request: request.url.startswith(self.server.address) or self.foreign.append(request.url)
-        )
+        page.on("console", self._note_console)
+        page.on("request", self._note_request)
         page.goto(self.server.address + path)
         if wait:
             page.locator(wait).first.wait_for(state="attached")
         return page
+
+    def _note_console(self, message: Any) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def _note_request(self, request: Any) -> None:
+        if not request.url.startswith((self.server.address, "data:", "blob:")):
+            self.foreign.append(request.url)
 
     def ask(self, page: Any, question: str, answer: str) -> None:
         """Ask a question in the page and wait for the whole answer that the model is told to give."""

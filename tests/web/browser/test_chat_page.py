@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from hanlin.serve.auth import AccessPolicy
+
 pytestmark = pytest.mark.web
 
 
@@ -204,3 +206,57 @@ def test_nothing_is_wider_than_the_window(site: Any, width: int) -> None:
         }"""
     )
     assert sizes[0] <= width and sizes[1] <= sizes[2]
+
+
+class Loader:
+    """Notes what it is asked to load."""
+
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+        self.asked: list[str] = []
+
+    def load(self, spec: str) -> None:
+        self.asked.append(spec)
+
+
+def test_the_first_visit_shows_the_models_of_the_folder_and_loading_asks_for_the_token(
+    make_site: Callable[..., Any],
+) -> None:
+    site, loader = make_site(names=()), Loader()
+    site.frame.services["loader"] = loader
+    (site.folder / "model.gguf").touch()
+    page = site.open(wait="")
+    page.get_by_role("button", name="Load model.gguf").click()
+    page.get_by_label("Token", exact=True).fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_label("Token", exact=True).fill(site.frame.start_token)
+    assert loader.asked == []
+    with page.expect_response(lambda response: response.status == 200 and response.request.method == "POST"):
+        page.keyboard.press("Enter")
+    assert loader.asked == [str(site.folder.resolve() / "model.gguf")]
+
+
+def test_with_a_key_the_page_asks_for_it_and_then_chats(make_site: Callable[..., Any]) -> None:
+    site = make_site(policy=AccessPolicy(api_keys=("secret",)))
+    page = site.open(wait="#login")
+    page.get_by_label("Key", exact=True).fill("wrong")
+    page.keyboard.press("Enter")
+    page.locator(".problem", has_text="API key").wait_for()
+    page.get_by_label("Key", exact=True).fill("secret")
+    page.keyboard.press("Enter")
+    page.locator("#model option").first.wait_for(state="attached")
+    site.ask(page, "hello", "Hello, holder of a key.")
+    assert page.locator(".answer .body").inner_text() == "Hello, holder of a key."
+    assert site.store.list_conversations("") == []
+
+
+def test_training_data_is_written_from_the_page_and_can_be_saved(site: Any) -> None:
+    page = site.open()
+    site.ask(page, "question", "answer")
+    page.locator(".export summary").click()
+    page.get_by_role("button", name="Write the files").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save a copy").first.click()
+    row = json.loads((site.folder / "ui" / "conversations.jsonl").read_text(encoding="utf-8"))
+    assert [turn["content"] for turn in row["messages"]] == ["question", "answer"]
+    assert json.loads(download.value.path().read_text(encoding="utf-8")) == row

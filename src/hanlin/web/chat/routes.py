@@ -30,6 +30,8 @@ from hanlin.web.frame import Frame
 
 SCRIPTS = tuple(f"chat/{name}.js" for name in ("chat", "turn", "sidebar", "settings", "answer", "markdown"))
 FILE_NAME = "chats.sqlite"
+MAX_LISTED = 500
+"""Conversations of the list; a search finds the others."""
 EXPORTS: dict[str, Callable[..., Export]] = {
     "conversations": export_conversations,
     "preferences": export_preferences,
@@ -62,16 +64,19 @@ class ChatFiles:
 
     def _write(self, name: str, make_export: Callable[..., Export], owner: str) -> dict[str, Any]:
         with self._lock:  # the last one that writes has read the last change
-            export = make_export(self.read_all(owner))
+            export = make_export(self.read_all(owner, name))
             path = self._frame.own_folder / (f"{name}-{owner[:8]}.jsonl" if owner else f"{name}.jsonl")
             export.write(path)
         shown = path.relative_to(self._frame.folder).as_posix()
         return {"file": shown, "rows": len(export.rows), "left_out": describe_left_out(export.left_out)}
 
-    def read_all(self, owner: str) -> list[dict[str, Any]]:
-        """Every conversation of an owner, the oldest first."""
-        ids = [row["id"] for row in self.store.list_conversations(owner)]
-        return [self.store.read_conversation(owner, conversation) for conversation in reversed(ids)]
+    def read_all(self, owner: str, name: str) -> list[dict[str, Any]]:
+        """The conversations of an owner that an export of `EXPORTS` is made from, the oldest first."""
+        if name == "preferences":
+            ids = self.store.list_rated(owner)
+        else:
+            ids = [row["id"] for row in reversed(self.store.list_conversations(owner))]
+        return [self.store.read_conversation(owner, conversation) for conversation in ids]
 
 
 def find_owner(request: Request) -> str:
@@ -125,7 +130,7 @@ def make_router(frame: Frame) -> APIRouter:
         if name not in EXPORTS:
             raise ApiError(404, "Not Found")
         owner = find_owner(request)
-        chosen = [files.store.read_conversation(owner, conversation)] if conversation else files.read_all(owner)
+        chosen = [files.store.read_conversation(owner, conversation)] if conversation else files.read_all(owner, name)
         headers = {"Content-Disposition": f'attachment; filename="{name}.jsonl"'}
         return Response(EXPORTS[name](chosen).text, media_type="application/jsonl; charset=utf-8", headers=headers)
 
@@ -135,7 +140,8 @@ def make_router(frame: Frame) -> APIRouter:
 def _add_conversation_routes(router: APIRouter, files: ChatFiles) -> None:
     @router.get("/conversations")
     def list_conversations(request: Request, text: str = "") -> dict[str, Any]:
-        return {"conversations": files.store.list_conversations(find_owner(request), text[:200])}
+        rows = files.store.list_conversations(find_owner(request), text[:200], MAX_LISTED)
+        return {"conversations": rows, "limit": MAX_LISTED}
 
     @router.post("/conversations")
     async def create_conversation(request: Request) -> dict[str, str]:

@@ -136,12 +136,13 @@ class ChatStore:
 
     # --- conversations ------------------------------------------------------------------------------------------------
 
-    def list_conversations(self, owner: str, text: str = "") -> list[dict[str, Any]]:
+    def list_conversations(self, owner: str, text: str = "", limit: int = -1) -> list[dict[str, Any]]:
         """The conversations of an owner, the latest first: id, title, updated (seconds since 1970), number of messages.
 
         Args:
             owner: Whose.
             text: Only those whose title or messages hold it.
+            limit: How many at most; -1: all.
         """
         pattern = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         with self._open() as connection:
@@ -149,10 +150,21 @@ class ChatStore:
                 "SELECT id, title, updated, (SELECT count(*) FROM message WHERE conversation = conversation.id) AS size"
                 " FROM conversation WHERE owner = ?1 AND (?2 = '%%' OR title LIKE ?2 ESCAPE '\\' OR EXISTS ("
                 "SELECT 1 FROM message WHERE conversation = conversation.id AND content LIKE ?2 ESCAPE '\\'))"
-                " ORDER BY updated DESC, rowid DESC",
-                (owner, pattern),
+                " ORDER BY updated DESC, rowid DESC LIMIT ?3",
+                (owner, pattern, limit),
             ).fetchall()
         return [dict(row) for row in rows]
+
+    def list_rated(self, owner: str) -> list[str]:
+        """The ids of those conversations that have a thumb or a better answer, the oldest first."""
+        with self._open() as connection:
+            rows = connection.execute(
+                "SELECT id FROM conversation WHERE owner = ? AND EXISTS (SELECT 1 FROM message"
+                " WHERE conversation = conversation.id AND (rating != 0 OR better IS NOT NULL))"
+                " ORDER BY updated, rowid",
+                (owner,),
+            )
+            return [row["id"] for row in rows]
 
     def create_conversation(self, owner: str, title: str, settings: Mapping[str, Any]) -> str:
         """A new conversation; returns its id."""

@@ -192,7 +192,7 @@ async function write(message, path, target) {
   if (known) Object.assign(known, final);
   if (answer.state === "done") document.getElementById("chat-status").textContent = t("The answer is complete.");
   await request("PATCH", `/ui/chat/messages/${message.id}`, final);
-  if (target === conversation) show();
+  if (target.id === conversation.id) show();
 }
 
 async function changeMessage(message, change) {

@@ -1,5 +1,5 @@
 // The list of conversations, and the panels that open over the chat on a narrow screen.
-import { confirmChange, element, icon, notify, request, t } from "../frame/page.js";
+import { confirmChange, element, icon, notify, request, t, url } from "../frame/page.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -40,9 +40,10 @@ export class Sidebar {
   async load(current = this.current) {
     this.current = current;
     const text = byId("search").value.trim();
-    const { conversations } = await request("GET", `/ui/chat/conversations?text=${encodeURIComponent(text)}`);
+    const { conversations, limit } = await request("GET", `/ui/chat/conversations?text=${encodeURIComponent(text)}`);
     byId("conversation-list").replaceChildren(
       ...conversations.map((row) => this.makeRow(row)),
+      ...(conversations.length < limit ? [] : [element("li", { class: "soft" }, t("These are the latest {limit}. A search finds the others.", { limit }))]),
       ...(conversations.length ? [] : [element("li", { class: "soft" }, text ? t("Nothing holds this text.") : t("None yet."))]),
     );
   }
@@ -78,7 +79,7 @@ export class Sidebar {
     const shown = byId("training-data");
     try {
       const written = await request("POST", "/ui/chat/training_data");
-      shown.replaceChildren(...Object.values(written).map((export_) => describeExport(export_)));
+      shown.replaceChildren(...Object.entries(written).map(([name, export_]) => describeExport(name, export_)));
     } catch (error) {
       notify(error.message, true);
     }
@@ -86,11 +87,11 @@ export class Sidebar {
 }
 
 /** What was written into a file of training data. */
-function describeExport({ file, rows, left_out: leftOut }) {
+function describeExport(name, { file, rows, left_out: leftOut }) {
   return element(
     "div",
     {},
-    element("p", {}, element("code", {}, file), " ", t("{rows} rows", { rows })),
+    element("p", {}, element("code", {}, file), " ", t("{rows} rows", { rows }), " ", element("a", { href: url(`/ui/chat/${name}.jsonl`), download: `${name}.jsonl` }, t("Save a copy"))),
     leftOut.map((line) => element("p", { class: "soft" }, line)),
   );
 }
