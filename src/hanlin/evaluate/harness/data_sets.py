@@ -246,7 +246,8 @@ def _convert_local_task(path: str, name: str, data: Path) -> LocalData | None:
         if Path(re.sub(r":\d+$", "", error.where or "")).suffix in SUFFIXES:  # a file is there, and damaged
             raise
         return None
-    examples = items.examples.get(subject, items.examples.get("", ()))
+    asked = {item.id for item in items.questions}  # a task of ours without worked examples lends its other questions
+    examples = [item for item in items.examples.get(subject, items.examples.get("", ())) if item.id not in asked]
     splits = {"test": [convert(item) for item in items.questions]}
     if examples:
         splits["train"] = [convert(item) for item in examples]

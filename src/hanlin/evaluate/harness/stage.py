@@ -133,10 +133,6 @@ def _prepare(name: str, task: Any, settings: Evaluate, has_examples: bool) -> No
         raise UserError(what, "shots", tr("add the split that holds them, or set `shots: 0`"))
     task.set_config(key="num_fewshot", value=shots)
     task.set_fewshot_seed(seed=_FEW_SHOT_SEED)
-    if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(tr("the task {task} runs what the model writes as a program", task=name), "lm_eval_tasks")
-    if getattr(task, "MULTIMODAL", False):
-        raise UserError(tr("the task {task} shows pictures or sound", task=name), "lm_eval_tasks")
     if settings.max_new_tokens and task.OUTPUT_TYPE == "generate_until":
         task.set_config(key="generation_kwargs", value={"max_gen_toks": settings.max_new_tokens}, update=True)
 

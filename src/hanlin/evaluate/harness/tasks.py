@@ -46,22 +46,26 @@ class LocalTasks:
         self._without_examples: set[str] = set()
         folders: list[str] = []
         self._names: list[str] = []
+        self._files: list[str] = []
         has_packaged = False
         for name in dict.fromkeys(part.strip() for text in names for part in text.split(",")):
             if not name:
                 continue
             path = data / name
             files = _task_files(path)
-            if files:
-                self._names += [_read_name(file, trusted) for file in files]
-                folders.append(str(path if path.is_dir() else path.parent))
+            names_in_files = [_read_name(file, trusted) for file in files]
+            if files and path.is_dir():
+                self._names += names_in_files
+                folders.append(str(path))
+            elif files:
+                self._files.append(str(path.resolve()))
             else:
                 self._names.append(name)
                 has_packaged = True
-        if not self._names:
+        if not self._names and not self._files:
             raise UserError(tr("no task is named"), "lm_eval_tasks", tr("for example arc_easy,mmlu"))
-        if folders:
-            self._manager = TaskManager(include_path=folders, include_defaults=has_packaged)
+        if folders or not has_packaged:
+            self._manager = TaskManager(include_path=folders or None, include_defaults=has_packaged)
         else:
             self._manager = copy.copy(_packaged_tasks())
         known = self._manager.all_tasks
@@ -79,7 +83,7 @@ class LocalTasks:
         """
         with _only_local_data(self._find_for_library):
             try:
-                return self._manager.load(list(dict.fromkeys(self._names)))
+                return self._manager.load([*dict.fromkeys(self._names), *self._files])
             except UserError:
                 raise
             except ModuleNotFoundError as error:
@@ -107,25 +111,18 @@ class LocalTasks:
         if found is None:
             raise _missing_data(path, name, self._data, str(config.get("task") or ""))
         asked = str(config.get("test_split") or config.get("validation_split") or "test")
-        splits = dict(found.splits)
-        if found.is_converted:
-            splits = {asked: found.splits["test"], **({"train": found.splits["train"]} if asked != "train" else {})}
-        named = {str(config[key]) for key in _SPLITS if config.get(key)} - {asked}
+        questions = found.splits["test"] if found.is_converted else resolve_split(found, asked)
+        if questions is None:
+            raise _missing_split(_title(path, name), found, asked)
+        others = LocalData({split: rows for split, rows in found.splits.items() if rows is not questions})
+        splits = {**found.splits, asked: questions}
+        for split in {str(config[key]) for key in _SPLITS if config.get(key)} - {asked}:
+            rows = others.splits.get("train") if found.is_converted else resolve_split(others, split)
+            splits[split] = questions[:1] if rows is None else rows
+            is_pool = split == str(config.get("fewshot_split") or config.get("training_split"))
+            if rows is None and is_pool and not _has_samples(config):
+                self._without_examples.add(str(config.get("task")))
         data = LocalData(splits)
-        questions = resolve_split(data, asked) or []
-        for split in named:
-            if resolve_split(data, split) is None:
-                examples = found.splits.get("train") if found.is_converted else None
-                splits[split] = examples or questions[:1]
-        pool = str(config.get("fewshot_split") or config.get("training_split") or "")
-        is_converted = found.is_converted and "train" in found.splits
-        if (
-            pool
-            and not is_converted
-            and not _has_samples(config)
-            and resolve_split(LocalData(found.splits), pool) is None
-        ):
-            self._without_examples.add(str(config.get("task")))
         made = _LocalDataSets(_title(path, name), data)
         return {"custom_dataset": lambda **options: made, **({"process_docs": None} if found.is_converted else {})}
 
@@ -168,6 +165,14 @@ class _LocalDataSets(dict[str, Any]):
         return self._read(split)
 
 
+def _refuse_unsafe(config: Mapping[str, Any]) -> None:
+    task = str(config.get("task") or "")
+    if config.get("unsafe_code"):
+        raise UserError(tr("the task {task} runs what the model writes as a program", task=task), "lm_eval_tasks")
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise UserError(tr("the task {task} shows pictures or sound", task=task), "lm_eval_tasks")
+
+
 def _title(path: str, name: str) -> str:
     return f"{path} ({name})" if name else path
 
@@ -200,6 +205,8 @@ class _LocalTaskFactory(TaskFactory):  # type: ignore[misc]
         self._find = find
 
     def _load_full_config(self, entry: Any, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+        if entry.yaml_path:  # before its functions are imported, which may fetch or run something
+            _refuse_unsafe(load_yaml(entry.yaml_path, resolve_func=False))
         config: dict[str, Any] = super()._load_full_config(entry, overrides)
         return {**config, **self._find(config)}
 
