@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hanlin.config.settings.probe import Compare
-from hanlin.core.context import Inputs, StageContext
+from hanlin.core.context import Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError
 from hanlin.evaluate.bootstrap import resample
 from hanlin.evaluate.comparison import stage
@@ -44,7 +44,8 @@ def exam(folder: Path, right: dict[str, list[int]]) -> Path:
         subjects=subjects, chance=0.25, near_chance=False, too_long=0, not_extracted=0, not_extracted_share=0.0,
         prompts_sha256="0" * 64, example_prompt="题目", samples="samples-exam.jsonl", samples_sha256=digest,
     )  # fmt: skip
-    write_results(folder, Results({"name": folder.name}, [result], {"seed": 42}))
+    model = {"name": folder.name, "engine": "transformers", "dtype": "float32"}
+    write_results(folder, Results(model, [result], {"seed": 42}, {"torch": "2.13.0"}))
     return folder
 
 
@@ -264,3 +265,26 @@ def test_the_page_holds_everything_itself_and_says_in_red_what_was_forgotten(tmp
     assert re.search(r'<li class="loss">.*?exam.*?−33.3', page) and 'rect class="loss"' in page
     markdown = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
     assert "66.7 [" in markdown and "−33.3 ▼" in markdown
+
+
+def test_the_report_says_how_a_task_was_asked_what_ran_the_model_and_what_it_was_made_from(tmp_path: Path) -> None:
+    folder = exam(tmp_path / "base", HALF)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    source = LineageNode("wiki.jsonl", "file", "ab" * 32, "CC-BY-4.0")
+    model = LineageNode("tuned-1", "model", "cd" * 32, parents=(source,))
+    node = LineageNode("base", "evaluation", "ef" * 32, parents=(model,), kind="evaluate", settings={"model": "tuned"})
+    (tmp_path / "out").mkdir()
+    inputs = Inputs({"results": (folder,)}, lineage={"results": (node,)})
+    stage.run(Compare(results=("r",)), inputs, tmp_path / "out", StageContext())
+    markdown = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    for heading in ("How it was asked · 提问方式", "Lineage · 谱系", "Prompts · 提示", "Origin · 来源"):
+        assert f"## {heading}" in markdown
+    assert "| tuned | wiki.jsonl | file | CC-BY-4.0 | `abababababababab` |" in markdown
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    (task,) = comparison["tasks"]
+    assert task["asked"]["prompts_sha256"] and task["asked"]["example_prompt"] in markdown
+    (result,) = comparison["models"][0]["results"]
+    assert result["measured"] == {"engine": "transformers", "dtype": "float32", "torch version": "2.13.0"}
+    assert "engine transformers, dtype float32, torch version 2.13.0" in markdown
+    page = render_comparison(comparison)
+    assert "How it was asked" in page and "提问方式" in page and "CC-BY-4.0" in page

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from hanlin.config.settings.model import LoraSettings
+from hanlin.core.errors import UserError
 from hanlin.inference.backends.transformers.engine import TransformersEngine
+from hanlin.inference.backends.transformers.precision import Bfloat16Linear, multiply_in_bfloat16
 from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 from hanlin.models.adapters import attach_lora, save_adapter
@@ -76,3 +78,44 @@ def test_half_precision_answers(spoken_model: Path) -> None:
     (reply,) = engine.generate([GenerationRequest((20, 30, 40), (), SamplingParams(max_new_tokens=5))])
     assert len(reply.ids) == 5
     engine.close()
+
+
+def test_the_last_id_of_a_scored_pair_may_lie_behind_the_context(spoken_model: Path) -> None:
+    """It is predicted and not run: a pair may have one id more than the context holds."""
+    engine = TransformersEngine(spoken_model, context_length=16)
+    ids = tuple(range(20, 37))
+    assert engine.max_scored_length == len(ids) == 17
+    (score,) = engine.score([(ids[:1], ids[1:])])
+    whole = TransformersEngine(spoken_model)
+    assert score.logprob == pytest.approx(whole.score([(ids[:1], ids[1:])])[0].logprob, abs=1e-4)
+    with pytest.raises(UserError, match=r"18 tokens long, but at most 17 can be scored"):
+        engine.score([(ids[:1], (*ids[1:], 40))])
+    engine.close()
+    whole.close()
+
+
+def test_products_in_bfloat16_move_scores_by_rounding_alone(hf: Engine, spoken_model: Path) -> None:
+    engine = TransformersEngine(spoken_model, precision="bfloat16")
+    pairs = [((20, 30, 40 + index), (50, 60 + index)) for index in range(20)]
+    differences = [
+        abs(rounded.logprob - exact.logprob)
+        for rounded, exact in zip(engine.score(pairs), hf.score(pairs), strict=True)
+    ]
+    assert 0 < max(differences) < 0.2
+    engine.close()
+
+
+def test_products_in_bfloat16_leave_an_adapter_and_the_output_head_as_they_are(
+    spoken_model: Path, tmp_path: Path
+) -> None:
+    model = attach_lora(load_model(spoken_model), LoraSettings(rank=4), seed=1)
+    multiply_in_bfloat16(model.get_base_model())
+    kinds = {type(module) for name, module in model.named_modules() if name.endswith("base_layer")}
+    assert kinds == {Bfloat16Linear}
+    others = [weight for name, weight in model.named_parameters() if "base_layer" not in name]
+    assert {weight.dtype for weight in others} == {torch.float32}
+
+
+def test_products_in_bfloat16_are_for_weights_in_float32(spoken_model: Path) -> None:
+    with pytest.raises(UserError, match="for weights in float32"):
+        TransformersEngine(spoken_model, dtype="bfloat16", precision="bfloat16")
