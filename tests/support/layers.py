@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, str] = {
     "web.pages": "core config pipeline",  # reports of runs, which need no server
     "web.chat": "core data.formats data.ledger serve web",
     "web.runs": "core config pipeline web",
-    "web.data": "core config pipeline data chat tokenizer web",
+    "web.data": "core config pipeline data chat tokenizer serve web",
     "web.recipes": "core config pipeline estimate serve web",
     "web.evaluation": "core config pipeline evaluate web",
     "api": "core config tokenizer chat data inference pipeline web",
@@ -147,8 +147,7 @@ ORDER: dict[str, list[str]] = {
         "app",
         "server",
     ],
-    "web": ["pages texts access inside", "frame", "guard chat runs", "data recipes evaluation", "app", "server"],
-    "web": ["pages texts access bodies", "frame", "guard chat", "app", "server"],
+    "web": ["pages texts access bodies inside", "frame", "guard chat runs", "data recipes evaluation", "app", "server"],
     "cli": ["output options help chat", "commands", "table", "main"],
 }
 

@@ -247,7 +247,12 @@ def test_a_record_says_how_the_run_ended(tmp_path: Path) -> None:
 def test_resuming_starts_the_recorded_command_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_small_run(tmp_path)
     started: list[tuple[list[str], Path]] = []
-    monkeypatch.setattr(control, "start_detached", lambda command, log, folder: started.append((list(command), folder)))
+
+    def start(command: list[str], log: Path, folder: Path) -> int:
+        started.append((list(command), folder))
+        return os.getpid()  # whose record there is
+
+    monkeypatch.setattr(control, "start_detached", start)
     client = make_client(tmp_path)
     assert make_client(tmp_path, with_start_token=False).post("/ui/runs/view/small/resume").status_code == 403
     assert client.post("/ui/runs/view/small/resume").status_code == 200

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict
 
 from hanlin.core.discover import RECORD_KINDS
 from hanlin.core.errors import UserError
@@ -16,6 +16,8 @@ from hanlin.data.overlay import Overlay, OverlayEntry
 from hanlin.data.report.excerpts import count_characters, diff_texts, split_parts, to_plain_text
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import read_manifest
+from hanlin.serve.api.body import RequestBody
+from hanlin.web.bodies import read_body
 from hanlin.web.data.corrections import OverlayFile, correct, find_overlay, read_overlay, undo
 from hanlin.web.data.dataset import PARTS, Dataset, DatasetCache, Row, histogram
 from hanlin.web.data.dataset import Query as RowQuery
@@ -31,10 +33,8 @@ _MAX_TEXT = 20_000
 _MAX_DATASETS = 200
 
 
-class Correction(BaseModel):
+class Correction(RequestBody):
     """What the page sends to correct a row: the number of the row, the hash that it showed, and what to do."""
-
-    model_config = ConfigDict(extra="forbid")
 
     part: str
     number: int
@@ -44,10 +44,8 @@ class Correction(BaseModel):
     note: str = ""
 
 
-class Undo(BaseModel):
+class Undo(RequestBody):
     """The correction to take back, by the hash of its record."""
-
-    model_config = ConfigDict(extra="forbid")
 
     sha256: str
 
@@ -200,7 +198,10 @@ def make_router(frame: Frame) -> APIRouter:
         return frame.render(request, "data/overlay.html", values, view="data", scripts=("data/overlay.js",))
 
     @router.post("/ui/data/view/{name}/correct")
-    def post_correction(name: str, correction: Correction) -> dict[str, Any]:
+    async def post_correction(request: Request, name: str) -> dict[str, Any]:
+        return await run_sync(write_correction, name, await read_body(request, Correction))
+
+    def write_correction(name: str, correction: Correction) -> dict[str, Any]:
         """Write a correction of a row. It is refused if the row is no longer the one that the reader saw."""
         dataset = open_dataset(name)
         if correction.part not in ("kept", "validation"):
@@ -213,9 +214,9 @@ def make_router(frame: Frame) -> APIRouter:
         return {"entry": entry.to_json(), "overlay": str(file.path), "setting": file.setting}
 
     @router.post("/ui/data/view/{name}/undo")
-    def post_undo(name: str, body: Undo) -> dict[str, Any]:
-        dataset = open_dataset(name)
-        undo(find_overlay(store, dataset.folder), body.sha256)
+    async def post_undo(request: Request, name: str) -> dict[str, Any]:
+        body = await read_body(request, Undo)
+        await run_sync(lambda: undo(find_overlay(store, open_dataset(name).folder), body.sha256))
         return {"sha256": body.sha256}
 
     return router

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from hanlin.config.yaml_text import MAX_BYTES
 from hanlin.core.errors import UserError, explain_os_error
@@ -15,7 +15,9 @@ from hanlin.core.i18n import tr
 from hanlin.core.names import check_name
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.run_record import RunSource
+from hanlin.serve.api.body import RequestBody
 from hanlin.serve.errors import ApiError
+from hanlin.web.bodies import read_body
 from hanlin.web.frame import Frame
 from hanlin.web.recipes.check import check_size, describe_plan, files_outside, read_text
 from hanlin.web.recipes.form import describe_form, list_kinds, parse_data, read_field
@@ -24,19 +26,15 @@ from hanlin.web.recipes.text import REMOVED, change_setting
 from hanlin.web.runs.control import start_run
 
 
-class Change(BaseModel):
+class Change(RequestBody):
     """A setting that was changed in the form: its keys, and the YAML that was typed; null takes it out."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: list[str] = Field(min_length=1, max_length=20)
     value: str | None = None
 
 
-class Draft(BaseModel):
+class Draft(RequestBody):
     """A recipe that is being written."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str = Field(max_length=MAX_BYTES)
     name: str = Field(default="recipe", max_length=200)
@@ -45,20 +43,16 @@ class Draft(BaseModel):
     device: str = Field(default="auto", max_length=10)
 
 
-class Save(BaseModel):
+class Save(RequestBody):
     """A recipe to save, and whether one of its name may be replaced."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str = Field(max_length=MAX_BYTES)
     name: str = Field(max_length=200)
     replace: bool = False
 
 
-class Start(BaseModel):
+class Start(RequestBody):
     """A saved recipe to run, up to a stage if one is named."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=200)
     until: str = Field(default="", max_length=200)
@@ -81,6 +75,9 @@ def make_router(frame: Frame) -> APIRouter:
         return frame.render(request, "recipes/edit.html", values, view="recipes", scripts=("recipes/edit.js",))
 
     @router.post("/ui/recipes/check")
+    async def post_check(request: Request) -> dict[str, Any]:
+        return await run_sync(check, request, await read_body(request, Draft))
+
     def check(request: Request, draft: Draft) -> dict[str, Any]:
         """Apply a change to the text, and tell what the recipe comes to."""
         text = draft.text
@@ -117,6 +114,9 @@ def make_router(frame: Frame) -> APIRouter:
         return answer
 
     @router.post("/ui/recipes/save", dependencies=start)
+    async def post_save(request: Request) -> dict[str, str]:
+        return await run_sync(save, await read_body(request, Save))
+
     def save(body: Save) -> dict[str, str]:
         """Save a valid recipe below the page's folder."""
         name = check_name(body.name.strip(), tr("the name of a recipe's file"), "name")
@@ -135,11 +135,12 @@ def make_router(frame: Frame) -> APIRouter:
         return {"name": name, "path": str(path)}
 
     @router.post("/ui/recipes/start", dependencies=start)
-    async def start_saved(body: Start) -> dict[str, str]:
+    async def start_saved(request: Request) -> dict[str, str]:
         """Run a saved recipe, in a process of its own."""
+        body = await read_body(request, Start)
         path = find_recipe(frame.folder, "own", body.name)
         source = RunSource(str(path), (), body.until, str(frame.folder))
-        return {"run": await asyncio.to_thread(start_run, store, source, frame.folder)}
+        return {"run": await run_sync(start_run, store, source, frame.folder)}
 
     return router
 
