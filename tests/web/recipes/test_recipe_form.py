@@ -203,7 +203,12 @@ def test_a_saved_recipe_is_started_in_the_folder(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    monkeypatch.setattr(routes, "start_run", lambda store, source, folder: started.append((source, folder)) or "small")
+
+    def start(store: object, source: Any, folder: Path) -> str:
+        started.append((source, folder))
+        return "small"
+
+    monkeypatch.setattr(routes, "start_run", start)
     client.post("/ui/recipes/save", json={"name": "mine", "text": RECIPE})
     assert client.post("/ui/recipes/start", json={"name": "mine", "until": "text"}).json() == {"run": "small"}
     ((source, folder),) = started
