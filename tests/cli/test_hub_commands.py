@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from hanlin.cli.main import app
@@ -120,6 +121,26 @@ def test_what_is_deleted_is_asked_for_and_then_gone(server: HubServer, hub: str,
     assert [path for path in (tmp_path / hub).rglob("*") if path.is_file() and "o--model" in str(path)] == []
     with pytest.raises(UserError, match="the cache does not hold it"):
         hanlin("cache", "rm", f"{hub}:o/model", "--yes")
+
+
+@pytest.mark.parametrize("hub", ["hf", "ms"])
+def test_what_is_being_fetched_is_not_deleted(server: HubServer, hub: str, tmp_path: Path) -> None:
+    server.repositories["o/model"].branch = "main" if hub == "hf" else "master"
+    folder = Path(json.loads(hanlin("pull", f"{hub}:o/model", "--json").stdout)["folder"])
+    with (
+        FileLock(folder.parent.parent / ".hanlin" / "lock"),
+        pytest.raises(UserError, match="another command is fetching"),
+    ):
+        hanlin("cache", "rm", f"{hub}:o/model", "--yes")
+    assert (folder / "config.json").is_file()
+
+
+def test_a_damaged_folder_of_the_cache_is_told_and_left_alone(server: HubServer, tmp_path: Path) -> None:
+    folder = Path(json.loads(hanlin("pull", "hf:o/model", "--json").stdout)["folder"])
+    (folder.parent.parent / "refs" / "other").write_text("9" * 40, encoding="utf-8")
+    with pytest.raises(UserError, match="is damaged"):
+        hanlin("cache", "rm", "hf:o/model", "--yes")
+    assert (folder / "config.json").is_file()
 
 
 def test_a_file_that_was_changed_in_the_cache_shows(server: HubServer, tmp_path: Path) -> None:

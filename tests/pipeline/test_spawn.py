@@ -15,6 +15,8 @@ from hanlin.core.errors import UserError
 from hanlin.inference.registry import create_engine
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.run import run
+from hanlin.serve.errors import ApiError
+from hanlin.serve.guided_decoding import _GrammarProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
@@ -68,6 +70,12 @@ def test_an_engine_whose_process_ends_at_once_is_told(spawning: None, tmp_path: 
     assert process.wait() == 1
     assert process.stderr is not None
     process.stderr.close()
+
+
+def test_grammars_are_refused_where_nothing_can_fork(spawning: None, tmp_path: Path) -> None:
+    with pytest.raises(ApiError, match="need a system that can fork") as caught:
+        _GrammarProcess(tmp_path, ()).connect()
+    assert caught.value.status == 501
 
 
 def test_another_word_than_fork_and_spawn_is_refused(

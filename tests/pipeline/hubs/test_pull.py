@@ -259,6 +259,15 @@ def test_a_hub_that_cannot_be_reached_names_what_to_set(hub: str, server: HubSer
     assert ("HF_ENDPOINT" if hub == "hf" else "MODELSCOPE_ENDPOINT") in str(error.hint)
 
 
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+def test_longer_pauses_are_told(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_LONGEST_SILENT_PAUSE", 0.002)
+    server.refuse("model", *[Refusal(503)] * 3)
+    log = Log()
+    fetch("hf:owner/model", log, kind="model", dry_run=True)
+    assert log == ["HTTP 503: once more in 0.002 s", "HTTP 503: once more in 0.004 s"]
+
+
 def test_what_was_fetched_is_there_without_a_network(
     server: HubServer, hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

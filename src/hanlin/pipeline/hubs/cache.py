@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from hanlin.config.references import HUB_PREFIXES, HubName
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.pipeline.hubs import hugging_face, modelscope
-from hanlin.pipeline.hubs.record import read_record, record_path
+from hanlin.pipeline.hubs.record import FOLDER, read_record, record_path
 from hanlin.pipeline.manifest import read_manifest
 
 
@@ -141,7 +143,11 @@ def remove_revisions(items: Sequence[CachedRevision]) -> int:
 
     Returns:
         The bytes that were freed.
+
+    Raises:
+        UserError: One is being fetched, or its folder is not as a cache is: then nothing was deleted.
     """
+    _check_removable(items)
     freed = 0
     for item in items:
         folder = item.folder.parent.parent
@@ -163,12 +169,33 @@ def remove_revisions(items: Sequence[CachedRevision]) -> int:
     return freed
 
 
-def _remove_by_library(commits: Sequence[str], folders: Iterable[Path]) -> int:
+def _check_removable(items: Sequence[CachedRevision]) -> None:
+    known = _known_to_library() if any(item.name.hub == "hf" for item in items) else frozenset()
+    for item in items:
+        folder = item.folder.parent.parent
+        if item.name.hub == "hf" and item.name.revision not in known:
+            what = tr("its folder in the cache is damaged")
+            raise UserError(what, folder, tr("delete this folder yourself; what it held is fetched again"))
+        if (folder / FOLDER).is_dir():
+            try:
+                with FileLock(folder / FOLDER / "lock", timeout=0):
+                    pass
+            except Timeout:
+                what = tr("another command is fetching it")
+                raise UserError(what, str(item.name), tr("end that first")) from None
+
+
+def _known_to_library() -> frozenset[str]:
     from huggingface_hub import scan_cache_dir
 
     scanned = scan_cache_dir(hugging_face.cache_folder())
-    known = {revision.commit_hash for repository in scanned.repos for revision in repository.revisions}
-    strategy = scanned.delete_revisions(*(commit for commit in commits if commit in known))
+    return frozenset(revision.commit_hash for repository in scanned.repos for revision in repository.revisions)
+
+
+def _remove_by_library(commits: Sequence[str], folders: Iterable[Path]) -> int:
+    from huggingface_hub import scan_cache_dir
+
+    strategy = scan_cache_dir(hugging_face.cache_folder()).delete_revisions(*commits)
     freed = int(strategy.expected_freed_size)
     strategy.execute()
     for folder in folders:

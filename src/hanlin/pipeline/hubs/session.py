@@ -28,8 +28,11 @@ from hanlin.core.i18n import tr
 Log = Callable[[str], None]
 TRIES = 6
 """How often a request is tried while nothing comes; each byte that comes begins the count anew."""
+TRIES_TO_REACH = 3
+"""How often it is tried if the hub has not answered at all: an address that is wrong stays wrong."""
 FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+_LONGEST_SILENT_PAUSE = 2.0
 LONGEST_WAIT = 600.0
 """Seconds that a hub may ask to wait; a longer wait is told, and not waited for."""
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
@@ -136,6 +139,7 @@ class HubSession:
     def __init__(self, endpoint: Endpoint, log: Log) -> None:
         self.endpoint, self.log = endpoint, log
         self.stopped = threading.Event()
+        self.has_answered = False
         self._token = find_token(endpoint.hub) if endpoint.may_have_token else ""
         self._client = hub_client(lambda request: None)
         self._headers = {"User-Agent": "hanlin"}
@@ -193,6 +197,7 @@ class HubSession:
             response = self._client.send(request, stream=True)
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise HubBreakError(_sentence(error)) from error
+        self.has_answered = True
         try:
             if response.status_code >= 400:
                 raise self._status_error(response)
@@ -238,11 +243,14 @@ class Patience:
         self._failures += 1
         asked = error.wait if isinstance(error, HubStatusError) else None
         is_final = isinstance(error, HubStatusError) and error.status not in _TRY_AGAIN
-        if is_final or self._failures >= TRIES or (asked or 0) > LONGEST_WAIT:
+        tries = TRIES if self._session.has_answered else TRIES_TO_REACH
+        if is_final or self._failures >= tries or (asked or 0) > LONGEST_WAIT:
             raise error
         pause = min(FIRST_PAUSE * 2 ** (self._failures - 1), _LONGEST_PAUSE) if asked is None else asked
         if asked:
             self._session.log(tr("the hub asks to wait {seconds:g} s", seconds=asked))
+        elif pause >= _LONGEST_SILENT_PAUSE:
+            self._session.log(tr("{reason}: once more in {seconds:g} s", reason=error, seconds=pause))
         if self._session.stopped.wait(pause):
             raise error
 

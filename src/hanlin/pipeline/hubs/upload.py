@@ -1,7 +1,7 @@
 """Uploads to Hugging Face and ModelScope: which files go up, what is refused, and in what order.
 
 The hubs' own libraries do the transfer and find their access token (`HF_TOKEN`, `MODELSCOPE_API_TOKEN`, or a login);
-none is read or written here.
+it is read here only to be hidden in what a hub says.
 """
 
 from __future__ import annotations
