@@ -47,6 +47,14 @@ def recipe(tmp_path: Path) -> Recipe:
     return build_recipe({"name": "r", "stages": stages}, "r.yaml")
 
 
+def test_each_stage_of_a_recipe_is_made_by_a_process_of_its_own(spawning: None, recipe: Recipe, tmp_path: Path) -> None:
+    steps = run(recipe, Store(tmp_path / "home"))
+    assert [step.state for step in steps] == ["done", "done"]
+    kept = [step.manifest.metrics["rows_kept"] for step in steps if step.manifest is not None]
+    assert kept == [3, 2]  # the second reads what the first did not set aside for validation
+
+
+@pytest.mark.slow
 def test_a_recipe_makes_the_same_artifacts(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forked = run(recipe, Store(tmp_path / "forked"))
     monkeypatch.setenv("HANLIN_START", "spawn")

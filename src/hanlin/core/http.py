@@ -322,8 +322,7 @@ def hub_client(on_request: Callable[[httpx2.Request], Any]) -> httpx2.Client:
 
     It follows the library's rules on redirects (a token goes to the same origin only) and the proxies of the
     environment, but never for this machine. An answer begins within 30 s and goes on within 60, is not compressed, and
-    what is no file (JSON) has at most 64 MiB and two minutes; a request with the extension `FILE_WANTED` asks for a
-    file, whatever type the hub gives it.
+    what is no file (JSON) has at most 64 MiB and two minutes. A request with the extension `FILE_WANTED` is for a file.
     """
     hooks = {"request": [on_request]}
     return httpx2.Client(transport=_HubTransport(), event_hooks=hooks, follow_redirects=True, timeout=None)
@@ -359,14 +358,16 @@ class _HubTransport(httpx2.BaseTransport):
         return httpx2.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
 
     def _pool(self, url: httpx2.URL) -> httpcore2.ConnectionPool:
-        """The connections by the proxy of an address."""
+        """The connections by the proxy and the scheme of an address; certificates are read for those that need them."""
         proxy = "" if is_loopback(url.host) or proxy_bypass(url.host) else getproxies().get(url.scheme, "")
+        key = f"{url.scheme} {proxy}"
         with self._lock:
-            if proxy not in self._pools:
-                options: dict[str, Any] = {"ssl_context": httpx2.create_ssl_context(), "network_backend": _Backend()}
+            if key not in self._pools:
+                context = httpx2.create_ssl_context() if proxy or url.scheme == "https" else None
+                options: dict[str, Any] = {"ssl_context": context, "network_backend": _Backend()}
                 pool = httpcore2.HTTPProxy(proxy, **options) if proxy else httpcore2.ConnectionPool(**options)
-                self._pools[proxy] = pool
-            return self._pools[proxy]
+                self._pools[key] = pool
+            return self._pools[key]
 
     def close(self) -> None:
         for pool in self._pools.values():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from hanlin.pipeline.hubs import session
 from hanlin.pipeline.hubs.inputs import download
 from hanlin.pipeline.hubs.pull import HUBS, Pulled, PullRequest, pull
 from hub_server import COMMIT, HubServer, Refusal, Repository, hub_server
+from waiting import wait_until
 
 TOKEN = "hf_" + "s3cret" * 6
 WEIGHTS = bytes(range(256)) * 40
@@ -128,6 +131,22 @@ def test_a_pull_that_ended_is_taken_up_by_the_next_command(
     pulled = fetch(f"{hub}:owner/model", patterns=("model.safetensors",))
     assert server.file_requests()[-1].range == "bytes=4000-" and pulled.fetched_bytes == len(WEIGHTS) - 4000
     assert files_in(pulled.folder) == {"model.safetensors": WEIGHTS}
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+def test_a_pull_that_was_killed_is_taken_up_by_the_next_command(server: HubServer, hub: str) -> None:
+    large = os.urandom(1 << 20)
+    server.repositories["owner/model"].files = {"model.safetensors": large}
+    server.stall_after = 700_000
+    command = [sys.executable, "-m", "hanlin", "pull", f"{hub}:owner/model"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    cache = Path(os.environ["HF_HUB_CACHE" if hub == "hf" else "MODELSCOPE_CACHE"])
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: sum(path.stat().st_size for path in cache.rglob("*.incomplete")) > 600_000)
+        process.kill()
+    kept = sum(path.stat().st_size for path in cache.rglob("*.incomplete"))
+    assert files_in(fetch(f"{hub}:owner/model").folder) == {"model.safetensors": large}
+    assert server.file_requests()[-1].range == f"bytes={kept}-"
 
 
 def test_a_server_that_knows_no_ranges_sends_all_again(server: HubServer, hub: str) -> None:
@@ -307,6 +326,12 @@ def test_two_commands_at_once_fetch_every_file_once(server: HubServer, hub: str)
 def test_a_listed_name_that_leads_elsewhere_is_refused(server: HubServer, hub: str, path: str) -> None:
     server.repositories["owner/model"].files[path] = b"x"
     assert "whose name is no path" in str(refused(f"{hub}:owner/model"))
+
+
+@pytest.mark.parametrize("hub", ["ms"], indirect=True)
+def test_an_error_that_modelscope_sends_as_an_answer_is_told(server: HubServer) -> None:
+    server.refuse("commits", Refusal(200, body={"Code": 10010101, "Message": f"no {TOKEN}", "Success": False}))
+    assert "HTTP 400 no ***" in str(refused("ms:owner/model", kind="model"))
 
 
 @pytest.mark.parametrize("hub", ["ms"], indirect=True)

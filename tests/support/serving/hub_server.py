@@ -1,8 +1,8 @@
 """A server on a loopback port that behaves like Hugging Face and like ModelScope: listings, ranges, refusals.
 
 Files are served by a second host, as both hubs do: the first redirects to it. What goes wrong is set per test:
-`cut_after` (bytes after which a connection breaks off), `refusals` (answers before the right one), `damaged` (paths
-that come with other bytes), `ignore_ranges`.
+`cut_after` (bytes after which a connection breaks off), `stall_after` (after which nothing more comes), `refusals`
+(answers before the right one), `damaged` (paths that come with other bytes), `ignore_ranges`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class HubServer:
         self.cut_after: list[int] = []
         self.damaged: set[str] = set()
         self.ignore_ranges = False
+        self.stall_after: int | None = None
+        self._closing = threading.Event()
         self.gated = False
         self.token = ""
         self.seen: list[Seen] = []
@@ -89,6 +91,7 @@ class HubServer:
         return server, thread
 
     def close(self) -> None:
+        self._closing.set()
         for server, thread in self._servers:
             server.shutdown()
             server.server_close()
@@ -250,6 +253,11 @@ class HubServer:
         with self._lock:
             cut = self.cut_after.pop(0) if self.cut_after and len(data) >= LARGE else None
         if request.command == "HEAD":
+            return
+        if self.stall_after is not None and len(data) >= LARGE:
+            cut, self.stall_after = self.stall_after, None
+            request.wfile.write(data[start : start + cut])
+            self._closing.wait(60)
             return
         request.wfile.write(data[start:] if cut is None else data[start : start + cut])
         if cut is not None:

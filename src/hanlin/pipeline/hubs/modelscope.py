@@ -72,6 +72,10 @@ def _list_folders(session: HubSession, name: str, commit: str, root: str = "") -
 
 def _data(session: HubSession, path: str, query: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
     answer, _ = session.fetch_json(path, **query)
+    if isinstance(answer, dict) and answer.get("Success") is False:  # an error that came with status 200
+        code = answer.get("Code")
+        status = code if isinstance(code, int) and 400 <= code < 600 else 400
+        raise HubStatusError(status, message=session.hide_token(str(answer.get("Message", "")))[:200])
     data = answer.get("Data") if isinstance(answer, dict) else None
     rows = data.get(field) if isinstance(data, dict) else data
     if rows is None and isinstance(data, dict):
