@@ -254,6 +254,7 @@ def test_a_gated_model_names_the_page_to_visit(server: HubServer, hub: str, monk
     for name in ("HF_TOKEN", "MODELSCOPE_API_TOKEN"):
         monkeypatch.setenv(name, "")
     assert f"accept them on {page}, then set" in str(refused(f"{hub}:owner/model").hint)
+    assert "/datasets/owner/data" in str(refused(f"{hub}:owner/data").hint)
 
 
 def test_a_name_that_the_hub_does_not_know_may_be_private(server: HubServer, hub: str) -> None:
@@ -297,6 +298,11 @@ def test_what_was_fetched_is_there_without_a_network(
     for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert fetch(f"{hub}:owner/model", log).name.revision == COMMIT and "cannot be reached" in log[0]
+    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(name, server.url)
+    server.refuse("model", *[Refusal(503)] * session.TRIES * 2)
+    assert fetch(f"{hub}:owner/model").name.revision == COMMIT
+    server.seen.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch(f"{hub}:owner/model", log).name.revision == COMMIT and "offline" in log[1]
     assert "was not fetched before" in str(refused(f"{hub}:owner/model", everything=True))

@@ -24,7 +24,6 @@ from hanlin.pipeline.hubs.remote_file import RemoteFile, check_listing, fetch_fi
 from hanlin.pipeline.hubs.selection import Selection, select_files
 from hanlin.pipeline.hubs.session import (
     OFFLINE_VARIABLES,
-    Endpoint,
     HubBreakError,
     HubSession,
     HubStatusError,
@@ -106,27 +105,23 @@ def pull(request: PullRequest, log: Log, progress: Progress, *, dry_run: bool = 
         )
     endpoint = find_endpoint(request.name.hub, request.endpoint, request.recipe_endpoint)
     session = HubSession(endpoint, log)
+    kind = request.kind or "model"
     try:
-        return _pull_online(request, session, progress, dry_run)
-    except HubBreakError as error:
-        if known is not None and not dry_run:
-            log(
-                tr(
-                    "{address} cannot be reached: {name} is taken as it was fetched",
-                    address=endpoint.url,
-                    name=known.name,
-                )
+        kind, commit = _resolve(request, session)
+        return _pull_commit(request, kind, commit, session, progress, dry_run)
+    except (HubBreakError, HubStatusError) as error:
+        is_passing = isinstance(error, HubBreakError) or error.status == 429 or error.status >= 500
+        if known is not None and not dry_run and is_passing:
+            what = tr(
+                "{address} cannot be reached: {name} is taken as it was fetched", address=endpoint.url, name=known.name
             )
+            log(what)
             return known
-        raise explain_break(error, request.name, endpoint) from error
-    except HubStatusError as error:
-        raise _explain(error, request, endpoint, session) from error
+        if isinstance(error, HubBreakError):
+            raise explain_break(error, request.name, endpoint) from error
+        raise explain_status(error, request.name, kind, endpoint, session.has_token) from error
     finally:
         session.close()
-
-
-def _explain(error: HubStatusError, request: PullRequest, endpoint: Endpoint, session: HubSession) -> UserError:
-    return explain_status(error, request.name, request.kind or "model", endpoint, session.has_token)
 
 
 def _find_here(request: PullRequest) -> Pulled | None:
@@ -137,11 +132,17 @@ def _find_here(request: PullRequest) -> Pulled | None:
         folder = hub.repository_folder(request.name.name, kind)
         commit = revision if request.name.is_pinned else _read_revision(folder, revision)
         record = read_record(folder, commit) if commit else None
-        if record is not None:
+        if record is None:
+            continue
+        try:
             selection = _select(request, kind, record.files)
-            snapshot = folder / "snapshots" / commit
-            if selection.files and record.has_all(snapshot, selection.files):
-                return Pulled(request.name._replace(revision=commit), kind, snapshot, selection, 0)
+        except UserError:
+            if request.name.is_pinned:
+                raise
+            continue  # the branch may hold other files by now
+        snapshot = folder / "snapshots" / commit
+        if selection.files and record.has_all(snapshot, selection.files):
+            return Pulled(request.name._replace(revision=commit), kind, snapshot, selection, 0)
     return None
 
 
@@ -161,9 +162,10 @@ def _select(request: PullRequest, kind: str, files: dict[str, RemoteFile]) -> Se
     return select_files(list(files.values()), kind, request.patterns, request.everything, str(request.name))
 
 
-def _pull_online(request: PullRequest, session: HubSession, progress: Progress, dry_run: bool) -> Pulled:
+def _pull_commit(
+    request: PullRequest, kind: str, commit: str, session: HubSession, progress: Progress, dry_run: bool
+) -> Pulled:
     hub = HUBS[request.name.hub]
-    kind, commit = _resolve(request, session)
     name = request.name._replace(revision=commit)
     folder: Path = hub.repository_folder(name.name, kind)
     record = read_record(folder, commit)
