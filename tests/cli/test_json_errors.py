@@ -38,7 +38,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (("plan", "nowhere.yaml", "--json"), "recipe"),
+        (("plan", "nowhere.yaml", "--json"), "not_found"),
         (("plan", "recipe.yaml", "--json"), "recipe"),
         (("plan", "--josn", "recipe.yaml", "--json"), "usage"),
         (("paln", "--json"), "usage"),

@@ -34,7 +34,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
             data_bytes = file.read(MAX_BYTES + 1)
         text = data_bytes[:MAX_BYTES].decode("utf-8").replace("\r\n", "\n")
     except FileNotFoundError as error:
-        raise UserError(tr("no such file"), path, _suggest_recipe(path)) from error
+        raise UserError(tr("no such file"), path, _suggest_recipe(path), "not_found") from error
     except UnicodeDecodeError as error:
         hint = tr("save it as UTF-8")
         raise UserError(tr("not UTF-8"), path, hint) from error
