@@ -86,8 +86,13 @@ def verify(
 def tensorboard(
     artifact: Annotated[Path, typer.Argument(help=tr("artifact of a training stage"))],
     out: Annotated[Path, typer.Option(help=tr("folder for the event files"))] = Path("tensorboard"),
+    as_json: AsJson = False,
 ) -> None:
     from hanlin.train.callbacks.metrics_log import METRICS_FILE, write_tensorboard
 
-    write_tensorboard(artifact / METRICS_FILE, out / artifact.resolve().name)
-    echo(f"tensorboard --logdir {out}")
+    target = out / artifact.resolve().name
+    write_tensorboard(artifact / METRICS_FILE, target)
+    if as_json:
+        print_json({"path": str(target), "next": [f"tensorboard --logdir {out}"]})
+    else:
+        echo(f"tensorboard --logdir {out}")

@@ -65,10 +65,11 @@ def modelfile(
         typer.Option(help=tr("file to write (default: beside the GGUF file)")),
     ] = None,
     system: Annotated[str, typer.Option(help=tr("system text of every chat"))] = "",
+    as_json: AsJson = False,
 ) -> None:
     from hanlin.inference.backends.llama_cpp.header import read_gguf_header
     from hanlin.inference.loading import find_model, load_template, parse_model_spec
-    from hanlin.parity.check import verify_modelfile
+    from hanlin.parity.check import summarize, verify_modelfile
 
     location = find_model(*parse_model_spec(model))
     if location.kind != "gguf":
@@ -80,6 +81,9 @@ def modelfile(
     result = verify_modelfile(
         path, location.weights, template, context=header.context_length, system=system, license=header.license
     )
+    if as_json:
+        print_json({"path": str(path), "check": summarize([result])})
+        return
     echo_data(str(path))
     _print_verdicts([result])
 
