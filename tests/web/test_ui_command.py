@@ -90,6 +90,17 @@ def test_models_join_a_server_that_runs_and_one_that_fails_says_why(
     assert [model.served[0].name for model in loader.loaded] == ["good"]
 
 
+def test_the_terminal_is_told_of_a_model_that_was_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model" / "model.safetensors").touch()
+    lines: list[str] = []
+    loader = ModelLoader(ModelRegistry(()), EngineConfig(), Limits(), on_event=lines.append)
+    loader.load(str(tmp_path / "model"))
+    wait_until(lambda: lines)
+    assert lines[0].startswith("model was not loaded: ") and loader.states[0].state == "failed"
+
+
 def test_two_models_of_one_name_are_refused_before_the_second_is_loaded(loader: ModelLoader, tiny_model: Path) -> None:
     loader.load(str(tiny_model))
     with pytest.raises(UserError, match="another model is called"):

@@ -159,10 +159,20 @@ class ModelLoader:
         models: Gets the models.
         engine: What runs them.
         limits: Limits of the server.
+        on_loaded: Gets each model that is served then.
+        on_event: Gets a line for each model that was or was not loaded.
     """
 
-    def __init__(self, models: ModelRegistry, engine: EngineConfig, limits: Limits) -> None:
+    def __init__(
+        self,
+        models: ModelRegistry,
+        engine: EngineConfig,
+        limits: Limits,
+        on_loaded: Callable[[LoadedModel], None] = lambda _: None,
+        on_event: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._models, self._engine, self._limits = models, engine, limits
+        self._on_loaded, self._on_event = on_loaded, on_event
         self._states: dict[str, ModelState] = {}
         self._waiting: queue.SimpleQueue[tuple[str, LoadedModel, Language]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -214,14 +224,15 @@ class ModelLoader:
                 with use_language(spoken):
                     model.load()
                     self._serve(model)
-            except UserError as error:
-                self._states[spec] = ModelState(spec, names, "failed", str(error))
             except Exception as error:
-                explained = explain_memory_error(error, spec)
+                explained = error if isinstance(error, UserError) else explain_memory_error(error, spec)
                 problem = str(explained) if explained else f"{type(error).__name__}: {error}"
                 self._states[spec] = ModelState(spec, names, "failed", problem)
+                self._on_event(tr("{name} was not loaded: {problem}", name=names[0], problem=problem))
             else:
                 self._states[spec] = ModelState(spec, names, "ready")
+                self._on_loaded(model)
+                self._on_event(tr("{name} is loaded", name=names[0]))
 
     def _serve(self, model: LoadedModel) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -335,17 +336,21 @@ class ModelRegistry:
         """Raises UserError as `check_names` does."""
         check_names([model.name for model in models])
         self.by_name = {model.name: model for model in models}
+        self._lock = threading.Lock()
 
     def replace(self, old: Sequence[ServedModel], new: Sequence[ServedModel]) -> None:
         """Exchange the models of one engine for those of another, under the old names."""
-        for old_model, reopened_model in zip(old, new, strict=True):
-            reopened_model.name = old_model.name
-            self.by_name[old_model.name] = reopened_model
+        with self._lock:
+            for old_model, reopened_model in zip(old, new, strict=True):
+                reopened_model.name = old_model.name
+                self.by_name[old_model.name] = reopened_model
 
     def add(self, models: Sequence[ServedModel]) -> None:
         """Serve further models. Raises UserError if one has the name of another."""
-        check_names([*self.by_name, *(model.name for model in models)])
-        self.by_name = {**self.by_name, **{model.name: model for model in models}}  # others may be reading the old one
+        with self._lock:
+            check_names([*self.by_name, *(model.name for model in models)])
+            # a new table: others may be reading the old one
+            self.by_name = {**self.by_name, **{model.name: model for model in models}}
 
     def get(self, name: str | None) -> ServedModel:
         """The model of a name; None is the first one, `name:latest` (as Ollama's clients write) is `name`.

@@ -87,7 +87,7 @@ def serve(
         allowed_origins: Origins whose web pages may read answers.
         base_path: Path in front of every route behind a reverse proxy, such as `/hanlin`.
         unix_socket: Listen on a Unix socket of this path instead of `host` and `port`; only its owner may use it.
-        on_ready: Called once with a line that says where the models are served.
+        on_ready: Called with a line that says where the models are served, and with one for each that is loaded later.
         extend: Adds to the application before it serves, such as the page, and returns lines to say when it does.
         in_background: Serve at once, and load the models meanwhile; there may be none, and more may be loaded later.
         **options: Passed to the engines.
@@ -109,6 +109,10 @@ def serve(
         raise UserError(tr("adapters can be served over a single model only"), "--adapter")
     engine_config = EngineConfig(engine, options)
     loaded = [LoadedModel(str(spec), parse_adapters(adapters), engine_config, limits) for spec in models]
+
+    def note_length(model: LoadedModel) -> None:
+        note_context_length(model.served[0].name, model.served[0].engine, options.get("context_length"))
+
     later, loaded = (loaded, []) if in_background else ([], loaded)
     with ExitStack() as stack:
         # before the models: a port that is taken should not cost the time to load them
@@ -117,9 +121,9 @@ def serve(
         for model in loaded:
             stack.callback(model.close)
             model.load()
-            note_context_length(model.served[0].name, model.served[0].engine, options.get("context_length"))
+            note_length(model)
         registry = ModelRegistry([served for model in loaded for served in model.served])
-        loader = ModelLoader(registry, engine_config, limits)
+        loader = ModelLoader(registry, engine_config, limits, note_length, on_ready)
         stack.callback(loader.close)
         app = create_app(registry, policy, limits, base_path, _MAX_LOADED_LATER if in_background else 0)
         shown_host = f"[{host}]" if ":" in host else host

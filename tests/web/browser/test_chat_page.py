@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from hanlin.chat.packaged import read_packaged_template
+from hanlin.chat.template import ChatTemplate
+from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.auth import AccessPolicy
 
 pytestmark = pytest.mark.web
@@ -206,6 +209,26 @@ def test_nothing_is_wider_than_the_window(site: Any, width: int) -> None:
         }"""
     )
     assert sizes[0] <= width and sizes[1] <= sizes[2]
+
+
+def test_thinking_is_switched_and_what_was_thought_is_folded(
+    make_site: Callable[..., Any], opened: LoadedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = ChatTemplate(read_packaged_template("qwen3"), opened.tokenizer, "qwen3")
+    monkeypatch.setattr(LoadedEngine, "load_template", lambda _: template)
+    site = make_site()
+    page = site.open()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Thinking").select_option("off")
+    site.ask(page, "quick", "No thoughts.")
+    assert site.script.prompt().rstrip().endswith("</think>")
+    page.get_by_label("Thinking").select_option("on")
+    site.ask(page, "slow", "<think>\nLet me see.\n</think>\n\nAn answer.")
+    assert "</think>" not in site.script.prompt().rpartition("slow")[2]
+    answer = page.locator(".turn.answer").nth(1)
+    assert answer.locator(".body").inner_text() == "An answer."
+    assert (answer.locator(".thought .text").text_content() or "").strip() == "Let me see."
+    assert not answer.locator(".thought .text").is_visible()
 
 
 class Loader:

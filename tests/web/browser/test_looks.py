@@ -46,8 +46,14 @@ def test_a_view_has_labels_and_contrast(site: Any, locale: str, width: int, them
     if not source.is_file() and not pictures:
         pytest.skip("axe-core is not here (HANLIN_AXE names axe.min.js; make test-web fetches it)")
     context = {"locale": locale, "viewport": {"width": width, "height": 800}, "color_scheme": theme}
-    for name, address in (("chat", path), ("settings", path), ("empty", "/ui/chat"), ("login", "/ui/login")):
-        page = site.open(address, wait=".answer math" if address == path else "main", **context)
+    views = (
+        ("chat", path, ".answer math"),
+        ("settings", path, ".answer math"),
+        ("empty", "/ui/chat", ".empty"),
+        ("login", "/ui/login", "#login"),
+    )
+    for name, address, wait in views:
+        page = site.open(address, wait=wait, **context)
         if name == "settings":
             page.locator("[data-opens=settings]").click()
             page.locator("#settings").wait_for()

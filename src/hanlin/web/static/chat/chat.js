@@ -351,7 +351,7 @@ async function start() {
   setModels(found);
   show();
   if (wanted && /^[0-9a-f]{32}$/.test(wanted)) await open(wanted);
-  else await sidebar.load(null);
+  if (!conversation.id) await sidebar.load(null);
 }
 
 attempt(start);
