@@ -23,8 +23,8 @@ How a view is added (the chat is the example):
 5. Checks: `guard.UiGuard` has looked at Host, Origin, key and page token before any route below `/ui` is reached. A
    route that starts or stops work adds `dependencies=[Depends(frame.require_start_token)]`.
    Bad input is a `UserError` (400) or an `ApiError`: a sentence on the page, JSON for a script.
-6. Tests: `make_client(folder)` of `tests/support/serving/web_client.py` is a client that has all tokens; `tests/web` has the
-   tests in a real browser, marked `web`.
+6. Tests: `make_client(folder)` of `tests/support/serving/web_client.py` is a client that has all tokens;
+   `tests/web/browser` has the tests in a real browser, marked `web`.
 """
 
 from __future__ import annotations
