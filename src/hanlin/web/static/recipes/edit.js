@@ -151,7 +151,8 @@ yaml.addEventListener("input", () => {
 for (const id of ["memory", "device"]) $(id).addEventListener("change", () => check(null, true));
 
 async function save() {
-  const body = { name: $("save-name").value.trim(), text: yaml.value };
+  const name = $("save-name").value.trim();
+  const body = { name, text: yaml.value, replace: given.source === "own" && name === given.name };
   try {
     return await request("POST", "/ui/recipes/save", body);
   } catch (error) {
