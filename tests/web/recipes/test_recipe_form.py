@@ -202,9 +202,9 @@ def test_an_invalid_recipe_is_not_saved_and_saving_needs_the_token(client: TestC
 def test_a_saved_recipe_is_started_in_the_folder(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = []
+    started: list[tuple[Any, Path]] = []
 
-    def start(store: object, source: Any, folder: Path) -> str:
+    def start(store: Any, source: Any, folder: Path) -> str:
         started.append((source, folder))
         return "small"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,18 @@ def view_artifact(store: Store, name: str) -> ArtifactView:
     return ArtifactView(
         folder,
         manifest,
-        tuple(flatten(manifest.settings)),
+        tuple((name, _show(value)) for name, value in flatten(manifest.settings)),
         tuple(flatten(manifest.metrics)),
         rows,
         reports,
         tuple(used_by(store, folder)),
         problem,
     )
+
+
+def _show(value: Any) -> str:
+    """A setting as it is written in JSON; a text as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _rows(node: LineageNode, store: Store, depth: int, seen: set[tuple[str, str]]) -> Iterator[LineageRow]:
