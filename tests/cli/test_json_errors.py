@@ -97,6 +97,7 @@ def test_every_code_of_the_source_is_in_the_table_and_on_the_page() -> None:
 WITHOUT_JSON = {
     "chat": "a conversation with a person",
     "serve": "a server, whose log is its output",
+    "ui": "a server too",
     "schema": "JSON alone",
     "mcp": "speaks JSON on its own terms",
 }

@@ -150,7 +150,7 @@ def test_a_prompt_that_cannot_be_run_is_refused_in_words(engine: Engine, prompt:
 def test_a_pair_that_cannot_be_scored_is_refused_in_words(engine: Engine) -> None:
     with pytest.raises(UserError, match="at least one token each"):
         engine.score([(PROMPT, ())])
-    with pytest.raises(UserError, match=f"the context holds {CONTEXT}"):
+    with pytest.raises(UserError, match=f"at most {CONTEXT + 1} can be scored"):
         engine.score([(PROMPT, [20] * CONTEXT)])
 
 
