@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, Pipe
 from typing import Any
 
@@ -55,7 +56,13 @@ def _start_with_address(module: str) -> tuple[subprocess.Popen[bytes], Connectio
 def _accept(listener: Listener, process: subprocess.Popen[bytes], key: bytes) -> Connection:
     """The connection of the child; one that has no other end if the child ends before it connects."""
     accepted: list[Any] = []
-    thread = threading.Thread(target=lambda: accepted.append(listener.accept()), daemon=True)
+
+    def accept() -> None:
+        while not accepted:
+            with suppress(AuthenticationError, EOFError, ConnectionError):  # of another program, without the key
+                accepted.append(listener.accept())
+
+    thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
