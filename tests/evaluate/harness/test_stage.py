@@ -124,7 +124,7 @@ class TestWithThePackage:
         results = read_results(out)
         (row,) = results.tasks
         assert (row.label, row.metric, row.shots, row.questions) == ("sums@lm_eval_task", "acc", 2, 5)
-        assert row.profile_version.endswith("task version 2.0")
+        assert row.profile_version.endswith(", task 2.0")
         assert row.chance == pytest.approx(1 / 3) and row.score is not None
         samples = results.read_samples(row)
         assert row.example_prompt.count(" = ") == 2 and row.example_prompt.endswith("1+1 =")

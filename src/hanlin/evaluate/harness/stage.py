@@ -49,14 +49,17 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
             or the model or address cannot do what a task asks for.
     """
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    os.environ.setdefault("TQDM_DISABLE", "1")
     _check_settings(settings)
     try:
+        import lm_eval.api.task
         import lm_eval.evaluator
     except ModuleNotFoundError as error:
         what = tr("tasks of lm-evaluation-harness need the package lm_eval")
         raise UserError(what, "lm_eval_tasks", "pip install 'hanlin[lm-eval]'") from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = lambda rows, **options: (
+        rows
+    )  # its bars, which no setting turns off; ours shows the progress
     from hanlin.evaluate.harness.address import AddressLM
     from hanlin.evaluate.harness.answers import AnswerStore
     from hanlin.evaluate.harness.model import HanlinLM
@@ -176,7 +179,7 @@ def _result(name: str, report: Mapping[str, Any], task: Any, settings: Evaluate,
         task_version=1,
         language="zh" if answer_language("".join(sample["question"] for sample in samples[:20])) == "zh" else "en",
         profile=PROFILE,
-        profile_version=f"lm-evaluation-harness {installed_versions().get('lm_eval', '')}, task version {version}",
+        profile_version=f"{installed_versions().get('lm_eval', '')}, task {version}",
         form="chat" if settings.chat else "plain",
         thinking=None,
         method=_METHODS.get(task.OUTPUT_TYPE, "generate"),
