@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, Pipe
+from multiprocessing.context import AuthenticationError
 from typing import Any
 
 from hanlin.core.process import forks, python_command, start_process
