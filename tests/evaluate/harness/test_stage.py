@@ -192,6 +192,9 @@ class TestWithThePackage:
         ):
             with pytest.raises(UserError, match=message):
                 ask(tiny_model, data, tmp_path / "out", lm_eval_tasks=(name,))
+        (data.parent / "outside.yaml").write_text(OWN_TASK, encoding="utf-8")
+        with pytest.raises(UserError, match="outside the data folder"):
+            ask(tiny_model, data, tmp_path / "out", lm_eval_tasks=("../outside.yaml",))
         with pytest.raises(UserError, match="from a hub is a program"):
             ask(tiny_model, data, tmp_path / "out", lm_eval_tasks=("sums.yaml",), data="hf:me/sums@0a1b2c3d")
 

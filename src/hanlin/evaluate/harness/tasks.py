@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,8 @@ class LocalTasks:
                 continue
             path = data / name
             files = _task_files(path)
+            if files and not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(data)):
+                raise UserError(tr("a file of a task lies outside the data folder"), name)  # no key would hold it
             names_in_files = [_read_name(file, trusted) for file in files]
             if files and path.is_dir():
                 self._names += names_in_files
