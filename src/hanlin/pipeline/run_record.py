@@ -74,6 +74,8 @@ class RunRecord:
     def interrupt(self) -> None:
         """Interrupt it as Ctrl-C does: training saves a checkpoint first.
 
+        By SIGTERM, to which a run does the same as to SIGINT: what was started in the background ignores the latter.
+
         Raises:
             UserError: It is not running on this machine.
         """
@@ -82,7 +84,7 @@ class RunRecord:
         if not self.is_alive():
             raise UserError(tr("this run has ended already"))
         try:
-            os.kill(self.pid, signal.SIGINT)
+            os.kill(self.pid, signal.SIGTERM)
         except ProcessLookupError as error:
             raise UserError(tr("this run has ended already")) from error
         except PermissionError as error:

@@ -174,7 +174,7 @@ def test_runs_of_links_are_not_listed(world: Store) -> None:
 
 # --- stop and resume --------------------------------------------------------------------------------------------------
 
-WAIT = "import time; print('ready', flush=True); time.sleep(60)"
+WAIT = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 
 
 def record_of(pid: int, source: RunSource | None = None) -> RunRecord:
@@ -183,7 +183,7 @@ def record_of(pid: int, source: RunSource | None = None) -> RunRecord:
     return RunRecord(source or RunSource(), os.uname().nodename, pid, started, "2026-01-01 00:00:00")
 
 
-def test_a_run_is_interrupted_as_ctrl_c_does_and_needs_the_token(tmp_path: Path) -> None:
+def test_a_run_that_was_started_in_the_background_is_interrupted_with_the_token(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with subprocess.Popen(python_command("-c", WAIT), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None and child.stdout.readline()
@@ -193,7 +193,7 @@ def test_a_run_is_interrupted_as_ctrl_c_does_and_needs_the_token(tmp_path: Path)
         assert refused.status_code == 403 and refused.json()["error"]["code"] == "start_token"
         assert record.is_alive()
         assert make_client(tmp_path).post("/ui/runs/view/r/stop").status_code == 200
-        assert child.wait() == -signal.SIGINT
+        assert child.wait() == -signal.SIGTERM
     answer = make_client(tmp_path).post("/ui/runs/view/r/stop")
     assert answer.status_code == 400 and "ended already" in answer.text
 
