@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-_CONTENT = re.compile(rb'"content": ?"[^"]')
+CONTENT = re.compile(rb'"content": ?"[^"]')
 
 
 @dataclass
@@ -117,7 +117,7 @@ def ask_all(port: int, bodies: Sequence[Mapping[str, Any]], path: str = "/v1/cha
 
 def _parse(answer: StreamedAnswer) -> None:
     answer.status = int(answer.raw[9:12] or 0)
-    match = _CONTENT.search(answer.raw)
+    match = CONTENT.search(answer.raw)
     if match:
         answer.first = next(seconds for length, seconds in answer.times if length >= match.end())
     for line in answer.raw.splitlines():

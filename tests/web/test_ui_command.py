@@ -14,10 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from hanlin.cli.main import app
+from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
+from hanlin.models.adapters import attach_lora, save_adapter
+from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
 from hanlin.serve.loaded_model import EngineConfig, ModelLoader
 from hanlin.serve.registry import ModelRegistry
+from hanlin.web.chat.models import find_models
 from waiting import wait_until
 
 
@@ -47,6 +51,9 @@ def test_the_page_is_up_without_a_model_and_ends_by_a_signal(tmp_path: Path) -> 
         (["ui", "file"], "there is no such folder"),
         (["ui", ".", "--lang", "klingon"], "no language of the page: klingon"),
         (["ui", ".", "--model", "nothing"], "nothing"),
+        (["ui", ".", "--adapter", "a=nothing"], "adapters need the model"),
+        (["ui", ".", "--model", "a=x", "--model", "b=x", "--adapter", "c=x"], "over a single model only"),
+        (["ui", ".", "--model", "file", "--adapter", "nothing"], "there is no adapter here"),
         (["ui", ".", "--host", "0.0.0.0"], "there is no API key"),
         (["ui", ".", "--base-path", "http://x"], "not a path"),
         (["ui", ".", "--api-key", "typed"], "every user of this machine"),
@@ -107,3 +114,18 @@ def test_two_models_of_one_name_are_refused_before_the_second_is_loaded(loader: 
         loader.load(f"{tiny_model.name}={tiny_model}")
     with pytest.raises(UserError):
         loader.load("nothing/here")
+
+
+def test_adapters_are_models_to_switch_to_beside_their_base(
+    loader: ModelLoader, tiny_model: Path, tmp_path: Path
+) -> None:
+    adapted = attach_lora(load_model(tiny_model), LoraSettings(rank=2), seed=0)
+    save_adapter(adapted, tmp_path / "polite", base=tiny_model)
+    state = loader.load(f"base={tiny_model}", {"polite": tmp_path / "polite"})
+    assert state.names == ("base", "polite")
+    wait_until(lambda: loader.states[0].state in ("ready", "failed"))
+    assert loader.states[0].problem == ""
+    base, polite = loader.loaded[0].served
+    assert (base.name, base.adapter, polite.name, polite.adapter) == ("base", None, "polite", "polite")
+    assert polite.engine is base.engine
+    assert find_models(tmp_path) == ["polite"]

@@ -186,16 +186,17 @@ class ModelLoader:
         """The models that were asked for, in their order."""
         return list(self._states.values())
 
-    def load(self, spec: str) -> ModelState:
+    def load(self, spec: str, adapters: Mapping[str, Path] | None = None) -> ModelState:
         """Ask for a model; it is loaded after those that were asked for before it.
 
         Args:
             spec: `PATH` or `NAME=PATH`; asking again for one that is loading or ready does nothing.
+            adapters: Name to folder of each adapter that is served over it.
 
         Raises:
             UserError: There is no model at the path, or another one has its name.
         """
-        model = LoadedModel(spec, {}, self._engine, self._limits)
+        model = LoadedModel(spec, adapters or {}, self._engine, self._limits)
         names = tuple(model.find_names())
         with self._lock:
             known = self._states.get(spec)

@@ -105,6 +105,10 @@ def serve(
     )
     base_path = parse_base_path(base_path)
     limits = limits or Limits()
+    if adapters and not models:
+        raise UserError(
+            tr("adapters need the model that they were trained over"), "--adapter", tr("name it by --model")
+        )
     if adapters and len(models) > 1:
         raise UserError(tr("adapters can be served over a single model only"), "--adapter")
     engine_config = EngineConfig(engine, options)
@@ -144,7 +148,7 @@ def serve(
                 for line in lines:
                     on_ready(line)
                 for spec in models if in_background else ():
-                    loader.load(str(spec))
+                    loader.load(str(spec), parse_adapters(adapters))
                 await server.serve(sockets=[listener])
                 # before the loop ends: it waits for threads, and those for the engine
                 await asyncio.to_thread(server.end_engines)

@@ -48,9 +48,11 @@ from hanlin.web.frame import Frame, View
 from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal
 from hanlin.web.recipes import routes as recipes_routes
 from hanlin.web.runs import routes as runs_routes
+from hanlin.web.start import routes as start_routes
 from hanlin.web.texts import STATIC
 
 VIEWS: tuple[View, ...] = (
+    View("start", mark("Start"), start_routes.make_router),
     View("chat", mark("Chat"), chat_routes.make_router),
     View("runs", mark("Runs"), runs_routes.make_router),
     View("data", mark("Data"), data_routes.make_router),
@@ -82,7 +84,10 @@ def _make_frame_router(frame: Frame) -> APIRouter:
     @router.get("/ui")
     @router.get("/ui/")
     async def open_first_view() -> Response:
-        return RedirectResponse(frame.url(f"/ui/{frame.views[0].name}"), 303)
+        """The chat if there is or will be a model to ask, else what tells a newcomer what to do."""
+        loader = frame.services.get("loader")
+        has_model = bool(frame.models.by_name) or (loader is not None and bool(loader.states))
+        return RedirectResponse(frame.url("/ui/chat" if has_model else "/ui/start"), 303)
 
     @router.get("/ui/login")
     async def show_login(request: Request) -> Response:

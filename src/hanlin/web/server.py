@@ -53,7 +53,7 @@ def serve_page(
         folder: See `extend_with_page`.
         models: As in `serve.server.serve`; more can be loaded from the page.
         fixed_language: See `extend_with_page`.
-        **options: As in `serve.server.serve`.
+        **options: As in `serve.server.serve`, `adapters` too.
 
     Raises:
         UserError: There is no such folder, or as `serve.server.serve` raises it.

@@ -15,7 +15,9 @@ from fastapi import FastAPI
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.serve.admission import Limits
 from hanlin.serve.auth import AccessPolicy
+from hanlin.serve.loaded_model import EngineConfig, ModelLoader
 from hanlin.serve.registry import ModelRegistry
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.web.app import add_page
@@ -101,18 +103,24 @@ class Site:
 
 @pytest.fixture()
 def make_site(browser: Any, opened: LoadedEngine, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Serve the page; pauses are in seconds before each token."""
+    """Serve the page; pauses are in seconds before each token, `loads` lets it load models of the folder."""
     from contextlib import ExitStack
 
     engine_stream = opened.engine.stream
     with ExitStack() as stack:
 
-        def make(pause: float = 0.0, names: tuple[str, ...] = ("tiny", "tuned"), **options: Any) -> Site:
+        def make(
+            pause: float = 0.0, names: tuple[str, ...] = ("tiny", "tuned"), loads: bool = False, **options: Any
+        ) -> Site:
             script = ScriptedModel(opened, "Hello.")
             frames: list[Frame] = []
 
             def extend(app: FastAPI, models: ModelRegistry) -> None:
                 frames.append(Frame(tmp_path, options.get("policy") or AccessPolicy(), models))
+                if loads:
+                    engine = EngineConfig("transformers", {"separate_process": False})
+                    frames[0].services["loader"] = loader = ModelLoader(models, engine, Limits())
+                    stack.callback(loader.close)
                 add_page(app, frames[0])
 
             server = stack.enter_context(run_server(opened, pause=pause, names=names, extend=extend, **options))

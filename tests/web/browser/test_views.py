@@ -171,6 +171,7 @@ def test_every_view_has_labels_and_contrast_and_fits_its_width(
     chats = next(world.artifacts.glob("conversations-*")).name
     data = f"/ui/data/view/{chats}"
     views = {
+        "start": "/ui/start",
         "runs": "/ui/runs",
         "run": "/ui/runs/view/first",
         "run-data": "/ui/runs/view/small",

@@ -12,7 +12,7 @@ from hanlin.serve.registry import ServedModel
 from hanlin.web.frame import Frame
 
 if TYPE_CHECKING:
-    from hanlin.serve.loaded_model import ModelLoader
+    from hanlin.serve.loaded_model import ModelLoader, ModelState
 
 _MAX_DEPTH = 3
 _MAX_FOLDERS = 2000
@@ -21,6 +21,8 @@ _MAX_FOUND = 200
 
 def describe_models(frame: Frame) -> dict[str, Any]:
     """What the chat may choose: `ready` models, those that are `loading` or failed, and `found` paths to load."""
+    from hanlin.serve.loaded_model import split_name
+
     loader: ModelLoader | None = frame.services.get("loader")
     states = loader.states if loader is not None else []
     loading = [
@@ -28,13 +30,21 @@ def describe_models(frame: Frame) -> dict[str, Any]:
         for state in states
         if state.state != "ready"
     ]
-    taken = {state.spec for state in states if state.state != "failed"}
+    taken = {split_name(state.spec)[1] for state in states if state.state != "failed"}
     found = [path for path in find_models(frame.folder) if str(frame.folder / path) not in taken] if loader else []
     return {"ready": [_describe(model) for model in frame.models.by_name.values()], "loading": loading, "found": found}
 
 
-def load_model(frame: Frame, name: str) -> None:
-    """Load a model of the page's folder.
+def load_model(frame: Frame, name: str, served_name: str = "") -> ModelState:
+    """Load a model of the page's folder, after those that were asked for before it.
+
+    Args:
+        frame: The page.
+        name: Its path, as a request names it.
+        served_name: What it is called in the chat; empty: as its folder or file.
+
+    Returns:
+        How far it is by now, and its names.
 
     Raises:
         UserError: There is none at the path, it is outside of the folder, or this server loads none.
@@ -45,7 +55,7 @@ def load_model(frame: Frame, name: str) -> None:
     path = frame.resolve(name)
     if not path.exists():
         raise UserError(tr("there is no model here"), name)
-    loader.load(str(path))
+    return loader.load(f"{served_name}={path}" if served_name else str(path))
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:
@@ -58,7 +68,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
 
 
 def find_models(folder: Path) -> list[str]:
-    """Paths of models below a folder, relative to it: folders of safetensors, and GGUF files.
+    """Paths of models below a folder, relative to it: folders of safetensors, adapters, and GGUF files.
 
     It looks three levels deep and into 2,000 folders at most, and follows no links; a folder of runs may be large.
     """
@@ -78,7 +88,7 @@ def find_models(folder: Path) -> list[str]:
                 continue
             files = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
             has_weights = any(name.endswith(".safetensors") for name in files)
-            if path != folder and "config.json" in files and has_weights:
+            if path != folder and has_weights and files & {"config.json", "adapter_config.json"}:
                 found.append(path.relative_to(folder).as_posix())
             found += [(path / name).relative_to(folder).as_posix() for name in sorted(files) if _is_gguf(name)]
             below += [

@@ -72,7 +72,7 @@ def make_router(frame: Frame) -> APIRouter:
 
     @router.get("/ui/data")
     def show_datasets(request: Request) -> Response:
-        rows, hidden = _list_datasets(store)
+        rows, hidden = list_datasets(store)
         return frame.render(request, "data/list.html", {"datasets": rows, "hidden": hidden}, view="data")
 
     @router.get("/ui/data/view/{name}")
@@ -222,7 +222,7 @@ def make_router(frame: Frame) -> APIRouter:
     return router
 
 
-def _list_datasets(store: Store) -> tuple[list[dict[str, Any]], int]:
+def list_datasets(store: Store) -> tuple[list[dict[str, Any]], int]:
     """The data artifacts of a store, those of runs by their stages, the newest first."""
     found = []
     folders = list(store.artifacts.iterdir()) if store.artifacts.is_dir() else []

@@ -203,7 +203,7 @@ def _read_progress(partial: Path) -> dict[str, Any] | None:
 def _stages_of_store(store: Store, name: str) -> tuple[StageView, ...]:
     """The stages that left a link or an unfinished artifact."""
     found: dict[str, tuple[StageView, list[str]]] = {}
-    for stage, manifest in sorted(_linked(store, name), key=lambda pair: pair[1].finished):
+    for stage, manifest in sorted(linked_artifacts(store, name), key=lambda pair: pair[1].finished):
         names = [entry.artifact for entry in manifest.inputs if entry.artifact]
         found[stage] = (_view_of_manifest(stage, manifest), names)
     for stage, view, names in _unfinished(store, name):
@@ -235,7 +235,8 @@ def _sort(views: Mapping[str, StageView]) -> list[StageView]:
     return list(ordered.values())
 
 
-def _linked(store: Store, name: str) -> Iterable[tuple[str, Manifest]]:
+def linked_artifacts(store: Store, name: str) -> Iterable[tuple[str, Manifest]]:
+    """The stages of a run that is there with what each made last, by the links in the run's folder."""
     for link in sorted((store.runs / name).iterdir()):
         if link.suffix or link.name == LOGS_FOLDER or link.name.startswith("."):
             continue

@@ -25,6 +25,10 @@ def ui(
         Path, typer.Argument(help=tr("folder of recipes, artifacts/ and runs/"), envvar="HANLIN_HOME")
     ] = Path("."),
     model: Annotated[list[str], typer.Option(help=tr("model to chat with: as in `hanlin serve`; may repeat"))] = [],
+    adapter: Annotated[
+        list[str],
+        typer.Option(help=tr("NAME=FOLDER: a LoRA over the model, served as a model of that name; may repeat")),
+    ] = [],
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     lang: Annotated[str, typer.Option(help=tr("language of the page: auto (the browser's), zh, en"))] = "auto",
@@ -59,6 +63,7 @@ def ui(
         host=host,
         port=port,
         engine=engine,
+        adapters=adapter,
         api_keys=[*filter(None, api_key), *(key for file in api_key_file for key in read_key_file(file))],
         allowed_hosts=allow_host,
         base_path=base_path,

@@ -22,6 +22,8 @@ let conversation = newConversation();
 /** What is being written: message id to {controller, answer}. */
 const running = new Map();
 let models = { ready: [], loading: [], found: [] };
+/** The model that the address names; it may still be loading. */
+const wantedModel = new URLSearchParams(location.search).get("model");
 
 const settings = new Settings((changed) => {
   conversation.settings = changed;
@@ -286,10 +288,13 @@ async function loadModel(path) {
 function setModels(changed) {
   const isOther = JSON.stringify(changed) !== JSON.stringify(models);
   const hadModels = models.ready.length;
+  const isReady = ({ ready }) => ready.some(({ name }) => name === wantedModel);
+  const wantedCame = isReady(changed) && !isReady(models) && !conversation.id;
   models = changed;
   if (isOther) {
     settings.setModels(models.ready);
-    if (!hadModels) settings.show(conversation.settings);
+    if (wantedCame) conversation.settings = { ...conversation.settings, model: wantedModel };
+    if (wantedCame || !hadModels) settings.show(conversation.settings);
     if (!conversation.messages.length) show();
   }
   if (models.loading.some(({ state }) => state !== "failed")) setTimeout(pollModels, POLL_MILLISECONDS);
