@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, str] = {
     "web.data": "core config pipeline data chat tokenizer serve web",
     "web.recipes": "core config pipeline estimate serve web",
     "web.evaluation": "core config pipeline evaluate web",
+    "web.start": "core pipeline serve web",
     "api": "core config tokenizer chat data inference pipeline web",
     "cli.commands.artifacts": "core pipeline train.callbacks.metrics_log",
 }
@@ -147,7 +148,15 @@ ORDER: dict[str, list[str]] = {
         "app",
         "server",
     ],
-    "web": ["pages texts access bodies inside", "frame", "guard chat runs", "data recipes evaluation", "app", "server"],
+    "web": [
+        "pages texts access bodies inside",
+        "frame",
+        "guard chat runs",
+        "data recipes evaluation",
+        "start",
+        "app",
+        "server",
+    ],
     "cli": ["output options help chat", "commands", "table", "main"],
 }
 
