@@ -1,4 +1,4 @@
-"""The page for people who come from other tools names settings and kinds that exist."""
+"""The pages for people who come from other tools name settings and kinds that exist."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LANGUAGES = ("en", "zh")
+PEERS = sorted(path.stem for path in (DOCS / "en").glob("peer_*.md"))
 
 
 def page(language: str) -> str:
@@ -52,3 +53,24 @@ def test_the_recipe_of_the_page_has_settings_that_exist(language: str, known: se
     for stage in recipe["stages"].values():
         assert stage["kind"] in known
         assert sorted(set(stage) - {"kind"} - known) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("peer", PEERS)
+def test_every_setting_and_kind_that_a_peers_page_leads_to_exists(peer: str, language: str, known: set[str]) -> None:
+    text = (DOCS / language / f"{peer}.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ")][1:]
+    named = [span for row in rows for span in re.findall(r"`([^`]+)`", row)]
+    assert len(named) > 5, "a peer's page has a table that translates its settings"
+    settings = {span for span in named if not span.startswith("hanlin ")}
+    assert sorted(span for span in settings if not set(span.split(".")) <= known) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_peer_has_a_page_that_the_index_leads_to(language: str) -> None:
+    index = (DOCS / language / "peers.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\((peer_\w+)\.md\)", index)) == set(PEERS)
+    assert len(PEERS) >= 5
+    for peer in PEERS:
+        text = (DOCS / language / f"{peer}.md").read_text(encoding="utf-8")
+        assert text.count("\n## ") == 4, f"{peer}: when it, when Hanlin, how to move, how to use both"
