@@ -12,8 +12,8 @@ from typing import get_args
 import pytest
 from typer.main import get_command
 
-from hanlin.catalog.starter import NEEDS, USABLE_MEMORY, WANTS, Answers, Have, Target, make_recipe
-from hanlin.cli.commands.start.recipe import read_have, read_machine, read_want
+from hanlin.catalog.starter import NEEDS, USABLE_MEMORY, WANTS, Answers, FromHub, Have, Target, make_recipe
+from hanlin.cli.commands.start.recipe import read_have, read_hub, read_machine, read_want
 from hanlin.cli.main import app
 from hanlin.config.recipe_file import read_recipe
 from hanlin.core.errors import UserError
@@ -116,7 +116,8 @@ def test_a_model_of_ones_own_is_taken(data: dict[Have, str], tiny_model: Path) -
     [
         ("cogvlm2", "cannot be trained here"),
         ("chinese-alpaca-pro-7b", "cannot be trained here"),
-        ("yi-34b", "no commit"),
+        ("ms:meta-llama/Llama-3.1-8B@", "nothing follows the @"),
+        ("ms:no", "names no repository"),
         ("llama-9", "no model 'llama-9'"),
         ("./nowhere", "no such folder"),
         ("llama-3.1-8b-instruct", "the machine has 4"),
@@ -125,6 +126,50 @@ def test_a_model_of_ones_own_is_taken(data: dict[Have, str], tiny_model: Path) -
 def test_a_model_that_does_not_do_is_refused(data: dict[Have, str], model: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         make_recipe(Answers(data, "chat", Target(True, 4e9), model))
+
+
+def first_model(data: dict[Have, str], model: str | None = None, hub: FromHub | None = None) -> tuple[str, str]:
+    """The reference of the model that a recipe for conversations begins with, and the recipe's text."""
+    chats: dict[Have, str] = {"chats": data["chats"]}
+    starter = make_recipe(Answers(chats, "chat", Target(True, 200e9), model, hub=hub))
+    assert starter.base is not None and f'model: "{starter.base.reference}"' in starter.text
+    return starter.base.reference, starter.text
+
+
+def test_a_model_comes_from_the_hub_where_it_is_better_had(data: dict[Have, str]) -> None:
+    gated, text = first_model(data)
+    assert gated == "ms:LLM-Research/Meta-Llama-3.1-8B-Instruct@master"
+    assert "asks for no agreement" in text and "From Hugging Face: hf:meta-llama/Llama-3.1-8B-Instruct@" in text
+    only_there, _ = first_model(data, "openbuddy-llama3-8b")
+    assert only_there == "ms:OpenBuddy/openbuddy-llama3-8b-v21.1-8k@master"
+    without_commit, text = first_model(data, "yi-34b-chat")
+    assert without_commit == "ms:01ai/Yi-34B-Chat@master" and "From Hugging Face" not in text
+    open_to_all, text = first_model(data, "smollm2-135m-instruct")
+    assert open_to_all.startswith("hf:HuggingFaceTB/") and "From ModelScope: ms:HuggingFaceTB/" in text
+
+
+def test_a_model_comes_from_the_hub_that_was_asked_for(data: dict[Have, str]) -> None:
+    assert first_model(data, "smollm2-135m-instruct", "ms")[0] == "ms:HuggingFaceTB/SmolLM2-135M-Instruct@master"
+    reference, text = first_model(data, "llama-3.1-8b-instruct", "hf")
+    assert reference.startswith("hf:meta-llama/Llama-3.1-8B-Instruct@") and "an agreement first" in text
+    pinned, text = first_model(data, "ms:LLM-Research/Meta-Llama-3-8B-Instruct@0123abc")
+    assert pinned.endswith("@0123abc") and "template: llama3" in text and "The branch may change" not in text
+    assert first_model(data, "ms:HuggingFaceTB/SmolLM2-135M-Instruct")[0].startswith("ms:HuggingFaceTB/")
+
+
+@pytest.mark.parametrize(
+    ("model", "hub", "said"),
+    [
+        ("yi-34b", "hf", "no commit"),
+        ("hf:somebody/llama@abc123", "ms", "says by itself"),
+        ("./somewhere", "hf", "says by itself"),
+    ],
+)
+def test_a_hub_that_does_not_do_is_refused(data: dict[Have, str], model: str, hub: FromHub, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        first_model(data, model, hub)
+    with pytest.raises(UserError, match="would not be used"):
+        make_recipe(Answers({}, "try", MACHINES[0], hub=hub))
 
 
 def test_what_a_path_holds_is_recognized(data: dict[Have, str]) -> None:
@@ -151,6 +196,9 @@ def test_an_aim_and_a_machine_are_read_as_they_are_typed() -> None:
     assert [read_want(text) for text in ("1", "chinese-answers", "try")] == ["chat", "chinese_answers", "try"]
     assert read_machine("24GB") == Target(True, 24e9)
     assert read_machine("CPU").gpu is False
+    assert [read_hub(text) for text in ("", "ms", "HF:")] == [None, "ms", "hf"]
+    with pytest.raises(UserError, match="no model is taken from"):
+        read_hub("wisemodel")
     for reader, text in ((read_want, "5"), (read_want, ""), (read_machine, "large"), (read_machine, "0.1GB")):
         with pytest.raises(UserError):
             reader(text)

@@ -18,6 +18,7 @@ from hanlin.catalog.memory import model_shape
 from hanlin.catalog.schema import Model
 from hanlin.config.recipe import Recipe
 from hanlin.config.recipe_file import read_recipe
+from hanlin.config.references import HUB_PREFIXES, parse_hub_name
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -29,7 +30,9 @@ from hanlin.models.folder.checks import check_model_folder
 Have = Literal["chats", "text", "preferences"]
 Want = Literal["chat", "knowledge", "chinese_answers", "try"]
 Method = Literal["full", "lora", "qlora"]
+FromHub = Literal["hf", "ms"]
 WANTS: tuple[Want, ...] = get_args(Want)
+FROM_HUBS: tuple[FromHub, ...] = get_args(FromHub)
 HAVES: tuple[Have, ...] = get_args(Have)
 NEEDS: dict[Want, Have | None] = {"chat": "chats", "knowledge": "text", "chinese_answers": "preferences", "try": None}
 """The data that each aim cannot do without."""
@@ -37,6 +40,8 @@ CHAT_MODELS = ("llama-3.1-8b-instruct", "llama-3.2-3b-instruct", "llama-3.2-1b-i
 BASE_MODELS = ("llama-3.1-8b", "llama-3.2-3b", "llama-3.2-1b")
 CPU_MODELS: tuple[str, ...] = ("smollm2-135m-instruct",)
 """What two CPU cores train in hours."""
+MODELSCOPE_BRANCH = "master"
+"""The catalog has no commits of ModelScope, and its repositories have this branch."""
 USABLE_MEMORY = 0.9
 """The share of a memory that training may take."""
 NEW_ENTRIES = 8000
@@ -62,8 +67,10 @@ class Answers:
         have: Paths of data by what they are.
         want: The aim.
         machine: The machine.
-        model: Id of the catalog, `hf:owner/name@commit`, or a folder; none: chosen by the machine.
+        model: Id of the catalog, `hf:owner/name@commit`, `ms:owner/name@commit`, or a folder; none: chosen by the
+            machine.
         name: Name of the recipe.
+        hub: Where a model of the catalog comes from; none: where it is better had (`_better_hub`).
     """
 
     have: Mapping[Have, str]
@@ -71,6 +78,7 @@ class Answers:
     machine: Target
     model: str | None = None
     name: str = "my_recipe"
+    hub: FromHub | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +109,8 @@ def make_recipe(answers: Answers) -> Starter:
         UserError: The aim needs data that there are not, nothing fits the machine, or the model is not known.
     """
     if answers.want == "try":
-        if answers.have or answers.model:
-            given = answers.model or next(iter(answers.have.values()))
+        if answers.have or answers.model or answers.hub:
+            given = answers.model or next(iter(answers.have.values()), f"--hub {answers.hub}")
             what = tr("the aim try makes data and a model of its own; {given} would not be used", given=given)
             raise UserError(what, "--want", tr("leave it out, or choose another aim"))
         return _read(_demo_text(answers), None, None, answers)
@@ -136,33 +144,55 @@ def fits(starter: Starter, machine: Target) -> bool:
 def _candidates(answers: Answers) -> list[Base]:
     """The models to try, the largest first."""
     if answers.model is not None:
-        return [_named_model(answers.model)]
+        return [_named_model(answers.model, answers.hub)]
     if not answers.machine.gpu:
         names = CPU_MODELS
     else:
         names = BASE_MODELS if "text" in answers.have else CHAT_MODELS
-    return [_catalog_model(get_model(name)) for name in names]
+    return [_catalog_model(get_model(name), answers.hub) for name in names]
 
 
-def _named_model(text: str) -> Base:
-    """The model of `--model`. Raises UserError if it is none that can be trained."""
-    if text.startswith(("./", "../", "/", "~")) or Path(text).is_dir():
+def _named_model(text: str, hub: FromHub | None) -> Base:
+    """The model of `--model`. Raises UserError if it is none that can be trained, or if it is from no such hub."""
+    is_folder = text.startswith(("./", "../", "/", "~")) or Path(text).is_dir()
+    if hub is not None and (is_folder or text.startswith(HUB_PREFIXES)):
+        what = tr("{model} says by itself where it comes from", model=text)
+        raise UserError(what, f"--hub {hub}", tr("leave --hub out"))
+    if is_folder:
         files = check_model_folder(Path(text).expanduser(), experts=True)
         path = text if text.startswith((".", "/", "~")) else f"./{text}"
         return Base(path, shape=ModelShape.of_config(files.config, files.dtype))
-    name, at, commit = text.removeprefix("hf:").partition("@")
-    if text.startswith("hf:") and at and commit:
-        known = next((model for model in models() if model.hubs.get("hf") == name), None)
-        if known is None:
-            return Base(text)
-        return Base(text, known, _shape(known), _template(known))
-    return _catalog_model(get_model(name))
+    if not text.startswith(HUB_PREFIXES):
+        return _catalog_model(get_model(text), hub)
+    repository = parse_hub_name(text, "--model")
+    source: FromHub = "ms" if repository.hub == "ms" else "hf"
+    if not repository.revision:
+        return _catalog_model(get_model(repository.name), source)
+    known = next((model for model in models() if model.hubs.get(source) == repository.name), None)
+    if known is None:
+        return Base(text)
+    return Base(text, known, _shape(known), _template(known))
 
 
-def _catalog_model(entry: Model) -> Base:
+def _better_hub(entry: Model) -> FromHub:
+    """ModelScope if a model is only there, if Hugging Face asks for an agreement first, which ModelScope does not, or
+    if the catalog has no commit of Hugging Face; else Hugging Face, where a commit pins what is read.
+    """
+    if "ms" not in entry.hubs:
+        return "hf"
+    return "ms" if "hf" not in entry.hubs or entry.gated or entry.revision is None else "hf"
+
+
+def _catalog_model(entry: Model, hub: FromHub | None) -> Base:
     if entry.refused is not None or entry.kind == "adapter":
         what = tr("{model} cannot be trained here", model=entry.id)
         raise UserError(what, "--model", tr("see `hanlin catalog models {model}`", model=entry.id))
+    chosen = hub or _better_hub(entry)
+    if chosen == "ms" and "ms" not in entry.hubs:
+        what = tr("the catalog knows no name of {model} on ModelScope", model=entry.id)
+        raise UserError(what, "--hub ms", tr("see `hanlin catalog models {model}`", model=entry.id))
+    if chosen == "ms":
+        return Base(f"ms:{entry.hubs['ms']}@{MODELSCOPE_BRANCH}", entry, _shape(entry), _template(entry))
     if entry.revision is None:
         what = tr("the catalog has no commit of {model}", model=entry.id)
         name = entry.hubs.get("hf", "owner/name")
@@ -293,16 +323,31 @@ def _head(answers: Answers, base: Base | None) -> Iterator[str]:
         entry = base.entry
         yield "#"
         yield f"# {tr('Model: {name}, license {license}.', name=entry.name, license=entry.license)}"
-        if entry.gated:
-            page = f"https://huggingface.co/{entry.hubs['hf']}"
-            yield f"# {tr('Hugging Face asks for an agreement first: {page} (then `hf auth login`).', page=page)}"
-        if "ms" in entry.hubs:
-            name = entry.hubs["ms"]
-            yield f"# {tr('On ModelScope it is {name}; with a folder, write `model: ./FOLDER`.', name=name)}"
+        yield from (f"# {line}" for line in _hub_notes(entry, base.reference))
         for fault in entry.faults:
             yield f"# {tr('Mind: {fault}', fault=_text_of(fault))}"
     yield f"name: {answers.name}"
     yield "seed: 42"
+
+
+def _hub_notes(entry: Model, reference: str) -> Iterator[str]:
+    """What is to know of the hub that a model comes from, and its name on the other one."""
+    if reference.startswith("ms:"):
+        if entry.gated:
+            yield tr("ModelScope asks for no agreement; the license holds all the same.")
+        if "ms" in entry.unverified:
+            yield tr("Its name on ModelScope was not compared with a second source.")
+        if reference.endswith(f"@{MODELSCOPE_BRANCH}"):
+            name = reference.partition("@")[0]
+            yield tr("The branch may change: `hanlin pull {name}` tells the commit to write in its place.", name=name)
+        if entry.revision is not None:
+            yield tr("From Hugging Face: {reference}", reference=f"hf:{entry.hubs['hf']}@{entry.revision}")
+    else:
+        if entry.gated:
+            page = f"https://huggingface.co/{entry.hubs['hf']}"
+            yield tr("Hugging Face asks for an agreement first: {page} (then `hf auth login`).", page=page)
+        if "ms" in entry.hubs:
+            yield tr("From ModelScope: {reference}", reference=f"ms:{entry.hubs['ms']}@{MODELSCOPE_BRANCH}")
 
 
 def _text_of(fault: object) -> str:

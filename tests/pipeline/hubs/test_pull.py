@@ -273,6 +273,19 @@ def test_a_refusal_without_a_reason_is_one_sentence(server: HubServer, status: i
     assert f"refuses access (HTTP {status})" in str(refused("hf:owner/model", kind="model"))
 
 
+def test_a_refusal_has_a_code_that_programs_tell_apart(server: HubServer, hub: str) -> None:
+    assert refused(f"{hub}:owner/other").code == "not_found"
+    assert refused(f"{hub}:owner/model@other", kind="model").code == "not_found"
+    assert refused(f"{hub}:owner/model", patterns=("*.gguf",)).code == "not_found"
+    assert refused(f"{hub}:owner/model", endpoint="http://127.0.0.1:9").code == "unreachable"
+    server.refuse("model", *[Refusal(429, {"Retry-After": "86400"})] * 2)
+    assert refused(f"{hub}:owner/model", kind="model").code == "rate_limited"
+    server.refuse("model", Refusal(401))
+    assert refused(f"{hub}:owner/model", kind="model").code == "gated"
+    server.gated, server.token = True, "another"
+    assert refused(f"{hub}:owner/model").code == "gated"
+
+
 def test_a_hub_that_cannot_be_reached_names_what_to_set(hub: str, server: HubServer) -> None:
     error = refused(f"{hub}:owner/model", endpoint="http://127.0.0.1:9")
     assert "http://127.0.0.1:9 cannot be reached" in error.what

@@ -134,7 +134,8 @@ def select_revisions(cached: Sequence[CachedRevision], name: HubName) -> list[Ca
         and (not name.revision or item.name.revision.startswith(name.revision) or name.revision in item.refs)
     ]
     if not found:
-        raise UserError(tr("the cache does not hold it"), str(name), tr("`hanlin cache ls` lists what there is"))
+        hint = tr("`hanlin cache ls` lists what there is")
+        raise UserError(tr("the cache does not hold it"), str(name), hint, "not_found")
     return found
 
 

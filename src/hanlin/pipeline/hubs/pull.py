@@ -100,9 +100,8 @@ def pull(request: PullRequest, log: Log, progress: Progress, *, dry_run: bool = 
             log(tr("offline: {name} is taken as it was fetched", name=known.name))
             return known
         what = tr("it was not fetched before, and {variable} forbids to ask the hub", variable=OFFLINE_VARIABLES[0])
-        raise UserError(
-            what, str(request.name), tr("unset {variable} or give a local path", variable=OFFLINE_VARIABLES[0])
-        )
+        hint = tr("unset {variable} or give a local path", variable=OFFLINE_VARIABLES[0])
+        raise UserError(what, str(request.name), hint, "unreachable")
     endpoint = find_endpoint(request.name.hub, request.endpoint, request.recipe_endpoint)
     session = HubSession(endpoint, log)
     kind = request.kind or "model"
@@ -173,7 +172,7 @@ def _pull_commit(
         record = Record(check_listing(hub.list_files(session, name.name, kind, commit), str(name)))
     selection = _select(request, kind, record.files)
     if not selection.files:
-        raise UserError(tr("it holds no file that is needed"), str(name), tr("--all fetches every file"))
+        raise UserError(tr("it holds no file that is needed"), str(name), tr("--all fetches every file"), "not_found")
     pulled = Pulled(name, kind, folder / "snapshots" / commit, selection, 0)
     if dry_run:
         return pulled

@@ -48,21 +48,21 @@ def explain_status(error: HubStatusError, name: HubName, kind: str, endpoint: En
         hint = tr(
             "run it again later: what was fetched is kept; with {variable} set, hubs allow more", variable=variable
         )
-        return UserError(what, where, hint)
+        return UserError(what, where, hint, "rate_limited")
     if error.code == "RevisionNotFound":
         hint = tr("see its revisions on {page}", page=page)
-        return UserError(tr("it has no revision {revision}", revision=name.revision), where, hint)
+        return UserError(tr("it has no revision {revision}", revision=name.revision), where, hint, "not_found")
     if error.code == "GatedRepo" or (name.hub == "ms" and error.status == 403):
         what = tr("its owner lets in only those who accepted the terms")
         if has_token:
             hint = tr("accept them on {page} with the account of your token, and wait until you are let in", page=page)
         else:
             hint = tr("accept them on {page}, then set {variable} to an access token", page=page, variable=variable)
-        return UserError(what, where, hint)
+        return UserError(what, where, hint, "gated")
     if is_absent(error):
         what = tr("the hub knows no such model or data set, or it is private")
         hint = tr("check the name; a private one needs {variable}", variable=variable)
-        return UserError(what, where, hint)
+        return UserError(what, where, hint, "not_found")
     if error.status in (401, 403):
         what = tr("the hub refuses access (HTTP {status})", status=error.status)
         if has_token:
@@ -74,9 +74,9 @@ def explain_status(error: HubStatusError, name: HubName, kind: str, endpoint: En
             )
         else:
             hint = tr("set {variable} to an access token; the page is {page}", variable=variable, page=page)
-        return UserError(what, where, hint)
+        return UserError(what, where, hint, "gated")
     what = tr("the hub answers with an error: HTTP {status} {message}", status=error.status, message=error.message)
-    return UserError(what.rstrip(), where, tr("run it again later: what was fetched is kept"))
+    return UserError(what.rstrip(), where, tr("run it again later: what was fetched is kept"), "unreachable")
 
 
 def explain_break(error: HubBreakError, name: HubName, endpoint: Endpoint) -> UserError:
@@ -86,4 +86,4 @@ def explain_break(error: HubBreakError, name: HubName, endpoint: Endpoint) -> Us
         hint = tr("set HF_ENDPOINT to a mirror, or take it from ModelScope (ms:owner/name); what was fetched is kept")
     else:
         hint = tr("check the network and {variable}; what was fetched is kept", variable=ENDPOINT_VARIABLES[name.hub])
-    return UserError(what, str(name), hint)
+    return UserError(what, str(name), hint, "unreachable")

@@ -64,7 +64,8 @@ def _select_named(files: Sequence[RemoteFile], patterns: Sequence[str], where: s
     for pattern in patterns:
         if not any(fnmatchcase(file.path, pattern) for file in files):
             names = join_list([file.path for file in files[:8]])
-            raise UserError(tr("no file matches {path}", path=pattern), where, tr("it holds {names}", names=names))
+            hint = tr("it holds {names}", names=names)
+            raise UserError(tr("no file matches {path}", path=pattern), where, hint, "not_found")
     named = [any(fnmatchcase(file.path, pattern) for pattern in patterns) for file in files]
     return Selection(
         tuple(file for file, is_named in zip(files, named, strict=True) if is_named),

@@ -50,7 +50,7 @@ def list_upload_files(folder: Path) -> list[UploadFile]:
     Raises UserError if the folder is incomplete (files missing, changed or half-written) or holds a secret.
     """
     if not folder.is_dir():
-        raise UserError(tr("there is no such folder"), folder)
+        raise UserError(tr("there is no such folder"), folder, None, "not_found")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     unfinished = [name for name in files if name.endswith(PARTIAL_SUFFIX) or name.startswith(f"{SCRATCH_FOLDER}/")]
     if folder.resolve().name.endswith(PARTIAL_FOLDER) or unfinished:
@@ -137,7 +137,13 @@ def upload(folder: Path, items: Sequence[UploadFile], repository: HubName, *, pr
     except Exception as error:  # errors of two libraries and of their HTTP clients, which have no class in common
         what = tr("the hub refused: {first_line}", first_line=_hide(find_token(repository.hub), _first_line(error)))
         hint = tr("check login, name and network, then run it again")
-        raise UserError(what, str(repository), hint) from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        code = _CODES.get(status, "unreachable") if isinstance(status, int) else "unreachable"
+        raise UserError(what, str(repository), hint, code) from error
+
+
+_CODES = {401: "gated", 403: "gated", 404: "not_found", 429: "rate_limited"}
+"""The code of an error by the status with which a hub refused."""
 
 
 def _hide(token: str, text: str) -> str:
@@ -170,7 +176,7 @@ def _to_modelscope(folder: Path, items: Sequence[UploadFile], name: str, private
     """Its library commits a large folder in parts, so the file without which nothing loads is uploaded last."""
     if importlib.util.find_spec("modelscope_hub") is None:
         hint = tr("pip install 'hanlin[modelscope]'")
-        raise UserError(tr("modelscope-hub is not installed"), f"ms:{name}", hint)
+        raise UserError(tr("modelscope-hub is not installed"), f"ms:{name}", hint, "missing_package")
     from modelscope_hub.api import HubApi
 
     _keep_cookies_home()

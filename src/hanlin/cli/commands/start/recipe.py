@@ -19,7 +19,7 @@ from hanlin.core.errors import UserError, did_you_mean, explain_os_error, sugges
 from hanlin.core.i18n import join_list, tr
 
 if TYPE_CHECKING:
-    from hanlin.catalog.starter import Have, Starter, Target, Want
+    from hanlin.catalog.starter import FromHub, Have, Starter, Target, Want
 
 app = new_app()
 NOTHING = "nothing"
@@ -44,7 +44,10 @@ def new(
     want: Annotated[str, typer.Option(help="chat, knowledge, chinese_answers, try")] = "",
     machine: Annotated[str, typer.Option(help=tr("cpu, a GPU's memory such as 24GB, or auto"))] = "",
     model: Annotated[
-        str, typer.Option(help=tr("model to begin with: id of the catalog, hf:owner/name@commit, or a folder"))
+        str, typer.Option(help=tr("model to begin with: id of the catalog, hf:owner/name@commit, ms:..., or a folder"))
+    ] = "",
+    hub: Annotated[
+        str, typer.Option(help=tr("hf or ms: where a model of the catalog comes from; else where it is better had"))
     ] = "",
     out: Annotated[Path, typer.Option(help=tr("recipe file to write"))] = Path("my_recipe.yaml"),
     lang: Lang = "",
@@ -60,9 +63,10 @@ def new(
     if as_json and not (have and want and machine):
         what = tr("with --json nothing is asked")
         raise UserError(what, "recipe new", tr("give --have, --want and --machine"))
+    from_hub = read_hub(hub)
     data = read_have(have or _ask_have())
     chosen = read_want(want or _ask_want(bool(data)))
-    answers = Answers(data, chosen, read_machine(machine or _ask_machine()), model or None, out.stem)
+    answers = Answers(data, chosen, read_machine(machine or _ask_machine()), model or None, out.stem, from_hub)
     starter = make_recipe(answers)
     with tempfile.TemporaryDirectory() as folder:
         steps = plan(starter.recipe, Store(Path(folder)))
@@ -156,6 +160,19 @@ def read_want(text: str) -> Want:
         if want == name:
             return want
     raise UserError(tr("there is no aim '{name}'", name=text), "--want", join_list(WANTS))
+
+
+def read_hub(text: str) -> FromHub | None:
+    """The hub by its short name; None if none is named. Raises UserError if it is none of them."""
+    from hanlin.catalog.starter import FROM_HUBS
+
+    for hub in FROM_HUBS:
+        if hub == text.strip().lower().removesuffix(":"):
+            return hub
+    if text:
+        hint = tr("hf is Hugging Face or a mirror of it, ms is ModelScope")
+        raise UserError(tr("no model is taken from '{name}'", name=text), "--hub", hint)
+    return None
 
 
 def read_machine(text: str) -> Target:
