@@ -2,7 +2,7 @@
 
 What a client promises, whatever the server does: the key goes to the address that the user named and nowhere else, not
 after a redirect and not to a proxy that was not asked for; an answer is bounded in size and in time, its headers too;
-what goes wrong is one sentence. Hubs are spoken to by their own libraries, with the client of `hub_client`.
+what goes wrong is one sentence. Hubs are spoken to with `hub_client`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+from hanlin.cli.commands.serving.shared_options import (
+    Adapters,
+    AllowedHosts,
+    ApiKey,
+    ApiKeyFiles,
+    BasePath,
+    ContextLength,
+)
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName, refuse_key_in_command, tell_edits
+from hanlin.cli.options import EngineName, tell_edits
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 
@@ -45,39 +53,24 @@ def serve(
         int,
         typer.Option(min=1, help=tr("groups of layers on their own GPUs, of each vLLM")),
     ] = 1,
-    adapter: Annotated[
-        list[str],
-        typer.Option(help=tr("NAME=FOLDER: a LoRA over the model, served as a model of that name; may repeat")),
-    ] = [],
-    context_length: Annotated[
-        int,
-        typer.Option(min=0, help=tr("most tokens of a request; 0: the model's")),
-    ] = 0,
+    adapter: Adapters = [],
+    context_length: ContextLength = 0,
     threads: Annotated[
         int,
         typer.Option(min=0, help=tr("CPU threads of llama.cpp; 0: automatic")),
     ] = 0,
-    api_key: Annotated[
-        list[str],
-        typer.Option(envvar="HANLIN_API_KEY", hidden=True, callback=refuse_key_in_command),
-    ] = [],
-    api_key_file: Annotated[
-        list[Path],
-        typer.Option(help=tr("file of API keys, one on each line; or set HANLIN_API_KEY; may repeat")),
-    ] = [],
+    api_key: ApiKey = [],
+    api_key_file: ApiKeyFiles = [],
     api_keys: Annotated[
         Path | None,
         typer.Option(help=tr("YAML file of API keys with limits")),
     ] = None,
-    allow_host: Annotated[
-        list[str],
-        typer.Option(help=tr("name to answer to beside the machine's own, such as *.local; may repeat")),
-    ] = [],
+    allow_host: AllowedHosts = [],
     allow_origin: Annotated[
         list[str],
         typer.Option(help=tr("origin of web pages that may use the server (CORS); may repeat")),
     ] = [],
-    base_path: Annotated[str, typer.Option(help=tr("path before every route behind a reverse proxy"))] = "",
+    base_path: BasePath = "",
     unix_socket: Annotated[
         Path | None,
         typer.Option(help=tr("listen on a Unix socket, for its owner alone, instead of --host and --port")),

@@ -7,8 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from hanlin.cli.commands.serving.shared_options import (
+    Adapters,
+    AllowedHosts,
+    ApiKey,
+    ApiKeyFiles,
+    BasePath,
+    ContextLength,
+)
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName, refuse_key_in_command, tell_edits
+from hanlin.cli.options import EngineName, tell_edits
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import Language, tr
 
@@ -25,28 +33,16 @@ def ui(
         Path, typer.Argument(help=tr("folder of recipes, artifacts/ and runs/"), envvar="HANLIN_HOME")
     ] = Path("."),
     model: Annotated[list[str], typer.Option(help=tr("model to chat with: as in `hanlin serve`; may repeat"))] = [],
-    adapter: Annotated[
-        list[str],
-        typer.Option(help=tr("NAME=FOLDER: a LoRA over the model, served as a model of that name; may repeat")),
-    ] = [],
+    adapter: Adapters = [],
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     lang: Annotated[str, typer.Option(help=tr("language of the page: auto (the browser's), zh, en"))] = "auto",
     engine: EngineName = "auto",
-    context_length: Annotated[int, typer.Option(min=0, help=tr("most tokens of a request; 0: the model's"))] = 0,
-    api_key: Annotated[
-        list[str],
-        typer.Option(envvar="HANLIN_API_KEY", hidden=True, callback=refuse_key_in_command),
-    ] = [],
-    api_key_file: Annotated[
-        list[Path],
-        typer.Option(help=tr("file of API keys, one on each line; or set HANLIN_API_KEY; may repeat")),
-    ] = [],
-    allow_host: Annotated[
-        list[str],
-        typer.Option(help=tr("name to answer to beside the machine's own, such as *.local; may repeat")),
-    ] = [],
-    base_path: Annotated[str, typer.Option(help=tr("path before every route behind a reverse proxy"))] = "",
+    context_length: ContextLength = 0,
+    api_key: ApiKey = [],
+    api_key_file: ApiKeyFiles = [],
+    allow_host: AllowedHosts = [],
+    base_path: BasePath = "",
 ) -> None:
     if lang not in LANGUAGES:
         raise UserError(tr("no language of the page: {lang}", lang=lang), "--lang", did_you_mean(lang, LANGUAGES))
