@@ -195,8 +195,9 @@ class TestWithThePackage:
         (data.parent / "outside.yaml").write_text(OWN_TASK, encoding="utf-8")
         with pytest.raises(UserError, match="outside the data folder"):
             ask(tiny_model, data, tmp_path / "out", lm_eval_tasks=("../outside.yaml",))
-        with pytest.raises(UserError, match="from a hub is a program"):
-            ask(tiny_model, data, tmp_path / "out", lm_eval_tasks=("sums.yaml",), data="hf:me/sums@0a1b2c3d")
+        for hub in ("hf", "ms"):
+            with pytest.raises(UserError, match="from a hub is a program"):
+                ask(tiny_model, data, tmp_path / "out", lm_eval_tasks=("sums.yaml",), data=f"{hub}:me/sums@0a1b2c3d")
 
     def test_worked_examples_that_are_not_there_are_missed(
         self, tiny_model: Path, made_up_data: Path, tmp_path: Path

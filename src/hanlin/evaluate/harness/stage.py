@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.references import HUB_PREFIXES
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
@@ -57,16 +58,15 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
         what = tr("tasks of lm-evaluation-harness need the package lm_eval")
         raise UserError(what, "lm_eval_tasks", "pip install 'hanlin[lm-eval]'") from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    lm_eval.api.task.tqdm = lambda rows, **options: (
-        rows
-    )  # its bars, which no setting turns off; ours shows the progress
+    # its bars, which no setting turns off; ours shows the progress
+    lm_eval.api.task.tqdm = lambda rows, **options: rows
     from hanlin.evaluate.harness.address import AddressLM
     from hanlin.evaluate.harness.answers import AnswerStore
     from hanlin.evaluate.harness.model import HanlinLM
     from hanlin.evaluate.harness.tasks import LocalTasks
 
     data = inputs.path("data")
-    is_from_hub = bool(settings.data) and str(settings.data).startswith("hf:")
+    is_from_hub = str(settings.data).startswith(HUB_PREFIXES)
     local_tasks = LocalTasks(data, settings.lm_eval_tasks, trusted=not is_from_hub)
     loaded_tasks = local_tasks.load()
     for name, task in loaded_tasks["tasks"].items():
@@ -312,5 +312,5 @@ def _describe_settings(settings: Evaluate, context: StageContext) -> dict[str, A
         "shots": settings.shots,
         "chat": bool(settings.chat),
         "max_new_tokens": settings.max_new_tokens,
-        **({"data": settings.data} if str(settings.data).startswith("hf:") else {}),
+        **({"data": settings.data} if str(settings.data).startswith(HUB_PREFIXES) else {}),
     }
