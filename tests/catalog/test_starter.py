@@ -12,7 +12,8 @@ from typing import get_args
 import pytest
 from typer.main import get_command
 
-from hanlin.catalog.starter import NEEDS, USABLE_MEMORY, WANTS, Answers, FromHub, Have, Target, make_recipe
+from hanlin.catalog.answers import NEEDS, WANTS, Answers, FromHub, Have, TargetMachine
+from hanlin.catalog.starter import USABLE_MEMORY, make_recipe
 from hanlin.cli.commands.start.recipe import read_have, read_hub, read_machine, read_want
 from hanlin.cli.main import app
 from hanlin.config.recipe_file import read_recipe
@@ -20,7 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 
-MACHINES = (Target(False, 16e9), Target(True, 8e9), Target(True, 24e9), Target(True, 80e9))
+MACHINES = (TargetMachine(False, 16e9), TargetMachine(True, 8e9), TargetMachine(True, 24e9), TargetMachine(True, 80e9))
 ROWS = {
     "chats": '{"instruction": "你好", "input": "", "output": "你好！"}',
     "text": '{"text": "春天来了，花园里的花都开了。"}',
@@ -41,7 +42,7 @@ def test_every_aim_on_every_machine_gets_a_recipe_that_plans_and_fits(
     data: dict[Have, str],
     tmp_path: Path,
     language: str,
-    machines: tuple[Target, ...],
+    machines: tuple[TargetMachine, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HANLIN_LANG", language)
@@ -66,7 +67,7 @@ def test_all_data_that_are_given_are_used(data: dict[Have, str]) -> None:
 
 def test_a_larger_machine_gets_a_larger_model_or_more_bits(data: dict[Have, str]) -> None:
     chats: dict[Have, str] = {"chats": data["chats"]}
-    made = [make_recipe(Answers(chats, "chat", Target(True, size))) for size in (4e9, 8e9, 16e9, 40e9)]
+    made = [make_recipe(Answers(chats, "chat", TargetMachine(True, size))) for size in (4e9, 8e9, 16e9, 40e9)]
     names = [(starter.base.entry.id, starter.method) for starter in made if starter.base and starter.base.entry]
     assert names == [
         ("smollm2-135m-instruct", "lora"),
@@ -125,13 +126,13 @@ def test_a_model_of_ones_own_is_taken(data: dict[Have, str], tiny_model: Path) -
 )
 def test_a_model_that_does_not_do_is_refused(data: dict[Have, str], model: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        make_recipe(Answers(data, "chat", Target(True, 4e9), model))
+        make_recipe(Answers(data, "chat", TargetMachine(True, 4e9), model))
 
 
 def first_model(data: dict[Have, str], model: str | None = None, hub: FromHub | None = None) -> tuple[str, str]:
     """The reference of the model that a recipe for conversations begins with, and the recipe's text."""
     chats: dict[Have, str] = {"chats": data["chats"]}
-    starter = make_recipe(Answers(chats, "chat", Target(True, 200e9), model, hub=hub))
+    starter = make_recipe(Answers(chats, "chat", TargetMachine(True, 200e9), model, hub=hub))
     assert starter.base is not None and f'model: "{starter.base.reference}"' in starter.text
     return starter.base.reference, starter.text
 
@@ -194,7 +195,7 @@ def test_data_that_are_not_there_are_refused(data: dict[Have, str], typed: list[
 
 def test_an_aim_and_a_machine_are_read_as_they_are_typed() -> None:
     assert [read_want(text) for text in ("1", "chinese-answers", "try")] == ["chat", "chinese_answers", "try"]
-    assert read_machine("24GB") == Target(True, 24e9)
+    assert read_machine("24GB") == TargetMachine(True, 24e9)
     assert read_machine("CPU").gpu is False
     assert [read_hub(text) for text in ("", "ms", "HF:")] == [None, "ms", "hf"]
     with pytest.raises(UserError, match="no model is taken from"):

@@ -132,7 +132,7 @@ ORDER: dict[str, list[str]] = {
         "pull cache upload",
         "inputs",
     ],
-    "catalog": ["schema", "entries", "memory check", "starter page"],
+    "catalog": ["schema", "entries answers", "memory check recipe_text", "starter page"],
     "serve": [
         "errors",
         "admission auth json_schema",

@@ -19,7 +19,8 @@ from hanlin.core.errors import UserError, did_you_mean, explain_os_error, sugges
 from hanlin.core.i18n import join_list, tr
 
 if TYPE_CHECKING:
-    from hanlin.catalog.starter import FromHub, Have, Starter, Target, Want
+    from hanlin.catalog.answers import FromHub, Have, TargetMachine, Want
+    from hanlin.catalog.starter import Starter
 
 app = new_app()
 NOTHING = "nothing"
@@ -53,7 +54,8 @@ def new(
     lang: Lang = "",
     as_json: AsJson = False,
 ) -> None:
-    from hanlin.catalog.starter import Answers, make_recipe
+    from hanlin.catalog.answers import Answers
+    from hanlin.catalog.starter import make_recipe
     from hanlin.core.files import write_text
     from hanlin.pipeline.artifacts import Store
     from hanlin.pipeline.plan import plan
@@ -99,7 +101,7 @@ def read_have(texts: Sequence[str]) -> dict[Have, str]:
     Raises:
         UserError: A path leads nowhere, or two are of one sort.
     """
-    from hanlin.catalog.starter import HAVES
+    from hanlin.catalog.answers import HAVES
 
     found: dict[Have, str] = {}
     for text in texts:
@@ -151,7 +153,7 @@ def _detect(path: str) -> Have:
 
 def read_want(text: str) -> Want:
     """The aim by its name or number. Raises UserError if there is no such aim."""
-    from hanlin.catalog.starter import WANTS
+    from hanlin.catalog.answers import WANTS
 
     name = text.strip().replace("-", "_")
     if name.isdecimal() and 1 <= int(name) <= len(WANTS):
@@ -164,7 +166,7 @@ def read_want(text: str) -> Want:
 
 def read_hub(text: str) -> FromHub | None:
     """The hub by its short name; None if none is named. Raises UserError if it is none of them."""
-    from hanlin.catalog.starter import FROM_HUBS
+    from hanlin.catalog.answers import FROM_HUBS
 
     for hub in FROM_HUBS:
         if hub == text.strip().lower().removesuffix(":"):
@@ -175,9 +177,9 @@ def read_hub(text: str) -> FromHub | None:
     return None
 
 
-def read_machine(text: str) -> Target:
+def read_machine(text: str) -> TargetMachine:
     """The machine: `cpu`, `auto`, or the memory of a GPU. Raises UserError if it is none of them."""
-    from hanlin.catalog.starter import Target
+    from hanlin.catalog.answers import TargetMachine
     from hanlin.estimate.machine import gpu_memory, has_gpu, machine_memory, parse_memory_size
 
     name = text.strip().lower()
@@ -186,16 +188,16 @@ def read_machine(text: str) -> Target:
         if memory is None:
             what = tr("the GPU's driver does not say how much memory it has")
             raise UserError(what, "--machine", tr("write it, such as 24GB"))
-        return Target(True, memory)
+        return TargetMachine(True, memory)
     if name in ("auto", "cpu"):
-        return Target(False, machine_memory() or 16e9)
+        return TargetMachine(False, machine_memory() or 16e9)
     try:
         memory = parse_memory_size(text)
     except UserError as error:
         raise UserError(tr("'{text}' is no machine", text=text), "--machine", "cpu, 24GB, auto") from error
     if memory < 1e9:
         raise UserError(tr("'{text}' is no memory of a GPU", text=text), "--machine", "cpu, 24GB, auto")
-    return Target(True, memory)
+    return TargetMachine(True, memory)
 
 
 def _ask(question: str, lines: Sequence[str]) -> str:
