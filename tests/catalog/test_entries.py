@@ -12,13 +12,13 @@ from typer.main import get_command
 
 from hanlin.catalog.entries import datasets, get_model, licenses, models, select_entries, shapes, tools
 from hanlin.catalog.page import markdown
-from hanlin.catalog.schema import DataSet, Entry, Model
+from hanlin.catalog.schema import CatalogEntry, DataSet, Model
 from hanlin.chat.packaged import packaged_names
 from hanlin.cli.main import app
 from hanlin.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERYTHING: tuple[Entry, ...] = (*models(), *datasets(), *tools())
+EVERYTHING: tuple[CatalogEntry, ...] = (*models(), *datasets(), *tools())
 
 
 def test_the_catalog_holds_what_people_look_for() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hanlin.catalog.entries import licenses
-from hanlin.catalog.schema import DataSet, Entry, Hub
+from hanlin.catalog.schema import CatalogEntry, DataSet, Hub
 from hanlin.core.errors import UserError
 from hanlin.core.http import RedirectError, ServerClient, ServerError, parse_address
 from hanlin.core.i18n import tr
@@ -50,7 +50,7 @@ class LinkResult:
     note: str = ""
 
 
-def links_of(entry: Entry) -> list[Link]:
+def links_of(entry: CatalogEntry) -> list[Link]:
     """The links of an entry: each hub name, the pin, the homepage."""
     sort = "datasets" if isinstance(entry, DataSet) else "models"
     links = [Link(entry.id, hub, name, _hub_url(hub, sort, name)) for hub, name in entry.hubs.items()]

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
-from hanlin.catalog.schema import DataSet, Entry, License, Model, Shape, Tool
+from hanlin.catalog.schema import CatalogEntry, DataSet, License, ListedTool, Model, Shape
 from hanlin.config.yaml_text import load_yaml
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 
-T = TypeVar("T", bound=Entry)
+T = TypeVar("T", bound=CatalogEntry)
 
 
 def _load(start: str) -> list[dict[str, Any]]:
@@ -50,9 +50,9 @@ def datasets() -> tuple[DataSet, ...]:
 
 
 @functools.cache
-def tools() -> tuple[Tool, ...]:
+def tools() -> tuple[ListedTool, ...]:
     """Every tool of the catalog."""
-    return _read("tools", Tool)
+    return _read("tools", ListedTool)
 
 
 @functools.cache
@@ -75,7 +75,7 @@ def select_entries(entries: Iterable[T], words: Sequence[str]) -> list[T]:
     return [entry for entry in entries if all(word in _searched_text(entry) for word in wanted)]
 
 
-def _searched_text(entry: Entry) -> str:
+def _searched_text(entry: CatalogEntry) -> str:
     license = licenses()[entry.license]
     parts = [entry.id, entry.name, *entry.hubs.values(), license.id, license.name, *entry.words]
     parts += [entry.good_for.en, entry.good_for.zh]

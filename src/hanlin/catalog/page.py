@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hanlin.catalog.entries import datasets, licenses, models, shapes, tools
 from hanlin.catalog.memory import RANK, RUN_CONTEXT, SEQUENCE, estimate_needs
-from hanlin.catalog.schema import DataSet, Entry, Hub, Model, Tool
+from hanlin.catalog.schema import CatalogEntry, DataSet, Hub, ListedTool, Model
 from hanlin.core.i18n import Language, mark, translate
 
 PAGES: tuple[Hub | str, ...] = ("models", "datasets", "tools")
@@ -165,7 +165,11 @@ def _legend(t: Callable[[str], str]) -> list[str]:
 
 
 def _notes(
-    entry: Entry, language: Language, t: Callable[[str], str], first: Sequence[str] = (), last: Sequence[str] = ()
+    entry: CatalogEntry,
+    language: Language,
+    t: Callable[[str], str],
+    first: Sequence[str] = (),
+    last: Sequence[str] = (),
 ) -> list[str]:
     """A section of an entry: where it is, what it is for, what is wrong with its files."""
     unverified = t(mark("(unverified)"))
@@ -197,7 +201,7 @@ def _notes(
 
 
 def _license_section(
-    entries: Iterable[Model | DataSet | Tool], language: Language, t: Callable[[str], str]
+    entries: Iterable[Model | DataSet | ListedTool], language: Language, t: Callable[[str], str]
 ) -> list[str]:
     used = {entry.license for entry in entries}
     commercial = {True: mark("yes"), False: mark("no"), None: mark("not said")}

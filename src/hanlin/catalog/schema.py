@@ -71,7 +71,7 @@ class Shape(Strict):
     dtype: Literal["bfloat16", "float16"] = "bfloat16"
 
 
-class Entry(Strict):
+class CatalogEntry(Strict):
     """What every entry has.
 
     Attributes:
@@ -112,7 +112,7 @@ class Entry(Strict):
         return self
 
 
-class Model(Entry):
+class Model(CatalogEntry):
     """A model.
 
     Attributes:
@@ -144,7 +144,7 @@ class Model(Entry):
         return self
 
 
-class DataSet(Entry):
+class DataSet(CatalogEntry):
     """A data set.
 
     Attributes:
@@ -174,7 +174,7 @@ class DataSet(Entry):
         return self
 
 
-class Tool(Entry):
+class ListedTool(CatalogEntry):
     """A program beside Hanlin.
 
     Attributes:

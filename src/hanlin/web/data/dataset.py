@@ -95,7 +95,7 @@ def _count_turns(row: Any) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DatasetRow:
     """A row of a file: its number in the part, from 0, and what it holds; `problem` if that is no JSON."""
 
     number: int
@@ -114,7 +114,7 @@ class Page:
         is_partial: Whether the time was up before the page was full.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[DatasetRow, ...]
     next: int | None
     searched: int
     is_partial: bool = False
@@ -171,7 +171,7 @@ class Dataset:
         """The number of rows of a part, counted."""
         return sum(index.count() for index in self._indices[part])
 
-    def row(self, part: str, number: int) -> Row:
+    def row(self, part: str, number: int) -> DatasetRow:
         """One row. Raises UserError if there is none of this number."""
         line = next(self._lines(part, number), None) if number >= 0 else None
         if line is None:
@@ -187,7 +187,7 @@ class Dataset:
             query: What is looked for.
             count: Rows of the page.
         """
-        rows: list[Row] = []
+        rows: list[DatasetRow] = []
         number = first - 1
         needle = query.needle()
         deadline = time.monotonic() + SEARCH_SECONDS
@@ -227,7 +227,7 @@ class Dataset:
             if not is_last:
                 before += index.count()
 
-    def find_id(self, record_id: str) -> Row | None:
+    def find_id(self, record_id: str) -> DatasetRow | None:
         """The kept record of an id, in the training or the validation split; None if it is in neither."""
         start = b'{"id": %s,' % json.dumps(record_id, ensure_ascii=False).encode("utf-8", "surrogatepass")
         for part in ("kept", "validation"):
@@ -273,12 +273,12 @@ def _read_ledger(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _parse(number: int, line: bytes) -> Row:
+def _parse(number: int, line: bytes) -> DatasetRow:
     try:
         data = parse_json(line)
     except ValueError as error:
-        return Row(number, {}, str(error))
-    return Row(number, data) if isinstance(data, dict) else Row(number, {}, tr("not a JSON object"))
+        return DatasetRow(number, {}, str(error))
+    return DatasetRow(number, data) if isinstance(data, dict) else DatasetRow(number, {}, tr("not a JSON object"))
 
 
 def _find_line(path: Path, start: bytes, chunk_bytes: int = 8 << 20) -> int | None:

@@ -19,7 +19,7 @@ from hanlin.pipeline.manifest import read_manifest
 from hanlin.serve.api.body import RequestBody
 from hanlin.web.bodies import read_body
 from hanlin.web.data.corrections import OverlayFile, correct, find_overlay, read_overlay, undo
-from hanlin.web.data.dataset import PARTS, Dataset, DatasetCache, Row, histogram
+from hanlin.web.data.dataset import PARTS, Dataset, DatasetCache, DatasetRow, histogram
 from hanlin.web.data.dataset import Query as RowQuery
 from hanlin.web.data.tokens import TokenDesk, list_tokenizers, packaged_templates
 from hanlin.web.frame import Frame
@@ -288,7 +288,7 @@ def _ranked(counts: Any) -> list[tuple[str, int]]:
     return sorted((pair for pair in pairs if isinstance(pair[1], int)), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _row_values(row: Row, part: str, overlay: Overlay, limit: int = _MAX_EXCERPT) -> dict[str, Any]:
+def _row_values(row: DatasetRow, part: str, overlay: Overlay, limit: int = _MAX_EXCERPT) -> dict[str, Any]:
     """A row for the template: its parts as (label, text, characters that are left out), and what is known of it."""
     data = row.data
     content = data.get("row", data) if part == "dropped" else data
@@ -332,12 +332,12 @@ def _entry_values(entry: OverlayEntry) -> dict[str, Any]:
     }
 
 
-def _original_values(dataset: Dataset, row: Row) -> dict[str, Any] | None:
+def _original_values(dataset: Dataset, row: DatasetRow) -> dict[str, Any] | None:
     """Of a dropped duplicate the record that it duplicates, beside it."""
     return _pair_values(dataset, row) if row.data.get("duplicate_of") else None
 
 
-def _pair_values(dataset: Dataset, row: Row) -> dict[str, Any]:
+def _pair_values(dataset: Dataset, row: DatasetRow) -> dict[str, Any]:
     """A dropped copy and the record that was kept, with the characters in which they differ marked."""
     kept_id = str(row.data.get("duplicate_of") or "")
     kept = dataset.find_id(kept_id)

@@ -26,7 +26,7 @@ from hanlin.web.recipes.text import REMOVED, change_setting
 from hanlin.web.runs.control import start_run
 
 
-class Change(RequestBody):
+class SettingChange(RequestBody):
     """A setting that was changed in the form: its keys, and the YAML that was typed; null takes it out."""
 
     path: list[str] = Field(min_length=1, max_length=20)
@@ -38,7 +38,7 @@ class Draft(RequestBody):
 
     text: str = Field(max_length=MAX_BYTES)
     name: str = Field(default="recipe", max_length=200)
-    change: Change | None = None
+    change: SettingChange | None = None
     memory: str = Field(default="", max_length=40)
     device: str = Field(default="auto", max_length=10)
 

@@ -15,10 +15,10 @@ from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import language, tr
 
 if TYPE_CHECKING:
-    from hanlin.catalog.schema import DataSet, Entry, Model, Tool
+    from hanlin.catalog.schema import CatalogEntry, DataSet, ListedTool, Model
 
 app = new_app()
-T = TypeVar("T", bound="Entry")
+T = TypeVar("T", bound="CatalogEntry")
 Words = Annotated[
     list[str], typer.Argument(help=tr("words that an entry must hold, such as 8b chatml 弱智吧"), show_default=False)
 ]
@@ -125,7 +125,7 @@ def _show(
         )
 
 
-def entry_as_json(entry: Entry) -> dict[str, Any]:
+def entry_as_json(entry: CatalogEntry) -> dict[str, Any]:
     """An entry for programs, with its license, and for a model its parameters and the memory that it needs."""
     from hanlin.catalog.entries import licenses, shapes
     from hanlin.catalog.memory import estimate_needs
@@ -161,15 +161,15 @@ def _dataset_row(entry: DataSet) -> list[str]:
     return [entry.id, rows, " ".join(entry.languages), entry.use, entry.format or "–", entry.license]
 
 
-def _tool_row(tool: Tool) -> list[str]:
+def _tool_row(tool: ListedTool) -> list[str]:
     return [tool.id, tool.sort, tool.license, tool.good_for.to(language())]
 
 
-def _print_details(entry: Entry) -> None:
+def _print_details(entry: CatalogEntry) -> None:
     """Print everything that is known of one entry."""
     from hanlin.catalog.entries import licenses
     from hanlin.catalog.page import hub_page
-    from hanlin.catalog.schema import DataSet, Model, Tool
+    from hanlin.catalog.schema import DataSet, ListedTool, Model
 
     reader = language()
     license = licenses()[entry.license]
@@ -192,7 +192,7 @@ def _print_details(entry: Entry) -> None:
         lines += [(tr("agreement"), tr("Hugging Face asks for one; ModelScope does not"))] if entry.gated else []
     if isinstance(entry, DataSet) and entry.fields:
         lines.append((tr("fields"), ", ".join(f"{name}: {field}" for name, field in entry.fields.items())))
-    if isinstance(entry, Tool):
+    if isinstance(entry, ListedTool):
         lines.append((tr("with Hanlin"), entry.with_hanlin.to(reader)))
     refused = getattr(entry, "refused", None)
     lines += [(tr("not read"), refused.to(reader))] if refused else []
