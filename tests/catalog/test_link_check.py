@@ -107,3 +107,9 @@ def test_the_command_is_green_for_names_that_are_there_and_red_for_others(
     assert "HTTP 404" in capsys.readouterr().out
     with pytest.raises(UserError, match="no-such-model"):
         run_check("no-such-model")
+
+
+def test_a_mirror_may_be_named_without_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "mirror.example")
+    (link, *_) = links_of(get_model("llama-3.1-8b"))
+    assert link.url.startswith("https://mirror.example/api/models/")

@@ -14,19 +14,18 @@ from typing import Literal
 
 from hanlin.catalog.entries import licenses
 from hanlin.catalog.schema import CatalogEntry, DataSet, Hub
+from hanlin.config.references import ENDPOINT_VARIABLES, HUB_ADDRESSES
 from hanlin.core.errors import UserError
 from hanlin.core.http import RedirectError, ServerClient, ServerError, parse_address
 from hanlin.core.i18n import tr
 
 State = Literal["ok", "gated", "page", "moved", "missing", "unreachable"]
 ADDRESSES: dict[Hub, str] = {
-    "hf": "https://huggingface.co",
-    "ms": "https://modelscope.cn",
+    "hf": HUB_ADDRESSES["hf"],
+    "ms": HUB_ADDRESSES["ms"],
     "wisemodel": "https://wisemodel.cn",
     "opencsg": "https://opencsg.com",
 }
-ENDPOINTS: dict[Hub, str] = {"hf": "HF_ENDPOINT", "ms": "MODELSCOPE_ENDPOINT"}
-"""The variables that name a mirror."""
 CONNECTIONS = 8
 SECONDS = 20.0
 
@@ -71,8 +70,10 @@ def license_links() -> list[Link]:
 
 
 def _hub_url(hub: Hub, sort: str, name: str) -> str:
-    variable = ENDPOINTS.get(hub, "")
-    address = os.environ.get(variable, "").rstrip("/") or ADDRESSES[hub]
+    variable = ENDPOINT_VARIABLES.get(hub, "")
+    address = os.environ.get(variable, "").strip().rstrip("/") or ADDRESSES[hub]
+    if "://" not in address:
+        address = f"https://{address}"
     path = {"hf": "/api", "ms": "/api/v1"}.get(hub, "")
     return f"{address}{path}/{sort}/{name}"
 

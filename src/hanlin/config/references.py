@@ -16,6 +16,9 @@ _HUB = re.compile(r"(?P<hub>hf|ms):(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_PREFIXES = ("hf:", "ms:")
 """How the name of a repository begins: Hugging Face (or a mirror of it), and ModelScope."""
+HUB_ADDRESSES = {"hf": "https://huggingface.co", "ms": "https://modelscope.cn"}
+ENDPOINT_VARIABLES = {"hf": "HF_ENDPOINT", "ms": "MODELSCOPE_ENDPOINT"}
+"""The variables of the environment that name another address, such as that of a mirror."""
 
 
 class HubName(NamedTuple):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hanlin.config.references import HubName
+from hanlin.config.references import ENDPOINT_VARIABLES, HUB_ADDRESSES, HubName
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.pipeline.hubs.session import ENDPOINT_VARIABLES, Endpoint, HubBreakError, HubStatusError
+from hanlin.pipeline.hubs.session import Endpoint, HubBreakError, HubStatusError
 
 _LOGIN = {"hf": "HF_TOKEN", "ms": "MODELSCOPE_API_TOKEN"}
 _PAGES = {
@@ -18,7 +18,7 @@ _PAGES = {
 
 def page_of(name: HubName, kind: str, endpoint: Endpoint) -> str:
     """The address of a repository's page: what is gated is opened on the hub's own page, also behind a mirror."""
-    own = {"hf": "https://huggingface.co", "ms": "https://modelscope.cn"}[name.hub]
+    own = HUB_ADDRESSES[name.hub]
     return _PAGES[name.hub, kind].format(url=own, name=name.name)
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx2
 
+from hanlin.config.references import ENDPOINT_VARIABLES, HUB_ADDRESSES
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
 from hanlin.core.http import FILE_WANTED, hub_client, is_loopback, parse_address
@@ -37,8 +38,6 @@ LONGEST_WAIT = 600.0
 """Seconds that a hub may ask to wait; a longer wait is told, and not waited for."""
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _RATE_LIMIT_RESET = re.compile(r"\bt=(\d+)")
-_DEFAULT_ENDPOINTS = {"hf": "https://huggingface.co", "ms": "https://modelscope.cn"}
-ENDPOINT_VARIABLES = {"hf": "HF_ENDPOINT", "ms": "MODELSCOPE_ENDPOINT"}
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -71,7 +70,7 @@ class Endpoint:
 
     @property
     def is_default(self) -> bool:
-        return self.url == _DEFAULT_ENDPOINTS[self.hub]
+        return self.url == HUB_ADDRESSES[self.hub]
 
 
 def find_endpoint(hub: str, named: str = "", from_recipe: str = "") -> Endpoint:
@@ -86,7 +85,7 @@ def find_endpoint(hub: str, named: str = "", from_recipe: str = "") -> Endpoint:
     """
     variable = ENDPOINT_VARIABLES[hub]
     of_environment = os.environ.get(variable, "").strip()
-    url = named or of_environment or from_recipe or _DEFAULT_ENDPOINTS[hub]
+    url = named or of_environment or from_recipe or HUB_ADDRESSES[hub]
     if "://" not in url:
         url = f"https://{url}"
     try:
@@ -96,7 +95,7 @@ def find_endpoint(hub: str, named: str = "", from_recipe: str = "") -> Endpoint:
         raise UserError(error.what, source, error.hint) from None
     parts = urlsplit(address)
     is_private = parts.scheme == "https" or is_loopback(parts.hostname or "")
-    trusted = bool(named or of_environment) or address == _DEFAULT_ENDPOINTS[hub]
+    trusted = bool(named or of_environment) or address == HUB_ADDRESSES[hub]
     return Endpoint(hub, address + path, trusted and is_private)
 
 

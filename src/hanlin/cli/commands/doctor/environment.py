@@ -47,7 +47,8 @@ def _port(port: int) -> Check:
 
 
 def _hubs() -> Iterator[Check]:
-    from hanlin.pipeline.hubs.session import ENDPOINT_VARIABLES, OFFLINE_VARIABLES, find_endpoint, is_offline
+    from hanlin.config.references import ENDPOINT_VARIABLES
+    from hanlin.pipeline.hubs.session import OFFLINE_VARIABLES, find_endpoint, is_offline
 
     for hub, variable in ENDPOINT_VARIABLES.items():
         try:
@@ -63,7 +64,8 @@ def _hubs() -> Iterator[Check]:
 
 def check_network() -> list[Check]:
     """Whether the hubs can be reached, and how fast they answer."""
-    from hanlin.pipeline.hubs.session import ENDPOINT_VARIABLES, find_endpoint
+    from hanlin.config.references import ENDPOINT_VARIABLES
+    from hanlin.pipeline.hubs.session import find_endpoint
 
     checks = []
     for hub, variable in ENDPOINT_VARIABLES.items():
