@@ -6,12 +6,15 @@ memory it takes, whether it comes before something else that the test holds back
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
 from types import FrameType
 
 HANG_SECONDS = 300.0
@@ -28,6 +31,17 @@ def wait_until(condition: Callable[[], object], what: str = "the condition never
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.005)
+
+
+def count_bytes(folder: Path, pattern: str) -> int:
+    """Bytes of the files below a folder whose names match, while another process makes and removes files there."""
+    total = 0
+    for parent, _, names in os.walk(folder):  # a folder that is gone meanwhile is left out
+        for name in names:
+            if fnmatchcase(name, pattern):
+                with suppress(FileNotFoundError):
+                    total += (Path(parent) / name).stat().st_size
+    return total
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from hanlin.pipeline.hubs import session
 from hanlin.pipeline.hubs.inputs import download
 from hanlin.pipeline.hubs.pull import HUBS, Pulled, PullRequest, pull
 from hub_server import COMMIT, HubServer, Refusal, Repository, hub_server
-from waiting import wait_until
+from waiting import count_bytes, wait_until
 
 TOKEN = "hf_" + "s3cret" * 6
 WEIGHTS = bytes(range(256)) * 40
@@ -142,9 +142,9 @@ def test_a_pull_that_was_killed_is_taken_up_by_the_next_command(server: HubServe
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     cache = Path(os.environ["HF_HUB_CACHE" if hub == "hf" else "MODELSCOPE_CACHE"])
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: sum(path.stat().st_size for path in cache.rglob("*.incomplete")) > 600_000)
+        wait_until(lambda: count_bytes(cache, "*.incomplete") > 600_000)
         process.kill()
-    kept = sum(path.stat().st_size for path in cache.rglob("*.incomplete"))
+    kept = count_bytes(cache, "*.incomplete")
     assert files_in(fetch(f"{hub}:owner/model").folder) == {"model.safetensors": large}
     assert server.file_requests()[-1].range == f"bytes={kept}-"
 

@@ -27,7 +27,7 @@ from hanlin.train.callbacks import checkpoint
 from hanlin.train.callbacks.checkpoint import LIST_FILE, Checkpointer
 from hanlin.train.distributed.ddp import DDP
 from training_data import conversation, many
-from waiting import wait_until
+from waiting import count_bytes, wait_until
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
@@ -297,7 +297,7 @@ stages:
 
     def has_logged_a_step() -> bool:
         assert run.poll() is None, run.communicate()[1]
-        return any(path.stat().st_size for path in tmp_path.rglob("metrics.jsonl"))
+        return count_bytes(tmp_path, "metrics.jsonl") > 0
 
     wait_until(has_logged_a_step)
     (run.send_signal if to == "the_command" else lambda number: os.killpg(run.pid, number))(signal.SIGINT)
