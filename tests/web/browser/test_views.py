@@ -226,4 +226,4 @@ def test_a_run_is_stopped_from_the_page(site: Any, world: Store) -> None:
         page.locator("[data-action=stop]").click()
         page.locator("dialog button.danger").click()
         page.locator(".notice", has_text="told to stop").wait_for()
-        assert child.wait() == -signal.SIGINT
+        assert child.wait() == -signal.SIGTERM
