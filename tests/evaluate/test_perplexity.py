@@ -109,6 +109,26 @@ def test_what_is_measured_together_changes_nothing(tiny_model: Path) -> None:
     assert [row["nats"] for row in together] == pytest.approx([row["nats"] for row in alone], abs=1e-3)
 
 
+def test_products_are_rounded_only_where_the_processor_is_faster_by_it(
+    taught_model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    capabilities = torch.cpu.get_capabilities()
+    is_faster = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    exact = SETTINGS.model_copy(update={"precision": "float32"})
+    auto, plain = (
+        measured(taught_model, corpus, tmp_path / name, settings)
+        for name, settings in (("auto", SETTINGS), ("plain", exact))
+    )
+    assert (auto["precision"], plain["precision"]) == ("bfloat16" if is_faster else "float32", "float32")
+    assert auto["nats_per_token"] == pytest.approx(plain["nats_per_token"], rel=5e-3)
+    assert (auto["nats_per_token"] == plain["nats_per_token"]) is not bool(is_faster)
+
+
+def test_weights_in_another_format_are_multiplied_in_that(taught_model: Path, corpus: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"dtype": "float16"})
+    assert measured(taught_model, corpus, tmp_path / "out", settings)["precision"] == "float16"
+
+
 def test_a_gguf_file_is_as_surprised_as_its_model(
     taught_model: Path, taught_gguf: Path, corpus: Path, tmp_path: Path
 ) -> None:

@@ -59,8 +59,11 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
     measured = list(limit_characters(_records(file), settings.max_characters))
     if not measured:
         raise UserError(tr("this file has no records to score"), file)
+    # rounding moves a perplexity, a sum over thousands of tokens, by less than 0.1 %; an exam may turn on one token,
+    # and stays in float32
+    precision = "fastest" if settings.precision == "auto" else settings.precision
     loaded = load_engine(
-        inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype, precision=settings.precision
+        inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype, precision=precision
     )
     try:
         window = _window(settings.window, loaded.engine.context_length)
@@ -77,11 +80,13 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
         rows = process_in_chunks(
             measured, _CHUNK_SIZE, context.scratch_folder(out), work, context.progress, unit=tr("records")
         )
-        engine_name = loaded.engine.name
+        engine = {"engine": loaded.engine.name}
+        if rounded := getattr(loaded.engine, "precision", None):  # of transformers alone
+            engine["precision"] = rounded
     finally:
         loaded.engine.close()
     write_rows(out / "perplexity.jsonl", rows)
-    return {"engine": engine_name, **aggregate(rows)}
+    return {**engine, **aggregate(rows)}
 
 
 def text_sample(tokenizer: Tokenizer, document: Document) -> Sample:

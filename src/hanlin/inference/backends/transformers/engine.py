@@ -16,7 +16,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.hardware.devices import read_device
 from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
-from hanlin.inference.backends.transformers.precision import multiply_in_bfloat16
+from hanlin.inference.backends.transformers.precision import gains_by_bfloat16, multiply_in_bfloat16
 from hanlin.inference.backends.transformers.scoring import score_pairs
 from hanlin.inference.protocol import GenerationRequest, OnScore, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
@@ -45,8 +45,8 @@ class TransformersEngine(SchedulerEngine):
         context_length: Maximum tokens of a request, at most those of the model.
         adapters: LoRA folders over the model at `path`, by the name that requests use. All are in memory beside one
             base; in each step the answers of one adapter share a call of the model.
-        precision: `bfloat16`: multiply weights in float32 in bfloat16 (see `precision`); `auto` and `float32`: as they
-            are.
+        precision: `bfloat16`: multiply weights in float32 in bfloat16 (see `precision`); `fastest`: if the processor is
+            faster by it; `auto` and `float32`: as they are.
     """
 
     name = "transformers"
@@ -68,7 +68,9 @@ class TransformersEngine(SchedulerEngine):
         self._adapters = Adapters(loaded, path, adapters) if adapters else None
         loaded.to(self._device)
         model = cast(PreTrainedModel, loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
-        if precision == "bfloat16":
+        self.precision = str(model.dtype).removeprefix("torch.")
+        if precision == "bfloat16" or (precision == "fastest" and gains_by_bfloat16(model, self._device)):
+            self.precision = "bfloat16"
             multiply_in_bfloat16(model)
         self._decoder = TransformersDecoder(model, self._device, self._adapters)
         self.vocabulary = self._decoder.vocabulary_size

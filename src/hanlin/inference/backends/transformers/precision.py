@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hanlin.core.errors import UserError
+from hanlin.core.hardware.devices import is_cpu
 from hanlin.core.i18n import tr
 
 
@@ -30,6 +31,20 @@ class Bfloat16Linear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
+def gains_by_bfloat16(model: Any, device: torch.device) -> bool:
+    """Whether `multiply_in_bfloat16` can be done and is faster: weights in float32, not quantized, on a CPU with AMX or
+    AVX-512's bfloat16 products (perplexity 1.5 to 1.6 times as fast with the latter).
+    """
+    if not is_cpu(device) or not _is_float32(model):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def _is_float32(model: Any) -> bool:
+    return model.dtype == torch.float32 and not getattr(model.config, "quantization_config", None)
+
+
 def multiply_in_bfloat16(model: Any) -> None:
     """Replace the linear layers of a model's decoder blocks, in place. Those of an adapter stay as they are.
 
@@ -39,7 +54,7 @@ def multiply_in_bfloat16(model: Any) -> None:
     Raises:
         UserError: The model is not in float32, or its linear layers are quantized.
     """
-    if model.dtype != torch.float32 or getattr(model.config, "quantization_config", None):
+    if not _is_float32(model):
         what = tr("products in bfloat16 are for weights in float32")
         raise UserError(what, "precision", tr("set `dtype: float32`, or leave `precision` out"))
     decoder = model.get_decoder()
