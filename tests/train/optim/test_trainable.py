@@ -27,6 +27,7 @@ from hanlin.train import stages
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
+from hanlin.train.optim.build import build_optimizer
 from tiny_llama import tie_embeddings
 from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
@@ -204,6 +205,24 @@ def test_a_number_trains_the_rows_from_there_on(tiny_model: Path, out: Path, inp
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, out))
     changed = torch.nonzero((before[HEAD] != after[HEAD]).any(dim=1))[:, 0].tolist()
     assert changed == list(range(entries - 6, entries))
+
+
+def test_a_row_moves_by_what_its_token_teaches_and_not_for_having_a_gradient(tiny_model: Path) -> None:
+    """One token of 512 teaches 10 times 0.1 of a token's gradient, a softmax of 60,000 a thousandth of it."""
+    model = attach_trainable_tokens(load_model(tiny_model, trainable=True), [1, 2])
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    settings = Pretrain(**SFT, trainable_tokens=1, weight_decay=0.0)
+    stepped = build_optimizer(settings, trained, CPU)
+    before = [weight.detach().clone() for _, weight in trained]
+    for group in stepped.param_groups:
+        group["lr"] = 1e-3
+    for _, weight in trained:
+        weight.grad = torch.stack([torch.full_like(weight[0], size / 512) for size in (1.0, 1e-4)])
+    stepped.step()
+    for (_, weight), start in zip(trained, before, strict=True):
+        taught, other = (weight.detach() - start).abs().mean(dim=1).tolist()
+        assert taught == pytest.approx(1e-3 / 1.1, rel=1e-3)
+        assert other < 2e-6
 
 
 @pytest.mark.parametrize("rows", ["untrained", 10_000])

@@ -34,7 +34,8 @@ def build_optimizer(
         UserError: bitsandbytes is asked for and not installed.
     """
     ratio = settings.lora.loraplus_lr_ratio if settings.lora else 1.0
-    groups = parameter_groups(named_parameters, settings.weight_decay, ratio)
+    step_tokens = getattr(settings, "batch_tokens", None)  # of preferences, a step's tokens are not known before
+    groups = parameter_groups(named_parameters, settings.weight_decay, ratio, step_tokens)
     if settings.optimizer == "adamw":
         # fused: one pass over each weight; on a CPU 2.7 ms for 2.9 million weights, against 9.8 tensor by tensor
         return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=True)
