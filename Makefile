@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 SMOLLM := models/SmolLM2-135M-Instruct.Q4_1.gguf
 DATA ?= $(HANLIN_SHARED_DATA)
 
-.PHONY: fuzz demo real test test-slow test-parity test-vllm test-llama-cpp test-clients test-mergekit test-web lint format docs site clean bench-startup help
+.PHONY: fuzz demo real test test-slow test-parity test-vllm test-llama-cpp test-clients test-mergekit test-web lint format docs lock site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
@@ -30,6 +30,7 @@ help:
 	@echo "make messages      collect the messages of the code and compile their translations"
 	@echo "make coverage      the test suite with branch coverage"
 	@echo "make docs          write the generated pages again"
+	@echo "make lock          write uv.lock at the versions of constraints.txt (needs a network)"
 	@echo "make site          build the documentation site into site/; any warning is an error"
 
 CATALOGS := $(wildcard src/hanlin/locale/*/LC_MESSAGES/*.po)
@@ -109,6 +110,10 @@ docs: $(VENV)/.run
 	$(BIN)/python -m hanlin.config.settings_page docs
 	$(BIN)/python -m hanlin.catalog.page docs
 	$(BIN)/hanlin schema > docs/recipe.schema.json
+
+lock: $(VENV)/.dev
+	$(PIP) 'uv>=0.13'
+	$(BIN)/python scripts/lock.py $(BIN)/uv
 
 site: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
