@@ -443,8 +443,7 @@ class _Stream(httpcore2.NetworkStream):
 
 
 def _seconds_left(timeout: float | None, error: type[Exception]) -> float | None:
-    deadline = _deadline.get(None)
-    if deadline is None:
+    if (deadline := _deadline.get(None)) is None:
         return timeout
     left = deadline - time.monotonic()
     if left <= 0:
@@ -460,9 +459,8 @@ def _sentences(seconds: float) -> Iterator[None]:
     except (httpcore2.ConnectTimeout, httpcore2.ConnectError, httpx2.InvalidURL) as error:
         raise Unreachable(_connect_reason(error)) from error
     except httpcore2.ProxyError as error:
-        raise Unreachable(
-            tr("the proxy of {variable} refuses: {reason}", variable=PROXY_VARIABLE, reason=error)
-        ) from error
+        refusal = tr("the proxy of {variable} refuses: {reason}", variable=PROXY_VARIABLE, reason=error)
+        raise Unreachable(refusal) from error
     except httpcore2.TimeoutException as error:
         raise ServerError(tr("no answer in {seconds:g} seconds", seconds=seconds)) from error
     except (httpcore2.ProtocolError, httpx2.DecodingError) as error:
