@@ -79,7 +79,7 @@ class _Reader:
     def _parents_of(self, entry: InputEntry) -> Sequence[LineageNode]:
         files = tuple(LineageNode(item.path, "file", item.sha256, entry.license) for item in entry.files)
         if not entry.artifact:
-            return files or (LineageNode(entry.reference, "hub", entry.digest, entry.license),)
+            return files or (LineageNode(entry.reference, "hub", entry.commit or entry.digest, entry.license),)
         found = find_input(self._artifacts, entry)
         if found is None:
             return (LineageNode(entry.artifact, "missing", entry.digest),)

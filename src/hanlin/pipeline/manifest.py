@@ -103,7 +103,8 @@ class FileEntry:
 class InputEntry:
     """What a stage read through one reference: an artifact (`artifact` is its folder's name) or local files.
 
-    `reference` is the text in the recipe, kept for people; the key does not depend on it.
+    `reference` is the text in the recipe, kept for people; the key does not depend on it. `commit` is the commit of a
+    hub's repository that was read: a reference may name a branch, which moves.
     """
 
     field: str
@@ -114,6 +115,7 @@ class InputEntry:
     inside: str = ""
     files: tuple[FileEntry, ...] = ()
     license: str = ""
+    commit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -59,6 +60,7 @@ _HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelera
 REPLY_FILE = "reply.json"
 PROGRESS_FILE = "progress.json"
 ELAPSED_FILE = "seconds"
+COMMITS_FILE = "commits.json"
 """A file in the scratch folder, rewritten every second while its stage runs: other machines see that it does."""
 
 
@@ -233,7 +235,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
                 digest="",
                 settings=request["settings"],
                 seed=request["seed"],
-                inputs=inputs,
+                inputs=_with_commits(inputs, scratch),
                 files=(),
                 metrics=metrics,
                 made_by=_made_by(),
@@ -247,7 +249,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
 
 def _remove_if_empty(partial: Path) -> None:
     """Remove the folder of an artifact whose work has left nothing in it to go on from, such as one refused at once."""
-    own = {torchrun.REQUEST_FILE, ELAPSED_FILE, PROGRESS_FILE}
+    own = {torchrun.REQUEST_FILE, ELAPSED_FILE, PROGRESS_FILE, COMMITS_FILE}
     with contextlib.suppress(OSError):
         made = {entry.name for entry in partial.iterdir()} - {SCRATCH_FOLDER}
         if not made and own.issuperset(entry.name for entry in (partial / SCRATCH_FOLDER).iterdir()):
@@ -341,13 +343,21 @@ def _run_work(request: Mapping[str, Any], partial: Path, prepare_only: bool = Fa
     progress = Progress(request["stage"], partial / SCRATCH_FOLDER / PROGRESS_FILE)
     paths: dict[str, tuple[Path, ...]] = {}
     lineage_by_field: dict[str, tuple[LineageNode, ...]] = {}
+    scratch = partial / SCRATCH_FOLDER
+    commits = _read_commits(scratch)  # a branch may have moved since the stage began
     for row in request["inputs"]:
         name = row["entry"]["field"]
-        row_paths = tuple(Path(path) for path in row["paths"]) or download(row["entry"], progress, launch.endpoints)
+        row_paths = tuple(Path(path) for path in row["paths"])
+        if not row_paths:
+            key = row["entry"]["key"]
+            folder, commits[key] = download(row["entry"], progress, launch.endpoints, commits.get(key, ""))
+            row_paths = (folder,)
         paths[name] = paths.get(name, ()) + row_paths
         if kind.lineage and row["entry"]["artifact"]:
             nodes = tuple(lineage(path) for path in row_paths[:1])
             lineage_by_field[name] = lineage_by_field.get(name, ()) + nodes
+    if commits != _read_commits(scratch):
+        write_text(scratch / COMMITS_FILE, json.dumps(commits))
     settings = _with_resource_files(settings, paths)
     work = getattr(importlib.import_module(module), function)
     context = StageContext(
@@ -364,6 +374,18 @@ def _run_work(request: Mapping[str, Any], partial: Path, prepare_only: bool = Fa
     metrics: dict[str, Any] = work(settings, Inputs(paths, lineage_by_field, states), partial, context)
     progress.close()
     return metrics
+
+
+def _read_commits(scratch: Path) -> dict[str, str]:
+    """The commits of the hubs' repositories that an artifact is made from, by the key of the input."""
+    file = scratch / COMMITS_FILE
+    commits: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return commits
+
+
+def _with_commits(inputs: tuple[InputEntry, ...], scratch: Path) -> tuple[InputEntry, ...]:
+    commits = _read_commits(scratch)
+    return tuple(replace(entry, commit=commits.get(entry.key, "")) for entry in inputs)
 
 
 def _with_resource_files(settings: Settings, paths: Mapping[str, tuple[Path, ...]]) -> Settings:

@@ -79,7 +79,7 @@ def test_a_data_set_of_the_hub_is_read_as_it_was_downloaded(
     with hub_server() as server:
         server.repositories["TIGER-Lab/MMLU-Pro"] = Repository(files, "dataset")
         endpoints = {"hf": server.url, "ms": server.url}
-        (folder,) = download({"field": "data", "key": f"{hub}:TIGER-Lab/MMLU-Pro@{COMMIT}"}, endpoints=endpoints)
+        folder, _ = download({"field": "data", "key": f"{hub}:TIGER-Lab/MMLU-Pro@{COMMIT}"}, endpoints=endpoints)
     items = read_items("mmlu_pro", TASK, folder)
     assert [item.id for item in items.questions] == ["1"] and len(items.examples["law"]) == 1
     settings = Evaluate(model="m", tasks=("mmlu_pro",), data=f"{hub}:TIGER-Lab/MMLU-Pro@{COMMIT}")

@@ -215,9 +215,10 @@ def test_an_address_that_only_a_recipe_names_gets_no_token(
 
 
 def test_a_source_is_fetched_as_data_and_a_model_as_a_model(server: HubServer, hub: str) -> None:
-    (data,) = download({"field": "sources.0.path", "key": f"{hub}:owner/data@{COMMIT}"})
-    (model,) = download({"field": "model", "key": f"{hub}:owner/model@{COMMIT}"})
+    data, _ = download({"field": "sources.0.path", "key": f"{hub}:owner/data@{COMMIT}"})
+    model, commit = download({"field": "model", "key": f"{hub}:owner/model@{COMMIT}"})
     assert (data / "data" / "train.jsonl").is_file() and (model / "config.json").is_file()
+    assert commit == COMMIT
 
 
 def test_who_is_told_to_wait_waits_as_long(server: HubServer, hub: str) -> None:
