@@ -81,6 +81,10 @@ def test_an_entry_has_a_link_for_each_name_pin_and_form(monkeypatch: pytest.Monk
     assert links["hf"] == "https://huggingface.co/api/models/FlagAlpha/Atom-7B-Chat"
     assert links["revision"] == links["hf"] + "/revision/46b1a6ea7e453ed176395285b9205a3b0a4e77a7"
     assert links["ms"] == "https://mirror.example/api/v1/models/FlagAlpha/Atom-7B-Chat"
+    forms = {link.field: link.url for link in links_of(get_model("llama-3-chinese-8b"))}
+    name = "ChineseAlpacaGroup/llama-3-chinese-8b-lora"
+    assert forms["variants.ms-lora"] == f"https://mirror.example/api/v1/models/{name}"
+    assert forms["variants.wisemodel-lora"] == f"https://wisemodel.cn/models/{name}"
     ruozhiba = next(entry for entry in datasets() if entry.id == "ruozhiba")
     assert links_of(ruozhiba)[0].url == "https://huggingface.co/api/datasets/LooksJuicy/ruozhiba"
 

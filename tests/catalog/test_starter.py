@@ -154,7 +154,7 @@ def test_a_model_comes_from_the_hub_that_was_asked_for(data: dict[Have, str]) ->
     reference, text = first_model(data, "llama-3.1-8b-instruct", "hf")
     assert reference.startswith("hf:meta-llama/Llama-3.1-8B-Instruct@") and "an agreement first" in text
     pinned, text = first_model(data, "ms:LLM-Research/Meta-Llama-3-8B-Instruct@0123abc")
-    assert pinned.endswith("@0123abc") and "template: llama3" in text and "The branch may change" not in text
+    assert pinned.endswith("@0123abc") and "template: llama3" in text and "It may change" not in text
     assert first_model(data, "ms:HuggingFaceTB/SmolLM2-135M-Instruct")[0].startswith("ms:HuggingFaceTB/")
 
 

@@ -26,6 +26,7 @@ ADDRESSES: dict[Hub, str] = {
     "wisemodel": "https://wisemodel.cn",
     "opencsg": "https://opencsg.com",
 }
+ONLY_PAGES: tuple[Hub, ...] = ("wisemodel", "opencsg")
 CONNECTIONS = 8
 SECONDS = 20.0
 
@@ -54,8 +55,9 @@ def links_of(entry: CatalogEntry) -> list[Link]:
     sort = "datasets" if isinstance(entry, DataSet) else "models"
     links = [Link(entry.id, hub, name, _hub_url(hub, sort, name)) for hub, name in entry.hubs.items()]
     for form, target in getattr(entry, "variants", {}).items():
-        hub, _, name = target.partition(":")
-        links.append(Link(entry.id, f"variants.{form}", name, _hub_url("ms" if hub == "ms" else "hf", sort, name)))
+        other, _, name = target.partition(":")
+        url = _hub_url(next(hub for hub in ADDRESSES if hub == other), sort, name)
+        links.append(Link(entry.id, f"variants.{form}", name, url))
     if entry.revision:
         url = f"{_hub_url('hf', sort, entry.hubs['hf'])}/revision/{entry.revision}"
         links.append(Link(entry.id, "revision", entry.revision, url))
@@ -107,7 +109,8 @@ def check_links(
 
 def _judge(link: Link, answer: tuple[State, str]) -> tuple[State, str]:
     state, note = answer
-    if state == "ok" and link.field in ("wisemodel", "opencsg"):
+    only_pages = link.field in ONLY_PAGES or link.url.startswith(tuple(ADDRESSES[hub] for hub in ONLY_PAGES))
+    if state == "ok" and only_pages:
         return "page", tr("a page answers; this hub cannot be asked whether the name exists")
     return state, note
 

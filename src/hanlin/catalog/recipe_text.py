@@ -117,7 +117,8 @@ def _hub_notes(entry: Model, reference: str) -> Iterator[str]:
             yield tr("Its name on ModelScope was not compared with a second source.")
         if reference.endswith(f"@{MODELSCOPE_BRANCH}"):
             name = reference.partition("@")[0]
-            yield tr("The branch may change: `hanlin pull {name}` tells the commit to write in its place.", name=name)
+            yield tr("A branch, for no public list that the catalog was compared with names commits of ModelScope.")
+            yield tr("It may change: `hanlin pull {name}` tells the commit to write in its place.", name=name)
         if entry.revision is not None:
             yield tr("From Hugging Face: {reference}", reference=f"hf:{entry.hubs['hf']}@{entry.revision}")
     else:

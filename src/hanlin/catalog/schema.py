@@ -132,7 +132,7 @@ class Model(CatalogEntry):
     context_length: int | None = Field(None, ge=512)
     template: str | None = None
     gated: bool = False
-    variants: dict[Slug, Annotated[str, StringConstraints(pattern=r"(hf|ms):[\w.-]+/[\w.-]+")]] = {}
+    variants: dict[Slug, Annotated[str, StringConstraints(pattern=r"(hf|ms|wisemodel):[\w.-]+/[\w.-]+")]] = {}
     refused: Text | None = None
 
     @model_validator(mode="after")

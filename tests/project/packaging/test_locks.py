@@ -33,7 +33,8 @@ def packages_named(name: str) -> list[Mapping[str, Any]]:
 
 def installed_with(extra: str, python: str) -> Iterator[tuple[str, str]]:
     """Name and version of every package that `uv sync --extra EXTRA` installs on Linux."""
-    environment = {**default_environment(), "python_full_version": f"{python}.9", "python_version": python}
+    environment = {key: str(value) for key, value in default_environment().items()}
+    environment |= {"python_full_version": f"{python}.9", "python_version": python}
     environment |= {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"}
     environment["extra"] = f"extra-{len('hanlin')}-hanlin-{extra}"  # how uv writes an extra that has conflicts
     (hanlin,) = packages_named("hanlin")
