@@ -102,3 +102,15 @@ def test_clients_of_other_servers_are_made_in_one_place() -> None:
             if CLIENT_LIBRARIES & set(modules):
                 found.add(name)
     assert found == CLIENTS
+
+
+def test_accelerators_are_asked_for_in_one_place() -> None:
+    """Use `hanlin.core.hardware.devices.best_device`: torch from PyPI names CUDA on machines without a GPU too, unless
+    it is asked whether there is one.
+    """
+    found = set()
+    for name, tree in files():
+        texts = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        if {"torch.accelerator.current_accelerator", "torch.cuda"} & texts:
+            found.add(name)
+    assert found == {"core/hardware/devices.py"}

@@ -17,6 +17,7 @@ from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.files import parse_json, write_text
+from hanlin.core.hardware.devices import best_device
 from hanlin.core.i18n import tr
 from hanlin.models.adapters import check_init_adapter, count_parameters, load_adapter_tokenizer
 from hanlin.models.dtypes import torch_dtype
@@ -104,7 +105,7 @@ class TrainingRun:
 
     def _check_attention(self, settings: Training) -> None:
         """Raise UserError before the data is encoded if the requested attention kernel cannot run on this machine."""
-        device = torch.accelerator.current_accelerator() or CPU
+        device = best_device()
         precision = faster_precision(device) if settings.precision == "auto" else settings.precision
         config = self._model_files.config
         head_dim = config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"])
