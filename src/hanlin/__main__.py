@@ -16,8 +16,17 @@ def main() -> None:
     """The console script: until the command can end in order, Ctrl-C ends it without a traceback."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    from hanlin.cli.main import main as run
+    try:
+        from hanlin.cli.main import main as run
+    except ImportError as error:  # not even what commands are made of is here
+        from hanlin.core.errors import explain_import_error
 
+        known = explain_import_error(error)
+        if known is None:
+            raise
+        known.hint = "pip install hanlin"
+        print(known, file=sys.stderr)
+        sys.exit(2)
     run()
 
 

@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import re
 import socket
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,27 @@ def test_an_old_or_missing_package_is_told_with_its_install_line(monkeypatch: py
     assert checks["wandb"].state == "absent" and checks["wandb"].hint == "pip install 'hanlin[wandb]'"
     result = CliRunner().invoke(hanlin, ["doctor"])
     assert result.exit_code == 1 and "1.0, not >=2.13" in result.stdout and "wandb" in result.stdout
+
+
+def test_half_an_installation_is_told_and_not_died_of(tmp_path: Path) -> None:
+    """The names of these packages lead nowhere, as if they were not installed."""
+    missing = ("packaging", "httpx2", "httpcore2", "filelock", "torch", "numpy")
+    (tmp_path / "without.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n"
+        "from hanlin.__main__ import main\nsys.argv[0] = 'hanlin'\nmain()\n",
+        encoding="utf-8",
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(tmp_path / "without.py"), *words]
+        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+
+    shown = run("doctor")
+    assert shown.returncode == 1 and "Traceback" not in shown.stderr
+    assert "pip install hanlin" in shown.stdout and "8000" in shown.stdout
+    planned = run("plan", "recipe.yaml", "--json")
+    assert planned.returncode == 2 and "Traceback" not in planned.stderr
+    assert json.loads(planned.stdout)["error"]["code"] == "missing_package"
 
 
 def test_it_fits_on_one_screen_and_tells_programs_everything() -> None:
@@ -136,6 +159,17 @@ def test_hubs_are_named_and_asked_only_with_network(monkeypatch: pytest.MonkeyPa
     assert unreached.state == "fails" and "hf:owner/name" in unreached.hint
     monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
     assert by_name()["hf:"].state == "fails"
+
+
+def test_a_proxy_is_told_without_its_password_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://hub.example")
+    assert by_name()["proxy"].found == "http: 127.0.0.1:9"
+    for check in environment.check_network():
+        assert check.state == "fails" and "refused" in check.found and "secret" not in check.found
 
 
 def test_how_processes_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "hanlin"
 
 MAY_IMPORT: dict[str, str] = {
-    "__main__": "cli",
+    "__main__": "cli core.errors",
     "core": "",
     "config": "core",
     "tokenizer": "core",

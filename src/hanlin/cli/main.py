@@ -21,7 +21,7 @@ import typer
 from hanlin.cli.help import usage_error
 from hanlin.cli.output import echo, print_json
 from hanlin.cli.table import RootGroup
-from hanlin.core.errors import UserError, explain_memory_error, explain_os_error
+from hanlin.core.errors import UserError, explain_import_error, explain_memory_error, explain_os_error
 from hanlin.core.i18n import tr
 from hanlin.core.process import keep_working_folder_out, kill_descendants
 from hanlin.core.signals import Terminated, install
@@ -87,7 +87,7 @@ def main() -> None:
         refusal.code = "usage"
         _refuse(refusal)
     except Exception as error:
-        known = explain_os_error(error) or explain_memory_error(error, "hanlin")
+        known = explain_os_error(error) or explain_memory_error(error, "hanlin") or explain_import_error(error)
         if known is None:
             _tell_program(UserError(f"{type(error).__name__}: {error}", "hanlin", code="internal"))
             raise

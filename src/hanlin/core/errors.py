@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ CODES = {
     "not_found": mark("a file, a folder or a repository of a hub is not there"),
     "exists": mark("something is there already and is not overwritten"),
     "changed": mark("files of an artifact are not those that were made"),
-    "missing_package": mark("an optional package is not installed"),
+    "missing_package": mark("a package is not installed, or cannot be imported"),
     "unreachable": mark("a server or hub cannot be reached, or fails"),
     "gated": mark("a hub lets in only some: there are terms to accept, or a token to send"),
     "rate_limited": mark("a hub has had too many requests"),
@@ -106,6 +107,22 @@ def explain_os_error(error: BaseException) -> UserError | None:
         what = tr("cannot be read or written: {problem}", problem=error.strerror)
         return UserError(what, where, tr("check the path and its permissions"), "access")
     return None
+
+
+def explain_import_error(error: BaseException) -> UserError | None:
+    """A package of others that is not there or does not import, as after half an installation; None if it is anything
+    else.
+    """
+    name = (error.name or "") if isinstance(error, ImportError) else ""
+    package = name.partition(".")[0]
+    if not package or package == "hanlin" or package in sys.stdlib_module_names:
+        return None
+    if isinstance(error, ModuleNotFoundError) and name == package:
+        what = tr("the package {name} is not installed", name=package)
+    else:
+        what = tr("the package {name} cannot be imported: {error}", name=package, error=error)
+    hint = tr("`pip install hanlin` installs what is missing; `hanlin doctor` lists it")
+    return UserError(what, None, hint, "missing_package")
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")

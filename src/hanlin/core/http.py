@@ -317,19 +317,20 @@ class _Body(httpx2.SyncByteStream):
             close()
 
 
-def hub_client(on_request: Callable[[httpx2.Request], Any]) -> httpx2.Client:
+def hub_client(on_request: Callable[[httpx2.Request], Any], seconds_to_begin: float = 30.0) -> httpx2.Client:
     """The client that a hub's own library sends its requests with; `on_request` is the library's.
 
     It follows the library's rules on redirects (a token goes to the same origin only) and the proxies of the
-    environment, but never for this machine. An answer begins within 30 s and goes on within 60, is not compressed, and
+    environment, but never for this machine. An answer begins in time and goes on within 60 s, is not compressed, and
     what is no file (JSON) has at most 64 MiB and two minutes. A request with the extension `FILE_WANTED` is for a file.
     """
     hooks = {"request": [on_request]}
-    return httpx2.Client(transport=_HubTransport(), event_hooks=hooks, follow_redirects=True, timeout=None)
+    return httpx2.Client(
+        transport=_HubTransport(seconds_to_begin), event_hooks=hooks, follow_redirects=True, timeout=None
+    )
 
 
 FILE_WANTED = "hanlin_file"
-_HUB_SECONDS_TO_BEGIN = 30.0
 _HUB_SECONDS_OF_SILENCE = 60.0
 _HUB_SECONDS_OF_JSON = 120.0
 _HUB_MAX_JSON = 64 << 20
@@ -340,13 +341,14 @@ _SAME_NAMES = (
 
 
 class _HubTransport(httpx2.BaseTransport):
-    def __init__(self) -> None:
+    def __init__(self, seconds_to_begin: float) -> None:
+        self._seconds_to_begin = seconds_to_begin
         self._pools: dict[str, httpcore2.ConnectionPool] = {}
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         request.headers["Accept-Encoding"] = "identity"
-        with _bounded(time.monotonic() + _HUB_SECONDS_TO_BEGIN), _library_errors():
+        with _bounded(time.monotonic() + self._seconds_to_begin), _library_errors():
             response = self._pool(request.url).handle_request(_core_request(request))
         headers = {name.lower(): value for name, value in response.headers}
         if headers.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):

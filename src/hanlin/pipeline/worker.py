@@ -30,7 +30,13 @@ from hanlin.config.kinds import KINDS
 from hanlin.config.settings.base import Settings, setting_info
 from hanlin.config.settings.launch import Launch
 from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
-from hanlin.core.errors import UserError, explain_memory_error, explain_os_error, killed_error
+from hanlin.core.errors import (
+    UserError,
+    explain_import_error,
+    explain_memory_error,
+    explain_os_error,
+    killed_error,
+)
 from hanlin.core.files import FileState, write_text
 from hanlin.core.process import available_cores, die_with_parent, forks, quiet_libraries
 from hanlin.core.progress import Progress
@@ -184,7 +190,7 @@ def _handle_request(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _error_reply(error: Exception, request: Mapping[str, Any]) -> dict[str, Any]:
     known = error if isinstance(error, UserError) else explain_os_error(error) or torchrun.explain_lost_peer(error)
-    known = known or explain_memory_error(error, request["stage"])
+    known = known or explain_memory_error(error, request["stage"]) or explain_import_error(error)
     if known is not None:
         where = known.where
         if where is None and not isinstance(error, UserError):

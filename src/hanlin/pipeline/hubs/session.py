@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies
 
 import httpx2
 
@@ -119,6 +120,15 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE_VARIABLES)
 
 
+def find_proxies() -> dict[str, str]:
+    """The proxies of the environment by scheme, without the names and passwords that their addresses may hold."""
+    addresses = {scheme: address for scheme, address in getproxies().items() if scheme in ("http", "https", "all")}
+    return {
+        scheme: urlsplit(address if "://" in address else f"//{address}").netloc.rpartition("@")[2]
+        for scheme, address in addresses.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class FileAnswer:
     """A file that is being sent: from which byte on, and its chunks."""
@@ -133,14 +143,15 @@ class HubSession:
     Args:
         endpoint: Where the hub is.
         log: Called with a sentence about a wait.
+        seconds_to_begin: How long an answer may take to begin.
     """
 
-    def __init__(self, endpoint: Endpoint, log: Log) -> None:
+    def __init__(self, endpoint: Endpoint, log: Log, seconds_to_begin: float = 30.0) -> None:
         self.endpoint, self.log = endpoint, log
         self.stopped = threading.Event()
         self.has_answered = False
         self._token = find_token(endpoint.hub) if endpoint.may_have_token else ""
-        self._client = hub_client(lambda request: None)
+        self._client = hub_client(lambda request: None, seconds_to_begin)
         self._headers = {"User-Agent": "hanlin"}
         if self._token:
             self._headers["Authorization"] = f"Bearer {self._token}"
@@ -170,6 +181,16 @@ class HubSession:
                 raise HubBreakError(tr("the answer is no JSON")) from error
             except (HubBreakError, HubStatusError) as error:
                 patience.wait(error)
+
+    def measure_answer(self) -> float:
+        """Seconds until the hub answers, whatever it says. Raises HubBreakError if it does not."""
+        started = time.monotonic()
+        try:
+            with self._send(self.endpoint.url, self._headers):
+                pass
+        except HubStatusError:
+            pass
+        return time.monotonic() - started
 
     @contextmanager
     def open_file(self, url: str, offset: int) -> Iterator[FileAnswer]:

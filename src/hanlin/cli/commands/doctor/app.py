@@ -61,7 +61,7 @@ def doctor(
         headings = [" ", *tr("what,found,how to get it").split(",")]
         print_table(headings, rows, [_STYLES[check.state] for check in shown])
         failing = sum(check.state == "fails" for check in checks)
-        echo(tr("{count} things do not work", count=failing) if failing else tr("Hanlin can run here"))
+        echo(tr("what does not work: {count}", count=failing) if failing else tr("Hanlin can run here"))
     if any(check.state == "fails" for check in checks):
         raise typer.Exit(1)
 

@@ -7,12 +7,11 @@ import locale
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from hanlin.cli.commands.doctor.check import Check
 from hanlin.core.errors import UserError
-from hanlin.core.http import ServerClient, ServerError
 from hanlin.core.i18n import language, tr
 
 PORTS = (8000, 11434)
@@ -21,8 +20,13 @@ _SECONDS = 8.0
 
 
 def check_environment() -> list[Check]:
-    """Encoding, language, ports, and the addresses of hubs."""
-    return [_encoding(), *(_port(port) for port in PORTS), *_hubs()]
+    """Encoding, language, ports, proxies, and the addresses of hubs; not the latter if a package that asks them is
+    missing, which the list of packages tells.
+    """
+    checks = [_encoding(), *(_port(port) for port in PORTS)]
+    with suppress(ModuleNotFoundError):
+        checks += [*_proxies(), *_hubs()]
+    return checks
 
 
 def _encoding() -> Check:
@@ -46,6 +50,13 @@ def _port(port: int) -> Check:
         return Check("environment", name, error.strerror or type(error).__name__, False, "", optional=True)
 
 
+def _proxies() -> Iterator[Check]:
+    from hanlin.pipeline.hubs.session import find_proxies
+
+    for scheme, host in find_proxies().items():
+        yield Check("environment", tr("proxy"), f"{scheme}: {host}", True, optional=True)
+
+
 def _hubs() -> Iterator[Check]:
     from hanlin.config.references import ENDPOINT_VARIABLES
     from hanlin.pipeline.hubs.session import OFFLINE_VARIABLES, find_endpoint, is_offline
@@ -63,29 +74,30 @@ def _hubs() -> Iterator[Check]:
 
 
 def check_network() -> list[Check]:
-    """Whether the hubs can be reached, and how fast they answer."""
-    from hanlin.config.references import ENDPOINT_VARIABLES
-    from hanlin.pipeline.hubs.session import find_endpoint
+    """Whether the hubs can be reached, as `hanlin pull` would reach them, and how fast they answer."""
+    try:
+        return list(_asked_hubs())
+    except ModuleNotFoundError as error:
+        what = tr("not asked: the package {name} is missing", name=error.name)
+        return [Check("network", "hf: ms:", what, False, tr("install it first"))]
 
-    checks = []
+
+def _asked_hubs() -> Iterator[Check]:
+    from hanlin.config.references import ENDPOINT_VARIABLES
+    from hanlin.pipeline.hubs.session import Endpoint, HubBreakError, HubSession, find_endpoint
+
     for hub, variable in ENDPOINT_VARIABLES.items():
         try:
             url = find_endpoint(hub).url
         except UserError:
             continue  # told above
-        client = ServerClient(url, seconds=_SECONDS)
-        started = time.monotonic()
+        session = HubSession(Endpoint(hub, url, may_have_token=False), lambda sentence: None, _SECONDS)
         try:
-            with client.stream("GET", "/"):
-                found = f"{url} · {1000 * (time.monotonic() - started):.0f} ms"
-            checks.append(Check("network", f"{hub}:", found, True, optional=True))
-        except UserError:  # it redirects: it is there
-            found = f"{url} · {1000 * (time.monotonic() - started):.0f} ms"
-            checks.append(Check("network", f"{hub}:", found, True, optional=True))
-        except ServerError as error:
+            found = f"{url} · {1000 * session.measure_answer():.0f} ms"
+            yield Check("network", f"{hub}:", found, True, optional=True)
+        except HubBreakError as error:
             other = "ms:owner/name" if hub == "hf" else "hf:owner/name"
             hint = tr("export {variable}=ADDRESS OF A MIRROR, or use {other}", variable=variable, other=other)
-            checks.append(Check("network", f"{hub}:", f"{url} · {error}", False, hint))
+            yield Check("network", f"{hub}:", f"{url} · {error}", False, hint)
         finally:
-            client.close()
-    return checks
+            session.close()

@@ -67,15 +67,15 @@ def _processes() -> Check:
 
 
 def _disks(home: Path) -> list[Check]:
-    from hanlin.pipeline.hubs import hugging_face, modelscope
-
-    rows = [
-        (tr("free disk space here"), home, False),
-        (tr("free disk space of the hubs' caches"), hugging_face.cache_folder(), True),
-    ]
+    rows = [(tr("free disk space here"), home, False)]
+    try:
+        from hanlin.pipeline.hubs import hugging_face, modelscope
+    except ModuleNotFoundError:  # a required package, which the list of packages tells
+        return [_disk(*row) for row in rows]
+    rows.append((tr("free disk space of the hubs' caches"), hugging_face.cache_folder(), True))
     if modelscope.cache_folder().is_dir():
         rows.append((tr("free disk space of ModelScope's cache"), modelscope.cache_folder(), True))
-    return [_disk(name, folder, optional) for name, folder, optional in rows]
+    return [_disk(*row) for row in rows]
 
 
 def _disk(name: str, folder: Path, optional: bool) -> Check:

@@ -7,11 +7,13 @@ import os
 import platform
 import shutil
 import sys
-
-from packaging.requirements import Requirement
+from typing import TYPE_CHECKING
 
 from hanlin.cli.commands.doctor.check import Check, Group
 from hanlin.core.i18n import tr
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DEVELOPMENT_EXTRAS = ("dev", "docs", "clients")
 """The extras for those who change Hanlin itself."""
@@ -25,7 +27,13 @@ def check_python() -> Check:
 
 
 def check_packages() -> list[Check]:
-    """The packages of Hanlin's own metadata: the required ones, then those of each extra."""
+    """The packages of Hanlin's own metadata: the required ones, then those of each extra; without the package that
+    reads these lines, it alone.
+    """
+    try:
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError:
+        return [Check("package", "packaging", "–", False, "pip install hanlin")]
     required: list[Check] = []
     optional: list[Check] = []
     extras = importlib.metadata.metadata("hanlin").get_all("Provides-Extra") or []
