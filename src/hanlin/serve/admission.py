@@ -10,12 +10,14 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
+
+_PLACE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,10 @@ class AdmissionQueue:
         self._grant_next()
         return slot
 
+    def find_place(self, slot: Slot) -> int:
+        """The place of a request in the queue, from 1; 0 if it does not wait."""
+        return next((place for place, waiting in enumerate(self._queue, start=1) if waiting is slot), 0)
+
     def _has_room(self, size: int) -> bool:
         return not self._queue and self._in_use + size <= self._limits.parallel
 
@@ -192,6 +198,20 @@ class Slot:
                 await self._granted.wait()
         except TimeoutError:
             raise self._deadline_error() from None
+
+    async def watch_place(self) -> AsyncGenerator[int, None]:
+        """The place in the queue, from 1, and each other one that the request comes to; ends when it is its turn.
+
+        It is looked at twice a second: of a queue that moves faster nobody reads every number.
+        """
+        told = 0
+        while (place := self._queue.find_place(self)) and self._seconds_left() > 0:
+            if place != told:
+                told = place
+                yield place
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_PLACE_SECONDS, self._seconds_left())):
+                    await self._granted.wait()
 
     def call_at_deadline(self, on_deadline: Callable[[ApiError], None]) -> asyncio.TimerHandle:
         """Call `on_deadline` with the error when the deadline passes, unless the handle is cancelled before."""

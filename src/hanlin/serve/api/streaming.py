@@ -29,6 +29,8 @@ NDJSON = "application/x-ndjson"
 ZERO_SEPARATED_JSON = "application/octet-stream"
 SSE_DONE = b"data: [DONE]\n\n"
 SSE_COMMENT = b": keep-alive\n\n"
+QUEUE_HEADER = "x-hanlin-queue"
+"""A request that has it is told its place in the queue while it waits, by comments `: waiting 3` of its stream."""
 KEEP_ALIVE_SECONDS = 10.0
 """Clients and proxies give a silent connection up after 30 to 60 seconds."""
 _LOG = logging.getLogger(__name__)
@@ -38,6 +40,12 @@ def encode_sse(data: Any, event: str = "") -> bytes:
     """One server-sent event: `event: NAME` if it has a name, `data: JSON` and an empty line."""
     name = f"event: {event}\n" if event else ""
     return f"{name}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+async def write_places(slot: Slot) -> AsyncGenerator[bytes, None]:
+    """Comments with a request's place in the queue, for as long as it waits."""
+    async for place in slot.watch_place():
+        yield f": waiting {place}\n\n".encode()
 
 
 def encode_ndjson(data: Any) -> bytes:

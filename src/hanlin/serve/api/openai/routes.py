@@ -17,7 +17,7 @@ from hanlin.serve.api.fill_in import encode_fill_in
 from hanlin.serve.api.http import make_disconnected_response, make_json_response, parse_request, respond
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from hanlin.serve.api.openai.responses import ChatFormatter, CompletionFormatter
-from hanlin.serve.api.streaming import SSE, StreamWriter, encode_sse
+from hanlin.serve.api.streaming import QUEUE_HEADER, SSE, StreamWriter, encode_sse, write_places
 from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
 from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
@@ -28,8 +28,13 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     """The routes under `/v1`."""
     router = APIRouter(prefix="/v1")
 
-    def make_writer(formatter: ChatFormatter | CompletionFormatter, with_usage: bool) -> StreamWriter:
+    def make_writer(
+        formatter: ChatFormatter | CompletionFormatter, with_usage: bool, tells_place: bool = False
+    ) -> StreamWriter:
         async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
+            if tells_place:
+                async for comment in write_places(slot):
+                    yield comment
             if first := formatter.open_stream(job):
                 yield b"".join(first)
             async with aclosing(service.stream(job, slot)) as batches:
@@ -62,7 +67,8 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             return model.make_job([prompt], params, "messages")
 
         slot = model.queue.reserve(body.choices)
-        writer = make_writer(formatter, body.with_usage) if body.stream else None
+        tells_place = QUEUE_HEADER in request.headers
+        writer = make_writer(formatter, body.with_usage, tells_place) if body.stream else None
         return await respond(service, request, slot, prepare_job, formatter.build_response, writer)
 
     @router.post("/completions", response_model=None)
