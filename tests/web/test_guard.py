@@ -106,6 +106,40 @@ def test_a_session_of_a_key_opens_the_pages_and_its_cookie_holds_no_key(tmp_path
     assert client.get("/ui/chat").status_code == 200
 
 
+def test_a_session_is_ended_and_its_cookie_opens_nothing_more(tmp_path: Path) -> None:
+    client = make_client(tmp_path, policy=AccessPolicy(api_keys=("secret",)))
+    client.post("/ui/login", headers={"authorization": "Bearer secret"})
+    session = dict(client.cookies)
+    assert "Log out" in client.get("/ui/chat", headers={"accept": "text/html"}).text
+    assert client.post("/ui/logout").status_code == 204
+    assert "hanlin_session" not in client.cookies
+    client.cookies.update(session)
+    assert client.get("/ui/chat").status_code == 401
+    assert "Log out" not in client.get("/ui/login").text
+
+
+def test_the_pages_own_requests_to_an_api_carry_the_key_of_the_session_and_no_others_do(tmp_path: Path) -> None:
+    client = make_client(tmp_path, policy=AccessPolicy(api_keys=("secret",)))
+    token = client.headers.pop("x-hanlin-page")
+    assert client.get("/v1/models", headers={"x-hanlin-page": token}).status_code == 401
+    client.post("/ui/login", headers={"authorization": "Bearer secret", "x-hanlin-page": token})
+    assert client.get("/v1/models", headers={"x-hanlin-page": token}).status_code == 200
+    for headers in (
+        {},
+        {"x-hanlin-page": "guessed"},
+        {"x-hanlin-page": token, "origin": "https://evil.example"},
+        {"x-hanlin-page": token, "sec-fetch-site": "cross-site"},
+        {"x-hanlin-page": token, "authorization": "Bearer wrong"},
+    ):
+        assert client.get("/v1/models", headers=headers).status_code in (401, 403), headers
+
+
+def test_a_browser_without_a_path_comes_to_the_page_and_a_program_to_the_api(client: TestClient) -> None:
+    answer = client.get("/", headers={"accept": "text/html,application/xhtml+xml"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/")
+    assert client.get("/", headers={"accept": "*/*"}).text == "Ollama is running"
+
+
 def test_what_starts_work_needs_the_token_of_the_terminal(tmp_path: Path) -> None:
     from fastapi import Depends
 

@@ -34,6 +34,10 @@ class Sessions:
     def find_key(self, session: str | None) -> str | None:
         return self._key_of.get(session or "")
 
+    def end(self, session: str | None) -> None:
+        """Forget a session; harmless if there is none."""
+        self._key_of.pop(session or "", None)
+
 
 def is_same_origin(headers: Headers) -> bool:
     """Whether a request comes from a page of this server: browsers say so in `Sec-Fetch-Site` and `Origin`.

@@ -106,6 +106,14 @@ def _make_frame_router(frame: Frame) -> APIRouter:
         )
         return response
 
+    @router.post("/ui/logout")
+    async def log_out(request: Request) -> Response:
+        """End the session, so that the key is asked for again."""
+        frame.sessions.end(request.cookies.get(SESSION_COOKIE))
+        response = Response(status_code=204)
+        response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
+        return response
+
     return router
 
 

@@ -162,7 +162,6 @@ class Frame:
                         "language": spoken,
                         "languageCookie": LANGUAGE_COOKIE,
                         "themeCookie": THEME_COOKIE,
-                        "needsKey": bool(self.policy.api_keys),
                         "messages": translate_scripts(all_scripts, spoken),
                     }
                 )

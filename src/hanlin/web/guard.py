@@ -52,7 +52,8 @@ class UiGuard:
     - If keys are configured, one must be sent, or the cookie of a session that was opened with one.
     - A request that changes something must come from this server's own page: no foreign Origin, and the page's token.
 
-    `request.state.owner` is the key that was shown, '' without keys.
+    `request.state.owner` is the key that was shown, '' without keys. A request to an API with the page's token is the
+    page's own: it carries the key of the browser's session, so that no script need know the key.
     """
 
     def __init__(self, app: Asgi, frame: Frame) -> None:
@@ -61,7 +62,12 @@ class UiGuard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
         if scope["type"] != "http" or not is_page_path(path):
-            await self._app(scope, receive, send)
+            is_visit = scope["type"] == "http" and path == "/" and scope["method"] == "GET"
+            if is_visit and "text/html" in Headers(scope=scope).get("accept", ""):
+                # a reader who typed no path; programs ask here whether an Ollama is running
+                await RedirectResponse(f"{quote(self._frame.base_path)}{PREFIX}/", 303)(scope, receive, send)
+                return
+            await self._app(self._with_key_of_session(scope), receive, send)
             return
         headers = Headers(scope=scope)
         cookies = read_cookies(headers.get("cookie"))
@@ -81,6 +87,22 @@ class UiGuard:
             refusal = self._check(scope["method"], path, headers, cookies, scope)
             app = self._app if refusal is None else refusal
             await app(scope, receive, send_with_headers)
+
+    def _with_key_of_session(self, scope: Any) -> Any:
+        """The request of the page to an API with the key of its session; any other request as it is."""
+        if scope["type"] != "http" or not self._frame.policy.api_keys:
+            return scope
+        headers = Headers(scope=scope)
+        if PAGE_TOKEN_HEADER not in headers or "authorization" in headers or "x-api-key" in headers:
+            return scope
+        key = self._frame.sessions.find_key(read_cookies(headers.get("cookie")).get(SESSION_COOKIE))
+        is_own = is_same_origin(headers) and equal_secrets(headers.get(PAGE_TOKEN_HEADER), self._frame.page_token)
+        if key is None or not is_own:
+            return scope
+        return {
+            **scope,
+            "headers": [*scope["headers"], (b"authorization", f"Bearer {key}".encode("latin-1", "replace"))],
+        }
 
     def _check(
         self, method: str, path: str, headers: Headers, cookies: Mapping[str, str], scope: Any

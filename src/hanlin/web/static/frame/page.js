@@ -1,7 +1,6 @@
 // What every view uses: messages, requests with their tokens, notices, the switches of language and theme.
 
 const data = JSON.parse(document.getElementById("page-data").textContent);
-const KEY = "hanlin-key";
 const START_TOKEN = "hanlin-start-token";
 
 /** The reader's language: "en" or "zh". */
@@ -57,17 +56,9 @@ export function notify(text, isProblem = false) {
   setTimeout(() => notice.remove(), 3000 + 80 * text.length);
 }
 
-/** Keep an API key for this tab; an empty one is forgotten. */
-export function keepKey(key) {
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
-}
-
-/** The headers of a request: the page's token, and the key and start token if they are known. */
+/** The headers of a request: the page's token, and the start token if it is known. A key is in the session's cookie. */
 export function makeHeaders(more = {}) {
   const headers = { "X-Hanlin-Page": data.token, ...more };
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers.Authorization = `Bearer ${key}`;
   const startToken = sessionStorage.getItem(START_TOKEN);
   if (startToken) headers["X-Hanlin-Start"] = startToken;
   return headers;
@@ -95,27 +86,40 @@ export async function readError(response) {
   return new RequestError(message || t("the server answered {status}", { status: response.status }), response.status, error?.code);
 }
 
+/** Read the page's token anew: a server that was started again has another one. False if it is still the same. */
+async function renewPageToken() {
+  const text = await (await fetch(location.href, { headers: { Accept: "text/html" } })).text();
+  const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("page-data");
+  const { token } = fresh ? JSON.parse(fresh.textContent) : data;
+  const isNew = token !== data.token;
+  data.token = token;
+  return isNew;
+}
+
 /**
  * Send a request, with a body as JSON, and return the JSON that comes back (null if there is none).
- * If the server asks for the token of the terminal, the reader is asked for it, and the request is sent again.
+ * If the server asks for the token of the terminal, the reader is asked for it, and the request is sent again; so it is
+ * if the server was started again since the page was loaded.
  */
-export async function request(method, path, body = undefined) {
-  const send = () =>
-    fetch(url(path), {
-      method,
-      headers: makeHeaders(body === undefined ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" }),
-      body: body === undefined ? undefined : JSON.stringify(body),
-      redirect: "error",
-    });
-  let response;
-  try {
-    response = await send();
-  } catch {
-    throw new RequestError(t("the server does not answer"), 0, "unreachable");
-  }
+export async function request(method, path, body = undefined, headers = {}) {
+  const type = body === undefined ? {} : { "Content-Type": "application/json" };
+  const send = async () => {
+    try {
+      return await fetch(url(path), {
+        method,
+        headers: makeHeaders({ Accept: "application/json", ...type, ...headers }),
+        body: body === undefined ? undefined : JSON.stringify(body),
+        redirect: "error",
+      });
+    } catch {
+      throw new RequestError(t("the server does not answer"), 0, "unreachable");
+    }
+  };
+  let response = await send();
   while (!response.ok) {
     const error = path === "/ui/login" ? new RequestError((await response.json()).error.message, response.status) : await readError(response);
-    if (error.code !== "start_token" || !(await askForStartToken())) throw error;
+    const isMended = error.code === "start_token" ? await askForStartToken() : error.code === "page_token" && (await renewPageToken());
+    if (!isMended) throw error;
     response = await send();
   }
   return response.status === 204 ? null : response.json();
@@ -200,6 +204,23 @@ document.getElementById("theme-switch").addEventListener("click", () => {
   document.documentElement.dataset.theme = theme;
   setCookie(data.themeCookie, theme);
   document.dispatchEvent(new CustomEvent("themechange", { detail: theme }));
+});
+
+// Logging out ends the session, which all tabs of the browser share; they go where the key is asked for.
+const sessions = new BroadcastChannel("hanlin-session");
+const forget = () => {
+  sessionStorage.removeItem(START_TOKEN);
+  location.assign(url("/ui/login"));
+};
+sessions.addEventListener("message", forget);
+document.getElementById("log-out")?.addEventListener("click", async () => {
+  try {
+    await request("POST", "/ui/logout");
+    sessions.postMessage("ended");
+    forget();
+  } catch (error) {
+    notify(error.message, true);
+  }
 });
 
 // The address that the terminal printed carries the token behind `#`, which browsers send to no server.
