@@ -149,7 +149,7 @@ ORDER: dict[str, list[str]] = {
         "server",
     ],
     "web": [
-        "pages texts access bodies inside",
+        "pages texts access bodies inside models",
         "frame",
         "guard chat runs",
         "data recipes evaluation",

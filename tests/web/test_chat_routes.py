@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from hanlin.serve.auth import AccessPolicy
-from hanlin.web.chat.models import find_models
+from hanlin.web.models import find_models
 from web_client import make_client
 
 CHAT = "/ui/chat"
+MESSAGES = "conversations/" + "0" * 32 + "/messages"
 
 
 @pytest.fixture()
@@ -27,15 +29,18 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     return make_client(tmp_path_factory.mktemp("page"))
 
 
-def begin(client: TestClient, **body: Any) -> str:
-    return str(client.post(f"{CHAT}/conversations", json=body).json()["id"])
+def begin(client: TestClient, headers: dict[str, str] | None = None, **new: Any) -> str:
+    conversation = uuid.uuid4().hex
+    path = f"{CHAT}/conversations/{conversation}/messages"
+    assert client.post(path, json={"new": new}, headers=headers).status_code == 200
+    return conversation
 
 
-def say(client: TestClient, conversation: str, **body: Any) -> dict[str, Any]:
-    answer = client.post(f"{CHAT}/conversations/{conversation}/messages", json=body)
+def say(client: TestClient, conversation: str, **message: Any) -> dict[str, Any]:
+    answer = client.post(f"{CHAT}/conversations/{conversation}/messages", json={"messages": [message]})
     assert answer.status_code == 200, answer.text
-    message: dict[str, Any] = answer.json()
-    return message
+    (stored,) = answer.json()["messages"]
+    return dict(stored)
 
 
 def test_a_conversation_survives_a_new_server(tmp_path: Path) -> None:
@@ -121,12 +126,48 @@ def test_training_data_is_written_and_can_be_saved_by_the_browser(tmp_path: Path
     assert (saved.text, saved.headers["content-disposition"]) == (text, 'attachment; filename="conversations.jsonl"')
     assert client.get(f"{CHAT}/conversations.jsonl?conversation={conversation}").text == text
     assert client.get(f"{CHAT}/other.jsonl").status_code == 404
+    empty = client.get(f"{CHAT}/preferences.jsonl?conversation={conversation}")
+    assert (empty.status_code, empty.json()["error"]["message"]) == (409, "there is nothing to export")
+
+
+def test_a_question_and_its_answers_begin_a_conversation_in_one_request_or_not_at_all(client: TestClient) -> None:
+    conversation, asked, *answers = (uuid.uuid4().hex for _ in range(4))
+    path = f"{CHAT}/conversations/{conversation}/messages"
+    messages = [{"id": asked, "role": "user", "content": "q"}]
+    messages += [{"id": answer, "parent": asked, "role": "assistant", "state": "writing"} for answer in answers]
+    nowhere = [{**messages[0], "parent": uuid.uuid4().hex}]
+    assert client.post(path, json={"new": {"title": "q"}, "messages": nowhere}).status_code == 404
+    assert client.get(f"{CHAT}/conversations").json()["conversations"] == []
+    body = {"new": {"title": "q"}, "messages": messages, "leaf": answers[0]}
+    assert [row["id"] for row in client.post(path, json=body).json()["messages"]] == [asked, *answers]
+    read = client.get(f"{CHAT}/conversations/{conversation}").json()
+    assert (read["title"], read["leaf"], len(read["messages"])) == ("q", answers[0], 3)
+    again = client.post(path, json=body)
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "exists")
+
+
+def test_a_conversation_is_saved_as_markdown_with_what_was_thought_and_called(client: TestClient) -> None:
+    conversation = begin(client, title="天气\n# x")
+    asked = say(client, conversation, role="user", content="天气？")["id"]
+    call = {"id": "c", "function": {"name": "get", "arguments": '{"at": "```"}'}}
+    fields = {"reasoning": "想\n想", "tool_calls": [call], "model": "tuned", "request": {"system": "简短。"}}
+    asked = say(client, conversation, role="assistant", parent=asked, **fields)["id"]
+    asked = say(client, conversation, role="tool", parent=asked, content="晴", name="get")["id"]
+    answer = say(client, conversation, role="assistant", parent=asked, content="雨。", model="tuned")["id"]
+    client.patch(f"{CHAT}/messages/{answer}", json={"better": "晴天。"})
+    saved = client.get(f"{CHAT}/conversations/{conversation}.md")
+    assert saved.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert saved.text.split("\n\n") == [
+        *("# 天气 # x", "## System text", "简短。", "## You", "天气？", "## tuned", "> 想\n> 想", "calls `get`"),
+        '````json\n{"at": "```"}\n````',
+        *("## Result of `get`", "```\n晴\n```", "## tuned", "晴天。\n"),
+    ]
 
 
 def test_each_key_has_conversations_and_files_of_its_own(tmp_path: Path) -> None:
     client = make_client(tmp_path, policy=AccessPolicy(api_keys=("first", "second")))
     first, second = ({"authorization": f"Bearer {key}"} for key in ("first", "second"))
-    conversation = client.post(f"{CHAT}/conversations", json={}, headers=first).json()["id"]
+    conversation = begin(client, first)
     assert client.get(f"{CHAT}/conversations/{conversation}", headers=first).status_code == 200
     assert client.get(f"{CHAT}/conversations/{conversation}", headers=second).status_code == 404
     assert client.get(f"{CHAT}/conversations", headers=second).json()["conversations"] == []
@@ -138,18 +179,20 @@ def test_each_key_has_conversations_and_files_of_its_own(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
-        ("POST", "conversations", b"{", 400),
-        ("POST", "conversations", b"[]", 400),
-        ("POST", "conversations", b'{"title": 3}', 400),
-        ("POST", "conversations", b'{"title": "\\ud800"}', 400),
-        ("POST", "conversations", json.dumps({"title": "x" * 201}).encode(), 400),
-        ("POST", "conversations", json.dumps({"settings": {"a": "x" * (1 << 20)}}).encode(), 400),
-        ("POST", "conversations", b'{"title": "' + b"x" * (9 << 20) + b'"}', 413),
-        ("POST", "conversations", b"[" * 200_000, 413),
+        ("POST", MESSAGES, b"{", 400),
+        ("POST", MESSAGES, b"[]", 400),
+        ("POST", MESSAGES, b'{"new": {"title": 3}}', 400),
+        ("POST", MESSAGES, b'{"new": {"title": "\\ud800"}}', 400),
+        ("POST", MESSAGES, json.dumps({"new": {"title": "x" * 201}}).encode(), 400),
+        ("POST", MESSAGES, json.dumps({"new": {"settings": {"a": "x" * (1 << 20)}}}).encode(), 400),
+        ("POST", MESSAGES, b'{"new": {"title": "' + b"x" * (9 << 20) + b'"}}', 413),
+        ("POST", MESSAGES, b"[" * 200_000, 413),
+        ("POST", MESSAGES, b'{"messages": [{"role": "user", "id": "short"}]}', 400),
+        ("POST", "conversations/my-own/messages", b'{"new": {}}', 400),
         ("PATCH", "conversations/" + "0" * 32, b'{"title": "x"}', 404),
         ("PATCH", "conversations/" + "0" * 32, b'{"leaf": "\' OR 1=1 --"}', 400),
-        ("POST", "conversations/" + "0" * 32 + "/messages", b'{"role": "user"}', 404),
-        ("POST", "conversations/" + "0" * 32 + "/messages", b'{"role": "root"}', 400),
+        ("POST", MESSAGES, b'{"messages": [{"role": "user"}]}', 404),
+        ("POST", MESSAGES, b'{"messages": [{"role": "root"}]}', 400),
         ("PATCH", "messages/" + "0" * 32, b'{"rating": 1}', 404),
         ("PATCH", "messages/" + "0" * 32, b'{"rating": 5}', 400),
         ("PATCH", "messages/" + "0" * 32, b'{"state": "boiled"}', 400),
@@ -167,9 +210,7 @@ def test_a_wrong_request_is_refused_in_a_sentence(
 
 
 def test_a_body_of_another_type_is_refused(refusing: TestClient) -> None:
-    assert (
-        refusing.post(f"{CHAT}/conversations", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
-    )
+    assert refusing.post(f"{CHAT}/{MESSAGES}", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
 
 
 @pytest.mark.parametrize("method", ["post", "patch", "put", "delete"])

@@ -21,7 +21,7 @@ from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
 from hanlin.serve.loaded_model import EngineConfig, ModelLoader
 from hanlin.serve.registry import ModelRegistry
-from hanlin.web.chat.models import find_models
+from hanlin.web.models import find_models
 from waiting import wait_until
 
 

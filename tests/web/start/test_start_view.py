@@ -121,10 +121,10 @@ def test_the_demos_model_gets_another_name_if_its_own_is_taken(
     tmp_path: Path, loader: ModelLoader, tiny_model: Path
 ) -> None:
     shutil.copytree(tiny_model, tmp_path / "quickstart")
-    artifact = commit_demo_model(tmp_path, tiny_model)
+    commit_demo_model(tmp_path, tiny_model)
     client = make_client(tmp_path, loader=loader)
     client.post("/ui/start/model", json={"path": "quickstart"})
-    assert client.post("/ui/start/demo").json() == {"go": f"/ui/chat?model={artifact.name}"}
+    assert client.post("/ui/start/demo").json() == {"go": "/ui/chat?model=quickstart%3Amerged"}
 
 
 @pytest.mark.parametrize("what", ["file", "link", "broken record"])

@@ -44,8 +44,9 @@ class ConversationChange(RequestBody):
 
 
 class NewMessage(RequestBody):
-    """A message to add below `parent`."""
+    """A message to add below `parent`, under an id that the page drew."""
 
+    id: Id | None = None
     parent: Id | None = None
     role: Literal["user", "assistant", "tool"]
     content: Text = ""
@@ -57,6 +58,20 @@ class NewMessage(RequestBody):
     state: State = "done"
     request: Object = Field(default_factory=dict)
     stats: Object = Field(default_factory=dict)
+
+
+class NewMessages(RequestBody):
+    """Messages to add at once: a question and its answers, which are only begun.
+
+    Attributes:
+        new: The conversation that begins with them; None: it is there.
+        messages: The messages; a later one may lie below an earlier one.
+        leaf: With which of them the branch that is shown ends; None: the last one.
+    """
+
+    new: NewConversation | None = None
+    messages: list[NewMessage] = Field(default_factory=list, max_length=64)
+    leaf: Id | None = None
 
 
 class MessageChange(RequestBody):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +10,14 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.serve.registry import ServedModel
 from hanlin.web.frame import Frame
+from hanlin.web.models import find_models, title_models
 
 if TYPE_CHECKING:
     from hanlin.serve.loaded_model import ModelLoader, ModelState
 
-_MAX_DEPTH = 3
-_MAX_FOLDERS = 2000
-_MAX_FOUND = 200
-
 
 def describe_models(frame: Frame) -> dict[str, Any]:
-    """What the chat may choose: `ready` models, those that are `loading` or failed, and `found` paths to load."""
+    """What the chat may choose: `ready` models, those that are `loading` or failed, and those that were `found`."""
     from hanlin.serve.loaded_model import split_name
 
     loader: ModelLoader | None = frame.services.get("loader")
@@ -31,7 +28,8 @@ def describe_models(frame: Frame) -> dict[str, Any]:
         if state.state != "ready"
     ]
     taken = {split_name(state.spec)[1] for state in states if state.state != "failed"}
-    found = [path for path in find_models(frame.folder) if str(frame.folder / path) not in taken] if loader else []
+    paths = [path for path in find_models(frame.folder) if str(frame.folder / path) not in taken] if loader else []
+    found = [{"path": path, "title": title} for path, title in title_models(frame.folder, paths).items()]
     return {"ready": [_describe(model) for model in frame.models.by_name.values()], "loading": loading, "found": found}
 
 
@@ -41,10 +39,10 @@ def load_model(frame: Frame, name: str, served_name: str = "") -> ModelState:
     Args:
         frame: The page.
         name: Its path, as a request names it.
-        served_name: What it is called in the chat; empty: as its folder or file.
+        served_name: What it is called in the chat; empty: after its run and stage, else as its folder or file.
 
     Returns:
-        How far it is by now, and its names.
+        How far it is by now, and its names; of one that is loaded or being loaded already, what it has.
 
     Raises:
         UserError: There is none at the path, it is outside of the folder, or this server loads none.
@@ -55,7 +53,24 @@ def load_model(frame: Frame, name: str, served_name: str = "") -> ModelState:
     path = frame.resolve(name)
     if not path.exists():
         raise UserError(tr("there is no model here"), name)
+    if (state := find_state(frame, path)) is not None:
+        return state
+    if not served_name and path.is_relative_to(frame.folder):
+        relative = path.relative_to(frame.folder).as_posix()
+        title = title_models(frame.folder, [relative])[relative]
+        served_name = re.sub(r"[^\w.-]+", ":", title).strip(":") if title else ""
     return loader.load(f"{served_name}={path}" if served_name else str(path))
+
+
+def find_state(frame: Frame, path: Path) -> ModelState | None:
+    """The state of a model that is loaded from a path, if it was asked for and has not failed."""
+    from hanlin.serve.loaded_model import split_name
+
+    loader: ModelLoader | None = frame.services.get("loader")
+    for state in loader.states if loader is not None else ():
+        if state.state != "failed" and Path(split_name(state.spec)[1]).expanduser().resolve() == path.resolve():
+            return state
+    return None
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:
@@ -65,41 +80,3 @@ def _describe(model: ServedModel) -> dict[str, Any]:
         "context_length": model.engine.context_length,
         "can_switch_thinking": bool(template.thinking_switches),
     }
-
-
-def find_models(folder: Path) -> list[str]:
-    """Paths of models below a folder, relative to it: folders of safetensors, adapters, and GGUF files.
-
-    It looks three levels deep and into 2,000 folders at most, and follows no links; a folder of runs may be large.
-    """
-    found: list[str] = []
-    level = [folder]
-    looked = 0
-    for _ in range(_MAX_DEPTH + 1):
-        below: list[Path] = []
-        for path in level:
-            looked += 1
-            if looked > _MAX_FOLDERS or len(found) >= _MAX_FOUND:
-                return found
-            try:
-                with os.scandir(path) as scan:
-                    entries = sorted(scan, key=lambda entry: entry.name)
-            except OSError:
-                continue
-            files = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-            has_weights = any(name.endswith(".safetensors") for name in files)
-            if path != folder and has_weights and files & {"config.json", "adapter_config.json"}:
-                found.append(path.relative_to(folder).as_posix())
-            found += [(path / name).relative_to(folder).as_posix() for name in sorted(files) if _is_gguf(name)]
-            below += [
-                path / entry.name
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-            ]
-        level = below
-    return found
-
-
-def _is_gguf(name: str) -> bool:
-    """Whether a file is a GGUF model, not a later part of one or an importance matrix."""
-    return name.endswith(".gguf") and "-of-" not in name.removesuffix(".gguf")[-12:] and "imatrix" not in name

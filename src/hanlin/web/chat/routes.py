@@ -6,6 +6,7 @@ Answers come from `/v1/chat/completions` of the same server; the page stores the
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +14,20 @@ from typing import Any
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
 
+from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
 from hanlin.web.bodies import read_body
 from hanlin.web.chat.bodies import (
     ConversationChange,
     MessageChange,
     ModelChoice,
-    NewConversation,
-    NewMessage,
+    NewMessages,
     Preset,
 )
 from hanlin.web.chat.models import describe_models, load_model
 from hanlin.web.chat.store import ChatStore
 from hanlin.web.chat.training_data import Export, describe_left_out, export_conversations, export_preferences
+from hanlin.web.chat.transcript import write_markdown
 from hanlin.web.frame import Frame
 
 SCRIPTS = tuple(f"chat/{name}.js" for name in ("chat", "turn", "sidebar", "settings", "answer", "markdown"))
@@ -131,8 +133,11 @@ def make_router(frame: Frame) -> APIRouter:
             raise ApiError(404, "Not Found")
         owner = find_owner(request)
         chosen = [files.store.read_conversation(owner, conversation)] if conversation else files.read_all(owner, name)
+        export = EXPORTS[name](chosen)
+        if conversation and not export.rows:
+            raise ApiError(409, "; ".join(describe_left_out(export.left_out)) or tr("there is nothing to export"))
         headers = {"Content-Disposition": f'attachment; filename="{name}.jsonl"'}
-        return Response(EXPORTS[name](chosen).text, media_type="application/jsonl; charset=utf-8", headers=headers)
+        return Response(export.text, media_type="application/jsonl; charset=utf-8", headers=headers)
 
     return router
 
@@ -143,10 +148,12 @@ def _add_conversation_routes(router: APIRouter, files: ChatFiles) -> None:
         rows = files.store.list_conversations(find_owner(request), text[:200], MAX_LISTED)
         return {"conversations": rows, "limit": MAX_LISTED}
 
-    @router.post("/conversations")
-    async def create_conversation(request: Request) -> dict[str, str]:
-        body = await read_body(request, NewConversation)
-        return {"id": await run_sync(files.store.create_conversation, find_owner(request), body.title, body.settings)}
+    @router.get("/conversations/{conversation}.md")
+    def download_transcript(request: Request, conversation: str) -> Response:
+        """A conversation as Markdown, as a file to save."""
+        text = write_markdown(files.store.read_conversation(find_owner(request), conversation))
+        headers = {"Content-Disposition": 'attachment; filename="conversation.md"'}
+        return Response(text.encode("utf-8", "replace"), media_type="text/markdown; charset=utf-8", headers=headers)
 
     @router.get("/conversations/{conversation}")
     def read_conversation(request: Request, conversation: str) -> dict[str, Any]:
@@ -168,10 +175,19 @@ def _add_conversation_routes(router: APIRouter, files: ChatFiles) -> None:
 
 def _add_message_routes(router: APIRouter, files: ChatFiles) -> None:
     @router.post("/conversations/{conversation}/messages")
-    async def add_message(request: Request, conversation: str) -> dict[str, Any]:
-        body = await read_body(request, NewMessage)
+    async def add_messages(request: Request, conversation: str) -> dict[str, Any]:
+        """Store a question with the answers that are begun, in a conversation that may begin with them.
+
+        The page sends it beside the request to the model, so that nobody waits for the disk.
+        """
+        body = await read_body(request, NewMessages)
         owner = find_owner(request)
-        return await run_sync(lambda: files.store.add_message(owner, conversation, **body.model_dump()))
+        if body.new is not None and not re.fullmatch("[0-9a-f]{32}", conversation):
+            raise ApiError(400, tr("an id has 32 hexadecimal digits"))
+        new = None if body.new is None else (body.new.title, body.new.settings)
+        messages = [message.model_dump() for message in body.messages]
+        store = files.store.add_messages
+        return {"messages": await run_sync(store, owner, conversation, messages, body.leaf, new)}
 
     @router.patch("/messages/{message}")
     async def change_message(request: Request, message: str) -> dict[str, Any]:

@@ -168,12 +168,9 @@ class ChatStore:
 
     def create_conversation(self, owner: str, title: str, settings: Mapping[str, Any]) -> str:
         """A new conversation; returns its id."""
-        conversation, now = uuid.uuid4().hex, time.time()
+        conversation = uuid.uuid4().hex
         with self._open(writes=True) as connection:
-            connection.execute(
-                "INSERT INTO conversation (id, owner, title, settings, created, updated) VALUES (?, ?, ?, ?, ?, ?)",
-                (conversation, owner, title, _dump(settings), now, now),
-            )
+            _insert_conversation(connection, owner, conversation, title, settings)
         return conversation
 
     def read_conversation(self, owner: str, conversation: str) -> dict[str, Any]:
@@ -222,46 +219,68 @@ class ChatStore:
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def add_message(self, owner: str, conversation: str, parent: str | None, **fields: Any) -> dict[str, Any]:
-        """Add a message below another, or at the beginning; the branch that is shown then ends with it.
+        """Add one message and return it; see `add_messages`."""
+        (message,) = self.add_messages(owner, conversation, [{"parent": parent, **fields}])
+        return message
+
+    def add_messages(
+        self,
+        owner: str,
+        conversation: str,
+        messages: Sequence[Mapping[str, Any]],
+        leaf: str | None = None,
+        new: tuple[str, Mapping[str, Any]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Add messages, each below another one or at the beginning, all of them or none.
 
         Args:
             owner: Whose conversation.
             conversation: Its id.
-            parent: The message before it; None: it is the first of a branch.
-            **fields: Fields of the message: role, content, reasoning, tool_calls, tool_call_id, name, model, state,
-                request, stats.
+            messages: Fields of each: id, parent (the message before it; None: it is the first of a branch), role,
+                content, reasoning, tool_calls, tool_call_id, name, model, state, request, stats. A later one may name
+                an earlier one as its parent.
+            leaf: The message with which the branch that is shown ends; None: the last one added.
+            new: Title and settings of a conversation that is begun with them; None: it is there.
 
         Returns:
-            The message.
+            The messages.
 
         Raises:
-            ApiError: 404 if there is no such conversation, or no such message in it.
+            ApiError: 404 if there is no such conversation, or no such message in it; 409 if an id is taken.
         """
-        values = {**_DEFAULTS, **fields}
-        message, now = uuid.uuid4().hex, time.time()
-        with self._open(writes=True) as connection:
+        now = time.time()
+        ids = [fields.get("id") or uuid.uuid4().hex for fields in messages]
+        with self._open(writes=True) as connection, _refuse_taken_ids():
+            if new is not None:
+                _insert_conversation(connection, owner, conversation, *new)
             _find_conversation(connection, owner, conversation)
-            if parent is not None:
-                _find_message(connection, owner, parent, conversation)
-            (number,) = connection.execute(
-                "SELECT coalesce(max(number), 0) + 1 FROM message WHERE conversation = ?", (conversation,)
+            (last,) = connection.execute(
+                "SELECT coalesce(max(number), 0) FROM message WHERE conversation = ?", (conversation,)
             ).fetchone()
+            for number, (message, fields) in enumerate(zip(ids, messages, strict=True), start=last + 1):
+                parent, values = fields.get("parent"), {**_DEFAULTS, **fields}
+                if parent is not None:
+                    _find_message(connection, owner, parent, conversation)
+                connection.execute(
+                    f"INSERT INTO message (id, number, conversation, parent, created, {', '.join(_MESSAGE_FIELDS)})"
+                    f" VALUES ({', '.join('?' * (5 + len(_MESSAGE_FIELDS)))})",
+                    (
+                        message,
+                        number,
+                        conversation,
+                        parent,
+                        now,
+                        *(_to_column(name, values[name]) for name in _MESSAGE_FIELDS),
+                    ),
+                )
+            if leaf is not None:
+                _find_message(connection, owner, leaf, conversation)
             connection.execute(
-                f"INSERT INTO message (id, number, conversation, parent, created, {', '.join(_MESSAGE_FIELDS)})"
-                f" VALUES ({', '.join('?' * (5 + len(_MESSAGE_FIELDS)))})",
-                (
-                    message,
-                    number,
-                    conversation,
-                    parent,
-                    now,
-                    *(_to_column(name, values[name]) for name in _MESSAGE_FIELDS),
-                ),
+                "UPDATE conversation SET leaf = coalesce(?, leaf), updated = ? WHERE id = ?",
+                (leaf or (ids[-1] if ids else None), now, conversation),
             )
-            connection.execute(
-                "UPDATE conversation SET leaf = ?, updated = ? WHERE id = ?", (message, now, conversation)
-            )
-            return _read_message(connection.execute("SELECT * FROM message WHERE id = ?", (message,)).fetchone())
+            rows = [connection.execute("SELECT * FROM message WHERE id = ?", (message,)).fetchone() for message in ids]
+            return [_read_message(row) for row in rows]
 
     def update_message(self, owner: str, message: str, **fields: Any) -> dict[str, Any]:
         """Change fields of a message. Raises ApiError (404) if the owner has no such message."""
@@ -296,6 +315,25 @@ def find_path(messages: Sequence[Mapping[str, Any]], leaf: str | None) -> list[M
         path.append(by_id[leaf])
         leaf = by_id[leaf]["parent"]
     return path[::-1]
+
+
+@contextmanager
+def _refuse_taken_ids() -> Iterator[None]:
+    """Explain that an id is there already: it was chosen by a page, which draws them at random."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise ApiError(409, tr("this was stored before"), code="exists") from error
+
+
+def _insert_conversation(
+    connection: sqlite3.Connection, owner: str, conversation: str, title: str, settings: Mapping[str, Any]
+) -> None:
+    now = time.time()
+    connection.execute(
+        "INSERT INTO conversation (id, owner, title, settings, created, updated) VALUES (?, ?, ?, ?, ?, ?)",
+        (conversation, owner, title, _dump(settings), now, now),
+    )
 
 
 def _explain(error: sqlite3.Error, path: Path) -> UserError:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.run_record import RunSource, read_run_record
-from hanlin.web.chat.models import load_model
+from hanlin.web.chat.models import find_state, load_model
 from hanlin.web.frame import Frame
 from hanlin.web.recipes.shipped import find_recipe
 from hanlin.web.runs.control import start_run
 from hanlin.web.runs.stages import linked_artifacts
 
 if TYPE_CHECKING:
-    from hanlin.serve.loaded_model import ModelLoader, ModelState
+    from hanlin.serve.loaded_model import ModelLoader
 
 DEMO = "quickstart"
 """The recipe, its run, and what the model is called in the chat."""
@@ -55,20 +54,9 @@ def find_demo(frame: Frame, store: Store) -> Demo:
         if stage == _STAGE and manifest.type == "model":
             path = store.folder(manifest.kind, manifest.key)
             model = path.relative_to(frame.folder).as_posix()
-            state = _find_state(frame, path)
+            state = find_state(frame, path)
             return Demo("found", model) if state is None else Demo("asked", model, state.names[0])
     return Demo("running" if record is not None and record.is_alive() else "unfinished")
-
-
-def _find_state(frame: Frame, path: Path) -> ModelState | None:
-    """The state of a model that is loaded from a folder, if it was asked for and has not failed."""
-    from hanlin.serve.loaded_model import split_name
-
-    loader: ModelLoader | None = frame.services.get("loader")
-    for state in loader.states if loader is not None else ():
-        if state.state != "failed" and Path(split_name(state.spec)[1]).expanduser().resolve() == path.resolve():
-            return state
-    return None
 
 
 def take_next_step(frame: Frame, store: Store) -> str:

@@ -13,9 +13,10 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.run_record import read_run_record
 from hanlin.web.bodies import read_body
 from hanlin.web.chat.bodies import ModelChoice
-from hanlin.web.chat.models import find_models, load_model
+from hanlin.web.chat.models import load_model
 from hanlin.web.data.routes import list_datasets
 from hanlin.web.frame import Frame
+from hanlin.web.models import find_models, title_models
 from hanlin.web.runs.names import STATE_NAMES, STATE_SIGNS
 from hanlin.web.runs.stages import list_runs
 from hanlin.web.start.demo import DEMO, chat_with, find_demo, take_next_step
@@ -52,7 +53,7 @@ def make_router(frame: Frame) -> APIRouter:
             "demo_run": DEMO,
             "runs": [_view_run(store, name) for name in names[:SHOWN]],
             "run_count": len(names),
-            "models": models[:SHOWN],
+            "models": title_models(frame.folder, models[:SHOWN]),
             "model_count": len(models),
             "datasets": datasets[:SHOWN],
             "dataset_count": len(datasets) + hidden,

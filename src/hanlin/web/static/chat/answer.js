@@ -3,7 +3,7 @@ import { makeHeaders, readError, t, url } from "../frame/page.js";
 
 /** The answer that a stream has brought so far. */
 export function newAnswer() {
-  return { content: "", reasoning: "", tool_calls: [], finish: "", stats: {} };
+  return { content: "", reasoning: "", tool_calls: [], finish: "", waiting: 0, stats: {} };
 }
 
 /** Add what a chunk of the stream holds to an answer; true if it brought text. */
@@ -28,7 +28,7 @@ export function addChunk(answer, chunk) {
   return Boolean(delta.content || delta.reasoning_content || delta.tool_calls?.length);
 }
 
-/** The events of a stream of server-sent events, as JSON, up to `[DONE]`. */
+/** The events of a stream of server-sent events, as JSON, up to `[DONE]`; a place in the queue is `{ waiting }`. */
 async function* readEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -38,6 +38,8 @@ async function* readEvents(body) {
     const events = (rest + value).split("\n\n");
     rest = events.pop();
     for (const event of events) {
+      const place = /^: waiting (\d+)$/.exec(event);
+      if (place) yield { waiting: Number(place[1]) };
       const data = event.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
       if (data === "[DONE]") return;
       if (data) yield JSON.parse(data);
@@ -47,7 +49,8 @@ async function* readEvents(body) {
 
 /**
  * Ask a model and follow its answer.
- * body: of `/v1/chat/completions`, without `stream`; signal: stops it; onText: called after each piece of the answer.
+ * body: of `/v1/chat/completions`, without `stream`; signal: stops it; onText: called after each piece of the answer,
+ * and while it waits for its turn, when its `waiting` is the place in the queue.
  * Returns the answer with `state`: done, cut (at the limit of tokens), stopped or failed (then `problem` says why).
  */
 export async function ask(body, signal, onText) {
@@ -58,14 +61,18 @@ export async function ask(body, signal, onText) {
   try {
     const response = await fetch(url("/v1/chat/completions"), {
       method: "POST",
-      headers: makeHeaders({ "Content-Type": "application/json" }),
+      headers: makeHeaders({ "Content-Type": "application/json", "X-Hanlin-Queue": "1" }),
       body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
       signal,
     });
     if (!response.ok) throw await readError(response);
     for await (const chunk of readEvents(response.body)) {
       if (chunk.error) throw new Error(chunk.error.message);
-      if (addChunk(answer, chunk)) {
+      if (chunk.waiting) {
+        answer.waiting = chunk.waiting;
+        onText(answer);
+      } else if (addChunk(answer, chunk)) {
+        answer.waiting = 0;
         last = performance.now();
         first ||= last;
         onText(answer);

@@ -10,6 +10,7 @@ const SAVE_MILLISECONDS = 2000;
 const SHOW_MILLISECONDS = 60;
 const POLL_MILLISECONDS = 1500;
 const LAST_SETTINGS = "hanlin-chat-settings";
+const STORED_FIELDS = ["id", "parent", "role", "content", "tool_call_id", "name", "model", "state", "request"];
 
 const turns = document.getElementById("turns");
 const composer = document.getElementById("composer");
@@ -103,25 +104,45 @@ async function setLeaf(leaf) {
 // --- asking -----------------------------------------------------------------------------------------------------------
 
 async function askQuestion(parent, text) {
-  if (!settings.chosenModels().length) throw new Error(t("There is no model to ask yet."));
-  if (settings.read() === null) throw new Error(t("Put the settings right first."));
   if (!conversation.id) {
     const title = text.trim().split("\n")[0].slice(0, 60);
-    const { id } = await request("POST", "/ui/chat/conversations", { title, settings: settings.read() });
-    conversation = { ...newConversation(), id, title, settings: settings.read() };
-    history.replaceState(null, "", url(`/ui/chat?conversation=${id}`));
+    conversation = { ...newConversation(), title, settings: settings.read() ?? {} };
   }
-  const message = await addMessage({ parent, role: "user", content: text });
-  await sidebar.load(conversation.id);
-  await answerTo(message.id, settings.chosenModels());
+  const message = makeMessage({ parent, role: "user", content: text });
+  await answerTo(message.id, settings.chosenModels(), [message]);
 }
 
-async function addMessage(body) {
-  const target = conversation;
-  const message = await request("POST", `/ui/chat/conversations/${target.id}/messages`, body);
-  target.messages.push(message);
-  target.leaf = message.id;
-  return message;
+/** An id as the store has them; `randomUUID` is there on secure pages only. */
+function drawId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** A message as the store will have it. */
+function makeMessage(fields) {
+  const empty = { content: "", reasoning: "", tool_calls: [], tool_call_id: "", name: "", model: "", state: "done" };
+  return { ...empty, request: {}, stats: {}, rating: 0, better: null, ...fields, id: drawId() };
+}
+
+/** Put messages into a conversation, and into the store meanwhile; if that refuses them, they are taken out again. */
+async function addMessages(target, messages, leaf) {
+  const isNew = !target.id;
+  const before = target.leaf;
+  target.id ??= drawId();
+  target.messages.push(...messages);
+  target.leaf = leaf;
+  if (isNew) history.replaceState(null, "", url(`/ui/chat?conversation=${target.id}`));
+  const begun = messages.map((message) => Object.fromEntries(STORED_FIELDS.map((name) => [name, message[name]])));
+  const body = { new: isNew ? { title: target.title, settings: target.settings } : null, messages: begun, leaf };
+  try {
+    await request("POST", `/ui/chat/conversations/${target.id}/messages`, body);
+  } catch (error) {
+    target.messages = target.messages.filter((message) => !messages.includes(message));
+    target.leaf = before;
+    if (isNew) target.id = null;
+    if (isNew && target === conversation) history.replaceState(null, "", url("/ui/chat"));
+    throw error;
+  }
+  if (target.id === conversation.id) sidebar.load(target.id).catch(() => {});
 }
 
 /** What a request asks of a model, in the form in which it is kept with the answer. */
@@ -135,30 +156,26 @@ function makeAnswerRequest(model, chosen, pair) {
   };
 }
 
-async function answerTo(parent, names) {
+/** Ask models for an answer below `parent`; `before` are messages that are not stored yet, the parent among them. */
+async function answerTo(parent, names, before = []) {
+  if (!names.length) throw new Error(t("There is no model to ask yet."));
   const chosen = settings.read();
   if (chosen === null) throw new Error(t("Put the settings right first."));
-  if (!names.length) throw new Error(t("There is no model to ask yet."));
   const target = conversation;
-  const pair = names.length > 1 ? crypto.randomUUID?.() ?? String(Math.random()) : "";
+  const pair = names.length > 1 ? drawId() : "";
+  const begun = names.map((model) => makeMessage({ parent, role: "assistant", model, state: "writing", request: makeAnswerRequest(model, chosen, pair) }));
+  // the models begin while the messages are stored: nobody waits for the disk
+  const stored = addMessages(target, [...before, ...begun], begun[0].id);
   const path = pathTo(target.messages, parent);
-  const begun = [];
-  for (const model of names) {
-    const kept = makeAnswerRequest(model, chosen, pair);
-    begun.push(await addMessage({ parent, role: "assistant", model, state: "writing", request: kept }));
-  }
-  if (begun.length > 1) {
-    target.leaf = begun[0].id;
-    await request("PATCH", `/ui/chat/conversations/${target.id}`, { leaf: begun[0].id });
-  }
-  const writing = begun.map((message) => write(message, path, target));
+  const writing = begun.map((message) => write(message, path, target, stored));
   show(true);
   await Promise.all(writing);
-  show();
+  if (target.id === conversation.id) show();
 }
 
-async function write(message, path, target) {
+async function write(message, path, target, stored) {
   const controller = new AbortController();
+  stored.catch(() => controller.abort());
   const { system, tools, sampling, thinking } = message.request;
   const body = { model: message.model, messages: toRequestMessages(path, system), ...sampling };
   if (tools.length) body.tools = tools;
@@ -181,12 +198,14 @@ async function write(message, path, target) {
     if (!timer) timer = setTimeout(draw, Math.max(0, SHOW_MILLISECONDS - (now - shown)));
     if (now - saved > SAVE_MILLISECONDS) {
       saved = now;
-      request("PATCH", `/ui/chat/messages/${message.id}`, { content: partial.content, reasoning: partial.reasoning }).catch(() => {});
+      const grown = { content: partial.content, reasoning: partial.reasoning };
+      stored.then(() => request("PATCH", `/ui/chat/messages/${message.id}`, grown)).catch(() => {});
     }
   });
   clearTimeout(timer);
   running.delete(message.id);
   showRunning();
+  await stored;
   const { content, reasoning, tool_calls, stats } = answer;
   const final = { content, reasoning, tool_calls, stats, state: answer.state };
   Object.assign(message, final);
@@ -206,12 +225,12 @@ async function changeMessage(message, change) {
 
 async function sendResults(results) {
   await attempt(async () => {
-    let parent = conversation.leaf;
+    const messages = [];
     for (const { call, content } of results) {
-      const message = { parent, role: "tool", content, tool_call_id: call.id, name: call.function.name };
-      parent = (await addMessage(message)).id;
+      const parent = messages.at(-1)?.id ?? conversation.leaf;
+      messages.push(makeMessage({ parent, role: "tool", content, tool_call_id: call.id, name: call.function.name }));
     }
-    await answerTo(parent, settings.chosenModels());
+    await answerTo(messages.at(-1).id, settings.chosenModels(), messages);
   });
 }
 
@@ -270,8 +289,13 @@ function makeEmpty() {
       element(
         "ul",
         {},
-        models.found.map((path) =>
-          element("li", {}, element("code", { class: "grow" }, path), element("button", { type: "button", "aria-label": t("Load {name}", { name: path }), onclick: () => loadModel(path) }, t("Load"))),
+        models.found.map(({ path, title }) =>
+          element(
+            "li",
+            {},
+            element("span", { class: "grow" }, title && [title, element("br")], element("code", {}, path)),
+            element("button", { type: "button", "aria-label": t("Load {name}", { name: title || path }), onclick: () => loadModel(path) }, t("Load")),
+          ),
         ),
       ),
     );

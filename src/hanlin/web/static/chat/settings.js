@@ -52,6 +52,9 @@ export class Settings {
     byId("preset").addEventListener("change", () => this.choosePreset(byId("preset").value));
     byId("side-by-side").addEventListener("click", () => {
       this.sideBySide = !this.sideBySide;
+      // a model beside itself is seldom meant; who wants it chooses it after this
+      const other = this.models.find(({ name }) => name !== byId("model").value)?.name;
+      if (this.sideBySide && other && byId("second-model").value === byId("model").value) byId("second-model").value = other;
       this.change();
     });
     byId("save-preset").addEventListener("click", () => this.savePreset());
@@ -109,7 +112,11 @@ export class Settings {
 
   async deletePreset() {
     const name = byId("preset").value.slice(1);
-    await request("DELETE", `/ui/chat/presets/${encodeURIComponent(name)}`);
+    try {
+      await request("DELETE", `/ui/chat/presets/${encodeURIComponent(name)}`);
+    } catch (error) {
+      return notify(error.message, true);
+    }
     delete this.presets[name];
     this.showPresets(":own");
     this.change();

@@ -1,5 +1,5 @@
 // The list of conversations, and the panels that open over the chat on a narrow screen.
-import { confirmChange, element, icon, notify, request, t, url } from "../frame/page.js";
+import { confirmChange, element, icon, makeHeaders, notify, readError, request, t, url } from "../frame/page.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -10,7 +10,7 @@ export class Sidebar {
     let timer = 0;
     byId("search").addEventListener("input", () => {
       clearTimeout(timer);
-      timer = setTimeout(() => this.load(), 200);
+      timer = setTimeout(() => this.attempt(() => this.load()), 200);
     });
     for (const button of document.querySelectorAll("[data-opens]")) {
       button.addEventListener("click", () => this.toggle(button.dataset.opens));
@@ -22,6 +22,8 @@ export class Sidebar {
       if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.toggle("conversations", false);
     });
     byId("write-training-data").addEventListener("click", () => this.writeTrainingData());
+    byId("save-jsonl").addEventListener("click", () => this.save(`/ui/chat/conversations.jsonl?conversation=${this.current}`, "jsonl"));
+    byId("save-markdown").addEventListener("click", () => this.save(`/ui/chat/conversations/${this.current}.md`, "md"));
   }
 
   toggle(id, open = undefined) {
@@ -39,6 +41,7 @@ export class Sidebar {
 
   async load(current = this.current) {
     this.current = current;
+    for (const id of ["save-jsonl", "save-markdown"]) byId(id).disabled = !current;
     const text = byId("search").value.trim();
     const { conversations, limit } = await request("GET", `/ui/chat/conversations?text=${encodeURIComponent(text)}`);
     byId("conversation-list").replaceChildren(
@@ -63,26 +66,48 @@ export class Sidebar {
   async rename(id, title) {
     const changed = prompt(t("Title of the conversation"), title)?.trim().slice(0, 200);
     if (!changed) return;
-    await request("PATCH", `/ui/chat/conversations/${id}`, { title: changed });
-    this.onRenamed(id, changed);
-    await this.load();
+    await this.attempt(async () => {
+      await request("PATCH", `/ui/chat/conversations/${id}`, { title: changed });
+      this.onRenamed(id, changed);
+      await this.load();
+    });
+  }
+
+  async attempt(work) {
+    try {
+      await work();
+    } catch (error) {
+      notify(error.message, true);
+    }
   }
 
   async remove(id, title) {
     if (!(await confirmChange(t("Delete “{title}” with all its branches?", { title }), t("Delete")))) return;
-    await request("DELETE", `/ui/chat/conversations/${id}`);
-    this.onDeleted(id);
-    await this.load();
+    await this.attempt(async () => {
+      await request("DELETE", `/ui/chat/conversations/${id}`);
+      this.onDeleted(id);
+      await this.load();
+    });
+  }
+
+  /** Save the conversation that is shown as a file, or say why there is nothing to save. */
+  async save(path, ending) {
+    await this.attempt(async () => {
+      const title = document.querySelector("#conversation-list .current .open")?.textContent ?? "";
+      const name = title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation";
+      const response = await fetch(url(path), { headers: makeHeaders({ Accept: "application/json" }) });
+      if (!response.ok) throw await readError(response);
+      const address = URL.createObjectURL(await response.blob());
+      element("a", { href: address, download: `${name}.${ending}` }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 10_000);
+    });
   }
 
   async writeTrainingData() {
-    const shown = byId("training-data");
-    try {
+    await this.attempt(async () => {
       const written = await request("POST", "/ui/chat/training_data");
-      shown.replaceChildren(...Object.entries(written).map(([name, export_]) => describeExport(name, export_)));
-    } catch (error) {
-      notify(error.message, true);
-    }
+      byId("training-data").replaceChildren(...Object.entries(written).map(([name, export_]) => describeExport(name, export_)));
+    });
   }
 }
 

@@ -105,6 +105,9 @@ export function fillBody(turn, answer, isWriting) {
   if (thought && !isWriting) thought.open = false;
   else if (thought && answer.content) thought.open = false;
   turn.classList.toggle("writing", isWriting);
+  const waiting = turn.querySelector(".waiting");
+  waiting.hidden = !isWriting || !answer.waiting;
+  if (!waiting.hidden) waiting.textContent = t("The model answers others first: place {place} in the queue", { place: answer.waiting });
   showMarkdown(body, answer.content, !isWriting);
   turn.querySelector(".calls").replaceChildren(...answer.tool_calls.filter(Boolean).map(makeCall));
 }
@@ -116,6 +119,7 @@ function makeAnswer(message, messages, actions, isInPair) {
     "article",
     { class: "turn answer", "data-id": message.id, "aria-label": t("Answer") },
     element("p", { class: "who" }, element("strong", {}, message.model || t("Answer")), state && element("span", { class: "problem" }, state)),
+    element("p", { class: "waiting soft", role: "status", hidden: true }),
     element("div", { class: "body" }),
     element("div", { class: "calls" }),
   );
