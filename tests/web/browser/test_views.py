@@ -60,6 +60,34 @@ def test_a_run_draws_its_graph_and_curves_and_a_part_closer(site: Any, world: St
     assert any("first=360" in url for url in asked)
 
 
+def test_curves_are_looked_at_closer_by_mouse_by_keys_and_by_buttons_and_whole_again(site: Any, world: Store) -> None:
+    for path in ("/ui/runs/view/first", "/ui/runs/compare?run=first&run=second"):
+        page = site.open(path, wait=".picture canvas")
+        part = page.locator(".part")
+        page.locator(".pictures").focus()
+        for key, shown in (("+", "steps 100 to 300"), ("ArrowRight", "steps 150 to 350"), ("-", "steps 50 to 400")):
+            page.keyboard.press(key)
+            page.locator(".part", has_text=shown).wait_for()
+        page.keyboard.press("0")
+        page.wait_for_function("() => document.querySelector('.part').textContent === ''")
+        box = page.locator(".picture .u-over").first.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 30, steps=4)
+        page.mouse.up()
+        page.wait_for_function(
+            "() => /^steps (19|20)\\d to (29|30)\\d$/.test(document.querySelector('.part').textContent)"
+        )
+        page.mouse.dblclick(box["x"] + 40, box["y"] + 40)
+        page.wait_for_function("() => document.querySelector('.part').textContent === ''")
+        page.get_by_role("button", name="closer").click()
+        page.locator(".part", has_text="steps 100 to 300").wait_for()
+        page.get_by_role("button", name="whole run").click()
+        page.wait_for_function("() => document.querySelector('.part').textContent === ''")
+        assert part.count() == 1
+
+
 def test_runs_are_compared_once_two_are_chosen(site: Any, world: Store) -> None:
     page = site.open("/ui/runs", wait="main table")
     assert page.locator("#compare-button").is_disabled()
@@ -190,7 +218,12 @@ def test_every_view_has_labels_and_contrast_and_fits_its_width(
         "recipes": "/ui/recipes",
         "form": with_token(site, "/ui/recipes/edit/shipped/quickstart"),
     }
-    waits = {"run": ".picture canvas", "compare": ".picture canvas", "form": "#form details"}
+    waits = {
+        "lengths": "#token-lengths caption",
+        "run": ".picture canvas",
+        "compare": ".picture canvas",
+        "form": "#form details",
+    }
     context = {"locale": locale, "viewport": {"width": width, "height": 800}, "color_scheme": theme}
     for name, address in views.items():
         page = site.open(address, wait=waits.get(name, "main h1"), **context)

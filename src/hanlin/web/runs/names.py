@@ -44,6 +44,13 @@ CURVE_NAMES: dict[str, str] = {
     "memory_gb": mark("peak memory, GB"),
     "accuracy": mark("accuracy"),
     "margin": mark("margin"),
+    "chosen_reward": mark("reward of the chosen answer"),
+    "rejected_reward": mark("reward of the rejected answer"),
+    "reference_point": mark("reference point"),
+    "router_loss": mark("loss of the router"),
+    "busiest_expert": mark("share of the busiest expert"),
+    "pairs": mark("pairs per step"),
+    "answers": mark("answers per step"),
 }
 FIGURE_NAMES: dict[str, str] = {
     **CURVE_NAMES,

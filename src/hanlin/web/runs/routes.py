@@ -32,6 +32,7 @@ from hanlin.web.runs.names import (
 )
 from hanlin.web.runs.stages import LOGS_FOLDER, RunCache, RunView, StageView, list_runs
 
+CURVE_SCRIPTS = ("runs/curves.js", "runs/zoom.js")
 _MAX_CURVES = 16
 _SHOWN_RUNS = 200
 
@@ -111,7 +112,7 @@ def make_router(frame: Frame) -> APIRouter:
     @router.get("/ui/runs/view/{name}")
     def show_run(request: Request, name: str) -> Response:
         values = {**run_values(desk.view(name)), "curve_names": _curve_names()}
-        return frame.render(request, "runs/run.html", values, view="runs", scripts=("runs/run.js", "runs/curves.js"))
+        return frame.render(request, "runs/run.html", values, view="runs", scripts=("runs/run.js", *CURVE_SCRIPTS))
 
     @router.get("/ui/runs/view/{name}/state")
     def show_state(request: Request, name: str) -> Response:
@@ -175,21 +176,26 @@ def make_router(frame: Frame) -> APIRouter:
             "curve_names": _curve_names(),
             **common(),
         }
-        scripts = ("runs/compare.js", "runs/curves.js")
+        scripts = ("runs/compare.js", *CURVE_SCRIPTS)
         return frame.render(request, "runs/compare.html", values, view="runs", scripts=scripts)
 
     @router.get("/ui/runs/compare/curves")
-    def get_compared_curves(stage: str, run: Annotated[list[str], Query()] = []) -> dict[str, Any]:
-        """The curves of one stage of several runs, by picture; a curve is called as its run."""
+    def get_compared_curves(
+        stage: str, run: Annotated[list[str], Query()] = [], first: int | None = None, last: int | None = None
+    ) -> dict[str, Any]:
+        """The curves of one stage of several runs, by picture; a curve is called as its run. `step` is the last one."""
         pictures: dict[str, list[dict[str, Any]]] = {}
+        step = 0
         for name in dict.fromkeys(run[:MAX_RUNS]):
             view = desk.view(name).stage(stage)
             if view is None:
                 continue
-            for picture in desk.curves(name, view).drawn()["pictures"]:
+            drawn = desk.curves(name, view).drawn(first, last)
+            step = max(step, drawn["step"])
+            for picture in drawn["pictures"]:
                 for curve in picture["curves"]:
                     pictures.setdefault(curve["name"], []).append({**curve, "name": name})
-        return {"pictures": [{"name": name, "curves": curves} for name, curves in pictures.items()]}
+        return {"step": step, "pictures": [{"name": name, "curves": curves} for name, curves in pictures.items()]}
 
     @router.get("/ui/runs/artifact/{name}")
     def show_artifact(request: Request, name: str) -> Response:

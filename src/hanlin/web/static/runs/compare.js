@@ -2,25 +2,35 @@
 
 import { element, request } from "../frame/page.js";
 import { drawPictures, forgetPictures } from "./curves.js";
+import { Zoom } from "./zoom.js";
 
 const { runs, names } = JSON.parse(document.getElementById("compare-data").textContent);
-const sections = [...document.querySelectorAll("section.curves")];
 
-async function load(section) {
-  const holder = section.querySelector(".pictures");
-  const query = new URLSearchParams([["stage", section.dataset.stage], ...runs.map((run) => ["run", run])]);
-  try {
-    const { pictures } = await request("GET", `/ui/runs/compare/curves?${query}`);
-    drawPictures(holder, pictures, names, () => {});
-  } catch (error) {
-    holder.replaceChildren(element("p", { class: "problem" }, error.message));
+class ComparedCurves {
+  constructor(section) {
+    this.stage = section.dataset.stage;
+    this.holder = section.querySelector(".pictures");
+    this.zoom = new Zoom(section, () => this.load());
+  }
+
+  async load() {
+    const query = this.zoom.query([["stage", this.stage], ...runs.map((run) => ["run", run])]);
+    try {
+      const { step, pictures } = await request("GET", `/ui/runs/compare/curves?${query}`);
+      this.zoom.show(step);
+      drawPictures(this.holder, pictures, names, (first, last) => this.zoom.set(first, last));
+    } catch (error) {
+      this.holder.replaceChildren(element("p", { class: "problem" }, error.message));
+      this.holder.charts = new Map();
+    }
   }
 }
 
-for (const section of sections) load(section);
+const stages = [...document.querySelectorAll("section.curves")].map((section) => new ComparedCurves(section));
+for (const stage of stages) stage.load();
 document.addEventListener("themechange", () => {
-  for (const section of sections) {
-    forgetPictures(section.querySelector(".pictures"));
-    load(section);
+  for (const stage of stages) {
+    forgetPictures(stage.holder);
+    stage.load();
   }
 });

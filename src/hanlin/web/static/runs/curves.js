@@ -81,7 +81,7 @@ function makeChart(holder, picture, data, names, onZoom) {
     scales: { x: { time: false } },
     axes: [
       { ...axis, values: (_, ticks) => ticks.map((tick) => format(tick)) },
-      { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => format(tick)) },
+      { ...axis, size: 70, values: (_, ticks) => ticks.map((tick) => format(tick)) },
     ],
     series: [
       { label: t("step"), value: (_, value) => (value === null ? "–" : value.toLocaleString("en")) },

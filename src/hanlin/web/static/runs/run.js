@@ -2,6 +2,7 @@
 
 import { confirmChange, element, notify, request, t } from "../frame/page.js";
 import { drawPictures, forgetPictures } from "./curves.js";
+import { Zoom } from "./zoom.js";
 
 const SECONDS = 3;
 const { run, names } = JSON.parse(document.getElementById("run-data").textContent);
@@ -12,28 +13,16 @@ class StageCurves {
     this.section = section;
     this.stage = section.dataset.stage;
     this.holder = section.querySelector(".pictures");
-    this.first = this.last = null;
     this.live = section.dataset.live === "yes";
-    this.step = 0;
-    section.querySelector(".whole").addEventListener("click", () => this.zoom(null, null));
-    section.querySelector(".recent").addEventListener("click", () => this.zoom(Math.floor(this.step * 0.9), null));
-  }
-
-  zoom(first, last) {
-    this.first = first;
-    this.last = last;
-    this.load();
+    this.zoom = new Zoom(section, () => this.load());
   }
 
   async load() {
-    const range = new URLSearchParams();
-    if (this.first !== null) range.set("first", this.first);
-    if (this.last !== null) range.set("last", this.last);
     try {
-      const drawn = await request("GET", `${path}/curves/${encodeURIComponent(this.stage)}?${range}`);
-      this.step = drawn.step;
+      const drawn = await request("GET", `${path}/curves/${encodeURIComponent(this.stage)}?${this.zoom.query()}`);
+      this.zoom.show(drawn.step);
       this.live = drawn.state === "running";
-      drawPictures(this.holder, drawn.pictures, names, (first, last) => this.zoom(first, last));
+      drawPictures(this.holder, drawn.pictures, names, (first, last) => this.zoom.set(first, last));
       this.showFigures(drawn.figures);
       this.showForgetting(drawn.forgetting);
     } catch (error) {
