@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -21,7 +21,8 @@ from hanlin.web.bodies import read_body
 from hanlin.web.data.corrections import OverlayFile, correct, find_overlay, read_overlay, undo
 from hanlin.web.data.dataset import PARTS, Dataset, DatasetCache, DatasetRow, histogram
 from hanlin.web.data.dataset import Query as RowQuery
-from hanlin.web.data.tokens import TokenDesk, list_tokenizers, packaged_templates
+from hanlin.web.data.token_lengths import TokenLengthDesk
+from hanlin.web.data.tokens import TokenDesk, TokenizerChoice, list_tokenizers, packaged_templates
 from hanlin.web.frame import Frame
 from hanlin.web.inside import find_artifact_folder
 from hanlin.web.runs.artifact import used_by
@@ -56,6 +57,7 @@ def make_router(frame: Frame) -> APIRouter:
     store = Store(frame.folder)
     cache = DatasetCache(frame.folder / "ui" / CACHE_FOLDER)
     desk = TokenDesk()
+    lengths = TokenLengthDesk(desk)
     scripts = ("data/rows.js",)
 
     def open_dataset(name: str) -> Dataset:
@@ -161,8 +163,12 @@ def make_router(frame: Frame) -> APIRouter:
         return frame.render(request, "data/ledger.html", values, view="data")
 
     @router.get("/ui/data/view/{name}/lengths")
-    def show_lengths(request: Request, name: str) -> Response:
+    def show_lengths(request: Request, name: str, tokenizer: str = "", template: str = "") -> Response:
+        """Histograms in characters at once; those in tokens are counted meanwhile."""
         dataset = open_dataset(name)
+        choices = list_tokenizers(store)
+        used = list(used_by(store, dataset.folder))
+        tokenizer = tokenizer or _choose_tokenizer(choices, [run for run, _ in used])
         sample = dataset.sample("kept")
         characters = [count_characters(row) for row in sample]
         turns = [len(row.get("messages") or row.get("prompt") or ()) for row in sample]
@@ -171,8 +177,25 @@ def make_router(frame: Frame) -> APIRouter:
             "sampled": len(sample),
             "characters": _picture(characters),
             "turns": _picture(turns) if dataset.kind != "documents" else None,
+            "tokenizers": choices,
+            "templates": packaged_templates() if choices and dataset.kind != "documents" else [],
+            **(count_values(dataset, tokenizer, template) if tokenizer else {"counted": None}),
         }
         return frame.render(request, "data/lengths.html", values, view="data")
+
+    @router.get("/ui/data/view/{name}/lengths/tokens")
+    def show_token_lengths(request: Request, name: str, tokenizer: str, template: str = "") -> Response:
+        values = {"name": name, **count_values(open_dataset(name), tokenizer, template)}
+        return frame.render(request, "data/token_lengths.html", values, view="data")
+
+    def count_values(dataset: Dataset, tokenizer: str, template: str) -> dict[str, Any]:
+        counted = lengths.count(dataset, frame.resolve(tokenizer), template)
+        values: dict[str, Any] = {"counted": counted, "tokenizer": tokenizer, "template": template}
+        if counted.is_done and counted.lengths:
+            values["tokens"] = _picture(counted.lengths)
+            values["learned"] = _picture(counted.learned) if dataset.kind != "documents" else None
+            values["learned_share"] = 100 * sum(counted.learned) / sum(counted.lengths)
+        return values
 
     @router.get("/ui/data/view/{name}/copies")
     def show_copies(request: Request, name: str, first: int = 0, reason: str = "near_duplicate") -> Response:
@@ -254,6 +277,12 @@ def list_datasets(store: Store) -> tuple[list[dict[str, Any]], int]:
             }
         )
     return found[:_MAX_DATASETS], max(0, len(found) - _MAX_DATASETS)
+
+
+def _choose_tokenizer(choices: Sequence[TokenizerChoice], runs: Sequence[str]) -> str:
+    """The tokenizer that is shown first: of a run that the dataset is part of, the last one that it made; else any."""
+    own = [choice.path for run in runs for choice in choices if choice.title.startswith(f"{run} / ")]
+    return own[-1] if own else choices[0].path if choices else ""
 
 
 def _check_part(part: str) -> None:

@@ -146,12 +146,7 @@ class TokenDesk:
         from hanlin.chat.examples import training_turns
         from hanlin.chat.inspect import view_record
 
-        assert kind in RECORD_KINDS
-        try:
-            record = _CLASSES[kind].from_json(row)
-        except (KeyError, TypeError, AttributeError) as error:
-            what = tr("not a record of `{kind}`: {error}", kind=kind, error=error)
-            raise UserError(what, str(row.get("id", ""))) from error
+        record = read_record(kind, row)
         tokenizer, chosen = self.open(folder, template, kind != "documents")
         turns = {} if chosen is None else dict(training_turns(record))
         tools = getattr(record, "tools", ())
@@ -171,6 +166,16 @@ class TokenDesk:
                 )
             )
         return parts
+
+
+def read_record(kind: str, row: Mapping[str, Any]) -> Any:
+    """The record of a row. Raises UserError if it is none of the kind."""
+    assert kind in RECORD_KINDS
+    try:
+        return _CLASSES[kind].from_json(row)
+    except (KeyError, TypeError, AttributeError) as error:
+        what = tr("not a record of `{kind}`: {error}", kind=kind, error=error)
+        raise UserError(what, str(row.get("id", ""))) from error
 
 
 def packaged_templates() -> list[str]:
