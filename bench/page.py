@@ -7,9 +7,10 @@ Chromium (HANLIN_CHROMIUM) through Playwright; without these they are left out. 
 - `up`: seconds from the command `hanlin ui` without a model to the first page sent.
 - `views`: milliseconds from the address to the load event of each view with its content there, the median of 5.
 - `first_token`: milliseconds to the first text by the plain API, by the page's own request, and from the key until the
-  text is drawn, which includes that the page stores the question and begins the answer.
-- `users`: 50 streams at once; the longest gap between two pieces of text of one stream, and the longest time that the
-  page took meanwhile to answer a request of its own.
+  text is drawn; the page stores the question meanwhile.
+- `users`: 50 streams at once; the longest gap between two pieces of text of one stream, how many that waited were told
+  their place in the queue and within which time, and the longest time that the page took meanwhile to answer a request
+  of its own.
 """
 
 from __future__ import annotations
@@ -163,6 +164,12 @@ def find_longest_gap(answer: StreamedAnswer) -> float:
     return max((later - earlier for earlier, later in pairwise(arrived)), default=0.0)
 
 
+def find_first(answer: StreamedAnswer, sign: bytes) -> float:
+    """Seconds until a sign had come in a stream that holds it."""
+    end = answer.raw.index(sign) + len(sign)
+    return next(seconds for length, seconds in answer.times if length >= end)
+
+
 def measure_users(port: int) -> dict[str, float]:
     """Streams at once, each with a question of its own, and the page's own requests beside them."""
     bodies = [
@@ -184,17 +191,20 @@ def measure_users(port: int) -> dict[str, float]:
     thread = threading.Thread(target=visit)
     thread.start()
     try:
-        answers = ask_all(port, bodies)
+        answers = ask_all(port, bodies, headers="X-Hanlin-Queue: 1\r\n")
     finally:
         ended.set()
         thread.join()
     gaps = [find_longest_gap(answer) for answer in answers]
+    told = [find_first(answer, b": waiting ") for answer in answers if b": waiting " in answer.raw]
     return {
         "users": USERS,
         "answered": sum(answer.status == 200 and bool(answer.finish) for answer in answers),
         "pieces": sum(answer.pieces for answer in answers),
         "seconds": round(max(answer.last for answer in answers), 2),
         "longest_wait_for_the_first": round(max(answer.first for answer in answers), 2),
+        "told_their_place": len(told),
+        "longest_until_told_ms": round(1000 * max(told, default=0.0), 1),
         "longest_gap_ms": round(1000 * max(gaps), 1),
         "median_of_longest_gaps_ms": round(1000 * statistics.median(gaps), 1),
         "page_longest_ms": round(1000 * max(waits), 1),

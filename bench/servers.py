@@ -86,8 +86,13 @@ class StreamedAnswer:
     times: list[tuple[int, float]] = field(default_factory=list)
 
 
-def ask_all(port: int, bodies: Sequence[Mapping[str, Any]], path: str = "/v1/chat/completions") -> list[StreamedAnswer]:
-    """Ask everything at once and read the streams as they come, in one thread; nothing is parsed before the end."""
+def ask_all(
+    port: int, bodies: Sequence[Mapping[str, Any]], path: str = "/v1/chat/completions", headers: str = ""
+) -> list[StreamedAnswer]:
+    """Ask everything at once and read the streams as they come, in one thread; nothing is parsed before the end.
+
+    `headers` are lines of further headers, each with its line end.
+    """
     start_time = time.perf_counter()
     answers = [StreamedAnswer() for _ in bodies]
     with selectors.DefaultSelector() as selector:
@@ -95,7 +100,7 @@ def ask_all(port: int, bodies: Sequence[Mapping[str, Any]], path: str = "/v1/cha
             data = json.dumps(body).encode()
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
             client = socket.create_connection(("127.0.0.1", port))
-            client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            client.sendall(f"{head}{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data)
             selector.register(client, selectors.EVENT_READ, answer)
         left = len(bodies)
         while left:

@@ -18,6 +18,7 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.report import format_number
 from hanlin.pipeline.step import Step
+from hanlin.web.recipes.rates import Duration, Rates, is_this_machine, show_duration
 from hanlin.web.runs.names import STATE_NAMES, STATE_SIGNS
 
 PLANNED_BYTES = 2 << 30
@@ -76,18 +77,20 @@ def check_size(recipe: Recipe) -> None:
                 raise UserError(what, None, tr("plan it in a terminal: hanlin plan"))
 
 
-def describe_plan(recipe: Recipe, store: Store, memory: str, device: str) -> dict[str, Any]:
+def describe_plan(recipe: Recipe, store: Store, rates: Rates, memory: str, device: str) -> dict[str, Any]:
     """The plan of a recipe with what its training will need, as JSON data.
 
     Args:
         recipe: The recipe.
         store: Where artifacts are.
+        rates: How fast this machine trains.
         memory: How much memory there is, such as `24GB`; empty: this machine's.
         device: `auto`, `cpu` or `gpu`.
 
     Returns:
         `steps`, of each its `stage`, `kind`, `state`, `sign` and `why`; `estimates`, of each training stage its
-        `stage` and `unknown`, or figures; `fits`, whether all do, or None if that is not known; `hours`.
+        `stage` and `unknown`, or figures; `fits`, whether all do, or None if that is not known; `time` of all training
+        stages, empty if that of one is not known; `can_measure`, whether a measurement would tell more.
 
     Raises:
         UserError: A file is missing, or `memory` or `device` is misspelled.
@@ -96,9 +99,15 @@ def describe_plan(recipe: Recipe, store: Store, memory: str, device: str) -> dic
     results = estimate_plan(recipe, steps, memory, device, False)
     known = [result for result in results if isinstance(result, Estimate)]
     limits = {result.memory_limit for result in known}
+    kinds = {step.stage.name: step.stage.kind.name for step in steps}
+    durations = {r.stage: rates.find_duration(kinds[r.stage], r, device) for r in known}
+    seconds = [duration.seconds for duration in durations.values() if duration is not None]
+    without = [r for r in known if durations[r.stage] is None and r.setup.batch.steps is not None]
     return {
         "steps": [_describe_step(step) for step in steps],
-        "estimates": [_describe_estimate(result) for result in results],
+        "estimates": [_describe_estimate(result, durations.get(result.stage)) for result in results],
+        "time": show_duration(sum(seconds)) if seconds and len(seconds) == len(results) else "",
+        "can_measure": bool(without) and is_this_machine(device),
         "fits": None if len(known) < len(results) or not known or None in limits else all(r.fits for r in known),
         "trains": len(results),
     }
@@ -116,10 +125,23 @@ def _describe_step(step: Step) -> dict[str, str]:
     }
 
 
-def _describe_estimate(result: Any) -> dict[str, Any]:
+def measure_plan(recipe: Recipe, store: Store, rates: Rates) -> None:
+    """Measure on this machine a step of each training stage of a recipe that is still to be run.
+
+    Raises:
+        UserError: A file is missing, another measurement is going on, or it fails.
+    """
+    steps = plan(recipe, store)
+    kinds = {step.stage.name: step.stage.kind.name for step in steps}
+    results = estimate_plan(recipe, steps, "", "auto", False)
+    rates.measure([(kinds[r.stage], r) for r in results if isinstance(r, Estimate)])
+
+
+def _describe_estimate(result: Any, duration: Duration | None) -> dict[str, Any]:
     row = {"stage": result.stage, **describe_estimate(result)}
     if isinstance(result, Estimate):
-        row["shown"] = _figures(result)
+        row["shown"] = _figures(result, duration)
+        row["time"] = "" if duration is None else show_duration(duration.seconds)
         row["limit"] = None if result.memory_limit is None else format_number(result.memory_limit / 1e9)
         row["peak"] = format_number(result.memory.peak / 1e9)
         row["suggestions"] = [
@@ -129,7 +151,7 @@ def _describe_estimate(result: Any) -> dict[str, Any]:
     return row
 
 
-def _figures(result: Estimate) -> Sequence[tuple[str, str]]:
+def _figures(result: Estimate, duration: Duration | None) -> Sequence[tuple[str, str]]:
     setup = result.setup
     rows = [
         (tr("parameters"), _count(setup.shape.parameters)),
@@ -141,8 +163,10 @@ def _figures(result: Estimate) -> Sequence[tuple[str, str]]:
     if setup.batch.steps is not None:
         operations = result.operations * setup.batch.steps
         rows.append((tr("work"), f"{operations / 1e15:,.3g} PFLOP"))
-        # a rule of thumb beside the measured time, which `hanlin plan --probe` gives
-        rows.append((tr("hours at 100 TFLOP/s"), f"{operations / 1e14 / 3600:.3g}"))
+        if duration is not None:
+            rows += [(tr("time"), show_duration(duration.seconds)), (tr("by the rate"), duration.source)]
+        else:  # a rule of thumb until the rate is known
+            rows.append((tr("hours at an assumed 100 TFLOP/s"), f"{operations / 1e14 / 3600:.3g}"))
     return rows
 
 

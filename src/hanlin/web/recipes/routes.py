@@ -18,9 +18,11 @@ from hanlin.pipeline.run_record import RunSource
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.errors import ApiError
 from hanlin.web.bodies import read_body
+from hanlin.web.frame import OWN_FOLDER as UI_FOLDER
 from hanlin.web.frame import Frame
-from hanlin.web.recipes.check import check_size, describe_plan, files_outside, read_text
+from hanlin.web.recipes.check import check_size, describe_plan, files_outside, measure_plan, read_text
 from hanlin.web.recipes.form import describe_form, list_kinds, parse_data, read_field
+from hanlin.web.recipes.rates import Rates
 from hanlin.web.recipes.shipped import OWN_FOLDER, find_recipe, list_recipes, read_recipe_text
 from hanlin.web.recipes.text import REMOVED, change_setting
 from hanlin.web.runs.control import start_run
@@ -62,6 +64,7 @@ def make_router(frame: Frame) -> APIRouter:
     """The routes below `/ui/recipes`."""
     router = APIRouter()
     store = Store(frame.folder)
+    rates = Rates(store, frame.folder / UI_FOLDER / "cache")
     start = [Depends(frame.require_start_token)]
 
     @router.get("/ui/recipes")
@@ -103,7 +106,7 @@ def make_router(frame: Frame) -> APIRouter:
             if outside := files_outside(recipe, frame.folder):
                 _require_token_for(outside, request, frame)
             check_size(recipe)
-            answer["plan"] = describe_plan(recipe, store, draft.memory.strip(), draft.device)
+            answer["plan"] = describe_plan(recipe, store, rates, draft.memory.strip(), draft.device)
         except UserError as error:
             answer["plan_problem"] = _problem(error)
         except OSError as error:
@@ -112,6 +115,15 @@ def make_router(frame: Frame) -> APIRouter:
                 raise
             answer["plan_problem"] = _problem(known)
         return answer
+
+    @router.post("/ui/recipes/measure", dependencies=start)
+    async def post_measure(request: Request) -> dict[str, str]:
+        """Measure a step of each training stage of a recipe on this machine."""
+        draft = await read_body(request, Draft)
+        recipe = read_text(draft.text, draft.name if draft.name.strip() else "recipe", frame.folder)
+        check_size(recipe)
+        await run_sync(measure_plan, recipe, store, rates)
+        return {"recipe": recipe.name}
 
     @router.post("/ui/recipes/save", dependencies=start)
     async def post_save(request: Request) -> dict[str, str]:

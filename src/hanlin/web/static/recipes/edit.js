@@ -61,7 +61,8 @@ function showPlan(plan, problem) {
   if (plan.trains === 0) verdict.textContent = t("The recipe is valid; no training is left to be estimated.");
   else if (plan.fits === null) verdict.textContent = t("The recipe is valid; whether its training fits is not known for every stage.");
   else verdict.textContent = plan.fits ? t("✓ The recipe is valid, and its training fits.") : t("✗ The recipe is valid, but its training does not fit.");
-  $("estimates").replaceChildren(...plan.estimates.map(drawEstimate));
+  if (plan.time) verdict.append(" ", t("Training takes about {time} here.", { time: plan.time }));
+  $("estimates").replaceChildren(...plan.estimates.map(drawEstimate), ...(plan.can_measure ? [makeMeasure()] : []));
   const rows = plan.steps.map((step) =>
     element("tr", {}, element("td", {}, element("b", {}, step.stage), " ", element("span", { class: "soft small" }, step.kind)), element("td", {}, element("span", { class: `state ${step.class}` }, `${step.sign} ${step.state}`)), element("td", { class: "small soft" }, step.why)),
   );
@@ -72,11 +73,27 @@ function showPlan(plan, problem) {
 function drawEstimate(estimate) {
   if (estimate.unknown) return element("div", { class: "estimate soft" }, `${estimate.stage}: ${estimate.unknown}`);
   const limit = estimate.limit === null ? "" : ` / ${estimate.limit}`;
-  const head = element("span", { class: estimate.fits ? "" : "problem" }, element("b", {}, estimate.stage), ` ${estimate.peak}${limit} GB`);
+  const head = element("span", { class: estimate.fits ? "" : "problem" }, element("b", {}, estimate.stage), ` ${estimate.peak}${limit} GB${estimate.time ? ` · ${estimate.time}` : ""}`);
   const list = estimate.shown.map(([name, value]) => element("div", {}, `${name}: ${value}`));
   const parts = Object.entries(estimate.memory).map(([name, bytes]) => element("div", { class: "soft" }, `${name}: ${(bytes / 1e9).toPrecision(3)} GB`));
   const advice = estimate.fits ? [] : [element("p", {}, t("To make it fit, one after the other:")), ...estimate.suggestions.map((change) => element("div", {}, element("code", {}, change.setting), ` → ${change.peak} GB${change.another ? ` ${t("(another result)")}` : ""}`))];
   return element("div", { class: "estimate" }, element("details", {}, element("summary", {}, head), list, parts, advice));
+}
+
+/** A button that measures how fast this machine trains, so that the plan tells hours. */
+function makeMeasure() {
+  const button = element("button", { type: "button", class: "plain", onclick: measure }, t("Measure this machine's speed"));
+  return element("div", { class: "estimate" }, button);
+  async function measure() {
+    button.disabled = true;
+    button.textContent = t("measuring, some seconds for each stage …");
+    try {
+      await request("POST", "/ui/recipes/measure", { text: yaml.value, name: given.name });
+    } catch (error) {
+      notify(error.message, true);
+    }
+    check(null, true);
+  }
 }
 
 function drawForm(stages) {
