@@ -149,6 +149,7 @@ ORDER: dict[str, list[str]] = {
         "server",
     ],
     "web": [
+        "links",
         "pages texts access bodies inside models",
         "frame",
         "guard chat runs",

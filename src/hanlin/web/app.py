@@ -46,6 +46,7 @@ from hanlin.web.data import routes as data_routes
 from hanlin.web.evaluation import routes as evaluation_routes
 from hanlin.web.frame import Frame, View
 from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal
+from hanlin.web.inside import NotInsideError
 from hanlin.web.recipes import routes as recipes_routes
 from hanlin.web.runs import routes as runs_routes
 from hanlin.web.start import routes as start_routes
@@ -129,6 +130,8 @@ def _answer_errors_of_page(frame: Frame, answer_other: Any) -> Handler:
             return response
         if isinstance(error, HTTPException):
             error = ApiError(error.status_code, str(error.detail))
+        if isinstance(error, NotInsideError):
+            error = ApiError(404, str(error), code="not_found")
         api_error = to_api_error(error)
         wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
         if wants_page and "hx-request" not in request.headers:

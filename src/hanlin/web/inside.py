@@ -6,12 +6,16 @@ after all links are followed.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 from hanlin.core.names import check_relative_path, describe_name_problem, show_name
 from hanlin.pipeline.artifacts import PARTIAL_FOLDER
+
+_MAX_KNOWN = 500
+"""Names of a folder that are compared with one that is not there."""
 
 
 class NotInsideError(UserError):
@@ -26,8 +30,10 @@ def find_folder(parent: Path, name: str) -> Path:
     """
     folder = parent / name if describe_name_problem(name) is None else None
     if folder is None or folder.is_symlink() or not folder.is_dir():
-        known = [item.name for item in parent.iterdir() if item.is_dir()] if parent.is_dir() else []
-        raise NotInsideError(tr("there is no {name} here", name=show_name(name)), None, did_you_mean(name, known[:500]))
+        known = [item.name for item in parent.iterdir() if "." not in item.name] if parent.is_dir() else []
+        near = get_close_matches(name, known[:_MAX_KNOWN], n=1)
+        hint = did_you_mean(name, near) if near else None
+        raise NotInsideError(tr("there is no {name} here", name=show_name(name)), None, hint)
     return folder
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hanlin.pipeline.artifacts import Store
+from hanlin.web.links import read_links
 
 _MAX_DEPTH = 3
 _MAX_FOLDERS = 2000
@@ -49,17 +50,12 @@ def find_models(folder: Path) -> list[str]:
 def title_models(folder: Path, paths: Sequence[str]) -> dict[str, str]:
     """For each path of a model what people call it, `quickstart / tuned`, by the runs that made it; '' if none did."""
     store = Store(folder)
-    names: dict[str, str] = {}
-    for run in sorted(store.runs.iterdir()) if store.runs.is_dir() else ():
-        if run.is_symlink() or not run.is_dir():
-            continue
-        for link in sorted(run.iterdir()):
-            if link.is_symlink() and (target := link.resolve()).parent == store.artifacts.resolve():
-                names.setdefault(target.name, f"{run.name} / {link.name}")
+    links = read_links(store)
     titles = {}
     for path in paths:
         parts = Path(path).parts
-        title = names.get(parts[1], "") if len(parts) > 1 and parts[0] == store.artifacts.name else ""
+        is_artifact = len(parts) > 1 and parts[0] == store.artifacts.name
+        title = next((f"{run} / {stage}" for run, stage in links.find(parts[1])), "") if is_artifact else ""
         titles[path] = " / ".join((title, *parts[2:])).removesuffix(".gguf") if title else ""
     return titles
 

@@ -39,7 +39,11 @@ def test_an_answer_is_drawn_before_the_question_is_stored(site: Any) -> None:
     page = site.open()
     site.script.text = "At once."
     held: list[Any] = []
-    page.route("**/messages", held.append)
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/messages", hold)
     ask(page, "quick")
     page.locator(".turn.answer .body", has_text="At once.").wait_for()
     assert len(held) == 1 and site.store.list_conversations("") == []

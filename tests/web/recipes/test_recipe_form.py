@@ -214,7 +214,7 @@ def test_a_saved_recipe_is_started_in_the_folder(
     assert client.post("/ui/recipes/start", json={"name": "mine", "until": "text"}).json() == {"run": "small"}
     ((source, folder),) = started
     assert (source.recipe, source.until, folder) == (str(tmp_path / "recipes" / "mine.yaml"), "text", tmp_path)
-    assert client.post("/ui/recipes/start", json={"name": "../small"}).status_code == 400
+    assert client.post("/ui/recipes/start", json={"name": "../small"}).status_code == 404
 
 
 def test_a_recipe_that_runs_already_is_not_started_twice(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from hanlin.web.data.token_lengths import TokenLengthDesk
 from hanlin.web.data.tokens import TokenDesk, TokenizerChoice, list_tokenizers, packaged_templates
 from hanlin.web.frame import Frame
 from hanlin.web.inside import find_artifact_folder
+from hanlin.web.links import read_links
 from hanlin.web.runs.artifact import used_by
 from hanlin.web.runs.names import show_time
 
@@ -32,6 +33,8 @@ CACHE_FOLDER = "cache"
 _MAX_EXCERPT = 700
 _MAX_TEXT = 20_000
 _MAX_DATASETS = 200
+_SHOWN_RUNS = 3
+"""Runs that are named beside a dataset."""
 
 
 class Correction(RequestBody):
@@ -251,12 +254,7 @@ def list_datasets(store: Store) -> tuple[list[dict[str, Any]], int]:
     folders = list(store.artifacts.iterdir()) if store.artifacts.is_dir() else []
     folders = [folder for folder in folders if "." not in folder.name and folder.is_dir() and not folder.is_symlink()]
     folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-    names: dict[str, list[tuple[str, str]]] = {}
-    for run in store.runs.iterdir() if store.runs.is_dir() else ():
-        if run.is_dir() and not run.is_symlink():
-            for link in run.iterdir():
-                if link.is_symlink():
-                    names.setdefault(link.resolve().name, []).append((run.name, link.name))
+    names = read_links(store).by_artifact()
     for folder in folders:
         try:
             manifest = read_manifest(folder)
@@ -269,7 +267,8 @@ def list_datasets(store: Store) -> tuple[list[dict[str, Any]], int]:
             {
                 "name": folder.name,
                 "kind": manifest.type,
-                "runs": sorted(names.get(folder.name, ())),
+                "runs": names.get(folder.name, [])[:_SHOWN_RUNS],
+                "more_runs": max(0, len(names.get(folder.name, [])) - _SHOWN_RUNS),
                 "kept": metrics.get("rows_kept", metrics.get("rows_written")),
                 "rows_in": metrics.get("rows_in"),
                 "changed": show_time(folder.stat().st_mtime),

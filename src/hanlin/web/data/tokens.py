@@ -15,6 +15,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.names import show_name
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.pipeline.artifacts import Store
+from hanlin.web.links import read_links
 
 if TYPE_CHECKING:
     from hanlin.chat.inspect import ExampleView
@@ -68,13 +69,11 @@ def list_tokenizers(store: Store) -> list[TokenizerChoice]:
     """The folders of tokenizers and models in the page's folder: of runs by their stages, and those in `models/`."""
     home = store.home.resolve()
     found: dict[Path, str] = {}
-    for run in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
-        if run.is_symlink() or not run.is_dir():
-            continue
-        for link in sorted(run.iterdir()):
-            folder = link.resolve()
-            if folder.parent == store.artifacts.resolve() and _has_tokenizer(folder):
-                found.setdefault(folder, f"{run.name} / {link.name}")
+    for artifact, ((run, stage), *_) in read_links(store).by_artifact().items():
+        folder = (store.artifacts / artifact).resolve()
+        if folder.parent == store.artifacts.resolve() and _has_tokenizer(folder):
+            found[folder] = f"{run} / {stage}"
+    found = dict(sorted(found.items(), key=lambda item: item[1]))
     models = home / "models"
     for folder in sorted(models.iterdir()) if models.is_dir() else []:
         if folder.is_dir() and not folder.is_symlink() and _has_tokenizer(folder):

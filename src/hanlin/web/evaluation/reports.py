@@ -21,12 +21,14 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.manifest import Manifest, read_manifest
 from hanlin.web.inside import find_artifact_folder
+from hanlin.web.links import read_links
 from hanlin.web.runs.artifact import used_by
 
 RESAMPLES = 1_000
 """Draws of the bootstrap on the page; `hanlin compare` takes 5,000."""
 MAX_COMPARED = 12
 _KEPT = 4
+_SHOWN_RUNS = 3
 _MAX_BYTES = 256 << 20
 
 
@@ -66,12 +68,7 @@ class EvaluationReport:
 def list_evaluations(store: Store) -> list[EvaluationRow]:
     """The evaluations of a store, the newest first."""
     rows = []
-    names: dict[str, list[tuple[str, str]]] = {}
-    for run in store.runs.iterdir() if store.runs.is_dir() else ():
-        if run.is_dir() and not run.is_symlink():
-            for link in run.iterdir():
-                if link.is_symlink():
-                    names.setdefault(link.resolve().name, []).append((run.name, link.name))
+    names = read_links(store).by_artifact()
     for folder in store.artifacts.iterdir() if store.artifacts.is_dir() else ():
         if "." in folder.name or folder.is_symlink() or not folder.is_dir():
             continue
@@ -81,7 +78,7 @@ def list_evaluations(store: Store) -> list[EvaluationRow]:
             continue
         if manifest is not None and manifest.type == "evaluation":
             can_compare = manifest.kind in ("evaluate", "perplexity", "probe")
-            found = tuple(sorted(names.get(folder.name, ())))
+            found = tuple(names.get(folder.name, ())[:_SHOWN_RUNS])
             rows.append(EvaluationRow(folder.name, found, manifest.kind, manifest.finished, can_compare))
     return sorted(rows, key=lambda row: row.finished, reverse=True)
 

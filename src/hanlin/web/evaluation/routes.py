@@ -14,6 +14,7 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.report import format_number
 from hanlin.web.evaluation.reports import MAX_COMPARED, ReportDesk, TaskReport, list_evaluations
 from hanlin.web.frame import Frame
+from hanlin.web.links import read_links
 from hanlin.web.pages.comparison import number, render_comparison
 from hanlin.web.runs.compare import flatten
 from hanlin.web.runs.names import REPORT_POLICY
@@ -54,6 +55,7 @@ def make_router(frame: Frame) -> APIRouter:
         first = max(0, min(first, len(questions)))
         values = {
             "name": name,
+            "used_by": read_links(store).find(name),
             "report": report,
             "tasks": [_task_values(item) for item in tasks],
             "task": task,

@@ -15,8 +15,8 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.manifest import Manifest, read_manifest
 from hanlin.web.inside import find_artifact_folder
+from hanlin.web.links import read_links
 from hanlin.web.runs.compare import flatten
-from hanlin.web.runs.stages import list_runs
 
 REPORT_ENDINGS = (".html",)
 """Files of an artifact that are pages of their own, such as the quality report of an export."""
@@ -93,8 +93,5 @@ def _rows(node: LineageNode, store: Store, depth: int, seen: set[tuple[str, str]
 
 
 def used_by(store: Store, folder: Path) -> Iterator[tuple[str, str]]:
-    """The runs and stages whose links lead to an artifact."""
-    for name in list_runs(store):
-        for link in sorted((store.runs / name).iterdir()):
-            if link.is_symlink() and link.resolve() == folder.resolve():
-                yield name, link.name
+    """The runs and stages whose links lead to an artifact, the run that changed last first."""
+    yield from read_links(store).find(folder.name)

@@ -34,7 +34,7 @@ from hanlin.web.runs.stages import LOGS_FOLDER, RunCache, RunView, StageView, li
 
 CURVE_SCRIPTS = ("runs/curves.js", "runs/zoom.js")
 _MAX_CURVES = 16
-_SHOWN_RUNS = 200
+_SHOWN_RUNS = 50
 
 
 class RunDesk:
@@ -104,9 +104,20 @@ def make_router(frame: Frame) -> APIRouter:
         }
 
     @router.get("/ui/runs")
-    def show_runs(request: Request) -> Response:
-        names = list_runs(desk.store)
-        values = {"runs": [desk.view(name) for name in names[:_SHOWN_RUNS]], "hidden": len(names) - _SHOWN_RUNS}
+    def show_runs(request: Request, text: str = "", first: int = 0) -> Response:
+        """The runs whose name holds a text, page by page: each one shown is planned, which takes milliseconds."""
+        every = list_runs(desk.store)
+        names = [name for name in every if text.strip().lower() in name.lower()]
+        first = max(0, min(first, len(names) - 1))
+        shown = names[first : first + _SHOWN_RUNS]
+        values = {
+            "runs": [desk.view(name) for name in shown],
+            "count": len(names),
+            "is_empty": not every,
+            "text": text,
+            "first": first,
+            "step": _SHOWN_RUNS,
+        }
         return frame.render(request, "runs/list.html", {**values, **common()}, view="runs", scripts=("runs/list.js",))
 
     @router.get("/ui/runs/view/{name}")

@@ -7,6 +7,7 @@ unfinished artifacts show what was made of what.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,17 +114,18 @@ class RunView:
 def list_runs(store: Store) -> list[str]:
     """The names of the runs of a store, the one that changed last first."""
     try:
-        folders = [item for item in store.runs.iterdir() if item.is_dir() and not item.is_symlink()]
+        with os.scandir(store.runs) as scan:
+            folders = [entry.path for entry in scan if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return [folder.name for folder in sorted(folders, key=_changed, reverse=True)]
+    return [os.path.basename(folder) for folder in sorted(folders, key=_changed, reverse=True)]
 
 
-def _changed(folder: Path) -> float:
-    times = [folder.stat().st_mtime]
-    for name in (RUN_FILE, "report.json"):
+def _changed(folder: str | Path) -> float:
+    times = [0.0]
+    for path in (folder, f"{folder}/{RUN_FILE}", f"{folder}/report.json"):
         try:
-            times.append((folder / name).stat().st_mtime)
+            times.append(os.stat(path).st_mtime)
         except OSError:
             continue
     return max(times)
