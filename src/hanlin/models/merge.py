@@ -36,8 +36,8 @@ from hanlin.models.folder.layout import ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.layerwise import compute_logits_together, open_layerwise
 from hanlin.models.load import load_model
-from hanlin.models.safetensors import read_rows
-from hanlin.models.save import is_finite, remove_files_on_failure, save_streamed
+from hanlin.models.safetensors import read_pieces, read_rows
+from hanlin.models.save import is_finite, round_weight, remove_files_on_failure, save_streamed
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -118,6 +118,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     total = sum(torch.Size(plan.shape(name)).numel() for name in plan.names)
     done = 0
     counting = threading.Lock()
+    unit = tr("parameters")
 
     def make(name: str) -> Iterator[torch.Tensor]:
         nonlocal done
@@ -125,7 +126,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
             yield piece
             with counting:
                 done += piece.numel()
-                context.progress.update(done, total, tr("parameters"))
+                context.progress.update(done, total, unit)
 
     with remove_files_on_failure(out):
         written = save_streamed(
@@ -137,6 +138,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
             dtype=dtype,
             tied=plan.tied,
             threads=torch.get_num_threads(),
+            is_checked=True,
         )
         if plan.is_changed and plan.equals_base:
             what = tr(
@@ -274,23 +276,21 @@ class MergePlan:
         """Make a weight, in pieces of whole rows; several threads may make one each.
 
         A piece lives in memory that the next one takes: with fresh memory for each, converting and multiplying takes
-        two to three times as long. A piece that rounding to the dtype makes infinite comes unrounded, in float32.
+        two to three times as long.
 
         Raises:
-            UserError: A number of an adapter is not finite.
+            UserError: A number of an adapter or of the base is not finite, or becomes too large for the dtype.
         """
         entry = self.entry(name)
         columns = math.prod(entry.shape[1:])
         rows = max(1, PIECE_ENTRIES // max(1, columns)) if len(entry.shape) > 1 else entry.shape[0]
         changed = any(adapter.changes(name) for adapter in self.adapters)
-        stored = read_rows(entry, 0, rows)
-        work = torch.empty(stored.shape if changed else 0, dtype=torch.float32)
-        rounded = torch.empty(work.shape, dtype=self.dtype)
+        shape = (min(rows, entry.shape[0]) if changed else 0, *entry.shape[1:])
+        work, rounded = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=self.dtype)
         change = error = 0.0
-        for index, start in enumerate(range(0, entry.shape[0], rows)):
-            piece = read_rows(entry, start, start + rows, into=stored) if index else stored
+        for index, (start, piece) in enumerate(read_pieces(entry, rows)):
             if not changed:
-                yield piece
+                yield round_weight(piece, self.dtype, name, entry.file)
                 continue
             exact = self.merge(name, work[: len(piece)].copy_(piece), start)
             result = rounded[: len(piece)].copy_(exact)
@@ -298,7 +298,7 @@ class MergePlan:
             if index % MEASURED_PIECES == 0:
                 change += float((exact - piece.float()).norm()) ** 2
                 error += float((result.float() - exact).norm()) ** 2
-            yield result if is_finite(result) else exact
+            yield result if is_finite(result) else round_weight(exact, self.dtype, name, entry.file)
         self._squares[name] = (change, error)
 
     def merge(self, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:

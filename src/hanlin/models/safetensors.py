@@ -34,9 +34,7 @@ def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     os.replace(partial, path)
 
 
-def read_rows(
-    entry: TensorEntry, start: int = 0, stop: int | None = None, *, into: torch.Tensor | None = None
-) -> torch.Tensor:
+def read_rows(entry: TensorEntry, start: int = 0, stop: int | None = None) -> torch.Tensor:
     """Read rows `start` to `stop` of the first dimension of a tensor, in its dtype; by default all.
 
     The bytes are copied, not mapped: a mapped file counts as memory of the process until it is closed.
@@ -45,8 +43,6 @@ def read_rows(
         entry: The tensor.
         start: Index of the first row.
         stop: Index behind the last one.
-        into: A contiguous tensor of that dtype with as many rows or more, of which the first are overwritten and
-            returned; fresh memory costs more than reading does.
 
     Raises:
         UserError: The file became shorter since its header was checked.
@@ -56,18 +52,46 @@ def read_rows(
     stop = rows if stop is None else min(stop, rows)
     shape = (max(0, stop - start), *entry.shape[1:]) if entry.shape else ()
     row_bytes = math.prod(entry.shape[1:]) * dtype.itemsize
-    tensor = torch.empty(shape, dtype=dtype) if into is None else into[: stop - start]
+    tensor = torch.empty(shape, dtype=dtype)
     if tensor.numel():
-        buffer = _bytes_of(tensor)
         with entry.file.open("rb", buffering=0) as file:
             file.seek(entry.start + start * row_bytes)
-            done = 0
-            while done < len(buffer):
-                count = file.readinto(buffer[done:])
-                if not count:
-                    raise UserError(tr("the file became shorter while it was read"), entry.file)
-                done += count
+            _fill(_bytes_of(tensor), file, entry)
     return tensor
+
+
+def read_pieces(entry: TensorEntry, rows: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Read a tensor from its first row to its last, in pieces of `rows` rows, with the index of the first row of each.
+
+    All pieces take the same memory, since fresh memory costs more than reading does: each is to be used before the next
+    is asked for.
+
+    Args:
+        entry: The tensor, of one dimension or more.
+        rows: Rows of a piece; the last one may have fewer.
+
+    Raises:
+        UserError: The file became shorter since its header was checked.
+    """
+    memory = torch.empty((min(rows, entry.shape[0]), *entry.shape[1:]), dtype=_TYPES[entry.dtype])
+    buffer = _bytes_of(memory) if memory.numel() else memoryview(b"")
+    row_bytes = len(buffer) // max(1, len(memory))
+    with entry.file.open("rb", buffering=0) as file:
+        file.seek(entry.start)
+        for start in range(0, entry.shape[0], rows):
+            count = min(rows, entry.shape[0] - start)
+            _fill(buffer[: count * row_bytes], file, entry)
+            yield start, memory[:count]
+
+
+def _fill(buffer: memoryview, file: IO[bytes], entry: TensorEntry) -> None:
+    """Fill `buffer` with what comes next in the file of a tensor."""
+    done = 0
+    while done < len(buffer):
+        count = cast(Any, file).readinto(buffer[done:])
+        if not count:
+            raise UserError(tr("the file became shorter while it was read"), entry.file)
+        done += count
 
 
 def write_safetensors(
@@ -114,8 +138,9 @@ def write_safetensors(
                 if failed.is_set():
                     return
                 data = piece.detach().to("cpu", dtype).contiguous()
-                write_at(_bytes_of(data), position)
-                position += data.nbytes
+                buffer = _bytes_of(data)
+                write_at(buffer, position)
+                position += len(buffer)
                 count += data.numel()
             if count != math.prod(shapes[name]):
                 raise RuntimeError(f"{name} has {count} entries instead of {math.prod(shapes[name])}")

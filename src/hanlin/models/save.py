@@ -5,6 +5,7 @@ The bytes depend on weights and tokenizer alone: no times, no paths. Files of an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -247,6 +248,7 @@ def save_streamed(
     tied: bool | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int = 1,
+    is_checked: bool = False,
 ) -> ModelFiles:
     """Save a complete model folder whose weights are made while they are written, piece by piece, and check it.
 
@@ -260,6 +262,7 @@ def save_streamed(
         tied: Whether the output head is the embedding matrix; None: as in `source`.
         shard_bytes: Largest size of a weights file, unless a single tensor is larger.
         threads: How many weights are made and written at the same time.
+        is_checked: Whether `make` itself has rounded the pieces and found them finite.
 
     Returns:
         The headers of the saved folder.
@@ -278,7 +281,7 @@ def save_streamed(
     def make_finite(name: str) -> Iterator[torch.Tensor]:
         where = source.tensors[name].file if name in source.tensors else source.folder
         for piece in make(name):
-            yield round_weight(piece, torch_type, name, where)
+            yield piece if is_checked else round_weight(piece, torch_type, name, where)
 
     def write(path: Path, names: list[str]) -> int:
         shard = {name: shapes[name] for name in names}
@@ -311,7 +314,7 @@ def _complete(
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor has neither NaN nor infinity; the sum, taken first, has one then too and takes a moment."""
     total = tensor.sum(dtype=torch.float32 if tensor.dtype == torch.float16 else None)  # float16 ends at 65,504
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(float(total)) or bool(torch.isfinite(tensor).all())
 
 
 def round_weight(exact: torch.Tensor, dtype: torch.dtype | None, name: str, where: Path) -> torch.Tensor:
