@@ -15,12 +15,14 @@ from torch.nn import functional
 from transformers.models.mixtral.configuration_mixtral import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM, load_balancing_loss_func
 
-from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.model import PROJECTIONS, LoraSettings, Merge
 from hanlin.config.settings.preference import Orpo
 from hanlin.config.settings.surgery.experts import UpcycleExperts
 from hanlin.config.settings.train import Pretrain
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.models import merge
+from hanlin.models.adapters import attach_lora
 from hanlin.models.load import load_model
 from hanlin.models.surgery import experts
 from hanlin.train import stages
@@ -29,6 +31,7 @@ from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.objectives.next_token import next_token
+from random_models import logits, perturb_trainable
 from training_data import CPU, document, many, preference
 
 LENGTHS = (21, 7, 40)
@@ -82,6 +85,27 @@ def test_values_and_gradients_are_those_of_transformers(tmp_path: Path) -> None:
     actual = gradients(train_model, [data.collate([0])])
     torch.testing.assert_close(train_model.loss_sum(data.collate([0])), expected, atol=1e-4, rtol=1e-5)
     assert actual.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert (actual[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("targets", [PROJECTIONS, ("q_proj", "down_proj")], ids=len)
+def test_an_adapter_of_experts_has_the_values_and_gradients_of_peft(targets: tuple[Any, ...], tmp_path: Path) -> None:
+    lora = LoraSettings(rank=2, targets=targets, rslora=True)
+    model, data = attach_lora(random_model(router_aux_loss_coef=0.0), lora, seed=1), dataset(tmp_path)
+    perturb_trainable(model)
+    documents = torch.from_numpy(data.encoded.ids.astype(np.int64)).split(list(LENGTHS))
+    losses = [
+        functional.cross_entropy(model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="sum")
+        for ids in documents
+    ]
+    expected = torch.stack(losses).sum()
+    expected.backward()
+    wanted = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    train_model = TrainModel(model.train(), CPU, "float32")
+    actual = gradients(train_model, [data.collate([0])])
+    torch.testing.assert_close(train_model.loss_sum(data.collate([0])), expected, atol=1e-4, rtol=1e-5)
+    assert actual.keys() == wanted.keys() and any("experts" in name for name in wanted)
     for name, gradient in wanted.items():
         assert (actual[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
@@ -158,11 +182,46 @@ def test_a_saved_model_of_experts_is_trained_further_in_its_last_block_alone(
     assert changed and all(name.startswith("model.layers.1.") for name in changed)
 
 
+def test_single_rows_of_a_model_of_experts_are_trained_alone(
+    sparse: Path, out: Path, inputs: Callable[..., Inputs]
+) -> None:
+    stages.pretrain(pretrain(trainable_tokens=390), inputs(many(document, 4), sparse), out, StageContext())
+    before, after = load_file(sparse / "model.safetensors"), load_file(out / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed <= {"model.embed_tokens.weight", "lm_head.weight"}
+    assert all(torch.equal(before[name][:390], after[name][:390]) for name in changed)
+
+
+def test_an_adapter_of_experts_is_trained_balanced_resumed_and_merged(
+    sparse: Path, out: Path, inputs: Callable[..., Inputs]
+) -> None:
+    records = many(document, 6)
+    metrics = stages.pretrain(pretrain(lora=LoraSettings(rank=4)), inputs(records, sparse), out, StageContext())
+    assert metrics["loss"]["last"] < metrics["loss"]["first"]
+    assert metrics["router_loss"]["first"] >= 1.5 and 1 <= metrics["busiest_expert"]["first"] <= 2
+    trained = {name for name, value in load_file(out / "adapter_model.safetensors").items() if value.any()}
+    stem = "base_model.model.model.layers.1.mlp"
+    assert {f"{stem}.gate.lora_B.weight", f"{stem}.experts.lora_B.weight"} <= trained
+    further = out.parent / "further"
+    further.mkdir()
+    again = Inputs({**inputs(records, sparse).by_field, "init_from": (out,)})
+    on = stages.pretrain(pretrain(lora=LoraSettings(rank=4), init_from="./a"), again, further, StageContext())
+    assert on["loss"]["first"] == pytest.approx(metrics["loss"]["last"], rel=0.2)
+    merged = out.parent / "merged"
+    merged.mkdir()
+    receipt = merge.run(Merge(adapter=("./a",)), Inputs({"adapter": (further,)}), merged, StageContext())
+    assert receipt["adapter_kl"] > 0 and receipt["max_abs_difference"] < 1e-4
+    torch.testing.assert_close(logits(load_model(merged)), logits(load_model(further)), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "mode", "expected"),
     [
-        ({"lora": LoraSettings(rank=2)}, "ddp", "lora is not supported for a model of experts"),
-        ({"trainable_tokens": 390}, "ddp", "trainable_tokens is not supported"),
+        ({"lora": LoraSettings(rank=2, dora=True)}, "ddp", "lora.dora is not supported for a model of experts"),
+        ({"lora": LoraSettings(rank=2, dropout=0.1)}, "ddp", "lora.dropout is not supported"),
+        ({"lora": LoraSettings(rank=2, init="pissa")}, "ddp", "lora.init: pissa is not supported"),
+        ({"lora": LoraSettings(quantization="nf4")}, "ddp", "lora.quantization: nf4 is not supported"),
+        ({"lora": LoraSettings(targets=("up_proj",))}, "ddp", "lora.targets: up_proj alone is not supported"),
         ({"optimizer": "galore"}, "ddp", "optimizer: galore is not supported"),
         ({}, "fsdp", "launch.mode: fsdp is not supported"),
     ],

@@ -29,7 +29,14 @@ from hanlin.models.save import is_finite
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>A\.weight|B\.weight|magnitude_vector(\.weight)?|embedding_[AB])")
+_STACKED = re.compile(
+    r"(?P<block>model\.layers\.\d+\.)mlp\.experts(?P<inner>\.base_layer)?\.lora_(?P<side>[AB])\.weight"
+)
+"""The adapter of all experts of a block. PEFT puts one wrapper around the other, that of `down_proj` outside."""
+_ROUTER = re.compile(r"(?P<block>model\.layers\.\d+\.)mlp\.gate\.lora_(?P<side>[AB])\.weight")
 _ROWS = re.compile(r"(?P<module>.+?)(\.token_adapter)?\.trainable_tokens_delta")
+_STACKS = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}
+"""Parameters of the experts of a block, and the matrices of an expert in each, one below the other."""
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "loftq", "orthogonal")
 """Initializations that leave the base as it is on disk; PiSSA and its like subtract their first product from it."""
 
@@ -38,7 +45,12 @@ _PLAIN_INITS = (True, False, None, "gaussian", "eva", "loftq", "orthogonal")
 class LoraPart:
     """The matrices of LoRA for one weight [out, in]: A [rank, in], B [out, rank], and the magnitudes [out] of DoRA.
 
-    For embeddings [rows, width], A is [rank, rows] and B [width, rank].
+    For embeddings [rows, width], A is [rank, rows] and B [width, rank]. For an expert of a stack, both matrices are
+    those of all experts: A [experts · rank, in], B [rows of the stack, rank · experts].
+
+    Attributes:
+        stack: Index of the expert, number of experts, and the first row of this weight in the stack's B.
+        module: Name by which the patterns of the configuration know the weight, if it is not its own.
     """
 
     a: TensorEntry | None = None
@@ -46,6 +58,26 @@ class LoraPart:
     magnitude: TensorEntry | None = None
     is_embedding: bool = False
     scaling: float = 1.0
+    stack: tuple[int, int, int] | None = None
+    module: str | None = None
+
+    @property
+    def rank(self) -> int:
+        """The rank of A and B."""
+        rows = self.a.shape[0] if self.a is not None and self.a.shape else 1
+        return rows // (1 if self.stack is None else self.stack[1])
+
+    def select(self, a: torch.Tensor, b: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A [rank, in] and B [rows, rank] of this weight, from the matrices of the file.
+
+        Column i of expert e is column `i · experts + e` of a stack's B: for two experts of rank 2 the columns are those
+        of expert 0, 1, 0, 1.
+        """
+        if self.stack is None:
+            return a, b
+        expert, experts, first_row = self.stack
+        of_expert = b[first_row : first_row + rows].view(rows, -1, experts)[:, :, expert]
+        return a.view(experts, -1, a.shape[1])[expert], of_expert.contiguous()
 
 
 class AdapterTensors:
@@ -64,6 +96,7 @@ class AdapterTensors:
         self.lora: dict[str, LoraPart] = {}
         self.whole: dict[str, TensorEntry] = {}
         self.rows: dict[str, tuple[torch.Tensor, TensorEntry]] = {}
+        self._experts = int(base.config.get("num_local_experts") or 0)
         self._shapes = {HEAD: tuple(base.tensors[EMBEDDINGS].shape), **llama_shapes(base.config)}
         self._loaded = threading.local()
         config, where = files.config, files.folder / ADAPTER_CONFIG
@@ -78,7 +111,7 @@ class AdapterTensors:
         if unused or incomplete:
             raise misplaced_tensors_error(files, unused, incomplete, tr("was it trained on another base model?"))
         for name, part in self.lora.items():
-            self.lora[name] = replace(part, scaling=_scaling(config, name.removesuffix(".weight"), part))
+            self.lora[name] = replace(part, scaling=_scaling(config, part.module or name.removesuffix(".weight"), part))
             self._check_lora(name, part)
 
     def changes(self, name: str) -> bool:
@@ -128,6 +161,11 @@ class AdapterTensors:
     def _place(self, key: str, entry: TensorEntry) -> bool:
         """Note which weight a tensor of the file belongs to; False if there is none."""
         name = key.removeprefix(_PREFIX)
+        if self._experts and (match := _STACKED.fullmatch(name)):
+            return self._place_stack(match, entry)
+        if self._experts and (match := _ROUTER.fullmatch(name)):
+            weight = f"{match['block']}block_sparse_moe.gate.weight"
+            return self._set_side(weight, match["side"], entry, module=f"{match['block']}mlp.gate.weight")
         if match := _LORA.fullmatch(name):
             weight, kind = f"{match['module']}.weight", match["part"].removesuffix(".weight")
             if weight not in self._shapes or len(self._shapes[weight]) != 2:
@@ -155,11 +193,40 @@ class AdapterTensors:
         self.whole[name] = entry
         return True
 
+    def _place_stack(self, match: re.Match[str], entry: TensorEntry) -> bool:
+        """Note which experts' weights a stack of their adapters belongs to."""
+        targets = self.files.config.get("target_parameters") or []
+        has = {name: any(target.endswith(f"experts.{name}") for target in targets) for name in _STACKS}
+        is_gate_up = has["gate_up_proj"] and (match["inner"] is not None or not has["down_proj"])
+        if not any(has.values()) or (match["inner"] is not None and not all(has.values())):
+            return False
+        parameter = "gate_up_proj" if is_gate_up else "down_proj"
+        fits = True
+        for expert in range(self._experts):
+            first_row = 0
+            for matrix in _STACKS[parameter]:
+                weight = f"{match['block']}block_sparse_moe.experts.{expert}.{matrix}.weight"
+                module = f"{match['block']}mlp.experts.{parameter}"
+                stack = (expert, self._experts, first_row)
+                fits = self._set_side(weight, match["side"], entry, module=module, stack=stack) and fits
+                first_row += self._shapes[weight][0] if fits else 0
+        return fits
+
+    def _set_side(self, weight: str, side: str, entry: TensorEntry, **changes: Any) -> bool:
+        if weight not in self._shapes:
+            return False
+        side_entry: dict[str, Any] = {side.lower(): entry}
+        self.lora[weight] = replace(self.lora.get(weight, LoraPart()), **side_entry, **changes)
+        return True
+
     def _check_lora(self, name: str, part: LoraPart) -> None:
         if part.a is None or part.b is None:
             raise RuntimeError(name)
         out, columns = self._shapes[name]
         rank = part.a.shape[0] if part.a.shape else 0
+        if part.stack is not None:
+            _, experts, _ = part.stack
+            rank, out = part.rank * experts, out * (2 if name.endswith((".w1.weight", ".w3.weight")) else 1)
         expected = [(rank, out), (columns, rank)] if part.is_embedding else [(rank, columns), (out, rank)]
         for entry, shape in zip((part.a, part.b), expected, strict=True):
             if entry.shape != shape:
@@ -182,7 +249,8 @@ class AdapterTensors:
             if part.a is None or part.b is None:
                 raise RuntimeError(name)
             magnitude = None if part.magnitude is None else self._read(name, part.magnitude).view(-1)
-            self._loaded.matrices = (self._read(name, part.a), self._read(name, part.b), magnitude)
+            a, b = part.select(self._read(name, part.a), self._read(name, part.b), self._shapes[name][0])
+            self._loaded.matrices = (a, b, magnitude)
             self._loaded.name = name
         matrices: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = self._loaded.matrices
         return matrices
@@ -199,8 +267,7 @@ def _scaling(config: Mapping[str, Any], module: str, part: LoraPart) -> float:
     """alpha/rank or alpha/√rank of a module; the rank is that of its matrices, the alpha may be one of a pattern."""
     patterns = config.get("alpha_pattern") or {}
     alpha = float(patterns.get(get_pattern_key(list(patterns), module), config.get("lora_alpha") or 8))
-    rank = part.a.shape[0] if part.a is not None and part.a.shape else 1
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return alpha / math.sqrt(part.rank) if config.get("use_rslora") else alpha / part.rank
 
 
 def _token_rows(config: Mapping[str, Any], module: str) -> list[int]:

@@ -49,6 +49,8 @@ from hanlin.models.safetensors import save_safetensors
 from hanlin.tokenizer.file_names import TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+"""The projections that each expert of a model of experts has."""
 _PEFT_INIT = {"zero": True, "pissa": "pissa", "pissa_fast": "pissa_niter_16"}
 
 
@@ -74,8 +76,9 @@ def attach_lora(
 ) -> PeftModel:
     """Attach a new LoRA adapter to a model; the output of the model does not change yet.
 
-    B is zero, or, with PiSSA, the initial product B A is subtracted from the base weights. Everything trained is
-    float32; if `lora.modules_to_save` is set over a base of lower precision, run the model under autocast.
+    B is zero, or, with PiSSA, the initial product B A is subtracted from the base weights. Of a model of experts, gate
+    and up of all experts of a block are one tensor, and down another; each expert has its own A and B. Everything
+    trained is float32; if `lora.modules_to_save` is set over a base of lower precision, run the model under autocast.
 
     Args:
         model: The base model, on the CPU: A is drawn there, so attach before the model is moved.
@@ -88,12 +91,15 @@ def attach_lora(
         The model in training mode; only the adapter and the rows of `token_ids` are trainable.
     """
     names = set(lora.modules_to_save)
+    has_experts = bool(getattr(model.config, "num_local_experts", 0))
+    targets: list[str] = [name for name in lora.targets if not has_experts or name not in EXPERT_PROJECTIONS]
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
+        target_modules=targets,
+        target_parameters=_expert_parameters(lora, layers) if has_experts else None,
         layers_to_transform=None if layers is None else list(layers),
         init_lora_weights=_PEFT_INIT[lora.init],  # type: ignore[arg-type]
         use_rslora=lora.rslora,
@@ -107,6 +113,16 @@ def attach_lora(
         adapted = PeftModelForCausalLM(model, config)
     _train_in_float32(adapted)
     return adapted.train()
+
+
+def _expert_parameters(lora: LoraSettings, layers: Sequence[int] | None) -> list[str] | None:
+    """The names of the parameters of experts and routers that get an adapter, as PEFT matches them: by their ends."""
+    names = ["mlp.experts.gate_up_proj"] if {"gate_proj", "up_proj"} & set(lora.targets) else []
+    names += ["mlp.experts.down_proj"] if "down_proj" in lora.targets else []
+    names += ["mlp.gate.weight"] if names and lora.router else []
+    if layers is not None:  # `layers_to_transform` holds for modules alone
+        names = [f"layers.{layer}.{name}" for layer in layers for name in names]
+    return names or None
 
 
 def attach_trainable_tokens(model: PreTrainedModel, token_ids: Sequence[int]) -> PeftModel:
@@ -178,7 +194,7 @@ def save_adapter(
     modules = config["modules_to_save"]
     if modules:  # PEFT adds the full name of tied embeddings to the list that it was given
         config["modules_to_save"] = [name for name in modules if name != "model.embed_tokens" or len(modules) == 1]
-    record = build_base_record(check_model_folder(base))
+    record = build_base_record(check_model_folder(base, experts=True))
 
     folder.mkdir(parents=True, exist_ok=True)
     save_safetensors(tensors, folder / ADAPTER_WEIGHTS)
@@ -293,13 +309,14 @@ def check_init_adapter(folder: Path, lora: LoraSettings, base: ModelFiles, train
     for name in ("rank_pattern", "alpha_pattern"):
         if config.get(name):
             raise UserError(tr("an adapter with {name} cannot be trained further", name=name), folder / ADAPTER_CONFIG)
-    targets = config.get("target_modules")
+    targets = _list_targets(config)
     expected = {
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
         "rslora": bool(config.get("use_rslora")),
         "dora": bool(config.get("use_dora")),
-        "targets": sorted(targets) if isinstance(targets, list) and set(targets) <= set(PROJECTIONS) else None,
+        "targets": targets,
+        **({"router": _adapts_router(config)} if config.get("target_parameters") else {}),
     }
     actual = lora.model_dump() | {"targets": sorted(lora.targets)}
     differing = {name: value for name, value in expected.items() if value is not None and value != actual[name]}
@@ -313,6 +330,20 @@ def check_init_adapter(folder: Path, lora: LoraSettings, base: ModelFiles, train
     if read_token_ids(config) and not trains_rows:
         what = tr("the adapter also trains rows of the vocabulary")
         raise UserError(what, folder, tr("set trainable_tokens: untrained"))
+
+
+def _list_targets(config: Mapping[str, Any]) -> list[str] | None:
+    """The projections that an adapter changes, those of experts among them, sorted; None if it names others."""
+    modules, parameters = config.get("target_modules"), config.get("target_parameters") or []
+    if not isinstance(modules, list) or not set(modules) <= set(PROJECTIONS):
+        return None
+    gate_up = ["gate_proj", "up_proj"] if any(name.endswith("experts.gate_up_proj") for name in parameters) else []
+    down = ["down_proj"] if any(name.endswith("experts.down_proj") for name in parameters) else []
+    return sorted({*modules, *gate_up, *down})
+
+
+def _adapts_router(config: Mapping[str, Any]) -> bool:
+    return any(name.endswith("gate.weight") for name in config["target_parameters"])
 
 
 def read_trained_rows(folder: Path) -> list[int]:
@@ -433,4 +464,7 @@ def _suppress_library_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*no implementation exists to tie.*", category=UserWarning)
+        # PEFT's own pattern for an older adapter of experts, which it looks for among modules; it is a parameter
+        unmatched = r".*_pattern keys did not match.*gate_up_proj"
+        warnings.filterwarnings("ignore", message=unmatched, category=RuntimeWarning)
         yield

@@ -68,7 +68,7 @@ def load_model(
     if is_adapter(folder):
         from hanlin.models.adapters import load_adapter
 
-        base = check_model_folder(resolve_base(folder))
+        base = check_model_folder(resolve_base(folder), experts=True)
         check_base(folder, base)
         model = _load_weights(base, dtype, attention)
         return cast(PreTrainedModel, load_adapter(model, folder, trainable=trainable))

@@ -11,10 +11,11 @@ from peft import PeftModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.config.settings.base import Settings
+from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.models.adapters import get_initial_lora_weights
+from hanlin.models.adapters import EXPERT_PROJECTIONS, get_initial_lora_weights
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.load import load_model
@@ -103,6 +104,22 @@ def check_config(config: Mapping[str, Any], settings: Training, folder: Path) ->
             )
 
 
+def _unfit_lora(lora: LoraSettings) -> str | None:
+    """The setting of an adapter that it cannot have over experts, which are parameters without a layer of their own."""
+    if lora.quantization is not None:
+        return f"lora.quantization: {lora.quantization}"
+    if not set(lora.targets) & set(EXPERT_PROJECTIONS):
+        return None
+    only = {"gate_proj", "up_proj"} & set(lora.targets)
+    if len(only) == 1:  # they are one tensor
+        return f"lora.targets: {only.pop()} alone"
+    if lora.init != "zero":
+        return f"lora.init: {lora.init}"
+    if lora.dora or lora.dropout:
+        return "lora.dora" if lora.dora else "lora.dropout"
+    return None
+
+
 def check_experts(files: ModelFiles, settings: Settings, mode: str) -> None:
     """Check that a model of experts can be trained with these settings; any other model can.
 
@@ -112,19 +129,18 @@ def check_experts(files: ModelFiles, settings: Settings, mode: str) -> None:
         mode: How a process group divides the model.
 
     Raises:
-        UserError: Another kind than `pretrain` and `sft`, an adapter, single rows, another optimizer than AdamW, or
-            sharded weights.
+        UserError: Another kind than `pretrain` and `sft`, an adapter of a form that PEFT does not have for experts,
+            another optimizer than AdamW, or sharded weights.
     """
     if not files.config.get("num_local_experts"):
         return
-    where, hint = files.folder / "config.json", tr("train all weights, or `train_last_layers`, with pretrain or sft")
+    where = files.folder / "config.json"
+    hint = tr("train all weights, `train_last_layers` or an adapter, with pretrain or sft")
     if not isinstance(settings, Pretrain | Sft):
         raise UserError(tr("preference training of a model of experts is not supported"), where, hint)
     unfit = None
-    if settings.lora is not None:
-        unfit = "lora"
-    elif settings.trainable_tokens is not None:
-        unfit = "trainable_tokens"
+    if settings.lora is not None and (form := _unfit_lora(settings.lora)):
+        unfit = form
     elif settings.optimizer in ("galore", "apollo"):
         unfit = f"optimizer: {settings.optimizer}"
     elif mode != "ddp":

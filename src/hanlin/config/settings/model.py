@@ -26,6 +26,12 @@ class LoraSettings(Settings):
     )
     dropout: float = setting(0.0, "dropout on the adapter's inputs during training", ge=0, lt=1)
     targets: tuple[Projection, ...] = setting(PROJECTIONS, "linear layers that get an adapter", min_length=1)
+    router: bool = setting(
+        True,
+        "in a model of experts, an adapter for the router of each block with adapted experts too; without it, the "
+        "router stays as it is and the balance loss cannot change it",
+        unless_default=True,
+    )
     rslora: bool = setting(
         False,
         "scale by alpha/√rank (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)",

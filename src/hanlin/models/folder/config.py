@@ -131,7 +131,7 @@ _ADAPTER: dict[str, _Check] = {
 }
 _OTHER_METHODS = (
     *("alora_invocation_tokens", "arrow_config", "corda_config", "eva_config", "kasa_config", "layer_replication"),
-    *("lora_ga_config", "megatron_config", "monteclora_config", "runtime_config", "target_parameters"),
+    *("lora_ga_config", "megatron_config", "monteclora_config", "runtime_config"),
     *("use_bdlora", "use_qalora", "velora_config"),
 )
 """Settings of adapters that change other parts of a model, or need more than the adapter to be loaded."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hanlin.core.limits import MAX_TENSORS
+from hanlin.models.folder.layout import ModelFiles, TensorEntry
 
 PACKED_EXPERTS = "model.layers.{}.mlp.experts.gate_up_proj"
 """Name of the tensor [experts, 2 * intermediate, hidden] in which transformers 5 keeps gate and up of all experts."""
@@ -66,3 +67,28 @@ def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> 
     if not config.get("tie_word_embeddings"):
         shapes["lm_head.weight"] = (int(config["vocab_size"]), hidden)
     return shapes
+
+
+def separate_entries(files: ModelFiles) -> dict[str, TensorEntry]:
+    """Where each weight of a model is, by the names of separate experts, even if the folder has them as one tensor."""
+    entries = dict(files.tensors)
+    for layer in range(int(files.config["num_hidden_layers"])):
+        packed = entries.pop(PACKED_EXPERTS.format(layer), None)
+        if packed is None:
+            continue
+        block = f"model.layers.{layer}."
+        entries[f"{block}block_sparse_moe.gate.weight"] = entries.pop(f"{block}mlp.gate.weight")
+        down = entries.pop(f"{block}mlp.experts.down_proj")
+        experts, rows, columns = packed.shape
+        for expert in range(experts):
+            prefix = f"{block}block_sparse_moe.experts.{expert}"
+            entries[f"{prefix}.w1.weight"] = _cut(packed, 2 * expert, 2 * experts, (rows // 2, columns))
+            entries[f"{prefix}.w3.weight"] = _cut(packed, 2 * expert + 1, 2 * experts, (rows // 2, columns))
+            entries[f"{prefix}.w2.weight"] = _cut(down, expert, experts, down.shape[1:])
+    return entries
+
+
+def _cut(entry: TensorEntry, index: int, count: int, shape: tuple[int, ...]) -> TensorEntry:
+    """One of `count` equal parts of a tensor, which follow one another in its file."""
+    size = (entry.end - entry.start) // count
+    return TensorEntry(entry.dtype, shape, entry.file, entry.start + index * size, entry.start + (index + 1) * size)

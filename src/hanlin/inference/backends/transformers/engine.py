@@ -123,7 +123,7 @@ class Adapters:
         if is_adapter(base):
             what = tr("adapters are switched on a full model, and this is an adapter")
             raise UserError(what, base, tr("name its base"))
-        files = check_model_folder(base)
+        files = check_model_folder(base, experts=True)
         # PEFT's names hold no dots, people's do
         self._peft_names = {name: f"adapter{row_index}" for row_index, name in enumerate(folders)}
         adapted: Any = model
