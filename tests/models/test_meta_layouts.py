@@ -16,7 +16,7 @@ from hanlin.models.layouts import import_checkpoint, pickles
 from hanlin.models.layouts.meta import build_meta_config
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
-from test_checkpoints import reference_logits
+from meta_equations import reference_logits
 
 LLAMA_2_7B = {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-05, "vocab_size": -1}
 LLAMA_2_70B = {
@@ -61,7 +61,7 @@ def test_the_params_of_each_release_give_the_configuration_of_its_hub_folder(rel
     base = int(float(params.get("ffn_dim_multiplier") or 1) * int(8 * width / 3))
     assert -(-base // int(params["multiple_of"])) * int(params["multiple_of"]) == intermediate  # Meta's own rule
     shapes = {"tok_embeddings.weight": (vocabulary, width), "layers.0.feed_forward.w1.weight": (intermediate, width)}
-    shapes |= {f"layers.{layer}.attention_norm.weight": (width,) for layer in range(int(params["n_layers"]))}
+    shapes |= {f"layers.{layer}.attention.wo.weight": (width, width) for layer in range(int(params["n_layers"]))}
     config = build_meta_config(params, shapes, Path("params.json"), context_length=None, rope_factor=None)
     sizes = (config.vocab_size, config.intermediate_size, config.max_position_embeddings, config.rms_norm_eps)
     assert sizes == (vocabulary, intermediate, positions, 1e-5)
@@ -143,8 +143,8 @@ def test_files_of_parallel_processes_become_the_model_of_metas_equations(
     model = load_model(out)
     if generation == 3:  # the equations below have no scaling; how transformers scales is tested with extend_context
         assert config["rope_parameters"]["factor"] == 8.0
-        write_json(out / "config.json", {**read_json(out / "config.json"), "rope_scaling": None,
-                                         "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}})  # fmt: skip
+        unscaled = {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}, "rope_scaling": None}
+        write_json(out / "config.json", {**read_json(out / "config.json"), **unscaled})
         model = load_model(out)
     exact = {name: weight.float() for name, weight in weights.items()}
     expected = reference_logits(exact, {"rope_theta": 10_000.0, **params}, ids)
