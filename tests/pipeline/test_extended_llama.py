@@ -1,6 +1,7 @@
 """An extended vocabulary keeps its ids through all that follows, with Llama's real tokenizers and small weights.
 
-`tests/recipes/extended_llama.yaml`: new rows, the rows alone, LoRA, merge, instructions, merge, and a GGUF of each.
+`tests/recipes/extended_llama.yaml`: new rows, the rows alone, LoRA, merge, instructions, merge, experts, LoRA over them,
+merge, and a GGUF of each.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "tests" / "recipes" / "extended_llama.yaml"
-STEPS = ("base", "grown", "rows_trained", "base_zh", "merged")
+STEPS = ("base", "grown", "rows_trained", "base_zh", "merged", "sparse_merged")
 
 
 def metrics(artifact: Path) -> dict[str, Any]:
@@ -23,17 +24,18 @@ def metrics(artifact: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama2", "llama3"])
+@pytest.mark.parametrize(("name", "first_new_id"), [("llama2", 32_000), ("llama3", 128_256)])
 def test_every_step_of_an_extended_model_has_one_set_of_ids_in_transformers_and_llama_cpp(
-    name: str, request: pytest.FixtureRequest, tmp_path: Path
+    name: str, first_new_id: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenizer").symlink_to(request.getfixturevalue(name))
     options = ["--home", str(tmp_path / "home"), "--set", f"root={tmp_path}", "--set", f"base.template={name}"]
+    options += ["--set", f"rows_trained.trainable_tokens={first_new_id}"]
     subprocess.run([sys.executable, "-m", "hanlin", "run", str(RECIPE), *options], check=True, cwd=ROOT)
     run = tmp_path / "home" / "runs" / "extended_llama"
 
     entries = metrics(run / "grown")["entries"]
-    assert entries["after"] == entries["before"] + 100
+    assert (entries["before"], entries["after"]) == (first_new_id, first_new_id + 100)
     for step in STEPS:
         found = metrics(run / f"{step}_gguf")
         compared = {backend["name"].split()[0]: backend for backend in found["parity"]["backends"]}
