@@ -8,7 +8,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
-from hanlin.inference.protocol import Completion, Engine, GenerationRequest, SamplingParams
+from hanlin.inference.protocol import Completion, Engine, GenerationRequest, PromptScoreRequest, SamplingParams
 from random_requests import CONTEXT, requests_of
 
 PROMPT = (20, 30, 40)
@@ -187,3 +187,20 @@ def test_progress_is_told(engine: Engine, tmp_path: object) -> None:
     file = tmp_path / "progress.json"  # type: ignore[operator]
     engine.generate(requests_of(5), Progress("ask", file, quiet=True, every=0))
     assert '"done": 5, "total": 5' in file.read_text(encoding="utf-8")
+
+
+def test_every_token_of_a_prompt_is_scored_beside_answers(engine: Engine) -> None:
+    ids = tuple(range(20, 60))
+    stream = engine.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=40)))
+    (score, short) = engine.score_prompts([PromptScoreRequest(ids, 3), PromptScoreRequest(ids[:1])])
+    assert len(tuple(stream)) == 40
+    expected = engine.score([(ids[:place], ids[place : place + 1]) for place in range(1, len(ids))])
+    assert [row.logprob for row in score.logprobs] == pytest.approx([row.logprob for row in expected], abs=2e-3)
+    assert [row.top[0][1] == row.logprob for row in score.logprobs] == [row.greedy for row in expected]
+    assert {len(row.top) for row in (*score.logprobs, score.next_logprobs)} == {3}
+    (following,) = engine.generate([GenerationRequest(ids, (), SamplingParams(max_new_tokens=1))])
+    assert (score.next_id,) == following.ids
+    assert (short.logprobs, short.next_logprobs.top) == ((), ())
+    for wrong in ((), (999_999,), (20,) * (CONTEXT + 1)):
+        with pytest.raises(UserError):
+            engine.score_prompts([PromptScoreRequest(wrong)])

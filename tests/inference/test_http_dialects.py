@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.http.llama_server import LlamaServerDialect
 from hanlin.inference.backends.http.vllm import VllmDialect
-from hanlin.inference.protocol import GenerationRequest, SamplingParams
+from hanlin.inference.protocol import GenerationRequest, PromptScoreRequest, SamplingParams, TokenLogprobs
 
 
 class FixedConstraint:
@@ -66,3 +66,27 @@ def test_a_field_that_an_engine_has_is_sent_and_another_refused() -> None:
     assert LlamaServerDialect(512).request_body(request(), 9)["repeat_last_n"] == 512
     with pytest.raises(UserError, match="min_tokens"):
         LlamaServerDialect(512).request_body(request(min_tokens=2), 9)
+
+
+def test_vllm_scores_a_prompt_and_tells_the_next_token() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body)
+        rows = [
+            None,
+            {"7": {"logprob": -0.5, "rank": 1}, "5": {"logprob": -2.0, "rank": 3}},
+            {"6": {"logprob": -0.1, "rank": 1}},
+        ]
+        following = {"tokens": ["token_id:8"], "token_logprobs": [-0.2], "top_logprobs": [{"token_id:8": -0.2}]}
+        return {"choices": [{"prompt_logprobs": rows, "logprobs": following}]}
+
+    score = VllmDialect("m").score_prompt(PromptScoreRequest((4, 5, 6), 1, "style"), post)
+    assert score.logprobs == (TokenLogprobs(-2.0, ((7, -0.5),)), TokenLogprobs(-0.1, ((6, -0.1),)))
+    assert (score.next_id, score.next_logprobs) == (8, TokenLogprobs(-0.2, ((8, -0.2),)))
+    assert (asked[0]["model"], asked[0]["prompt"], asked[0]["prompt_logprobs"]) == ("style", [4, 5, 6], 1)
+
+
+def test_llama_server_scores_nothing() -> None:
+    with pytest.raises(UserError, match="cannot score a given text"):
+        LlamaServerDialect(512).score_prompt(PromptScoreRequest((1, 2)), lambda path, body: {})

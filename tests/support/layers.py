@@ -110,7 +110,7 @@ ORDER: dict[str, list[str]] = {
     ],
     "inference": [
         "protocol decoder score_batch",
-        "request_checks sampler registry chat_server",
+        "request_checks sampler registry chat_server completions",
         "tasks loading text_stream",
         "scheduler",
         "scheduler_engine",

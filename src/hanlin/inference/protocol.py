@@ -171,6 +171,32 @@ class Score:
     greedy: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PromptScoreRequest:
+    """A prompt as token ids whose own tokens are to be scored, and how many of the likeliest tokens to tell at each
+    place. `adapter` as in `GenerationRequest`.
+    """
+
+    ids: tuple[int, ...]
+    top_logprobs: int = 0
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScore:
+    """How likely each token of a prompt is behind those before it.
+
+    Attributes:
+        logprobs: One entry for each token but the first, which nothing predicts.
+        next_id: The likeliest token behind the prompt.
+        next_logprobs: Its log probability, and those of the others that are likely there.
+    """
+
+    logprobs: tuple[TokenLogprobs, ...]
+    next_id: int
+    next_logprobs: TokenLogprobs
+
+
 OnCompletion = Callable[[int, Completion], None]
 OnScore = Callable[[int, Score], None]
 
@@ -259,6 +285,12 @@ class Engine(Protocol):
         """Score each (prefix ids, continuation ids) pair, neither empty.
 
         `on_score` is called in this thread with the index of a pair and its score as soon as that is there.
+        """
+
+    def score_prompts(self, requests: Sequence[PromptScoreRequest]) -> list[PromptScore]:
+        """Score every token of each prompt, in order.
+
+        Raises UserError for a prompt that is empty or too long, and if the engine tells no probabilities of prompts.
         """
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -85,7 +85,7 @@ class Sampler:
         if self._constraint is not None:
             self._constraint.accept_token(token_id)
         if self._sampling.top_logprobs is not None:
-            self.logprobs.append(_token_logprobs(logits, token_id, self._sampling.top_logprobs))
+            self.logprobs.append(token_logprobs(logits, token_id, self._sampling.top_logprobs))
         return token_id
 
     def _count_recent(self, token_id: int, recent: deque[int]) -> None:
@@ -189,10 +189,16 @@ def _typical_indices(weights: NDArray[np.float64], mass: float) -> NDArray[np.in
     return np.sort(order[: reached + 1])
 
 
-def _token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:
+def token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:
+    """The log probability of a token under `logits` [vocabulary], and those of the `count` likeliest, the lowest id
+    first among equal ones.
+    """
     logprobs = log_softmax(logits)
     count = min(count, logits.size)
-    best = np.argpartition(-logits, count - 1)[:count] if count else np.empty(0, np.int64)
+    if count <= 1:  # of most requests: half the time of a partition
+        best = np.array([logits.argmax()] * count, np.int64)
+    else:
+        best = np.argpartition(-logits, count - 1)[:count]
     order = best[np.lexsort((best, -logits[best]))]
     return TokenLogprobs(float(logprobs[token_id]), tuple((int(index), float(logprobs[index])) for index in order))
 

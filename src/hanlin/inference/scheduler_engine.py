@@ -8,11 +8,20 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from hanlin.core.progress import Progress
-from hanlin.inference.protocol import Completion, FinishReason, GenerationRequest, OnCompletion, TokenLogprobs
-from hanlin.inference.request_checks import max_completion_tokens
+from hanlin.inference.completions import collect_completions
+from hanlin.inference.protocol import (
+    Completion,
+    FinishReason,
+    GenerationRequest,
+    OnCompletion,
+    PromptScore,
+    PromptScoreRequest,
+    TokenLogprobs,
+)
+from hanlin.inference.request_checks import check_text_ids, max_completion_tokens
 from hanlin.inference.sampler import Sampler
 from hanlin.inference.scheduler import Scheduler
-from hanlin.inference.tasks import GenerationTask, TokenSink
+from hanlin.inference.tasks import GenerationTask, PromptScoreTask, TokenSink
 
 
 class SchedulerEngine:
@@ -38,27 +47,44 @@ class SchedulerEngine:
         for task in tasks:
             task.finished = finished
         indices = {id(task): index for index, task in enumerate(tasks)}
-        try:
-            self.submit(tasks)
-            num_tokens = 0
-            for done in range(1, len(tasks) + 1):
+
+        def each_finished() -> Iterator[tuple[int, Completion]]:
+            for _ in tasks:
                 task, error = finished.get()
                 if error is not None:
                     raise error
-                num_tokens += len(task.answer)
-                if on_completion is not None:
-                    on_completion(indices[id(task)], _completion(task))
-                if progress is not None:
-                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=num_tokens)
+                yield indices[id(task)], Completion(task.answer, task.finish_reason or "cancelled")
+
+        try:
+            self.submit(tasks)
+            return collect_completions(each_finished(), len(tasks), progress, on_completion)
         finally:
             for task in tasks:
                 task.cancelled = True  # what is done already does not mind
-        return [_completion(task) for task in tasks]
 
     def stream(self, request: GenerationRequest) -> TokenStream:
         tasks = self.tasks([request], [SimpleQueue()])
         self.submit(tasks)
         return TokenStream(tasks[0])
+
+    def score_prompts(self, requests: Sequence[PromptScoreRequest]) -> list[PromptScore]:
+        """See `Engine.score_prompts`. Prompts run beside the answers that are being generated."""
+        for request in requests:
+            check_text_ids(request.ids, self.context_length, self.vocabulary)
+        finished: SimpleQueue[BaseException | None] = SimpleQueue()
+        tasks = [PromptScoreTask(request, finished) for request in requests]
+        try:
+            self._scheduler.submit(tasks)
+            for _ in tasks:
+                if (error := finished.get()) is not None:
+                    raise error
+        finally:
+            for task in tasks:
+                task.cancelled = True
+        scores = [task.score for task in tasks if task.score is not None]
+        if len(scores) < len(tasks):
+            raise RuntimeError("the engine was closed while it scored")
+        return scores
 
     def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[TokenSink]) -> list[GenerationTask]:
         """Make the tasks for `submit`: the tokens of each answer go to its sink, then None or the error that ended
@@ -85,10 +111,6 @@ class SchedulerEngine:
     def set_step_callback(self, call: Callable[[], None]) -> None:
         """Call `call` in the scheduler's thread after each step, when all of its tokens are in their sinks."""
         self._scheduler.after_step = call
-
-
-def _completion(task: GenerationTask) -> Completion:
-    return Completion(task.answer, task.finish_reason or "cancelled")
 
 
 class TokenQueue(Protocol):

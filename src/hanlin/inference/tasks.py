@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.inference.protocol import FinishReason, Score, TokenLogprobs
-from hanlin.inference.sampler import Sampler, log_softmax
+from hanlin.inference.protocol import FinishReason, PromptScore, PromptScoreRequest, Score, TokenLogprobs
+from hanlin.inference.sampler import Sampler, log_softmax, token_logprobs
 from hanlin.inference.score_batch import ScoreRow
 
 
@@ -185,3 +185,44 @@ class ScoreTask:
 
     def finish(self, error: BaseException | None) -> None:
         self._results.put(error)
+
+
+class PromptScoreTask:
+    """A prompt whose tokens are all scored. It runs none of them twice, and reuses nothing of the KV cache: the logits
+    of every position are needed.
+    """
+
+    cached_tokens: int | None = None
+
+    def __init__(self, request: PromptScoreRequest, finished: SimpleQueue[BaseException | None]) -> None:
+        """`finished` receives None at the end, or the error that ended the task."""
+        self.adapter = request.adapter
+        self.cancelled = False
+        self.sequence = list(request.ids)
+        self.max_length = len(self.sequence)
+        self.score: PromptScore | None = None
+        self._top_logprobs = request.top_logprobs
+        self._logprobs: list[TokenLogprobs] = []
+        self._finished = finished
+
+    def positions(self, start: int, stop: int) -> list[int]:
+        return list(range(start, stop))
+
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        return True
+
+    def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+        last = len(self.sequence) - 1
+        for position, row in zip(positions, logits, strict=True):
+            token_id = self.sequence[position + 1] if position < last else int(row.argmax())
+            scored = token_logprobs(row, token_id, self._top_logprobs)
+            if position < last:
+                self._logprobs.append(scored)
+            else:
+                self.score = PromptScore(tuple(self._logprobs), token_id, scored)
+
+    def advance(self) -> bool:
+        return False
+
+    def finish(self, error: BaseException | None) -> None:
+        self._finished.put(error)

@@ -22,6 +22,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.http.process import ServerProcess
 from hanlin.inference.backends.http.replicas import Replica, ReplicaPool
+from hanlin.inference.completions import collect_completions
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -29,10 +30,12 @@ from hanlin.inference.protocol import (
     GenerationRequest,
     OnCompletion,
     OnScore,
+    PromptScore,
+    PromptScoreRequest,
     Score,
     TokenLogprobs,
 )
-from hanlin.inference.request_checks import check_pair, max_completion_tokens
+from hanlin.inference.request_checks import check_pair, check_text_ids, max_completion_tokens
 
 KEY_VARIABLE = "HANLIN_ENGINE_KEY"
 _MAX_CONCURRENT = 64
@@ -75,6 +78,9 @@ class Dialect(Protocol):
     def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
         """Score a continuation. Raises UserError if this server does not score."""
 
+    def score_prompt(self, request: PromptScoreRequest, post: PostJson) -> PromptScore:
+        """Score every token of a prompt. Raises UserError if this server does not score."""
+
 
 class HttpEngine:
     """See `Engine`. A request that no server has begun to answer goes to another server if the first is lost."""
@@ -116,17 +122,7 @@ class HttpEngine:
     ) -> list[Completion]:
         for request in requests:
             max_completion_tokens(request, self.context_length, self._vocabulary)
-        num_tokens = 0
-        completions: dict[int, Completion] = {}
-        for index, completion in _each(self._complete, requests):
-            completions[index] = completion
-            num_tokens += len(completion.ids)
-            if on_completion is not None:
-                on_completion(index, completion)
-            if progress is not None:
-                done = len(completions)
-                progress.update(done, len(requests), "answers", force=done == len(requests), tokens=num_tokens)
-        return [completions[index] for index in range(len(requests))]
+        return collect_completions(_each(self._complete, requests), len(requests), progress, on_completion)
 
     def _complete(self, request: GenerationRequest) -> Completion:
         stream = self.stream(request)
@@ -145,15 +141,23 @@ class HttpEngine:
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.max_scored_length, self._vocabulary)
         scores: dict[int, Score] = {}
-        for index, score in _each(lambda pair: self._score(*pair), pairs):
+        for index, score in _each(lambda pair: self._dialect.score(*pair, self._post_for(pair[0])), pairs):
             scores[index] = score
             if on_score is not None:
                 on_score(index, score)
         return [scores[index] for index in range(len(pairs))]
 
-    def _score(self, prefix: Sequence[int], continuation: Sequence[int]) -> Score:
+    def score_prompts(self, requests: Sequence[PromptScoreRequest]) -> list[PromptScore]:
+        for request in requests:
+            check_text_ids(request.ids, self.context_length, self._vocabulary)
+        scores = dict(_each(lambda row: self._dialect.score_prompt(row, self._post_for(row.ids)), requests))
+        return [scores[index] for index in range(len(requests))]
+
+    def _post_for(self, prompt: Sequence[int]) -> PostJson:
+        """Asks a server that may hold the beginning of a prompt, and waits for the whole answer."""
+
         def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
-            replica, reply = self._post(path, body, prefix)
+            replica, reply = self._post(path, body, prompt)
             try:
                 return dict(reply.json())
             except (OSError, ValueError, TypeError) as error:
@@ -163,7 +167,7 @@ class HttpEngine:
             finally:
                 self._release(replica, reply)
 
-        return self._dialect.score(prefix, continuation, ask)
+        return ask
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         what = tr("the engine {name} gives no embeddings", name=self.name)

@@ -27,7 +27,7 @@ from hanlin.inference.backends.http.client import (
 )
 from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
 from hanlin.inference.backends.http.replicas import ReplicaPool
-from hanlin.inference.protocol import FinishReason, GenerationRequest, Score
+from hanlin.inference.protocol import FinishReason, GenerationRequest, PromptScore, PromptScoreRequest, Score
 from hanlin.models.folder.gguf import find_gguf_files
 
 _FINISH: dict[str, FinishReason] = {"limit": "length", "eos": "stop", "word": "stop"}
@@ -156,8 +156,14 @@ class LlamaServerDialect:
         return StreamEvent(ids)
 
     def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
-        what = tr("llama-server cannot score a given text")
-        raise UserError(what, hint=tr("use the engine llama_cpp"))
+        raise _no_scores()
+
+    def score_prompt(self, request: PromptScoreRequest, post: PostJson) -> PromptScore:
+        raise _no_scores()
+
+
+def _no_scores() -> UserError:
+    return UserError(tr("llama-server cannot score a given text"), hint=tr("use the engine llama_cpp"))
 
 
 def _constraint_fields(spec: Mapping[str, Any]) -> dict[str, Any]:

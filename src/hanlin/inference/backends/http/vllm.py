@@ -26,7 +26,14 @@ from hanlin.inference.backends.http.client import (
 )
 from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
 from hanlin.inference.backends.http.replicas import ReplicaPool
-from hanlin.inference.protocol import FinishReason, GenerationRequest, Score, TokenLogprobs
+from hanlin.inference.protocol import (
+    FinishReason,
+    GenerationRequest,
+    PromptScore,
+    PromptScoreRequest,
+    Score,
+    TokenLogprobs,
+)
 from hanlin.models.folder.layout import CONFIG
 
 PROGRAM_VARIABLE = "HANLIN_VLLM"
@@ -173,6 +180,35 @@ class VllmDialect:
         rows = post(_COMPLETIONS, body)["choices"][0]["prompt_logprobs"][len(prefix) :]
         rows = [row[str(token_id)] for row, token_id in zip(rows, continuation, strict=True)]
         return Score(sum(row["logprob"] for row in rows), all(row["rank"] == 1 for row in rows))
+
+    def score_prompt(self, request: PromptScoreRequest, post: PostJson) -> PromptScore:
+        body = {
+            "model": request.adapter or self._model,
+            "prompt": list(request.ids),
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": request.top_logprobs,
+            "logprobs": max(1, request.top_logprobs),
+            "return_tokens_as_token_ids": True,
+            "add_special_tokens": False,
+            "ignore_eos": True,
+        }
+        choice = post(_COMPLETIONS, body)["choices"][0]
+        scored = [
+            _parse_prompt_row(row, token_id, request.top_logprobs)
+            for row, token_id in zip(choice["prompt_logprobs"][1:], request.ids[1:], strict=True)
+        ]
+        (following,) = _parse_logprobs(choice["logprobs"])
+        next_id, _ = following.top[0]
+        top = following.top[: request.top_logprobs]
+        return PromptScore(tuple(scored), next_id, TokenLogprobs(following.logprob, top))
+
+
+def _parse_prompt_row(row: Mapping[str, Any], token_id: int, count: int) -> TokenLogprobs:
+    """A place of `prompt_logprobs`: by id the log probability and rank of the likeliest tokens and of the prompt's."""
+    likely = sorted((entry["rank"], int(other), float(entry["logprob"])) for other, entry in row.items())
+    top = tuple((other, logprob) for rank, other, logprob in likely if rank <= count)
+    return TokenLogprobs(float(row[str(token_id)]["logprob"]), top)
 
 
 def _parse_logprobs(logprobs: Mapping[str, Any]) -> list[TokenLogprobs]:

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +31,7 @@ from hanlin.core.progress import Progress
 from hanlin.inference.backends.process.error_output import ErrorOutput
 from hanlin.inference.backends.process.messages import HEARTBEAT, AnswerStart, CallResult, PairScore
 from hanlin.inference.backends.process.pipe import start_child
+from hanlin.inference.completions import collect_completions
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -38,6 +39,8 @@ from hanlin.inference.protocol import (
     GenerationRequest,
     OnCompletion,
     OnScore,
+    PromptScore,
+    PromptScoreRequest,
     Score,
     TokenLogprobs,
 )
@@ -115,28 +118,24 @@ class EngineProcess:
     ) -> list[Completion]:
         tasks = [self._task(request) for request in requests]
         finished: SimpleQueue[int] = SimpleQueue()
-        completions: dict[int, Completion] = {}
         for index, task in enumerate(tasks):
             task.on_end = partial(finished.put, index)
-        self._send("answer", tasks)
-        try:
-            num_tokens = 0
-            for done in range(1, len(tasks) + 1):
+
+        def each_finished() -> Iterator[tuple[int, Completion]]:
+            for _ in tasks:
                 index = finished.get()
                 task = tasks[index]
                 if task.error is not None:
                     raise task.error
                 ids = tuple(task.ids.get() for _ in range(task.count))
-                completions[index] = Completion(ids, task.finish_reason or "cancelled")
-                num_tokens += task.count
-                if on_completion is not None:
-                    on_completion(index, completions[index])
-                if progress is not None:
-                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=num_tokens)
+                yield index, Completion(ids, task.finish_reason or "cancelled")
+
+        self._send("answer", tasks)
+        try:
+            return collect_completions(each_finished(), len(tasks), progress, on_completion)
         finally:
             for task in tasks:
                 task.cancelled = True
-        return [completions[index] for index in range(len(tasks))]
 
     def stream(self, request: GenerationRequest) -> TokenStream:
         task = self._task(request)
@@ -161,6 +160,12 @@ class EngineProcess:
         if len(scores) < len(pairs):
             raise RuntimeError("the engine was closed while it scored")
         return [scores[index] for index in range(len(pairs))]
+
+    def score_prompts(self, requests: Sequence[PromptScoreRequest]) -> list[PromptScore]:
+        for request in requests:
+            check_text_ids(request.ids, self.context_length, self._vocabulary)
+        scores: list[PromptScore] = self._call("score_prompts", list(requests))
+        return scores
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         for ids in texts:

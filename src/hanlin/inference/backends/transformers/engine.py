@@ -18,7 +18,7 @@ from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
 from hanlin.inference.backends.transformers.precision import gains_by_bfloat16, multiply_in_bfloat16
 from hanlin.inference.backends.transformers.scoring import score_pairs
-from hanlin.inference.protocol import GenerationRequest, OnScore, Score
+from hanlin.inference.protocol import GenerationRequest, OnScore, PromptScore, PromptScoreRequest, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
@@ -98,6 +98,12 @@ class TransformersEngine(SchedulerEngine):
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.max_scored_length, self.vocabulary)
         return score_pairs(self._decoder, pairs, on_score)
+
+    def score_prompts(self, requests: Sequence[PromptScoreRequest]) -> list[PromptScore]:
+        if self._adapters is not None:
+            for request in requests:
+                self._adapters.check(request.adapter)
+        return super().score_prompts(requests)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """See `Engine.embed`. One text at a time: padding would cost more than a batch gains on few texts."""

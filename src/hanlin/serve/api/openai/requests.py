@@ -35,6 +35,21 @@ from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
 
 _MAX_ANSWERS = 128
+_NEUTRAL_FOR_SCORES: dict[str, tuple[Any, ...]] = {
+    "suffix": (None, ""),
+    "stream": (None, False),
+    "n": (None, 1),
+    "stop": (None, []),
+    "stop_token_ids": (None, []),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "repetition_penalty": (None, 1),
+    "repeat_penalty": (None, 1),
+    "min_tokens": (None, 0, 1),
+    "ignore_eos": (None, False),
+}
+"""Fields of a request that scores its prompt, with the values that change nothing in it."""
 
 
 class _FunctionCall(StrictModel):
@@ -263,13 +278,45 @@ class CompletionRequest(_AnswerRequest):
         | Annotated[list[str], Field(min_length=1, max_length=128)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=128)]
     )
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
     suffix: str | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
 
+    def model_post_init(self, context: Any) -> None:
+        """Raises ApiError (400) if no token is wanted, which has a meaning only where the prompt is scored."""
+        super().model_post_init(context)
+        if self.max_tokens == 0 and not self.scores_prompt:
+            what = tr("must be at least 1, or -1 for no limit")
+            raise ApiError(400, f"max_tokens: {what}", param="max_tokens")
+
     @property
     def with_logprobs(self) -> bool:
         return self.logprobs is not None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log probabilities of the prompt's own tokens are wanted."""
+        return bool(self.echo) and self.logprobs is not None
+
+    def check_scoring(self) -> bool:
+        """Whether the likeliest token behind the prompt is wanted too, of a request that scores its prompt.
+
+        Raises:
+            ApiError: 400 for a field that asks for more than that.
+        """
+        length = self._merge_aliases("max_tokens", "n_predict")
+        if length not in (0, 1):
+            what = tr("`echo` with `logprobs` scores the prompt: set max_tokens to 0 or 1")
+            raise ApiError(400, what, param="max_tokens", code="unsupported_value")
+        wrong = [name for name, neutral in _NEUTRAL_FOR_SCORES.items() if getattr(self, name) not in neutral]
+        wrong += [output_format.param for output_format in self.list_output_formats()]
+        if length and self.temperature:
+            wrong.append("temperature")
+        if wrong:
+            what = tr("{name} has no meaning where `echo` with `logprobs` scores the prompt", name=wrong[0])
+            raise ApiError(400, what, param=wrong[0], code="unsupported_value")
+        return length == 1
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -280,9 +327,6 @@ class CompletionRequest(_AnswerRequest):
         if len(self.prompts) * self.choices > _MAX_ANSWERS:
             what = tr("the number of prompts times n exceeds {max_answers} answers", max_answers=_MAX_ANSWERS)
             raise ApiError(400, what, param="n")
-        if self.echo and self.logprobs is not None:
-            what = tr("echo with logprobs is not supported here")
-            raise ApiError(400, what, param="echo", code="unsupported_value")
         sampling = {**self.to_sampling(), "top_logprobs": self.logprobs}
         output_format = choose_output_format(self.list_output_formats())
         return GenerationParams(sampling, self.stop_strings, self.choices, output_format, self.extra_stop_ids)

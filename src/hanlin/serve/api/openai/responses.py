@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from hanlin.inference.protocol import TokenLogprobs
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.answer_splitter import AnswerPart, AnswerSplitter, make_splitter, split_answer
@@ -189,7 +190,7 @@ class CompletionFormatter:
 
     def _make_logprobs(self, index: int, text_deltas: Sequence[TextDelta]) -> dict[str, Any]:
         rows = [pair for text_delta in text_deltas for pair in zip(text_delta.ids, text_delta.logprobs, strict=True)]
-        tokens = [self._spell(token_id) for token_id, _ in rows]
+        tokens = [spell_token(self._tokenizer, token_id) for token_id, _ in rows]
         offsets = []
         for token in tokens:
             offsets.append(self._text_offsets[index])
@@ -197,22 +198,26 @@ class CompletionFormatter:
         return {
             "tokens": tokens,
             "token_logprobs": [clip_logprob(logprobs.logprob) for _, logprobs in rows],
-            "top_logprobs": [
-                {self._spell(token_id): clip_logprob(logprob) for token_id, logprob in logprobs.top}
-                for _, logprobs in rows
-            ],
+            "top_logprobs": [spell_top(self._tokenizer, logprobs) for _, logprobs in rows],
             "text_offset": offsets,
         }
 
-    def _spell(self, token_id: int) -> str:
-        data = self._tokenizer.token_bytes(token_id)
-        try:
-            return data.decode()
-        except UnicodeDecodeError:  # part of a character, as OpenAI writes it
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
     def _make_object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": "text_completion", "choices": choices}
+
+
+def spell_token(tokenizer: Tokenizer, token_id: int) -> str:
+    """A token as the log probabilities of completions name it."""
+    data = tokenizer.token_bytes(token_id)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:  # part of a character, as OpenAI writes it
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def spell_top(tokenizer: Tokenizer, logprobs: TokenLogprobs) -> dict[str, float]:
+    """The likeliest tokens of a place, by name."""
+    return {spell_token(tokenizer, token_id): clip_logprob(logprob) for token_id, logprob in logprobs.top}
 
 
 def make_usage(job: GenerationJob, ends: Sequence[AnswerEnd]) -> dict[str, Any]:

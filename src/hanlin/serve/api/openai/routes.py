@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from hanlin.serve.admission import Slot
 from hanlin.serve.api.embeddings import compute_embeddings, encode_prompt
 from hanlin.serve.api.fill_in import encode_fill_in
 from hanlin.serve.api.http import make_disconnected_response, make_json_response, parse_request, respond
+from hanlin.serve.api.openai.prompt_scores import respond_with_scores, to_texts
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from hanlin.serve.api.openai.responses import ChatFormatter, CompletionFormatter
 from hanlin.serve.api.streaming import QUEUE_HEADER, SSE, StreamWriter, encode_sse, write_places
@@ -76,13 +77,16 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         body = await parse_request(service, CompletionRequest, request)
         model = models.get(body.model)
         prompts = body.prompts
-        texts = await service.run_in_thread(_to_texts, model, prompts) if body.echo else [""] * len(prompts)
+        if body.scores_prompt:
+            with_next = body.check_scoring()
+            return await respond_with_scores(service, request, model, prompts, body.logprobs or 0, with_next)
+        texts = await service.run_in_thread(to_texts, model, prompts) if body.echo else [""] * len(prompts)
         echoes = [text for text in texts for _ in range(body.choices)]
         formatter = CompletionFormatter(model.name, model.tokenizer, body.with_logprobs, echoes)
 
         def prepare_job() -> GenerationJob:
             if body.suffix:
-                encoded = [encode_fill_in(model, text, body.suffix) for text in _to_texts(model, prompts)]
+                encoded = [encode_fill_in(model, text, body.suffix) for text in to_texts(model, prompts)]
             else:
                 encoded = [encode_prompt(model, prompt) for prompt in prompts]
             return model.make_job(encoded, body.to_params(), "prompt")
@@ -124,10 +128,6 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         return _describe(models.get(model))
 
     return router
-
-
-def _to_texts(model: ServedModel, prompts: Sequence[str | list[int]]) -> list[str]:
-    return [prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt) for prompt in prompts]
 
 
 def _encode_embedding(row: np.ndarray, encoding_format: str | None) -> Any:
