@@ -16,6 +16,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Perplexity
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.core.resumable import read_rows
 from hanlin.evaluate.perplexity import (
@@ -157,6 +158,20 @@ def test_the_limit_counts_characters_of_each_language_and_cuts_the_last() -> Non
     documents = [Document("甲" * 30, "1"), Document("abc " * 10, "2"), Document("乙" * 30, "3"), Document("丙", "4")]
     kept = cast(list[Document], list(limit_characters(documents, 40)))
     assert [(document.id, len(document.text)) for document in kept] == [("1", 30), ("2", 40), ("3", 10)]
+
+
+def test_progress_is_told_before_and_after_each_window(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:
+    told: list[float] = []
+
+    class Told(Progress):
+        def update(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
+            told.append(done / total)
+
+    inputs = Inputs({"model": (tiny_model,), "data": (corpus,)})
+    (tmp_path / "out").mkdir()
+    run(SETTINGS, inputs, tmp_path / "out", StageContext(progress=Told(quiet=True)))
+    assert told[0] == 0 and told[-1] == 1
+    assert told == sorted(told) and len(set(told)) > 3
 
 
 def test_two_runs_write_the_same_bytes(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:

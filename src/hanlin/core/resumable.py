@@ -38,7 +38,7 @@ def process_in_chunks(
         size: Items in a chunk.
         scratch: Folder for the files of finished chunks.
         work: Makes the rows of a chunk, one for each item.
-        progress: Is updated after each chunk.
+        progress: Is updated before and after each chunk.
         unit: Name of the items, for the progress.
 
     Returns:
@@ -50,6 +50,7 @@ def process_in_chunks(
         file = scratch / f"rows-{index:05d}.jsonl"
         done = _read_back(file, len(chunk))
         if done is None:
+            progress.update(len(rows), len(items), unit)  # the rate is measured from here, not from the first chunk on
             done = work(chunk)
             write_rows(file, done)
         rows += done

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -28,6 +28,7 @@ from hanlin.core.records import Conversation, Document, Message, Preference, rea
 from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.core.text import Language, answer_language
 from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.protocol import Score
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _CHUNK_SIZE = 64
@@ -74,12 +75,16 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
             else partial(answer_sample, loaded.load_template())
         )
 
-        def work(chunk: Sequence[ScoredRecord]) -> list[Row]:
-            return score_samples(loaded, [sample(record) for record in chunk], window, stride)
+        def work(chunk: Sequence[tuple[int, ScoredRecord]]) -> list[Row]:
+            def on_window(share: float) -> None:
+                context.progress.update(chunk[0][0] + share * len(chunk), len(measured), unit)
 
-        rows = process_in_chunks(
-            measured, _CHUNK_SIZE, context.scratch_folder(out), work, context.progress, unit=tr("records")
-        )
+            return score_samples(loaded, [sample(record) for _, record in chunk], window, stride, on_window)
+
+        unit = tr("records")
+        numbered = list(enumerate(measured))
+        scratch = context.scratch_folder(out)
+        rows = process_in_chunks(numbered, _CHUNK_SIZE, scratch, work, context.progress, unit=unit)
         engine = {"engine": loaded.engine.name}
         if rounded := getattr(loaded.engine, "precision", None):  # of transformers alone
             engine["precision"] = rounded
@@ -115,15 +120,31 @@ def answer_sample(template: ChatTemplate, record: Conversation | Preference) -> 
     return Sample(record.id, rendered.ids, spans, template.tokenizer.decode(answer_ids))
 
 
-def score_samples(loaded: LoadedEngine, samples: Sequence[Sample], window: int, stride: int) -> list[Row]:
-    """One row for each sample: its language, its lengths, and −log p of its spans in nats."""
+def score_samples(
+    loaded: LoadedEngine,
+    samples: Sequence[Sample],
+    window: int,
+    stride: int,
+    on_window: Callable[[float], None] = lambda share: None,
+) -> list[Row]:
+    """One row for each sample: its language, its lengths, and −log p of its spans in nats.
+
+    `on_window` is called after each window with the share of all windows that are scored.
+    """
     windows = [
         (index, pair)
         for index, sample in enumerate(samples)
         for start, stop in sample.spans
         for pair in split_windows(sample.ids, start, stop, window, stride)
     ]
-    scores = loaded.engine.score([pair for _, pair in windows])
+    done = 0
+
+    def on_score(index: int, score: Score) -> None:
+        nonlocal done
+        done += 1
+        on_window(done / len(windows))
+
+    scores = loaded.engine.score([pair for _, pair in windows], on_score)
     nats, tokens = [0.0] * len(samples), [0] * len(samples)
     for (index, (_, scored)), score in zip(windows, scores, strict=True):
         nats[index] -= score.logprob
