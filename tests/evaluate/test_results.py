@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hanlin.core.context import Inputs, LineageNode
 from hanlin.core.errors import UserError
 from hanlin.evaluate.results import (
     Results,
     Sample,
     Score,
     TaskResult,
+    describe_lineage,
     installed_versions,
     mean_score,
     read_results,
@@ -81,6 +84,18 @@ def test_a_results_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert back.read_samples(back.tasks[0]) == SAMPLES
     assert back.find("cmmlu") is back.find("cmmlu", "lm_eval") is back.tasks[0]
     assert back.find("mmlu") is None and back.tasks[0].score == Score(**json.loads(json.dumps(_dict(back))))
+
+
+def test_results_say_what_the_model_was_made_from(tmp_path: Path) -> None:
+    source = LineageNode("corpus.jsonl", "file", "s", "CC-BY-4.0")
+    base = LineageNode("base", "model", "b", "apache-2.0", kind="import_gguf")
+    model = LineageNode("sft-1", "model", "m", "apache-2.0", kind="sft", parents=(base, source))
+    rows = describe_lineage(Inputs({}, {"model": (model,), "data": (source,), "contamination": (base,)}))
+    assert [row["name"] for row in rows] == ["sft-1", "base", "corpus.jsonl"]
+    assert rows[0] == {"name": "sft-1", "type": "model", "kind": "sft", "digest": "m", "license": "apache-2.0"}
+    write_results(tmp_path, replace(written(tmp_path), lineage=rows))
+    assert list(read_results(tmp_path).lineage) == rows
+    assert describe_lineage(Inputs({})) == []
 
 
 def _dict(results: Results) -> dict[str, float]:

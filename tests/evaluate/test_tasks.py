@@ -24,6 +24,30 @@ TASKS = [
     for name in packaged_tasks()
     if name not in ("own_questions", "cmath", "ifeval")
 ]
+"""Those whose real files are at hand."""
+MADE_UP: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "cmath": (
+        "cmath_test.jsonl",
+        [
+            {"question": f"筐里有{row}个梨，又放进{row}个，共有几个？", "golden": 2 * row, "grade": row}
+            for row in range(1, 8)
+        ],
+    ),
+    "ifeval": (
+        "ifeval_input_data.jsonl",
+        [
+            {
+                "key": row,
+                "prompt": f"Tell story {row}.",
+                "instruction_id_list": ["punctuation:no_comma"],
+                "kwargs": [{}],
+            }
+            for row in range(7)
+        ],
+    ),
+    "own_questions": ("mine.jsonl", [{"question": f"第{row}个问题？", "answer": f"答案{row}"} for row in range(7)]),
+}
+"""The other packaged tasks: their file, and rows of it."""
 
 
 def ask(name: str, items: Items, engine: ScriptedEngine, out: Path, task: Any = None, **settings: Any) -> Results:
@@ -108,6 +132,31 @@ def test_known_answers_score_exactly_what_is_known(name: str, shared_data: Path,
         right = [sample["scores"][row.metric] for sample in samples]
         assert right == [float(index % 3 != 0) for index in range(len(right))], row.label
         assert row.not_extracted == (0 if row.method != "generate" else sum(s["answer"] is None for s in samples))
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_known_answers_to_made_up_questions_score_exactly_what_is_known(name: str, tmp_path: Path) -> None:
+    file, rows = MADE_UP[name]
+    (tmp_path / file).write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    asked = file if name == "own_questions" else name
+    ((found, task),) = find_tasks([asked], tmp_path).items()
+    items = read_items(found, task, tmp_path)
+    knows = Knows(items)
+
+    def says(prompt: str) -> str:
+        if name == "ifeval":
+            return "No, never." if knows.find(prompt)[0] % 3 == 0 else "There was a town."
+        return knows.says(prompt)
+
+    (row,) = ask(found, items, ScriptedEngine(says=says), tmp_path / "out", task).tasks
+    samples = read_results(tmp_path / "out").read_samples(row)
+    assert [sample["scores"][row.metric] for sample in samples] == [float(index % 3 != 0) for index in range(7)]
+    assert row.score is not None and row.score.value == pytest.approx(4 / 7)
+
+
+def test_every_packaged_task_is_asked_with_known_answers() -> None:
+    real = {param if isinstance(param, str) else param.values[0] for param in TASKS}
+    assert real | MADE_UP.keys() == packaged_tasks().keys()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
+from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json, write_json
 from hanlin.core.i18n import tr
@@ -167,6 +168,8 @@ class Results:
         settings: What was asked for: seed, limit, shots, ...
         versions: Python, Hanlin and the packages that computed.
         folder: Where it was read from; None before it is written.
+        lineage: What the model and the data were made from, as `describe_lineage` gives it; empty if no manifest lies
+            beside them.
     """
 
     model: Mapping[str, Any]
@@ -174,6 +177,7 @@ class Results:
     settings: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    lineage: Sequence[Mapping[str, str]] = ()
 
     def find(self, task: str, profile: str = "") -> TaskResult | None:
         """The result of a task, of the first profile if none is named; None if it was not asked."""
@@ -214,6 +218,7 @@ def write_results(folder: Path, results: Results) -> None:
         "model": dict(results.model),
         "settings": dict(results.settings),
         "versions": dict(results.versions),
+        "lineage": [dict(row) for row in results.lineage],
         "tasks": [asdict(row) for row in results.tasks],
     }
     write_json(folder / RESULTS_FILE, data)
@@ -241,9 +246,23 @@ def read_results(folder: Path) -> Results:
         for row in data["tasks"]:
             scores = {name: Score(**score) for name, score in row["scores"].items()}
             tasks.append(TaskResult(**{**row, "scores": scores}))
-        return Results(data["model"], tasks, data["settings"], data["versions"], path.parent)
+        return Results(data["model"], tasks, data["settings"], data["versions"], path.parent, data.get("lineage", ()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(tr("these are no results of tasks, or they are damaged"), path) from error
+
+
+def describe_lineage(inputs: Inputs) -> list[dict[str, str]]:
+    """The model and the data that a stage reads and everything they were made from, each once, nearest first: `name`,
+    `type`, `kind` of the stage that made it, `digest` of its bytes, `license`.
+    """
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for name in ("model", "data"):
+        for node in inputs.lineage.get(name, ()):
+            for ancestor in node.walk():
+                fields = ("name", "type", "kind", "digest", "license")
+                row = {field: str(getattr(ancestor, field)) for field in fields}
+                rows.setdefault((ancestor.name, ancestor.digest), row)
+    return list(rows.values())
 
 
 def summarize(

@@ -22,6 +22,7 @@ from hanlin.evaluate.results import (
     Results,
     Sample,
     TaskResult,
+    describe_lineage,
     hash_prompts,
     installed_versions,
     mean_score,
@@ -101,7 +102,13 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
         else:
             model.close()
     rows = [_result(name, report, loaded_tasks["tasks"][name], settings, out) for name in loaded_tasks["tasks"]]
-    results = Results(described, rows, _describe_settings(settings, context), installed_versions())
+    results = Results(
+        described,
+        rows,
+        _describe_settings(settings, context),
+        installed_versions(),
+        lineage=describe_lineage(inputs),
+    )
     write_results(out, results)
     figures = _figures(report)
     write_json(out / REPORT_FILE, {"lm_eval": figures, "truncated": model.truncated})

@@ -24,6 +24,7 @@ from hanlin.evaluate.results import (
     Results,
     Sample,
     TaskResult,
+    describe_lineage,
     hash_prompts,
     installed_versions,
     samples_name,
@@ -63,7 +64,15 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     respondent, loaded = _open(settings, inputs)
     try:
         results = run_tasks(
-            respondent, loaded, task_runs, items, settings, out, context, contamination=inputs.paths("contamination")
+            respondent,
+            loaded,
+            task_runs,
+            items,
+            settings,
+            out,
+            context,
+            contamination=inputs.paths("contamination"),
+            lineage=describe_lineage(inputs),
         )
     finally:
         if loaded is not None:
@@ -82,6 +91,7 @@ def run_tasks(
     out: Path,
     context: StageContext,
     contamination: Sequence[Path] = (),
+    lineage: Sequence[Mapping[str, str]] = (),
 ) -> Results:
     """Ask tasks and write a results folder.
 
@@ -94,6 +104,7 @@ def run_tasks(
         out: The results folder.
         context: Of the stage.
         contamination: Artifacts of data stages that looked for the questions in their data.
+        lineage: What the model and the data were made from.
 
     Returns:
         The results, as they were written.
@@ -143,6 +154,7 @@ def run_tasks(
         tasks,
         _describe_settings(settings, context),
         installed_versions(),
+        lineage=lineage,
     )
     write_results(out, results)
     return results
