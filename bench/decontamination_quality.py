@@ -28,9 +28,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hanlin.config.settings.data import Decontaminate
+from hanlin.data.dedup.content import is_of_words
 from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
-from hanlin.data.dedup.reworded import is_of_words
 
 Rewording = Callable[[str, random.Random], str]
 _NUMBER = re.compile(r"(?<![A-Za-z\d.])(\d+)/(\d+)(?![\d/])|(?<![A-Za-z\d.])(\d+)(\.\d+)?(%)?(?![A-Za-z\d.])")

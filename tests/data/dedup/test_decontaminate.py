@@ -171,6 +171,40 @@ def test_text_that_says_the_same_or_asks_something_else_is_not_a_reworded_questi
     assert found(text, *EXERCISES, RIVER, BRIDGE, ACADEMY) == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("青蛙的生殖特征是_____", "练习题。试问青蛙之生殖特征为？答案见下页。"),
+        ("织物的密度是指什么？", "请问，织物密度指啥？"),
+        ("艺术的主要功能是？_____", "_____请问，艺术主要功能为？"),
+        ("化学反应中，反应物与产物之间的关系是？", "想问一下：反应物与产物之间之关系为何？化学反应中，"),
+        ("What fraction is half-way between 2 and 2.5?", "Exercise 7. What fraction was half-way between 2 plus 2.5?"),
+        (
+            "Is 123 divisible by 11? If not, what is the remainder?",
+            "If not, what was a remainder? Is 123 divisible by 11?",
+        ),
+    ],
+)
+def test_a_question_too_short_for_ngrams_is_found_where_it_stands_alone(asked: str, text: str) -> None:
+    assert found(text, asked, BRIDGE, STREAM) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("青蛙的生殖特征是_____", "青蛙的生殖特征，书上写得很清楚。"),
+        ("青蛙的生殖特征是_____", "青蛙的生殖特征和捕食方式各是什么？"),
+        ("圆柱的高是15厘米，底面积是多少？", "圆柱的高是18厘米，底面积为多少？"),
+        (
+            "What fraction is half-way between 2 and 2.5?",
+            "A fraction half-way between 2 and 2.5 is easily drawn.",
+        ),
+    ],
+)
+def test_a_clause_that_says_more_or_asks_nothing_is_not_a_short_question(asked: str, text: str) -> None:
+    assert found(text, asked) == []
+
+
 def question_file(put: Put) -> Path:
     asked = [
         Question((Message("user", text),), ("x",), name)

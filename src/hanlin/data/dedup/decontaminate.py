@@ -26,11 +26,12 @@ import numpy.typing as npt
 
 from hanlin.config.settings.data import Decontaminate
 from hanlin.core.context import Inputs
+from hanlin.data.dedup.content import is_of_words
 from hanlin.data.dedup.keys import Hashes, replace_code_points
 from hanlin.data.dedup.minhash import extract_letters
 from hanlin.data.dedup.numbers import DIGITS, unify_chinese_numbers, unify_english_numbers
 from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
-from hanlin.data.dedup.reworded import RewordedIndex, is_of_words
+from hanlin.data.dedup.reworded import RewordedIndex
 from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY
 from hanlin.data.text.ngrams import hash_ngrams
 
