@@ -38,6 +38,7 @@ REASONS: dict[str, str] = {
     "no_question": mark("it has no question"),
     "no_answer": mark("it has no answer"),
     "empty_turn": mark("a turn is empty"),
+    "no_parent": mark("the message that it answers is not beside it"),
     "turn_order": mark("its turns are not in order"),
     "unknown_role": mark("a turn has an unknown role"),
     "broken_tool_call": mark("a tool call is not JSON with a name and arguments"),

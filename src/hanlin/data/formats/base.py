@@ -28,12 +28,14 @@ class Format(Generic[Item]):
             not carry.
         unpaired: Whether the format reads a label on a single answer. Others must not get such rows: they would teach
             bad answers.
+        is_second_use: Whether such rows are first of all records of another stage: `inspect` shows them as those.
     """
 
     name: str
     recognize: Callable[[Any], bool]
     read: Callable[[Any], Iterator[Item | Drop]]
     unpaired: bool = False
+    is_second_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.look_alike import describe_look_alike
+from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
@@ -38,11 +39,13 @@ class DetectedFormat(Generic[Item]):
         layout: How the file holds rows.
         format: The format of the first rows.
         others: Formats that are tried, in this order, for a row that is not in it.
+        is_joined: Whether a record is made of several rows beside each other, so that the file is read as a whole.
     """
 
     layout: Layout
     format: Format[Item]
     others: Sequence[Format[Item]] = ()
+    is_joined: bool = False
 
     @property
     def name(self) -> str:
@@ -93,10 +96,10 @@ def detect_format(
     """Detect layout and format from a file's first rows; arguments and errors as in `open_records`."""
     layout = detect_layout(file)
     with InputFile(file.path) as input_file:
-        rows = (adapt_row(row, file.settings) for row in read_rows(file, layout, input_file))
-        first = list(islice(rows, SAMPLE_ROWS))
-    chosen = _choose_format(file, layout, first, formats, other_formats)
-    return DetectedFormat(layout, chosen, find_others(file, formats))
+        first = list(islice(read_rows(file, layout, input_file), SAMPLE_ROWS))
+    is_joined = bool(first) and is_message_row(adapt_row(first[0], file.settings).value)
+    chosen = _choose_format(file, layout, list(adapt_rows(iter(first), file.settings)), formats, other_formats)
+    return DetectedFormat(layout, chosen, find_others(file, formats), is_joined)
 
 
 def find_others(file: SourceFile, formats: Sequence[Format[Item]]) -> Sequence[Format[Item]]:
@@ -106,8 +109,7 @@ def find_others(file: SourceFile, formats: Sequence[Format[Item]]) -> Sequence[F
 
 def read_records(file: SourceFile, input_file: InputFile, detected: DetectedFormat[Item]) -> Iterator[ParsedRow[Item]]:
     """Read the records of a file, or of the byte range it is opened for; numbers and lines count from its start."""
-    rows = (adapt_row(row, file.settings) for row in read_rows(file, detected.layout, input_file))
-    return _parse_rows(detected, rows)
+    return _parse_rows(detected, adapt_rows(read_rows(file, detected.layout, input_file), file.settings))
 
 
 def _parse_rows(detected: DetectedFormat[Item], rows: Iterator[Row]) -> Iterator[ParsedRow[Item]]:
@@ -223,6 +225,11 @@ def _unpaired_error(path: Path) -> UserError:
     hint = tr("use the stage `unpaired_preferences` for it")
     message = tr("these are single answers labeled good or bad (KTO)")
     return UserError(message, path, hint)
+
+
+def adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
+    """Adapt the rows of a file, and join those that hold one message each to conversations."""
+    return join_message_rows(adapt_row(row, settings) for row in rows)
 
 
 def adapt_row(row: Row, settings: Source) -> Row:

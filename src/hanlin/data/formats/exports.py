@@ -20,6 +20,8 @@ from hanlin.data.ledger import Drop
 Turn = dict[str, Any]
 _TEXT_TYPES = ("text", "multimodal_text", "code", "execution_output")
 _TOOL_ROLE = "tool"
+TREE_FIELDS = frozenset({"replies", "rank", "deleted", "review_result"})
+"""Fields of a message of OASST that say where it is in the tree, and whether it counts."""
 
 
 # --- OASST ------------------------------------------------------------------------------------------------------------
@@ -37,14 +39,29 @@ def _oasst_branch(value: Mapping[str, Any]) -> tuple[list[Turn], list[str]]:
     left_out: list[str] = []
     node: Any = value["prompt"]
     while isinstance(node, dict):
-        turns.append({name: content for name, content in node.items() if name not in ("replies", "rank")})
+        turns.append({name: content for name, content in node.items() if name not in TREE_FIELDS})
         replies = node.get("replies")
-        replies = [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
-        candidates = [reply for reply in replies if reply.get("deleted") is not True]
-        node = min(candidates, key=_rank, default=None)
-        if len(replies) > (node is not None):
+        node = min(list_replies(node), key=_rank, default=None)
+        if isinstance(replies, list) and len(replies) > (node is not None):
             left_out.append("replies")
     return turns, left_out
+
+
+def list_replies(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The replies to a message of a tree, without those that were deleted or that its reviewers refused."""
+    replies = node.get("replies")
+    replies = [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
+    return [
+        reply for reply in replies if not _is_true(reply.get("deleted")) and not _is_false(reply.get("review_result"))
+    ]
+
+
+def _is_true(value: Any) -> bool:
+    return value is True or (isinstance(value, str) and value.lower() == "true")
+
+
+def _is_false(value: Any) -> bool:
+    return value is False or (isinstance(value, str) and value.lower() == "false")
 
 
 def _rank(reply: Mapping[str, Any]) -> tuple[bool, float]:

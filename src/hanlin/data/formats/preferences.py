@@ -15,8 +15,10 @@ from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, s
 from hanlin.data.formats.content.roles import CALL_ROLES, ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import Tools, find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
+from hanlin.data.formats.exports import is_oasst_tree
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import find_field, find_system, join_question
+from hanlin.data.formats.trees.ranked import find_ranked_pairs
 from hanlin.data.formats.turns import (
     ParsedChat,
     finish_chat,
@@ -369,6 +371,31 @@ def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
     return None
 
 
+# --- ranked replies in a tree -----------------------------------------------------------------------------------------
+
+
+def read_ranked_tree(value: Any) -> Iterator[ParsedPreference | Drop]:
+    """Read OASST's tree: for each question with ranked answers the best one, and each of the others as rejected."""
+    if not is_oasst_tree(value):
+        yield Drop("other_format")
+        return
+    row = {name: item for name, item in value.items() if name != "prompt"}
+    is_empty = True
+    for before, best, other in find_ranked_pairs(value["prompt"]):
+        is_empty = False
+        turns = join_turns(before)
+        if isinstance(turns, Drop):
+            yield turns
+            continue
+        pair = _read_pair(row, _Prompt(turns), best, other, ())
+        if not isinstance(pair, Drop):
+            unread = find_unread_turn_fields([*before, best, other])
+            pair = replace(pair, unread=tuple(dict.fromkeys((*pair.unread, *unread))))
+        yield pair
+    if is_empty:
+        yield Drop("no_answer", "no ranked replies")
+
+
 # --- a Chinese and an English answer ----------------------------------------------------------------------------------
 
 
@@ -406,4 +433,5 @@ PREFERENCE_FORMATS: tuple[Format[ParsedPreference], ...] = (
     Format("paired_alpaca", _has_shape("paired_alpaca"), read_pairs),
     Format("language_pairs", _is_language_pair, read_language_pair),
     Format("paired_answers", _has_shape("paired_answers"), read_pairs),
+    Format("ranked_tree", is_oasst_tree, read_ranked_tree, is_second_use=True),
 )

@@ -19,5 +19,6 @@ FORMATS_BY_STAGE: dict[str, Sequence[Format[Any]]] = {
 }
 """Formats by the stage that reads them. The order matters: a pair looks like a chat to some formats, and a chat like a
 document."""
-ANY_FORMATS: tuple[Format[Any], ...] = (*PREFERENCE_FORMATS, *UNPAIRED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
-"""The formats of all stages, in the order in which they are tried."""
+_ALL_FORMATS: tuple[Format[Any], ...] = (*PREFERENCE_FORMATS, *UNPAIRED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
+ANY_FORMATS = tuple(candidate for candidate in _ALL_FORMATS if not candidate.is_second_use)
+"""The formats of all stages, in the order in which they are tried, each row in that of its first use."""

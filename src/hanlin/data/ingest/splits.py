@@ -75,7 +75,7 @@ def probe_file(worker: WorkerContext, file: SourceFile, progress: ProgressCounte
         state, is_compressed = opened.state, opened.is_compressed
         detected = detect_format(file, worker.spec.formats(file), worker.spec.other_formats)
         opened.check_unchanged()
-    splittable = not is_compressed and is_splittable(detected.layout)
+    splittable = not is_compressed and not detected.is_joined and is_splittable(detected.layout)
     return FileProbe(detected.layout, detected.format.name, splittable, state)
 
 

@@ -19,7 +19,7 @@ from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import read_jsonl
-from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_row
+from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_rows
 from hanlin.data.formats.look_alike import guess_stage
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
 from hanlin.data.io.input_file import InputFile
@@ -106,8 +106,9 @@ def detect_stage(file: SourceFile) -> str:
             field: source_field for field, source_field in file.settings.fields.items() if field in _FIELDS[stage]
         }
         settings = file.settings.model_copy(update={"fields": fields})
-        rows = [adapt_row(row, settings).value for row in first_rows if not isinstance(row.value, Drop)]
-        if any(candidate.recognize(value) for value in rows for candidate in formats):
+        adapted = adapt_rows(iter(first_rows), settings)
+        rows = [row.value for row in adapted if not isinstance(row.value, Drop)]
+        if any(candidate.recognize(value) for value in rows for candidate in formats if not candidate.is_second_use):
             return stage
     return guess_stage([row.value for row in first_rows if not isinstance(row.value, Drop)])
 

@@ -20,7 +20,13 @@ RESULT_NAME_FIELDS = ("name", "tool_name")
 _ALWAYS_READ = frozenset((*ROLE_FIELDS, *CONTENT_FIELDS))
 _TOOL_READ = frozenset((*RESULT_NAME_FIELDS, *RESULT_ID_FIELDS, "observation", "parameters"))
 _FLAGS = frozenset((*LOSS_FIELDS, *MASK_FIELDS))
+_OTHERS = frozenset((*CALL_FIELDS, *TURN_REASONING_FIELDS))
 _PART_FIELDS = frozenset((*CONTENT_FIELDS, *CALL_FIELDS))
+
+
+def is_turn_field(name: str) -> bool:
+    """Whether a field says something of a single turn, not of its conversation."""
+    return name in _ALWAYS_READ or name in _TOOL_READ or name in _FLAGS or name in _OTHERS
 
 
 def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:

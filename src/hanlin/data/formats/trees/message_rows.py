@@ -1,0 +1,216 @@
+"""Files with one message on each row, joined to conversations: trees (OASST), and turns with an id.
+
+A tree, read by `oasst_tree` or, for its ranks, by `ranked_tree`:
+
+    {"message_id": "a", "parent_id": null, "role": "prompter", "text": "问"}
+    {"message_id": "b", "parent_id": "a", "role": "assistant", "text": "答", "rank": 0}
+
+Turns, which become {"conversation_id": "7", "messages": [...]}:
+
+    conversation_id,turn,role,content
+    7,1,user,问
+    7,2,assistant,答
+
+The messages of a conversation have to be beside each other, as in such files. One that is not is dropped by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hanlin.data.formats.content.parts import CONTENT_FIELDS
+from hanlin.data.formats.content.roles import ROLE_FIELDS, ROLE_NAMES, find_role_name
+from hanlin.data.formats.content.turn_fields import is_turn_field
+from hanlin.data.io.lines import Row
+from hanlin.data.ledger import Drop
+
+MAX_MESSAGES = 2_000
+"""Messages of a conversation that are joined: an id that all rows share is none."""
+_PARENT_FIELDS = ("parent_id", "parent_message_id")
+_MESSAGE_ID_FIELDS = ("message_id", "id")
+_CHAT_ID_FIELDS = (
+    *("message_tree_id", "conversation_id", "conversationId", "conv_id", "conversation", "dialog_id", "dialogue_id"),
+    *("dialogueId", "dialogId", "session_id", "sessionId", "chat_id", "chatId", "thread_id", "conversation_hash"),
+    *("对话id", "对话ID", "会话id", "会话ID", "对话编号", "会话编号"),
+)
+_ORDER_FIELDS = (
+    *(
+        "turn",
+        "turn_id",
+        "turn_index",
+        "turn_idx",
+        "turn_no",
+        "turn_number",
+        "message_index",
+        "message_idx",
+        "position",
+    ),
+    *("utterance_id", "utterance_idx", "sequence", "seq", "step", "轮次", "序号"),
+)
+_NO_ID = ("", None)
+_NOT_BESIDE = (
+    *("messages", "conversations", "replies", "response", "output", "completion", "answer", "chosen", "rejected"),
+    *("rejected_response", "history", "instruction"),
+)
+"""Fields of rows that hold more than one message."""
+
+
+def is_message_row(value: Any) -> bool:
+    """Whether a row is one message of a conversation: a role, a text, and the id of its conversation or its parent."""
+    if not isinstance(value, dict) or ROLE_NAMES.get(find_role_name(value)) is None:
+        return False
+    if not any(isinstance(value.get(name), str) for name in CONTENT_FIELDS):
+        return False
+    if any(name in value for name in _NOT_BESIDE):
+        return False
+    return _find_parent_field(value) != "" or _find_chat_field(value) != ""
+
+
+def join_message_rows(rows: Iterator[Row]) -> Iterator[Row]:
+    """Join the rows of a file whose first row is one message; the rows of any other file are returned as they are.
+
+    Args:
+        rows: The rows of a file, their fields in our names.
+
+    Yields:
+        A row for each conversation, with the line of its first message; a Drop for a message whose parent is missing.
+    """
+    first = next(rows, None)
+    if first is None:
+        return
+    if not is_message_row(first.value):
+        yield first
+        yield from rows
+        return
+    group: list[Row] = [first]
+    known = {_id_of(first.value)}
+    for row in rows:
+        if not is_message_row(row.value):
+            yield from _finish(group)
+            group, known = [], set()
+            yield row
+        elif group and _belongs(row.value, group, known):
+            group.append(row)
+            known.add(_id_of(row.value))
+        else:
+            yield from _finish(group)
+            group, known = [row], {_id_of(row.value)}
+    yield from _finish(group)
+
+
+def _find_parent_field(row: Mapping[str, Any]) -> str:
+    if not any(name in row for name in _MESSAGE_ID_FIELDS):
+        return ""
+    return next((name for name in _PARENT_FIELDS if name in row), "")
+
+
+def _find_chat_field(row: Mapping[str, Any]) -> str:
+    return next((name for name in _CHAT_ID_FIELDS if isinstance(row.get(name), str | int) and row[name] != ""), "")
+
+
+def _id_of(row: Mapping[str, Any]) -> Any:
+    return next((row[name] for name in _MESSAGE_ID_FIELDS if name in row), None)
+
+
+def _parent_of(row: Mapping[str, Any]) -> Any:
+    field = _find_parent_field(row)
+    parent = row[field] if field else None
+    return None if parent in _NO_ID else parent
+
+
+def _belongs(row: Mapping[str, Any], group: Sequence[Row], known: set[Any]) -> bool:
+    """Whether a message is of the conversation of the group: by the conversation's id, else by its parent."""
+    field = _find_chat_field(row)
+    if field:
+        return row[field] == group[0].value.get(field)
+    return _parent_of(row) in known
+
+
+def _finish(group: Sequence[Row]) -> Iterator[Row]:
+    if not group:
+        return
+    rest = group[MAX_MESSAGES:]
+    group = group[:MAX_MESSAGES]
+    for row in rest:
+        detail = f"more than {MAX_MESSAGES} messages with one id"
+        yield Row(row.line, Drop("no_parent", detail), row.value)
+    if _find_parent_field(group[0].value):
+        yield from _build_tree(group)
+    else:
+        yield _build_chat(group)
+
+
+def _build_chat(group: Sequence[Row]) -> Row:
+    """A conversation of the turns of a group, in the order that they say, else as they come."""
+    turns: list[dict[str, Any]] = [row.value for row in group]
+    chat_field = _find_chat_field(turns[0])
+    order_field = next((name for name in _ORDER_FIELDS if name in turns[0]), "")
+    numbers = [_read_number(turn.get(order_field)) for turn in turns]
+    if order_field and None not in numbers and len(set(numbers)) == len(numbers):
+        turns = [turns[index] for index in sorted(range(len(turns)), key=lambda index: numbers[index] or 0)]
+    shared = _find_shared(turns)
+    left_out = {chat_field, order_field, *shared}
+    messages = [{name: item for name, item in turn.items() if name not in left_out} for turn in turns]
+    return Row(group[0].line, {chat_field: turns[0][chat_field], **shared, "messages": messages})
+
+
+def _build_tree(group: Sequence[Row]) -> Iterator[Row]:
+    """The tree of a group, as OASST nests it, and a Drop for each message that is not below its root."""
+    values = [row.value for row in group]
+    shared = _find_shared(values)
+    left_out = {*_PARENT_FIELDS, *_MESSAGE_ID_FIELDS, *_CHAT_ID_FIELDS, *shared}
+    nodes: list[dict[str, Any]] = [
+        {**{name: item for name, item in value.items() if name not in left_out}, "replies": []} for value in values
+    ]
+    for node, value in zip(nodes, values, strict=True):  # a tree's reader looks for `text`
+        name = next(name for name in CONTENT_FIELDS if isinstance(value.get(name), str))
+        node["text"] = node.pop(name)
+        if isinstance(node.get("rank"), str):  # a table's
+            node["rank"] = _read_number(node["rank"])
+    index_of = {_id_of(value): index for index, value in enumerate(values)}
+    root = next((index for index, value in enumerate(values) if _parent_of(value) is None), None)
+    below = set() if root is None else {root}
+    children: dict[int, list[int]] = {}
+    for index, value in enumerate(values):
+        parent = index_of.get(_parent_of(value))
+        if parent is not None:
+            children.setdefault(parent, []).append(index)
+    waiting = list(below)
+    while waiting:
+        parent = waiting.pop()
+        for index in children.get(parent, ()):
+            if index not in below:
+                below.add(index)
+                nodes[parent]["replies"].append(nodes[index])
+                waiting.append(index)
+    if root is not None:
+        chat_field = _find_chat_field(values[root])
+        ids = {chat_field: values[root][chat_field]} if chat_field else {}
+        yield Row(group[root].line, {**ids, **shared, "prompt": nodes[root]})
+    for index, row in enumerate(group):
+        if index not in below:
+            parent_id = _parent_of(row.value)
+            detail = "a second root" if parent_id is None else str(parent_id)[:80]
+            yield Row(row.line, Drop("no_parent", detail), row.value)
+
+
+def _find_shared(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields that all messages have alike and that say nothing of a turn: they are the conversation's."""
+    if len(turns) < 2:
+        return {}
+    names = {*ROLE_FIELDS, *CONTENT_FIELDS, *_CHAT_ID_FIELDS, *_PARENT_FIELDS, *_MESSAGE_ID_FIELDS, "deleted", "rank"}
+    return {
+        name: item
+        for name, item in turns[0].items()
+        if name not in names
+        and not is_turn_field(name)
+        and all(name in turn and turn[name] == item for turn in turns[1:])
+    }
+
+
+def _read_number(value: Any) -> float | None:
+    try:
+        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    except ValueError:
+        return None
