@@ -8,7 +8,7 @@ from hanlin.config.settings.rules import TEXT_RULES
 from hanlin.data.filters.boilerplate import advertisement_lines
 from hanlin.data.filters.rules import RULE_FUNCTIONS
 from hanlin.data.ledger import Drop
-from hanlin.data.text.page_furniture import CALL, CREDIT, END_MARK, FURNITURE, LINKS_HEADING, PAIRS, SOURCE
+from hanlin.data.text.page_furniture import CALL, CREDIT, END_MARK, FURNITURE, LINKS_HEADING, SOURCE, find_cues
 
 ARTICLE = "湖心岛上的芦苇一到深秋就白了头，渔家的小船从苇丛里穿出来，惊起几只水鸟。"
 """A line of content."""
@@ -101,4 +101,4 @@ def test_a_page_of_furniture_and_a_title_is_an_advertisement_and_one_with_a_sent
 def test_the_pairs_of_characters_are_in_every_line_that_is_cut(line: str) -> None:
     plain = line.replace("*", "")
     if any(pattern.search(plain) for pattern in (CALL, CREDIT, END_MARK, FURNITURE, LINKS_HEADING, SOURCE)):
-        assert len(PAIRS.find(plain + "\n"))
+        assert find_cues(plain + "\n")

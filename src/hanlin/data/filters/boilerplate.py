@@ -25,8 +25,8 @@ from hanlin.data.text.page_furniture import (
     LINKS_HEADING,
     LONG_NOTICE,
     NOT_A_CALL,
-    PAIRS,
     SOURCE,
+    find_cues,
 )
 from hanlin.data.text.prefilter import Prefilter
 
@@ -72,8 +72,8 @@ def _find_candidates(lines: Sequence[str], longest: int) -> list[int]:
             found.append(index)
     if short:
         joined = "\n".join([*(lines[index] for index in short), ""])
-        positions = PAIRS.find(joined)
-        if len(positions):
+        positions = find_cues(joined)
+        if positions:
             line_ends = np.flatnonzero(code_points(joined) == 0x0A)
             found += [short[number] for number in dict.fromkeys(np.searchsorted(line_ends, positions).tolist())]
     return sorted(found)

@@ -183,5 +183,50 @@ def _list_pairs() -> Iterator[str]:
     yield from (first + second for first in "-—–=～~·•* （(" for second in "完Ee")
 
 
-PAIRS = BigramFilter(_list_pairs())
-"""Pairs of characters: one of them is in every line that a pattern matches."""
+_LONGER = {
+    **dict.fromkeys(("rv", "RV"), "(?<=rese)rved"),
+    **dict.fromkeys(("yr", "YR"), "(?<=cop)yright"),
+    "PY": "(?<=co)pyright",
+    "ck": "(?<=cli)ck here to",
+    "bs": "(?<=su)bscribe to our",
+    "n ": "(?<=sig)n (?:up for|in)",
+    "g ": "(?<=lo)g in",
+    "ms": "(?<=ter)ms of (?:service|use)",
+    "va": "(?<=pri)vacy policy",
+    "AS": "(?<=p)ast",
+    "En": r"End[^\w\n]*$",
+    "ND": r"(?<=[e\s*`])nd[^\w\n]*$",
+    "N ": r"(?<=[e\s*`])n d[^\w\n]*$",
+    **dict.fromkeys((mark + letter for mark in "-—–=～~·•* （(" for letter in "Ee"), r".end[^\w\n]*$"),
+    **dict.fromkeys(
+        (name[-1] + blank for name in (*_ROLES.split(), *_SOURCES.split()) for blank in _BLANKS),
+        r".[\s*`\u200b]+(?:\w[\s*`\u200b]*)?[:：丨｜|/▏│]",
+    ),
+    "[#": r"\[#[^\]]+\]\(\)",
+    "返回": "返回[顶首列上搜]",
+    "设为": r"设为(?:首页|\W{0,8}星标)",
+    "置为": r"置为\W{0,8}星标",
+}
+"""What follows, and where it begins what comes before, if a line with one of these pairs is to match a pattern for its
+sake. They are frequent in other lines: 85 % of those with a pair in manuals and program text have no other.
+"""
+_PAIRS = frozenset(_list_pairs())
+_FILTER = BigramFilter(_PAIRS)
+_CONFIRM = {pair: re.compile(_LONGER[pair], re.I | re.M).match if pair in _LONGER else None for pair in _PAIRS}
+
+
+def find_cues(lines: str) -> list[int]:
+    """Find what is in every line that a pattern matches.
+
+    Args:
+        lines: Lines, each with a line end.
+
+    Returns:
+        Positions of such pairs of characters, in order.
+    """
+    return [
+        start
+        for start in _FILTER.find(lines).tolist()
+        if (pair := lines[start : start + 2]) in _CONFIRM
+        and ((confirm := _CONFIRM[pair]) is None or confirm(lines, start))
+    ]
