@@ -1,13 +1,14 @@
 """Was it worth it? What each choice of continued pre-training gains and loses, at equal processor time of one thread.
 
     OMP_NUM_THREADS=1 python bench/worth.py GGUF WORK --data FOLDER [--seconds 120] [--cells NAME,...]
-    python bench/worth.py GGUF WORK --table [--pictures FOLDER]
+    python bench/worth.py GGUF WORK --table [--page FILE ...] [--pictures FOLDER]
 
 GGUF is SmolLM2-135M-Instruct (`make real` downloads it), FOLDER holds the texts of docs/en/a_real_model.md. Every cell
 differs from the first, the center, in one thing. A cell trains for `--seconds` of processor time (all threads of the
 process; loading, measuring and the birth of new entries are not counted) and is measured at half and at the end.
 Each measurement is appended to WORK/rows.jsonl; a cell that is there is not run again, so that a run which was stopped
-goes on. The last lines printed are the table as Markdown and as one JSON object.
+goes on. HANLIN_TRL names a Python that has TRL; without it TRL is left out. The last lines printed are the table as
+Markdown and as one JSON object.
 
 Held-out texts are cut into snippets of 256 characters (English: 1,024), each read on its own, so that all vocabularies
 have the same text before a character. Intervals come from drawing snippets anew, the same ones for both cells.
@@ -18,186 +19,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import random
+import os
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from worth_table import CHINESE, SEED, Row, summarize, to_markdown
+from worth_cells import CELLS, Cell, Workshop
+from worth_pictures import draw_cells, draw_peers
+from worth_table import SEED, Row, fill_page, summarize, write_tables
 
-Init = Literal["mean", "omp", "distilled"]
-Method = Literal["full", "lora", "two stages"]
-
-ROW, STEP_TOKENS, MIX_TOKENS = 512, 1024, 400_000
+ROW, STEP_TOKENS = 512, 1024
 WARMUP_STEPS, MAX_STEPS = 5, 100_000
 ROWS_RATE, ROWS_SHARE = 1e-3, 0.25
 """Of `two stages`: the learning rate of the new rows alone, and their share of the time."""
-SNIPPETS = {"modern": (256, 3000), "classical": (256, 1000), "dialogue": (256, 1000), "english": (1024, 4000)}
-"""Of each held-out text: characters of a snippet, and of all of them."""
-CHINESE_TEXTS: dict[str, dict[str, str]] = {
-    "csl_science_abstracts": {}, "dureader_web_documents": {}, "baike_qa_sample": {"text": "answer"},
-    "lctt_linux_articles": {}, "howtocook_recipes": {}, "luxun_collected": {}, "vernacular_novels_ming_qing": {},
-    "classics_modern_rendering": {},
-}  # fmt: skip
-ENGLISH_TEXTS = ("openstax_psychology", "openstax_biology", "openstax_us_history", "rust_book_en")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One choice of everything; the defaults are the center."""
-
-    name: str
-    entries: int = 8000
-    init: Init = "mean"
-    method: Method = "full"
-    english: float = 0.25
-    across_documents: bool = False
-    learning_rate: float = 5e-4
-
-    @property
-    def birth(self) -> str:
-        """The folder of the model that it starts from."""
-        return f"grown_{self.entries}_{self.init}" if self.entries else "base"
-
-
-CELLS = (
-    Cell("center"),
-    Cell("entries 0", entries=0),
-    Cell("two stages", method="two stages"),
-    Cell("LoRA r64", method="lora"),
-    Cell("English 0 %", english=0.0),
-    Cell("English 10 %", english=0.1),
-    Cell("entries 4000", entries=4000),
-    Cell("entries 16000", entries=16000),
-    Cell("learning rate / 3", learning_rate=5e-4 / 3),
-    Cell("learning rate x 3", learning_rate=15e-4),
-    Cell("packed across documents", across_documents=True),
-    Cell("init omp", init="omp"),
-    Cell("init distilled", init="distilled"),
-)
-"""By importance, so that a run that is cut short is still a table."""
-
-
-# --- texts and models -------------------------------------------------------------------------------------------------
-
-
-class Workshop:
-    """Makes what the cells start from, each once, by Hanlin's stages."""
-
-    def __init__(self, gguf: Path, work: Path, data: Path) -> None:
-        self.gguf, self.work, self.data = gguf, work, data
-        work.mkdir(parents=True, exist_ok=True)
-
-    def _make(self, name: str, run: Callable[..., Any], settings: Any, by_field: Mapping[str, Sequence[Path]]) -> Path:
-        """The folder of a stage's result, and beside it the processor seconds that it took."""
-        from hanlin.core.context import Inputs, StageContext
-
-        folder, partial = self.work / name, self.work / f"{name}.partial"
-        if not folder.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            started = time.process_time()
-            inputs = Inputs({field: tuple(paths) for field, paths in by_field.items()})
-            run(settings, inputs, partial, StageContext(seed=SEED))
-            (self.work / f"{name}.seconds").write_text(str(round(time.process_time() - started, 1)))
-            partial.rename(folder)
-        return folder
-
-    def seconds(self, name: str) -> float:
-        """The processor seconds that a folder took."""
-        return float((self.work / f"{name}.seconds").read_text())
-
-    def corpus(self, name: str, files: Mapping[str, Mapping[str, str]], **settings: Any) -> Path:
-        from hanlin.config.settings.data import Corpus
-        from hanlin.data.stages import corpus
-
-        against = settings.pop("dedup_against", ())
-        sources = [{"path": f"./{file}", "fields": dict(fields)} for file, fields in files.items()]
-        by_field = {f"sources.{index}.path": [self.data / file] for index, file in enumerate(files)}
-        if against:
-            by_field["dedup_against"] = list(against)
-            settings["dedup_against"] = tuple(f"./{folder.name}" for folder in against)
-        made = Corpus.model_validate({"sources": sources, "validation_fraction": 0, **settings})
-        return self._make(name, corpus.run, made, by_field)
-
-    def held_out(self) -> dict[str, Path]:
-        """Folders of documents that no cell trains on."""
-        whole: dict[str, Any] = {"rules": [], "dedup": "exact"}
-        dialogue = self.work / "dialogue"
-        if not dialogue.is_dir():
-            dialogue.mkdir()
-            rows = json.loads((self.data / "sft" / "alpaca_zh_demo.json").read_text(encoding="utf-8"))
-            texts = ["\n".join(filter(None, (row["instruction"], row["input"], row["output"]))) for row in rows]
-            lines = [json.dumps({"id": str(i), "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
-            (dialogue / "documents.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        classics = [f"text/classic_{name}.json" for name in ("lunyu", "mengzi", "shijing")]
-        return {
-            "modern": self.corpus("modern", {"text/wiki_zh_simp_cmrc2018_dev.txt": {}}, **whole),
-            "classical": self.corpus("classical", {file: {} for file in classics}, convert="simplified", **whole),
-            "dialogue": dialogue,
-            "english": self.corpus("en_held_out", {"text/en_c4_demo.dev.jsonl": {}}, **whole),
-        }
-
-    def texts(self) -> tuple[Path, Path]:
-        """Chinese and English to train on, cleaned, and without near-duplicates of what is held out."""
-        held_out = self.held_out()
-        rules: dict[str, Any] = {"rules": ["markdown", "default"]}
-        chinese = {f"text_zh/{name}.jsonl.gz": fields for name, fields in CHINESE_TEXTS.items()}
-        against = [held_out[name] for name in CHINESE]
-        english: dict[str, dict[str, str]] = {f"text_en/{name}.jsonl.gz": {} for name in ENGLISH_TEXTS}
-        return (
-            self.corpus("chinese", chinese, convert="simplified", dedup_against=against, **rules),
-            self.corpus("english", english, dedup_against=[held_out["english"]], **rules),
-        )
-
-    def model(self, cell: Cell) -> Path:
-        """The model that a cell starts from."""
-        from hanlin.config.settings.model import ExtendVocabulary
-        from hanlin.config.settings.surgery.import_gguf import ImportGguf
-        from hanlin.export.gguf import import_gguf
-        from hanlin.models import extend_vocab
-
-        base = self._make("base", import_gguf.run, ImportGguf(gguf="./m"), {"gguf": [self.gguf]})
-        if not cell.entries:
-            return base
-        settings = ExtendVocabulary(model="./m", text=("./d",), new_entries=cell.entries, init=cell.init)
-        return self._make(cell.birth, extend_vocab.run, settings, {"model": [base], "text": [self.texts()[0]]})
-
-    def mixture(self, cell: Cell) -> Path:
-        """The documents that a cell trains on, mixed by tokens of its own vocabulary."""
-        from hanlin.config.settings.mix import Mix
-        from hanlin.data.stages import mix
-
-        chinese, english = self.texts()
-        shares = {chinese: 1 - cell.english, english: cell.english}
-        folders = [folder for folder, share in shares.items() if share]
-        sources = [{"data": f"./{folder.name}", "share": shares[folder]} for folder in folders]
-        made = Mix.model_validate({"sources": sources, "tokenizer": "./m", "tokens": MIX_TOKENS})
-        by_field = {f"sources.{index}.data": [folder] for index, folder in enumerate(folders)}
-        name = f"text_{cell.birth}_{round(100 * cell.english)}"
-        return self._make(name, mix.run, made, {**by_field, "tokenizer": [self.model(cell)]})
-
-    def snippets(self) -> dict[str, list[str]]:
-        """The snippets that are measured, from all over the held-out texts."""
-        from hanlin.core.discover import read_texts
-
-        chosen = {}
-        for name, folder in self.held_out().items():
-            length, total = SNIPPETS[name]
-            pieces = [
-                text[start : start + length]
-                for text in read_texts([folder])
-                for start in range(0, len(text), length)
-                if len(text) - start >= length // 4
-            ]
-            random.Random(SEED).shuffle(pieces)
-            chosen[name] = pieces[: max(1, round(total / (sum(map(len, pieces)) / len(pieces))))]
-        return chosen
-
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
@@ -211,6 +49,10 @@ def run_cell(workshop: Workshop, cell: Cell, seconds: float, note: Callable[[Row
     before: Row = {"processor_seconds": 0.0, "steps": 0, "tokens": 0}
     marks = [seconds / 2, seconds]
     out = workshop.work / "trained"
+    if cell.method == "trl":
+        for row in train_by_trl(cell, model, data, workshop.work, snippets, marks):
+            note({**head, **row})
+        return
     if cell.method == "two stages":
         rows = workshop.work / "rows_trained"
         lone = dataclasses.replace(cell, learning_rate=ROWS_RATE)
@@ -334,6 +176,36 @@ def train(
     return run.budget.last
 
 
+def train_by_trl(
+    cell: Cell, model: Path, data: Path, work: Path, snippets: Mapping[str, Sequence[str]], marks: Sequence[float]
+) -> Iterator[Row]:
+    """The same by TRL, in the Python that HANLIN_TRL names: the same token ids, in rows of the same length."""
+    from hanlin.chat.examples import render_documents
+    from hanlin.core.discover import read_texts
+    from hanlin.tokenizer.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(model)
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = {name: [[*begin, *tokenizer.encode(text)] for text in texts] for name, texts in snippets.items()}
+    (work / "trl_snippets.json").write_text(json.dumps(ids))
+    documents = render_documents(list(read_texts([data])), tokenizer)
+    (work / "trl_documents.jsonl").write_text("".join(json.dumps(document.ids) + "\n" for document in documents))
+    options = {
+        "model": str(model), "documents": str(work / "trl_documents.jsonl"), "marks": list(marks),
+        "snippets": str(work / "trl_snippets.json"), "max_seq_length": ROW, "rows_per_step": STEP_TOKENS // ROW,
+        "learning_rate": cell.learning_rate, "warmup_steps": WARMUP_STEPS,
+    }  # fmt: skip
+    script = Path(__file__).parent / "peers" / "with_trl_text.py"
+    command = [os.environ["HANLIN_TRL"], str(script), json.dumps(options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ""}) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith('{"at"'):
+                yield json.loads(line)
+    if process.returncode:
+        raise SystemExit(f"TRL ended with {process.returncode}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf", type=Path)
@@ -341,7 +213,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--cells", default=",".join(cell.name for cell in CELLS))
-    parser.add_argument("--table", action="store_true", help="print the table of what was run")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what was run")
+    parser.add_argument("--page", type=Path, action="append", default=[], help="a page whose tables are written anew")
+    parser.add_argument("--pictures", type=Path, help="a folder for worth_cells.svg and worth_peers.svg")
     arguments = parser.parse_args()
     names = arguments.cells.split(",")
     unknown = set(names) - {cell.name for cell in CELLS}
@@ -361,12 +235,20 @@ def main() -> None:
         for cell in (cell for cell in CELLS if cell.name in names):
             if any(row["cell"] == cell.name and row["at"] == arguments.seconds for row in rows):
                 continue
+            if cell.method == "trl" and not os.environ.get("HANLIN_TRL"):
+                continue
             born = any((row["entries"], row["init"], row["at"]) == (cell.entries, cell.init, 0) for row in rows)
             run_cell(workshop, cell, arguments.seconds, note, skip_start=born)
     if not rows:
         sys.exit(f"{file}: nothing was measured yet")
     result = summarize(rows, [cell.name for cell in CELLS], workshop.snippets())
-    print(to_markdown(result))
+    for page in arguments.page:
+        fill_page(page, write_tables(result, "zh" if page.parent.name == "zh" else "en"))
+    if arguments.pictures:
+        draw_cells(result, arguments.pictures / "worth_cells.svg")
+        if result["peers"]:
+            draw_peers(result, arguments.pictures / "worth_peers.svg")
+    print("\n\n".join(write_tables(result, "en").values()))
     print(json.dumps(result))
 
 

@@ -1,104 +1,235 @@
-"""The table, the pictures and the pages of `bench/worth.py`."""
+"""The figures of `bench/worth.py`, computed from its rows and written into tables of pages in two languages."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 Row = dict[str, Any]
+Language = Literal["en", "zh"]
+Snippets = Mapping[str, Sequence[str]]
+
 CHINESE = ("modern", "classical", "dialogue")
-SEED = 42
+CENTER, PEER, BESIDE_PEER = "center", "TRL", "entries 0"
+SEED, DRAWS = 42, 2000
+NONE = "–"
+LABELS: dict[str, str] = {
+    "center": "中心", "entries 0": "0 个词条", "TRL": "TRL", "entries 1000": "1000 个词条", "two stages": "两阶段",
+    "LoRA r64": "LoRA r64", "English 0 %": "英文 0 %", "English 10 %": "英文 10 %", "entries 4000": "4000 个词条",
+    "entries 16000": "16000 个词条", "learning rate / 3": "学习率 / 3", "learning rate x 3": "学习率 × 3",
+    "packed across documents": "跨文档打包", "init omp": "初始化 omp", "init distilled": "初始化 distilled",
+}  # fmt: skip
+"""Names of the cells in Chinese."""
+HEADS: dict[str, dict[Language, tuple[str, ...]]] = {
+    "bits": {
+        "en": ("cell", "tokens", "modern: birth → half → end", "classical", "dialogue", "English"),
+        "zh": ("单元", "词元", "现代：初始 → 中点 → 终点", "文言", "对话", "英文"),
+    },
+    "worth": {
+        "en": ("cell", "birth, s", "gained since the base, an hour", "gained since birth, an hour",
+               "English lost, an hour", "modern, fewer than the center", "English, fewer than the center"),
+        "zh": ("单元", "生成新行，秒", "相对底座每小时降低", "相对初始每小时降低", "英文每小时损失", "现代：比中心少",
+               "英文：比中心少"),
+    },
+    "peers": {
+        "en": ("processor seconds", "tokens: Hanlin, TRL", "modern: Hanlin, TRL", "Hanlin fewer by",
+               "English: Hanlin, TRL"),
+        "zh": ("处理器秒", "词元：Hanlin、TRL", "现代：Hanlin、TRL", "Hanlin 少", "英文：Hanlin、TRL"),
+    },
+}  # fmt: skip
 
 
-def summarize(rows: Sequence[Row], names: Sequence[str], snippets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """For each cell its figures at birth, at half and at the end, and its differences to the base and to the center."""
-    latest = {(row["cell"], row["at"]): row for row in rows}
-    births = {(row["entries"], row["init"]): row for row in rows if row["at"] == 0}
-    base = births.get((0, "mean"))
-    end = max(row["at"] for row in rows)
-    center = latest.get(("center", end))
-    table = []
-    for name in names:
-        marks = {at: row for (cell, at), row in latest.items() if cell == name and at > 0}
-        if not marks:
-            continue
-        last = marks[max(marks)]
-        birth = births.get((last["entries"], last["init"]))
-        figures: dict[str, Any] = {"cell": name, "finished": max(marks) == end}
-        figures |= {figure: last[figure] for figure in ("birth_seconds", "processor_seconds", "steps", "tokens")}
-        figures["birth"] = birth and measure_bits(birth["nats"], snippets)
-        figures["marks"] = {str(round(at)): measure_bits(row["nats"], snippets) for at, row in sorted(marks.items())}
-        hours = last["processor_seconds"] / 3600
-        now = measure_bits(last["nats"], snippets)
-        for since, other in (("base", base), ("birth", birth)):
-            if other is not None:
-                then = measure_bits(other["nats"], snippets)
-                figures[f"gained_per_hour_since_{since}"] = {kind: (then[kind] - now[kind]) / hours for kind in CHINESE}
-                figures[f"english_lost_per_hour_since_{since}"] = (now["english"] - then["english"]) / hours
-        if center is not None and max(marks) == end and name != "center":
-            figures["less_than_center"] = {
-                kind: paired_interval(last["nats"][kind], center["nats"][kind], snippets[kind]) for kind in snippets
-            }
-        table.append(figures)
-    result: dict[str, Any] = {"bench": "worth", "seconds": end, "cells": table}
-    if base is not None:
-        result["base"] = measure_bits(base["nats"], snippets)
-    result["not_run"] = [name for name in names if (name, end) not in latest]
-    return result
-
-
-def units(text: str, kind: str) -> int:
-    """What bits are counted by: characters, or bytes of English."""
+def count_units(text: str, kind: str) -> int:
+    """What bits are divided by: characters, or bytes of English."""
     return len(text.encode()) if kind == "english" else len(text)
 
 
-def measure_bits(nats: Mapping[str, Sequence[float]], snippets: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def measure_bits(nats: Mapping[str, Sequence[float]], snippets: Snippets) -> dict[str, float]:
     """Bits per character of each kind, of English bits per byte."""
     return {
-        kind: sum(values) / math.log(2) / sum(units(text, kind) for text in snippets[kind])
+        kind: sum(values) / math.log(2) / sum(count_units(text, kind) for text in snippets[kind])
         for kind, values in nats.items()
     }
 
 
 def paired_interval(
-    nats: Sequence[float], others: Sequence[float], texts: Sequence[str], draws: int = 2000
-) -> list[float]:
-    """How many bits per character (English: per byte, its texts are ASCII for the most part) fewer than the other cell,
-    and the 95 % interval from drawing snippets.
-    """
+    nats: Sequence[float], others: Sequence[float], texts: Sequence[str], kind: str
+) -> tuple[float, float, float]:
+    """How many bits fewer than the other cell, and the 95 % interval from drawing the same snippets for both."""
     gains = [(other - own) / math.log(2) for own, other in zip(nats, others, strict=True)]
-    sizes = [len(text) for text in texts]
+    sizes = [count_units(text, kind) for text in texts]
     generator = random.Random(SEED)
     drawn = []
-    for _ in range(draws):
+    for _ in range(DRAWS):
         chosen = generator.choices(range(len(gains)), k=len(gains))
         drawn.append(sum(gains[i] for i in chosen) / sum(sizes[i] for i in chosen))
     drawn.sort()
-    return [sum(gains) / sum(sizes), drawn[draws // 40], drawn[-draws // 40 - 1]]
+    return sum(gains) / sum(sizes), drawn[DRAWS // 40], drawn[-DRAWS // 40 - 1]
 
 
-def to_markdown(result: Mapping[str, Any]) -> str:
-    """The table at the last mark."""
-    names = ["cell", "birth s", "steps", "tokens", "modern at birth", *CHINESE, "english", "modern gained an hour"]
-    names += ["since birth", "English lost an hour", "modern, fewer than the center"]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    if "base" in result:
-        figures = [f"{result['base'][kind]:.2f}" for kind in CHINESE] + [f"{result['base']['english']:.3f}"]
-        lines.append(f"| base, untrained | – | – | – | – | {' | '.join(figures)} | – | – | – | – |")
-    for row in result["cells"]:
-        now = list(row["marks"].values())[-1]
-        birth = f"{row['birth']['modern']:.2f}" if row["birth"] else "–"
-        values = [row["cell"] + ("" if row["finished"] else f" (at {list(row['marks'])[-1]} s)")]
-        values += [f"{row['birth_seconds']:.0f}", str(row["steps"]), f"{row['tokens']:,}", birth]
-        values += [*(f"{now[kind]:.2f}" for kind in CHINESE), f"{now['english']:.3f}"]
-        for since in ("base", "birth"):
-            gained = row.get(f"gained_per_hour_since_{since}")
-            values.append(f"{gained['modern']:+.1f}" if gained else "–")
-        lost = row.get("english_lost_per_hour_since_base")
-        values.append("–" if lost is None else f"{lost:+.2f}")
-        less = row.get("less_than_center")
-        values.append("{:+.2f} ({:+.2f} to {:+.2f})".format(*less["modern"]) if less else "–")
-        lines.append("| " + " | ".join(values) + " |")
-    return "\n".join(lines)
+def summarize(rows: Sequence[Row], names: Sequence[str], snippets: Snippets) -> dict[str, Any]:
+    """All figures.
+
+    Args:
+        rows: Measurements; of several of one cell and mark the last counts.
+        names: The cells in the order of the table.
+        snippets: The texts that were measured.
+
+    Returns:
+        `seconds`, the last mark; `base`, its bits; `cells`, for each that reached a mark its figures there, at birth
+        and at the other marks, and its differences to the base, to its birth, and, if both were finished, to the
+        center; `peers`, Hanlin and TRL at each mark that both reached; `not_run`, the cells that are not finished.
+    """
+    latest = {(row["cell"], row["at"]): row for row in rows}
+    births = {(row["entries"], row["init"]): row for row in rows if row["at"] == 0 and row["cell"] != PEER}
+    base = births.get((0, "mean"))
+    end = max(row["at"] for row in rows)
+    center = latest.get((CENTER, end))
+    cells = []
+    for name in names:
+        marks = {at: row for (cell, at), row in sorted(latest.items()) if cell == name and at > 0}
+        if not marks or name == PEER:
+            continue
+        last = marks[max(marks)]
+        birth = births.get((last["entries"], last["init"]))
+        now, hours = measure_bits(last["nats"], snippets), last["processor_seconds"] / 3600
+        figures: dict[str, Any] = {"cell": name, "finished": max(marks) == end, **_counts(last)}
+        figures["birth_seconds"] = last["birth_seconds"]
+        figures["birth"] = birth and measure_bits(birth["nats"], snippets)
+        figures["marks"] = {f"{at:g}": measure_bits(row["nats"], snippets) for at, row in marks.items()}
+        for since, other in (("base", base), ("birth", birth)):
+            if other is not None:
+                then = measure_bits(other["nats"], snippets)
+                figures[f"gained_since_{since}"] = {kind: (then[kind] - now[kind]) / hours for kind in CHINESE}
+                figures[f"english_lost_since_{since}"] = (now["english"] - then["english"]) / hours
+        if center is not None and figures["finished"] and name != CENTER:
+            figures["fewer_than_center"] = {
+                kind: paired_interval(last["nats"][kind], center["nats"][kind], texts, kind)
+                for kind, texts in snippets.items()
+            }
+        cells.append(figures)
+    return {
+        "bench": "worth",
+        "seconds": end,
+        "base": base and measure_bits(base["nats"], snippets),
+        "cells": cells,
+        "peers": _compare_with_peer(latest, snippets),
+        "not_run": [name for name in names if (name, end) not in latest],
+    }
+
+
+def _counts(row: Row) -> Row:
+    return {name: row[name] for name in ("processor_seconds", "steps", "tokens")}
+
+
+def _compare_with_peer(latest: Mapping[tuple[str, float], Row], snippets: Snippets) -> list[dict[str, Any]]:
+    compared = []
+    for (cell, at), theirs in sorted(latest.items()):
+        ours = latest.get((BESIDE_PEER, at))
+        if cell != PEER or ours is None:
+            continue
+        fewer = {
+            kind: paired_interval(ours["nats"][kind], theirs["nats"][kind], snippets[kind], kind) for kind in snippets
+        }
+        sides = {
+            name: {**_counts(row), "bits": measure_bits(row["nats"], snippets)}
+            for name, row in (("hanlin", ours), ("trl", theirs))
+        }
+        compared.append({"at": at, **sides, "fewer": fewer})
+    return compared
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def write_tables(result: Mapping[str, Any], language: Language) -> dict[str, str]:
+    """The tables `bits`, `worth` and `peers`, and the sentence `not_run`, as Markdown."""
+    bodies = {"bits": _bits_rows(result, language), "worth": _worth_rows(result, language)}
+    bodies["peers"] = [_peer_row(mark) for mark in result["peers"]]
+    tables = {
+        name: "\n".join(
+            f"| {' | '.join(cells)} |" for cells in (heads[language], ["---"] * len(heads[language]), *bodies[name])
+        )
+        for name, heads in HEADS.items()
+    }
+    missing = [_label(name, language) for name in result["not_run"]]
+    if language == "en":
+        tables["not_run"] = (
+            f"Not run to the end: {', '.join(missing)}." if missing else "All cells were run to the end."
+        )
+    else:
+        tables["not_run"] = f"没有跑完：{'、'.join(missing)}。" if missing else "所有单元都跑完了。"
+    return tables
+
+
+def fill_page(page: Path, tables: Mapping[str, str]) -> None:
+    """Write each table between `<!-- worth: NAME -->` and `<!-- /worth -->` of a page."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        begin, end = f"<!-- worth: {name} -->\n", "<!-- /worth -->"
+        before, found, rest = text.partition(begin)
+        if found:
+            text = before + begin + "\n" + table + "\n\n" + end + rest.partition(end)[2]
+    page.write_text(text, encoding="utf-8")
+
+
+def _label(name: str, language: Language) -> str:
+    return name if language == "en" else LABELS[name]
+
+
+def _mark_unfinished(figures: Mapping[str, Any], language: Language) -> str:
+    label = _label(figures["cell"], language)
+    if figures["finished"]:
+        return label
+    seconds = list(figures["marks"])[-1]
+    return f"{label} (at {seconds} s)" if language == "en" else f"{label}（{seconds} 秒时）"
+
+
+def _bits_rows(result: Mapping[str, Any], language: Language) -> list[list[str]]:
+    rows = []
+    if result["base"]:
+        bits = result["base"]
+        label = "base, untrained" if language == "en" else "底座，未训练"
+        rows.append([label, NONE, *(f"{bits[kind]:.2f}" for kind in CHINESE), f"{bits['english']:.3f}"])
+    for figures in result["cells"]:
+        marks = list(figures["marks"].values())
+        course = [figures["birth"], *marks]
+        modern = " → ".join(f"{bits['modern']:.2f}" if bits else NONE for bits in course)
+        values = [*(f"{marks[-1][kind]:.2f}" for kind in CHINESE[1:]), f"{marks[-1]['english']:.3f}"]
+        rows.append([_mark_unfinished(figures, language), f"{figures['tokens']:,}", modern, *values])
+    return rows
+
+
+def _worth_rows(result: Mapping[str, Any], language: Language) -> list[list[str]]:
+    rows = []
+    for figures in result["cells"]:
+        gained = [figures.get(f"gained_since_{since}") for since in ("base", "birth")]
+        lost = figures.get("english_lost_since_base")
+        fewer = figures.get("fewer_than_center")
+        rows.append([
+            _mark_unfinished(figures, language),
+            f"{figures['birth_seconds']:.0f}",
+            *(f"{since['modern']:+.1f}" if since else NONE for since in gained),
+            NONE if lost is None else f"{lost:+.2f}",
+            *(_interval(fewer[kind], digits) if fewer else NONE for kind, digits in (("modern", 2), ("english", 3))),
+        ])  # fmt: skip
+    return rows
+
+
+def _peer_row(mark: Mapping[str, Any]) -> list[str]:
+    sides = [mark["hanlin"], mark["trl"]]
+    return [
+        f"{mark['at']:g}",
+        ", ".join(f"{side['tokens']:,}" for side in sides),
+        ", ".join(f"{side['bits']['modern']:.2f}" for side in sides),
+        _interval(mark["fewer"]["modern"], 2),
+        ", ".join(f"{side['bits']['english']:.3f}" for side in sides),
+    ]
+
+
+def _interval(values: Sequence[float], digits: int) -> str:
+    middle, low, high = values
+    return f"{middle:+.{digits}f} ({low:+.{digits}f} … {high:+.{digits}f})"
