@@ -9,6 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "hanlin"
 
 PRINTS = {
+    "__main__.py": "why no command can be imported, where nothing else can be",
     "cli/output.py": "the one place: `echo` and `echo_data`",
     "cli/help.py": "pages of help, which hold no text of others",
     "cli/main.py": "the version; tracebacks, made printable",
