@@ -1,7 +1,7 @@
 """An extended vocabulary keeps its ids through all that follows, with Llama's real tokenizers and small weights.
 
-`tests/recipes/extended_llama.yaml`: new rows, the rows alone, LoRA, merge, instructions, merge, experts, LoRA over them,
-merge, and a GGUF of each.
+`tests/recipes/extended_llama.yaml`: new rows, the rows alone, LoRA, merge, instructions, merge, experts, LoRA over
+them, merge, and a GGUF of each.
 """
 
 from __future__ import annotations

@@ -33,7 +33,14 @@ CHAT_FORMAT_NAMES = (
     "prompt_response",
 )
 
-PREFERENCE_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers", "ranked_tree")
+PREFERENCE_FORMAT_NAMES = (
+    "paired_messages",
+    "paired_sharegpt",
+    "paired_alpaca",
+    "language_pairs",
+    "paired_answers",
+    "ranked_tree",
+)
 
 UNPAIRED_FORMAT_NAMES = (
     "unpaired_records",

@@ -33,8 +33,9 @@ _CONVERSATION = "\x00conversation\x00"
 class AddressLM(LM):  # type: ignore[misc]
     """A server of OpenAI's API. The key comes from `HANLIN_API_KEY`.
 
-    A given text is scored by `/completions` with `echo` and `logprobs`, which vLLM, Hanlin's server and many others have; where the
-    continuation begins is told by the number of tokens of the context alone, so that no tokenizer is needed here.
+    A given text is scored by `/completions` with `echo` and `logprobs`, which vLLM, Hanlin's server and many others
+    have; where the continuation begins is told by the number of tokens of the context alone, so that no tokenizer is
+    needed here.
     Answers are asked of `/completions`, in a conversation of `/chat/completions`.
 
     Args:
@@ -196,7 +197,9 @@ class AddressLM(LM):  # type: ignore[misc]
 
 
 def _hint_of_scores() -> str:
-    return tr("`/v1/completions` of vLLM and Hanlin do with `echo` and `logprobs`; or ask the model itself with `--model`")
+    return tr(
+        "`/v1/completions` of vLLM and Hanlin do with `echo` and `logprobs`; or ask the model itself with `--model`"
+    )
 
 
 def _first_choice(reply: Mapping[str, Any], address: str) -> Mapping[str, Any]:
