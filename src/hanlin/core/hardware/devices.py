@@ -82,6 +82,18 @@ def supports_bfloat16(device: torch.device) -> bool:
         return False
 
 
+def multiplies_faster_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices faster in bfloat16 than in float32: an accelerator that computes in it, and
+    a CPU with AMX (8 to 10 times) or with AVX-512's bfloat16 products (2 times).
+    """
+    import torch
+
+    if not is_cpu(device):
+        return supports_bfloat16(device)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
 def to_float64(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor in float64, on its device if that has such numbers, else in main memory."""
     return (tensor.cpu() if tensor.device.type in _WITHOUT_FLOAT64 else tensor).double()

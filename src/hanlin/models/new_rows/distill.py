@@ -36,7 +36,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.models.new_rows.sample import Row
-from hanlin.models.new_rows.tune import HeadTargets, TrainedRows, train_head, tune_rows
+from hanlin.models.new_rows.tune import HeadTargets, TrainedRows, multiply_fast, train_head, tune_rows
 
 BLOCKS_SHARE = 4
 """Hidden states are compared after a quarter of the blocks. After 8 of 30 the bits that a Chinese token's first byte
@@ -139,7 +139,8 @@ class _Fit:
         hook = self._blocks[-1].register_forward_hook(lambda module, args, output: early.append(_hidden(output)))
         try:
             ids = _pad([[self._begin_id, *(old for piece in row for old in piece)] for row in pieces], self._device)
-            last = self._model.model(input_ids=ids, use_cache=False).last_hidden_state
+            with multiply_fast(self._model):
+                last = self._model.model(input_ids=ids, use_cache=False).last_hidden_state
         finally:
             hook.remove()
         observed = []
@@ -233,8 +234,9 @@ class _Fit:
         hidden = hidden.masked_scatter(is_new[..., None], new_rows.to(weight.dtype)[index])
         positions = torch.arange(ids.shape[1], device=self._device)[None]
         rotary = self._model.model.rotary_emb(hidden, positions)
-        for block in self._blocks:
-            hidden = _hidden(block(hidden, attention_mask=None, position_ids=positions, position_embeddings=rotary))
+        with multiply_fast(self._model):
+            for block in self._blocks:
+                hidden = _hidden(block(hidden, attention_mask=None, position_ids=positions, position_embeddings=rotary))
         states = torch.cat([hidden[index, 1 : 1 + len(row.ids)] for index, row in enumerate(batch)])
         wanted = torch.cat([row.early for row in batch])
         return ((states.float() - wanted.float()).square() / variance).mean(), embeddings.logit_error(used, new_rows)

@@ -15,13 +15,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from hanlin.core.hardware.devices import multiplies_faster_in_bfloat16
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 
@@ -129,6 +132,12 @@ def train_head(rows: TrainedRows, targets: HeadTargets, first_id: int, seed: int
     return rows().detach()
 
 
+def multiply_fast(model: LlamaForCausalLM) -> AbstractContextManager[Any]:
+    """Multiply weights in float32 in bfloat16 where that is faster; weights in another format stay as they are."""
+    is_faster = model.dtype == torch.float32 and multiplies_faster_in_bfloat16(model.device)
+    return torch.autocast(model.device.type, torch.bfloat16) if is_faster else nullcontext()
+
+
 def cut_stream(texts: Sequence[Sequence[int]], begin_id: int, count: int) -> list[list[int]]:
     """Rows of 256 ids, texts one behind the other, each after `begin_id`; at most `count` rows."""
     rows: list[list[int]] = []
@@ -180,10 +189,11 @@ def tune_rows(
         counts = torch.tensor([len(row) for row in batch], device=model.device)
         new = read()
         hidden = functional.embedding(ids, torch.cat([embeddings[:first_id], new.to(embeddings.dtype)]))
-        hidden = model.model(inputs_embeds=hidden, use_cache=False).last_hidden_state[:, :-1]
-        is_target = torch.arange(1, width, device=model.device) < counts[:, None]
         new_head = new if tied else written()
-        logits = hidden[is_target] @ torch.cat([head[:first_id], new_head.to(head.dtype)]).T
+        with multiply_fast(model):
+            hidden = model.model(inputs_embeds=hidden, use_cache=False).last_hidden_state[:, :-1]
+            is_target = torch.arange(1, width, device=model.device) < counts[:, None]
+            logits = hidden[is_target] @ torch.cat([head[:first_id], new_head.to(head.dtype)]).T
         loss = functional.cross_entropy(logits.float(), ids[:, 1:][is_target], reduction="sum")
         return loss, int(is_target.sum())
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from hanlin.core.hardware.devices import is_cpu, supports_bfloat16
+from hanlin.core.hardware.devices import multiplies_faster_in_bfloat16
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
@@ -50,10 +50,5 @@ def flush_denormals() -> Iterator[None]:
 
 
 def faster_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The precision that training is faster in: bfloat16 on an accelerator that supports it and on a CPU with AMX
-    (products are 8 to 10 times as fast) or with AVX-512's bfloat16 products (2 times), else float32.
-    """
-    if not is_cpu(device):
-        return "bfloat16" if supports_bfloat16(device) else "float32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bfloat16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "float32"
+    """The precision that training is faster in, see `multiplies_faster_in_bfloat16`."""
+    return "bfloat16" if multiplies_faster_in_bfloat16(device) else "float32"
