@@ -21,6 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 
+ROOT = Path(__file__).resolve().parents[2]
 MACHINES = (TargetMachine(False, 16e9), TargetMachine(True, 8e9), TargetMachine(True, 24e9), TargetMachine(True, 80e9))
 ROWS = {
     "chats": '{"instruction": "你好", "input": "", "output": "你好！"}',
@@ -35,6 +36,27 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Have, str]:
     for name, row in ROWS.items():
         (tmp_path / f"{name}.jsonl").write_text(row + "\n", encoding="utf-8")
     return {have: f"./{have}.jsonl" for have in get_args(Have)}
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    get_command(app)(list(words), standalone_mode=False)
+    return capsys.readouterr().out
+
+
+def test_who_has_no_checkout_gets_the_recipes_that_come_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = [row["name"] for row in json.loads(call(capsys, "recipe", "ls", "--json"))]
+    assert listed[0] == "quickstart" and len(listed) == len(list((ROOT / "recipes").glob("*.yaml")))
+    assert "quickstart" in call(capsys, "recipe", "ls")
+    shown = json.loads(call(capsys, "recipe", "copy", "recipes/quickstart.yaml", "--json"))
+    assert shown == {"recipe": "quickstart.yaml", "next": ["hanlin plan quickstart.yaml"]}
+    assert read_recipe(tmp_path / "quickstart.yaml").stages
+    with pytest.raises(UserError, match="is not overwritten"):
+        call(capsys, "recipe", "copy", "quickstart")
+    with pytest.raises(UserError, match="did you mean quickstart"):
+        call(capsys, "recipe", "copy", "quikstart", "--out", "x.yaml")
 
 
 @pytest.mark.parametrize(("language", "machines"), [("en", MACHINES), ("zh", MACHINES[2:3])])

@@ -1,4 +1,6 @@
-"""`hanlin recipe new`: three questions, and a commented recipe that plans. The recipe is made in `catalog/starter`."""
+"""`hanlin recipe`: `new` asks three questions and writes a commented recipe that plans, which `catalog/starter` makes;
+`ls` and `copy` are for the recipes that come with Hanlin.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import typer
 from hanlin.cli.commands.start.catalog import Lang, use_language
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.cli.output import echo, print_json
+from hanlin.cli.output import echo, print_json, print_table
 from hanlin.core.errors import UserError, did_you_mean, explain_os_error, suggest_path
 from hanlin.core.i18n import join_list, tr
 
@@ -56,7 +58,6 @@ def new(
 ) -> None:
     from hanlin.catalog.answers import Answers
     from hanlin.catalog.starter import make_recipe
-    from hanlin.core.files import write_text
     from hanlin.pipeline.artifacts import Store
     from hanlin.pipeline.plan import plan
 
@@ -72,17 +73,55 @@ def new(
     starter = make_recipe(answers)
     with tempfile.TemporaryDirectory() as folder:
         steps = plan(starter.recipe, Store(Path(folder)))
-    try:
-        write_text(out, starter.text)
-    except OSError as error:
-        what = tr("cannot be read or written: {problem}", problem=error.strerror)
-        raise explain_os_error(error) or UserError(what, out, code="access") from error
+    _write(out, starter.text)
     _report(out, starter, [step.stage.name for step in steps], as_json)
 
 
-@app.callback()
-def _recipe() -> None:
-    pass
+@command(app, tr("The recipes that come with Hanlin; `hanlin recipe copy NAME` writes one here."), name="ls")
+def list_shipped(as_json: AsJson = False) -> None:
+    from hanlin.web.recipes.shipped import list_recipes, shipped_folder
+
+    choices = [choice for choice in list_recipes(shipped_folder()) if choice.source == "shipped"]
+    if as_json:
+        print_json([{"name": choice.name, "summary": choice.summary} for choice in choices])
+    else:
+        print_table(tr("name,what it does").split(","), [[choice.name, choice.summary] for choice in choices])
+
+
+@command(app, tr("Writes a recipe that comes with Hanlin into this folder, to be changed. Nothing is overwritten."))
+def copy(
+    name: Annotated[str, typer.Argument(help=tr("its name, as `hanlin recipe ls` shows it"), metavar="NAME")],
+    out: Annotated[Path | None, typer.Option(help=tr("recipe file to write"))] = None,
+    as_json: AsJson = False,
+) -> None:
+    from hanlin.web.recipes.shipped import list_recipes, shipped_folder
+
+    folder = shipped_folder()
+    known = [choice.name for choice in list_recipes(folder) if choice.source == "shipped"]
+    stem = name.removeprefix("recipes/").removesuffix(".yaml")
+    if stem not in known:
+        what = tr("no recipe of the name '{name}' comes with Hanlin", name=name)
+        raise UserError(what, "recipe copy", did_you_mean(stem, known), "not_found")
+    target = Path(f"{stem}.yaml") if out is None else out
+    _check_file(target)
+    _write(target, (folder / f"{stem}.yaml").read_text(encoding="utf-8"))
+    following = f"hanlin plan {target}"
+    if as_json:
+        print_json({"recipe": str(target), "next": [following]})
+    else:
+        echo(tr("written: {path}", path=target))
+        echo(tr("next:"))
+        echo(f"  {following}")
+
+
+def _write(out: Path, text: str) -> None:
+    from hanlin.core.files import write_text
+
+    try:
+        write_text(out, text)
+    except OSError as error:
+        what = tr("cannot be read or written: {problem}", problem=error.strerror)
+        raise explain_os_error(error) or UserError(what, out, code="access") from error
 
 
 def _check_file(out: Path) -> None:
