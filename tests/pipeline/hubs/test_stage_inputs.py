@@ -10,6 +10,7 @@ import pytest
 from hanlin.config.recipe import build_recipe
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.hubs.cache import list_cache
 from hanlin.pipeline.hubs.inputs import download
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.manifest import read_manifest
@@ -24,6 +25,7 @@ TEXT = "".join(f"第{n}篇文章讲的是城东的图书馆，图书馆里有很
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
     with hub_server() as served:
         served.repositories["owner/data"] = Repository({"text.txt": TEXT.encode()}, "dataset", "newest")
@@ -46,6 +48,8 @@ def test_the_manifest_keeps_the_branch_that_was_named_and_the_commit_that_was_re
     (node,) = lineage(folder).parents
     assert (node.name, node.digest) == (reference, COMMIT)
     assert [step.state for step in plan(recipe, store)] == ["done"]
+    (cached,) = list_cache(tmp_path / "home")
+    assert cached.used_by == (folder.name,) and cached.name.revision == COMMIT
 
 
 def test_a_stage_goes_on_with_the_commit_that_it_began_with(server: HubServer, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def _uses(artifacts: Path) -> Iterator[tuple[HubName, str]]:
             if entry.key.startswith(HUB_PREFIXES):
                 hub, _, rest = entry.key.partition(":")
                 name, _, revision = rest.partition("@")
-                yield HubName(hub, name, revision), folder.name
+                yield HubName(hub, name, entry.commit or revision), folder.name
 
 
 def _with_uses(item: CachedRevision, uses: Iterable[tuple[HubName, str]]) -> CachedRevision:
