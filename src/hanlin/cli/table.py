@@ -40,9 +40,7 @@ def sections() -> tuple[Section, ...]:
             tr("Start"),
             (
                 Entry("catalog", tr("List models, data sets and tools with their faults"), "start.catalog"),
-                Entry(
-                    "recipe", tr("Write a first recipe from three answers, or a copy of a shipped one"), "start.recipe"
-                ),
+                Entry("recipe", tr("Write a first recipe, or copy a shipped one"), "start.recipe"),
                 Entry("mcp", tr("Let a coding agent look, over MCP"), "agents.mcp"),
             ),
         ),
