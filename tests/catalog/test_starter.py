@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from hanlin.catalog.answers import NEEDS, WANTS, Answers, FromHub, Have, TargetMachine
+from hanlin.catalog.entries import models
 from hanlin.catalog.starter import USABLE_MEMORY, make_recipe
 from hanlin.cli.commands.start.recipe import read_have, read_hub, read_machine, read_want
 from hanlin.cli.main import app
@@ -36,6 +37,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Have, str]:
     for name, row in ROWS.items():
         (tmp_path / f"{name}.jsonl").write_text(row + "\n", encoding="utf-8")
     return {have: f"./{have}.jsonl" for have in get_args(Have)}
+
+
+def test_every_model_whose_entry_names_the_command_gets_a_recipe_that_plans(data: dict[Have, str]) -> None:
+    chosen = [model for model in models() if model.first_recipe is not None]
+    assert len(chosen) > 50
+    for model in chosen:
+        assert model.first_recipe == f"hanlin recipe new --model {model.id}"
+        have: dict[Have, str] = {"chats": data["chats"]}
+        starter = make_recipe(Answers(have, "chat", TargetMachine(True, 640e9), model.id))
+        assert starter.base is not None and starter.base.entry == model and starter.peaks
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> str:

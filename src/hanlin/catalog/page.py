@@ -191,8 +191,8 @@ def _notes(
         lines.append(f"- {t(mark('Not read: {text}')).format(text=refused.to(language))}")
     lines += [f"- ⚠ {fault.to(language)}" for fault in entry.faults]
     lines += [f"- {text}" for text in last]
-    if entry.recipe:
-        lines.append(f"- {t(mark('Recipe: {text}')).format(text=f'`{entry.recipe}`')}")
+    if recipes := [f"`{text}`" for text in (entry.recipe, getattr(entry, "first_recipe", None)) if text]:
+        lines.append(f"- {t(mark('Recipe: {text}')).format(text=' · '.join(recipes))}")
     variants = getattr(entry, "variants", {})
     if variants:
         forms = " · ".join(f"{form} `{target}`" for form, target in variants.items())

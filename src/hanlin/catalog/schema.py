@@ -135,6 +135,13 @@ class Model(CatalogEntry):
     variants: dict[Slug, Annotated[str, StringConstraints(pattern=r"(hf|ms|wisemodel):[\w.-]+/[\w.-]+")]] = {}
     refused: Text | None = None
 
+    @property
+    def first_recipe(self) -> str | None:
+        """The command that writes a recipe for it, if it can be trained and its files have a name to be fetched by."""
+        fetched = self.revision is not None or "ms" in self.hubs
+        trained = self.refused is None and self.kind != "adapter"
+        return f"hanlin recipe new --model {self.id}" if fetched and trained else None
+
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if self.refused is None and self.kind != "adapter" and self.shape is None:

@@ -197,7 +197,7 @@ def _print_details(entry: CatalogEntry) -> None:
     refused = getattr(entry, "refused", None)
     lines += [(tr("not read"), refused.to(reader))] if refused else []
     lines += [(tr("fault"), fault.to(reader)) for fault in entry.faults]
-    lines += [(tr("recipe"), entry.recipe)] if entry.recipe else []
+    lines += [(tr("recipe"), text) for text in (entry.recipe, getattr(entry, "first_recipe", None)) if text]
     lines += _doubts(entry.unverified)
     print_table(["", ""], [[label, text] for label, text in lines])
 
