@@ -33,12 +33,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import mark, tr
+from hanlin.core.i18n import mark, tr, use_language
 from hanlin.serve.errors import ApiError, to_api_error
 from hanlin.web.access import SESSION_COOKIE
 from hanlin.web.chat import routes as chat_routes
@@ -74,7 +75,7 @@ def add_page(app: FastAPI, frame: Frame) -> None:
     app.include_router(_make_frame_router(frame))
     for view in VIEWS:
         app.include_router(view.make_router(frame))
-    for error_class in (ApiError, UserError, HTTPException, Exception):
+    for error_class in (ApiError, UserError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(error_class, _answer_errors_of_page(frame, app.exception_handlers[error_class]))
     app.add_middleware(UiGuard, frame=frame)
 
@@ -128,10 +129,20 @@ def _answer_errors_of_page(frame: Frame, answer_other: Any) -> Handler:
         if not is_page_path(request.scope["path"]):
             response: Response = await answer_other(request, error)
             return response
+        with use_language(getattr(request.state, "language", frame.default_language)):
+            return answer(request, error)
+
+    def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            error = ApiError(error.status_code, str(error.detail))
+            what = tr("there is nothing at this address") if error.status_code == 404 else str(error.detail)
+            error = ApiError(error.status_code, what)
         if isinstance(error, NotInsideError):
             error = ApiError(404, str(error), code="not_found")
+        if isinstance(error, RequestValidationError):
+            wrong = error.errors()[0]
+            value = str(wrong.get("input"))[:40]
+            what = tr("'{value}' is not a value of {name}", value=value, name=wrong["loc"][-1])
+            error = ApiError(400, what)
         api_error = to_api_error(error)
         wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
         if wants_page and "hx-request" not in request.headers:

@@ -83,6 +83,7 @@ class UiGuard:
                 add_security_headers(MutableHeaders(scope=message), is_static=path.startswith(_STATIC))
             await send(message)
 
+        scope.setdefault("state", {})["language"] = language  # an error that no route explains is answered outside
         with use_language(language):
             refusal = self._check(scope["method"], path, headers, cookies, scope)
             app = self._app if refusal is None else refusal

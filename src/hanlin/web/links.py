@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+from hanlin.core.names import describe_name_problem
 from hanlin.pipeline.artifacts import Store
 
 _FRESH_SECONDS = 1.0
@@ -80,7 +81,7 @@ class RunLinks:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
+    return entry.is_dir(follow_symlinks=False) and describe_name_problem(entry.name) is None
 
 
 @functools.lru_cache(maxsize=8)

@@ -260,3 +260,17 @@ def test_a_run_is_stopped_from_the_page(site: Any, world: Store) -> None:
         page.locator("dialog button.danger").click()
         page.locator(".notice", has_text="told to stop").wait_for()
         assert child.wait() == -signal.SIGTERM
+
+
+def test_a_part_that_is_refused_leaves_the_page_as_it_was_and_says_so(site: Any, world: Store) -> None:
+    page = site.open("/ui/runs/view/first", wait=".picture canvas")
+    (world.runs / "first").rename(world.runs / "moved")
+    page.locator("#stale", has_text="cannot be brought up to date").wait_for()
+    assert "{" not in page.locator("#run-state").inner_text() and "first" in page.locator("h1").inner_text()
+    (world.runs / "moved").rename(world.runs / "first")
+    page.locator("#stale").wait_for(state="hidden")
+    page.route("**/state", lambda route: route.abort())
+    page.locator("#stale", has_text="does not answer").wait_for()
+    page.unroute("**/state")
+    page.locator("#stale").wait_for(state="hidden")
+    site.errors.clear()  # the browser's own lines about both

@@ -277,7 +277,7 @@ def _parse(number: int, line: bytes) -> DatasetRow:
     try:
         data = parse_json(line)
     except ValueError as error:
-        return DatasetRow(number, {}, str(error))
+        return DatasetRow(number, {}, tr("this line cannot be read as JSON: {problem}", problem=error))
     return DatasetRow(number, data) if isinstance(data, dict) else DatasetRow(number, {}, tr("not a JSON object"))
 
 

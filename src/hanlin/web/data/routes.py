@@ -86,6 +86,7 @@ def make_router(frame: Frame) -> APIRouter:
         name: str,
         part: str = "kept",
         first: int = 0,
+        row: str = "",
         text: str = "",
         reason: str = "",
         least: str = "",
@@ -95,6 +96,8 @@ def make_router(frame: Frame) -> APIRouter:
     ) -> Response:
         dataset = open_dataset(name)
         _check_part(part)
+        if (number := _number(row, "row")) is not None:  # as people count; links between pages count from 0
+            first = number - 1
         query = RowQuery(
             text, reason, _number(least, "least"), _number(most, "most"), _number(turns, "turns"), source.strip()
         )

@@ -21,6 +21,7 @@ from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
 from hanlin.core.files import load_json_object, parse_json
 from hanlin.core.i18n import tr
+from hanlin.core.names import describe_name_problem
 from hanlin.pipeline.artifacts import PARTIAL_FOLDER, Store
 from hanlin.pipeline.manifest import InputEntry, Manifest, read_manifest
 from hanlin.pipeline.plan import plan
@@ -112,10 +113,11 @@ class RunView:
 
 
 def list_runs(store: Store) -> list[str]:
-    """The names of the runs of a store, the one that changed last first."""
+    """The names of the runs of a store, the one that changed last first; what no recipe can be called is none."""
     try:
         with os.scandir(store.runs) as scan:
-            folders = [entry.path for entry in scan if entry.is_dir(follow_symlinks=False)]
+            entries = [entry for entry in scan if entry.is_dir(follow_symlinks=False)]
+            folders = [entry.path for entry in entries if describe_name_problem(entry.name) is None]
     except OSError:
         return []
     return [os.path.basename(folder) for folder in sorted(folders, key=_changed, reverse=True)]
@@ -246,7 +248,7 @@ def linked_artifacts(store: Store, name: str) -> Iterable[tuple[str, Manifest]]:
             target = (link.parent / link.read_text(encoding="utf-8").strip()) if link.is_file() else link
             folder = target.resolve()
             manifest = read_manifest(folder) if folder.parent == store.artifacts.resolve() else None
-        except (OSError, UserError, ValueError):
+        except (OSError, UserError, ValueError, RuntimeError):  # the last for links in a circle
             continue
         if manifest is not None:
             yield link.name, manifest

@@ -203,9 +203,14 @@ async function write(message, path, target, stored) {
     }
   });
   clearTimeout(timer);
-  running.delete(message.id);
-  showRunning();
-  await stored;
+  state.answer = answer;
+  draw();
+  try {
+    await stored;
+  } finally {
+    running.delete(message.id);
+    showRunning();
+  }
   const { content, reasoning, tool_calls, stats } = answer;
   const final = { content, reasoning, tool_calls, stats, state: answer.state };
   Object.assign(message, final);

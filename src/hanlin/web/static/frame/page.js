@@ -230,6 +230,21 @@ if (printed) {
   history.replaceState(null, "", location.pathname + location.search);
 }
 
+// Parts that are brought up to date by themselves stay as they were if the server refuses or does not answer; it is said.
+const stale = document.getElementById("stale");
+document.addEventListener("htmx:error", () => {
+  stale.textContent = t("The server does not answer. What is shown may be old; the page tries again.");
+  stale.hidden = false;
+});
+document.addEventListener("htmx:response:error", (event) => {
+  if (event.detail.ctx.response.status === 401) location.assign(url("/ui/login"));
+  stale.textContent = t("This part of the page cannot be brought up to date. Reload the page to see why.");
+  stale.hidden = false;
+});
+document.addEventListener("htmx:after:request", (event) => {
+  stale.hidden = event.detail.ctx.response.status < 400 || stale.hidden;
+});
+
 document.addEventListener("htmx:config:request", (event) => {
   Object.assign(event.detail.ctx.request.headers, makeHeaders());
 });
