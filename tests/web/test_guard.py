@@ -134,6 +134,16 @@ def test_the_pages_own_requests_to_an_api_carry_the_key_of_the_session_and_no_ot
         assert client.get("/v1/models", headers=headers).status_code in (401, 403), headers
 
 
+def test_an_api_refuses_the_page_in_its_readers_language_and_programs_in_the_servers(client: TestClient) -> None:
+    body = {"model": "none", "messages": [{"role": "user", "content": "x"}]}
+    headers = {"accept-language": "zh-CN"}
+    told = client.post("/v1/chat/completions", json=body, headers=headers).json()["error"]["message"]
+    assert any("\u4e00" <= character for character in told)
+    del client.headers["x-hanlin-page"]
+    told = client.post("/v1/chat/completions", json=body, headers=headers).json()["error"]["message"]
+    assert told.isascii()
+
+
 def test_a_browser_without_a_path_comes_to_the_page_and_a_program_to_the_api(client: TestClient) -> None:
     answer = client.get("/", headers={"accept": "text/html,application/xhtml+xml"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/ui/")

@@ -133,6 +133,7 @@ def _answer_errors_of_page(frame: Frame, answer_other: Any) -> Handler:
             return answer(request, error)
 
     def answer(request: Request, error: Exception) -> Response:
+        response: Response
         if isinstance(error, HTTPException):
             what = tr("there is nothing at this address") if error.status_code == 404 else str(error.detail)
             error = ApiError(error.status_code, what)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from hanlin.core.i18n import tr, use_language
+from hanlin.core.i18n import Language, tr, use_language
 from hanlin.serve.errors import ApiError
 from hanlin.serve.middleware import make_host_error
 from hanlin.web.access import PAGE_TOKEN_HEADER, SESSION_COOKIE, equal_secrets, is_same_origin
@@ -67,15 +67,15 @@ class UiGuard:
                 # a reader who typed no path; programs ask here whether an Ollama is running
                 await RedirectResponse(f"{quote(self._frame.base_path)}{PREFIX}/", 303)(scope, receive, send)
                 return
-            await self._app(self._with_key_of_session(scope), receive, send)
+            if scope["type"] == "http" and PAGE_TOKEN_HEADER in Headers(scope=scope):  # the page asks an API
+                with use_language(self._choose_language(Headers(scope=scope))):
+                    await self._app(self._with_key_of_session(scope), receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         cookies = read_cookies(headers.get("cookie"))
-        language = choose_language(
-            cookies.get(LANGUAGE_COOKIE), headers.get("accept-language"), self._frame.default_language
-        )
-        if self._frame.fixed_language is not None and LANGUAGE_COOKIE not in cookies:
-            language = self._frame.fixed_language
+        language = self._choose_language(headers)
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -89,12 +89,17 @@ class UiGuard:
             app = self._app if refusal is None else refusal
             await app(scope, receive, send_with_headers)
 
+    def _choose_language(self, headers: Headers) -> Language:
+        """The reader's language: what was switched to, else what the server was started with, else the browser's."""
+        cookie = read_cookies(headers.get("cookie")).get(LANGUAGE_COOKIE)
+        if self._frame.fixed_language is not None and cookie is None:
+            return self._frame.fixed_language
+        return choose_language(cookie, headers.get("accept-language"), self._frame.default_language)
+
     def _with_key_of_session(self, scope: Any) -> Any:
         """The request of the page to an API with the key of its session; any other request as it is."""
-        if scope["type"] != "http" or not self._frame.policy.api_keys:
-            return scope
         headers = Headers(scope=scope)
-        if PAGE_TOKEN_HEADER not in headers or "authorization" in headers or "x-api-key" in headers:
+        if not self._frame.policy.api_keys or "authorization" in headers or "x-api-key" in headers:
             return scope
         key = self._frame.sessions.find_key(read_cookies(headers.get("cookie")).get(SESSION_COOKIE))
         is_own = is_same_origin(headers) and equal_secrets(headers.get(PAGE_TOKEN_HEADER), self._frame.page_token)
