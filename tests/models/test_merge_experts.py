@@ -76,6 +76,12 @@ def test_an_adapter_of_experts_merges_to_the_weights_and_logits_of_peft(
         torch.testing.assert_close(weight, by_peft[name], rtol=0, atol=1e-6, msg=name)
 
 
+def test_rounding_to_sixteen_bits_stays_within_its_limit(sparse: Path, tmp_path: Path) -> None:
+    metrics = merge_into(tmp_path / "merged", make_adapter(sparse, tmp_path / "adapter"), dtype="bfloat16")
+    assert metrics["dtype"] == "bfloat16" and 0 < metrics["mean_kl"] < metrics["adapter_kl"]
+    assert 0 < metrics["rounding_loss"] < 1
+
+
 def test_averages_of_adapters_of_experts_are_factors_on_changes(sparse: Path, tmp_path: Path) -> None:
     one, two = (make_adapter(sparse, tmp_path / f"a{seed}", seed=seed) for seed in (1, 2))
     merge_into(tmp_path / "merged", one, two, weights=[0.5, -0.25])
