@@ -105,6 +105,17 @@ def test_a_model_whose_other_ids_are_accepted_is_loaded_and_told_of_once(
     assert Tokenizer.load(tmp_path / "saved").encode_batch(lines) == tokenizer.encode_batch(lines)
 
 
+def test_the_vocabulary_report_counts_with_a_model_whose_ids_differ_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_model(tmp_path / "shared", 0.0)
+    (tmp_path / "a.txt").write_text("你好，世界", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        done = CliRunner().invoke(app, ["vocab", "report", str(folder), "--text", f"zh={tmp_path / 'a.txt'}", "--json"])
+    assert done.exit_code == 0, done.output
+    assert "SentencePiece itself gives other ids" in caplog.text
+
+
 def test_a_command_is_refused_too(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "shared", 0.0)
     (tmp_path / "a.txt").write_text("你好", encoding="utf-8")

@@ -209,8 +209,8 @@ def test_an_adapter_of_experts_is_trained_balanced_resumed_and_merged(
     assert on["loss"]["first"] == pytest.approx(metrics["loss"]["last"], rel=0.2)
     merged = out.parent / "merged"
     merged.mkdir()
-    metrics = merge.run(Merge(adapter=("./a",)), Inputs({"adapter": (further,)}), merged, StageContext())
-    assert metrics["adapter_kl"] > 0 and metrics["max_abs_difference"] < 1e-4
+    merged_metrics = merge.run(Merge(adapter=("./a",)), Inputs({"adapter": (further,)}), merged, StageContext())
+    assert merged_metrics["adapter_kl"] > 0 and merged_metrics["max_abs_difference"] < 1e-4
     torch.testing.assert_close(logits(load_model(merged)), logits(load_model(further)), rtol=0, atol=1e-4)
 
 

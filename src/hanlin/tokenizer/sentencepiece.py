@@ -47,7 +47,9 @@ _compared: dict[str, tuple[bool, float]] = {}
 """What `compare_in_child` said, by the hash of both files."""
 
 
-def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def convert_sentencepiece(
+    folder: Path, config: Mapping[str, Any], *, accept_other_ids: bool = False
+) -> tokenizers.Tokenizer:
     """Convert a folder's SentencePiece model to a fast tokenizer, with SentencePiece's own rule for the first space.
 
     transformers' converter always adds a space before the very first text and nowhere else. SentencePiece does as its
@@ -55,7 +57,8 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
     between them (`legacy: false` in the configuration says that it was trained the other way). Merges are ranked by the
     pieces' scores. If many pieces have one score, as in vocabularies that were merged with a score of 0, SentencePiece
     takes the leftmost and `tokenizer.json` cannot express that (docs/decisions/0027). Such a model is refused, unless
-    `use_fast: true` in its configuration says that the ids of the converted tokenizer are wanted.
+    `use_fast: true` in its configuration, or `accept_other_ids`, says that the ids of the converted tokenizer are
+    wanted.
 
     Both libraries read the file in a child process with limits on time and memory, once for the same files.
 
@@ -74,7 +77,7 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
             del _converted[next(iter(_converted))]
         _converted[digest] = _convert_bounded(folder, config.get("legacy") is False)
     rules, difference = _converted[digest]
-    _check_difference(file, difference, accepted=config.get("use_fast") is True)
+    _check_difference(file, difference, accepted=accept_other_ids or config.get("use_fast") is True)
     return tokenizers.Tokenizer.from_str(rules)
 
 

@@ -78,11 +78,18 @@ class Tokenizer:
         backend.no_padding()
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
+    def load(cls, folder: str | Path, *, accept_other_ids: bool = False) -> Tokenizer:
         """Read `tokenizer.json` and `tokenizer_config.json` of a folder; a lone SentencePiece model is converted.
 
-        The tokenizer of a GGUF file is read from its metadata. Raises UserError if there is no tokenizer, or a file is
-        not what its name says.
+        The tokenizer of a GGUF file is read from its metadata.
+
+        Args:
+            folder: The folder or the file.
+            accept_other_ids: Take a SentencePiece model whose own ids differ from those of a fast tokenizer, with a
+                warning that says how often: for counting tokens, never for a model.
+
+        Raises:
+            UserError: There is no tokenizer, or a file is not what its name says.
         """
         folder = Path(folder)
         if is_gguf_file(folder):
@@ -107,7 +114,7 @@ class Tokenizer:
                 ) from error
             check_growth(read_pipeline_rules(backend)["normalizer"], file)
         elif (folder / SENTENCEPIECE_FILE).is_file():
-            backend = convert_sentencepiece(folder, config)
+            backend = convert_sentencepiece(folder, config, accept_other_ids=accept_other_ids)
         else:
             hint = tr("name a model or tokenizer folder with tokenizer.json (or a SentencePiece tokenizer.model) in it")
             raise UserError(tr("there is no tokenizer here"), folder, hint)

@@ -123,7 +123,7 @@ def _load(paths: Sequence[Path]) -> dict[str, Tokenizer]:
         sources.append(source)
     names = [source.absolute().name for source in sources]
     return {
-        name if names.count(name) == 1 else str(source): Tokenizer.load(source)
+        name if names.count(name) == 1 else str(source): Tokenizer.load(source, accept_other_ids=True)
         for name, source in zip(names, sources, strict=True)
     }
 
