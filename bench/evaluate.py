@@ -1,7 +1,7 @@
 """Compares tasks, question by question and in time, with lm-evaluation-harness's own `hf` model.
 
     python bench/evaluate.py [MODEL DATA] [--tasks mmlu,cmmlu,arc_easy,...] [--limit 8] [--subjects 20] [--batch 8]
-        [--dtype float32] [--precision bfloat16] [--perplexity]
+        [--shots 8] [--dtype float32] [--precision bfloat16] [--perplexity]
 
 MODEL is a model folder (or HANLIN_MODEL), DATA a folder with the tasks' files (or HANLIN_DATA). Both sides get the same
 questions: Hanlin reads the local files, lm-evaluation-harness gets the same rows in the columns of its data sets, and
@@ -123,7 +123,9 @@ def read_questions(name: str, task: Task, options: argparse.Namespace) -> tuple[
     """The way to ask a task as lm-evaluation-harness does, and its questions."""
     data = complete_rows(name, options) if name in ("ceval", "commonsense_qa", "siqa") else options.data
     limit = options.limit if name in SUBJECTS else options.most
-    settings = Evaluate(model="m", tasks=(name,), data="d", limit=limit, chat=False, profiles=("lm_eval",))
+    settings = Evaluate(
+        model="m", tasks=(name,), data="d", limit=limit, chat=False, profiles=("lm_eval",), shots=options.shots
+    )
     (task_run,) = stage._task_runs(settings, name, task)
     items = stage._items(settings, name, task, data, 42)
     if name in SUBJECTS:
@@ -282,6 +284,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=64)
     parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--shots", type=int, help="worked examples on both sides, instead of the task's")
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--precision", default="auto", help="of Hanlin's products: bfloat16, or auto")

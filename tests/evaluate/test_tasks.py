@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from hanlin.config.settings.evaluate import Evaluate
-from hanlin.core.context import StageContext
+from hanlin.config.settings.probe import Compare, Judge
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.evaluate.comparison import stage as compare_stage
 from hanlin.evaluate.results import Results, read_results
 from hanlin.evaluate.tasks import stage
 from hanlin.evaluate.tasks.definition import LETTERS, find_tasks, packaged_tasks
 from hanlin.evaluate.tasks.items import Item, Items, read_items, shuffle_choices
 from hanlin.evaluate.tasks.respond import EngineRespondent
+from scripted_chat_server import chat_server
 from scripted_engine import ScriptedEngine, guesses
 
 FAST = ["arc_easy", "piqa", "sciq", "winogrande", "chid", "tnews", "ekar", "xcopa_zh", "gsm8k", "cmrc2018", "mmlu"]
@@ -262,6 +265,45 @@ def test_questions_of_your_own_are_matched_as_each_says(tmp_path: Path) -> None:
     row = ask("mine", items, engine, tmp_path / "out", task).tasks[0]
     samples = read_results(tmp_path / "out").read_samples(row)
     assert [sample["scores"]["acc"] for sample in samples] == [1, 1, 1, 1, 0]
+
+
+def test_open_questions_of_your_own_are_answered_without_a_score_for_a_judge(tmp_path: Path) -> None:
+    """Beside questions with a right answer, which alone make the score; two models' answers then go to the judge."""
+    rows = [
+        {"question": "写一句诗。", "match": "judge"},
+        {"question": "一加一？", "answer": "2", "match": "number"},
+        {"question": "Say something kind.", "match": "judge", "id": "kind"},
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    (task,) = find_tasks(["mine.jsonl"], tmp_path).values()
+    items = read_items("mine", task, tmp_path)
+    for name, says in (("short", "短"), ("long", "长一些的回答 2")):
+        engine = ScriptedEngine(says=lambda prompt, says=says: says)  # type: ignore[misc]
+        (row,) = ask("mine", items, engine, tmp_path / name, task).tasks
+        assert row.score is not None and (row.score.value, row.questions, row.submission) == (name == "long", 3, "")
+        assert not list((tmp_path / name).glob("submission*"))
+    longer = lambda body: ("结论：A" if body.index("长一些") < body.index("短") else "结论：B", "stop")  # noqa: E731
+    with chat_server(lambda body: longer(body["messages"][0]["content"].partition("## ")[2])) as server:
+        settings = Compare(results=("a", "b"), judge=Judge(address=server.url))
+        folders = (tmp_path / "short", tmp_path / "long")
+        (tmp_path / "out").mkdir()
+        metrics = compare_stage.run(settings, Inputs({"results": folders}), tmp_path / "out", StageContext())
+        asked = [request["messages"][0]["content"] for request in server.requests]
+    assert metrics["judge"] == {"long": 1.0} and len(asked) == 4
+    assert sum("Question" in text for text in asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [({"match": "judge"}, "needs `question`"), ({"question": "?", "answer": "x", "match": "judge"}, "no right answer")],
+)
+def test_a_question_for_a_judge_that_is_wrong_is_one_sentence(
+    row: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (task,) = find_tasks(["mine.jsonl"], tmp_path).values()
+    with pytest.raises(UserError, match=sentence):
+        read_items("mine", task, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def compare(
                 what = tr("there are two results of {model} for {task}", model=name, task=task.name)
                 raise UserError(what, item.folder, tr("name the models with `names`, or leave one out"))
             columns.append(_Column(name, task, _by_id(task, item)))
-    if len(models) > 1 and all(len(columns) < 2 for columns in tasks.values()):
+    if len(models) > 1 and tasks and all(len(columns) < 2 for columns in tasks.values()):
         of_models = [
             f"{model}: {join_list([task for (task, _), columns in tasks.items() if columns[0].model == model])}"
             for model in models

@@ -20,6 +20,7 @@ from hanlin.core.context import LineageNode
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.resumable import read_rows
+from hanlin.core.text import answer_language
 from hanlin.evaluate.bootstrap import Average
 from hanlin.evaluate.probes.checks import FIGURES
 from hanlin.evaluate.results import RESULTS_FILE, TaskResult
@@ -117,6 +118,8 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
     if (folder / RESULTS_FILE).is_file():
         results = read_task_results(folder)
         kind, tasks, measured = "evaluate", list(_read_tasks(results)), _measured(results)
+        open_answers = [answer for result in results.tasks for answer in _answers_to_judge(results, result)]
+        tasks = [task for task in tasks if task.questions or not open_answers]
     elif (folder / "perplexity.jsonl").is_file():
         kind, tasks = "perplexity", [_perplexity(read_rows(folder / "perplexity.jsonl"))]
     elif (folder / "answers.jsonl").is_file():
@@ -124,7 +127,7 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
     else:
         hint = tr("name the folder of an evaluation: evaluate, probe or perplexity")
         raise UserError(tr("no results are here"), folder, hint)
-    if not any(task.questions for task in tasks):
+    if not any(task.questions for task in tasks) and not open_answers:
         raise UserError(tr("these results hold no answer"), folder)
     return Results(folder, *_model_of(folder, node), kind, tasks, open_answers, node, measured)
 
@@ -186,6 +189,22 @@ def _read_task(results: TaskResults, result: TaskResult) -> ScoredTask:
         result.task, setup, result.metric, SHARE, True, result.average, questions, notes,
         format_effect=result.format_effect, asked=_asked(result),
     )  # fmt: skip
+
+
+def _answers_to_judge(results: TaskResults, result: TaskResult) -> list[OpenAnswer]:
+    """The answers to questions of one's own that have no right answer (`match: judge`)."""
+    if result.submission or result.control:
+        return []
+    return [
+        OpenAnswer(
+            f"{result.task}/{sample['id']}",
+            "en" if answer_language(sample["question"]) == "en" else "zh",
+            sample["question"],
+            sample["answer"] or "",
+        )
+        for sample in results.read_samples(result)
+        if not sample["scores"]
+    ]
 
 
 def _asked(result: TaskResult) -> dict[str, Any]:

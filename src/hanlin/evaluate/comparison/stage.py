@@ -56,7 +56,11 @@ def run(settings: Compare, inputs: Inputs, out: Path, context: StageContext) -> 
     if settings.judge is not None:
         if len(answers) < 2:
             what = tr("there are no open answers of two models to judge")
-            raise UserError(what, "judge", tr("compare results of the kind `probe`, or leave out `judge`"))
+            raise UserError(
+                what,
+                "judge",
+                tr("compare results of `probe`, or of questions with `match: judge`, or leave out `judge`"),
+            )
         scratch = context.scratch_folder(out) / "judge"
         scratch.mkdir(exist_ok=True)
         judged = judge_answers(

@@ -431,7 +431,7 @@ def _text(row: Mapping[str, Any], path: str) -> str:
 # --- questions of a user ----------------------------------------------------------------------------------------------
 
 
-_MATCHES = ("exact", "contains", "number", "regex")
+_MATCHES = ("exact", "contains", "number", "regex", "judge")
 
 
 def _own_item(row: Any, default_id: str, location: str) -> Item:
@@ -453,6 +453,8 @@ def _own_item(row: Any, default_id: str, location: str) -> Item:
             what = tr("the answer is {answer!r}, not one of its choices", answer=texts[0])
             raise UserError(what, location)
         return Item(item_id, subject, fields, options, tuple(gold), match="choice")
+    if isinstance(row, Mapping) and row.get("match") == "judge":
+        return _judged_item(row, default_id, location)
     read = read_question(row, default_id, location)
     texts, match = list(read.answers), row.get("match", "exact")
     if match not in _MATCHES:
@@ -467,3 +469,16 @@ def _own_item(row: Any, default_id: str, location: str) -> Item:
                 raise UserError(what, location) from error
     fields = {"question": "\n".join(message.text for message in read.messages), "subject": read.topic}
     return Item(read.id, read.topic, fields, (), (), tuple(texts), match)
+
+
+def _judged_item(row: Mapping[str, Any], default_id: str, location: str) -> Item:
+    """A question whose answer has no score: a judge compares it with that of another model."""
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(tr("a question with `match: judge` needs `question`"), location)
+    if row.get("answer") is not None or row.get("answers") is not None:
+        what = tr("a question with `match: judge` has no right answer")
+        raise UserError(what, location, tr("leave out `answer`, or name another `match`"))
+    subject = str(row.get("subject", ""))
+    fields = {"question": question.strip(), "subject": subject}
+    return Item(str(row.get("id", default_id)), subject, fields, match="judge")

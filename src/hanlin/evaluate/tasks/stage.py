@@ -252,11 +252,13 @@ def _result(
     name = samples_name(task_run.name, task_run.profile_name, is_only, task_run.control)
     digest = write_samples(out, name, samples)
     names = [metric.name for metric in task_run.metrics]
-    is_scored = all(row["scores"] for row in samples)
+    is_own = task_run.task.reader == "own"  # whose answers without a score are for a judge
+    scored = [row for row in samples if row["scores"]]
+    is_scored = bool(scored) if is_own else len(scored) == len(samples)
     average: Average = task_run.profile.average
-    scores, subjects = summarize(samples, names, average) if is_scored else ({}, {})
+    scores, subjects = summarize(scored, names, average) if is_scored else ({}, {})
     submission = ""
-    if not is_scored:
+    if not is_scored and not is_own:
         submission = (
             f"submission-{task_run.name}.json"
             if is_only

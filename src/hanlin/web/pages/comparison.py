@@ -14,7 +14,7 @@ ROW_HEIGHT, LABEL_WIDTH, PLOT_WIDTH = 22, 210.0, 420.0
 MAX_SUBJECTS = 80
 """Subjects of a picture; of more, those in the middle, which changed least, are left out."""
 LABEL_CHARACTERS = 30
-_SETUP = {"greedy": mark("greedy"), "sampled": mark("sampled")}
+_SETUP = {"greedy": mark("greedy"), "sampled": mark("sampled"), "plain": mark("plain text"), "chat": mark("as a chat")}
 
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
