@@ -104,6 +104,8 @@ def test_a_tie_is_no_difference_and_five_changed_questions_show_none(tmp_path: P
     assert [row["verdict"] for row in differences] == ["same", "same", "loss"]
     assert (differences[0]["value"], differences[0]["low"], differences[0]["high"]) == (0, 0, 0)
     assert differences[1]["high"] < 0
+    scores = comparison["tasks"][0]["scores"]  # all right of 40 is no certainty: Wilson's interval
+    assert (scores[0]["low"], scores[0]["high"]) == (pytest.approx(0.9124, abs=1e-4), 1.0)
 
 
 def test_kinds_of_questions_are_drawn_as_the_questions_are() -> None:

@@ -19,6 +19,7 @@ from hanlin.evaluate.bootstrap import Average, average_of, percentile_interval, 
 from hanlin.evaluate.comparison.format_effect import MIN_CHANGED
 from hanlin.evaluate.comparison.results import Results, ScoredQuestion, ScoredTask
 from hanlin.evaluate.contamination import Contamination
+from hanlin.evaluate.scoring import wilson_interval
 
 SHOWN_QUESTIONS = 12
 """Questions won and lost of each task that are shown with their answers; all are in `questions.jsonl`."""
@@ -272,6 +273,10 @@ def _score(table: _Table, reference: int | None, average: Average, resamples: in
     rows = []
     for index, column in enumerate(table.columns):
         row: dict[str, Any] = {"model": column.model, **_interval(points[index], draws[:, index])}
+        if table.task.unit == "share" and row["low"] == row["high"] and row["value"] in (0, 1):
+            # all questions alike: drawing them again tells nothing, and one question of one is no certainty
+            wilson = wilson_interval(row["value"] * len(table.ids), len(table.ids))
+            row |= {"low": wilson.low, "high": wilson.high}
         if reference is not None and index != reference:
             row["difference"] = _difference(table, points, draws, index, reference)
         rows.append(row)

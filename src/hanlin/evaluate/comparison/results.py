@@ -89,6 +89,7 @@ class OpenAnswer:
 @dataclass(frozen=True, slots=True)
 class Results:
     """What one evaluation found of one model. `digest` tells models of one name apart; empty if it is not known.
+    `lineage` is what the results say themselves of what the model was made from.
 
     `measured` holds what ran the model: its engine, number format and weights, and the versions of packages.
     """
@@ -101,6 +102,7 @@ class Results:
     open_answers: Sequence[OpenAnswer] = ()
     node: LineageNode | None = None
     measured: Mapping[str, str] = field(default_factory=dict)
+    lineage: Sequence[Mapping[str, str]] = ()
 
 
 def read_results(folder: Path, node: LineageNode | None = None) -> Results:
@@ -115,9 +117,11 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
     """
     open_answers: list[OpenAnswer] = []
     measured: dict[str, str] = {}
+    own_lineage: Sequence[Mapping[str, str]] = ()
     if (folder / RESULTS_FILE).is_file():
         results = read_task_results(folder)
         kind, tasks, measured = "evaluate", list(_read_tasks(results)), _measured(results)
+        own_lineage = results.lineage
         open_answers = [answer for result in results.tasks for answer in _answers_to_judge(results, result)]
         tasks = [task for task in tasks if task.questions or not open_answers]
     elif (folder / "perplexity.jsonl").is_file():
@@ -129,7 +133,7 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
         raise UserError(tr("no results are here"), folder, hint)
     if not any(task.questions for task in tasks) and not open_answers:
         raise UserError(tr("these results hold no answer"), folder)
-    return Results(folder, *_model_of(folder, node), kind, tasks, open_answers, node, measured)
+    return Results(folder, *_model_of(folder, node), kind, tasks, open_answers, node, measured, own_lineage)
 
 
 def _measured(results: TaskResults) -> dict[str, str]:

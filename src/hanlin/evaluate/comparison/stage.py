@@ -167,9 +167,12 @@ def _models(results: Sequence[Results], names: Sequence[str]) -> list[dict[str, 
             }
         )
         known = {(ancestor["name"], ancestor["digest"]) for ancestor in row["lineage"]}
-        for ancestor in () if node is None else list(node.walk())[1:]:
-            if (ancestor.name, ancestor.digest) not in known:
-                known.add((ancestor.name, ancestor.digest))
-                names_of = ("name", "type", "digest", "kind", "license")
-                row["lineage"].append({field: getattr(ancestor, field) for field in names_of})
+        names_of = ("name", "type", "digest", "kind", "license")
+        ancestors = [] if node is None else list(node.walk())[1:]
+        # what the results say themselves comes first: of another store the manifests behind them are not here
+        told = [dict(ancestor) for ancestor in item.lineage]
+        for ancestor in (*told, *({field: getattr(ancestor, field) for field in names_of} for ancestor in ancestors)):
+            if (ancestor["name"], ancestor["digest"]) not in known:
+                known.add((ancestor["name"], ancestor["digest"]))
+                row["lineage"].append(ancestor)
     return list(models.values())

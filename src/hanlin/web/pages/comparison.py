@@ -42,6 +42,7 @@ def _task(task: Mapping[str, Any], models: Sequence[str], index: int) -> dict[st
         **task,
         "anchor": f"task-{index}",
         "title": _title(task),
+        "form": in_both_languages(_SETUP[form]) if (form := task["setup"].get("form", "")) in _SETUP else form,
         "cells": [_show(scores.get(model), task["unit"]) for model in models],
         "picture": draw_subjects(task) if len(task["subjects"]) > 2 and len(models) > 1 else [],
         "changed": [
