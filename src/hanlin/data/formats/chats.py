@@ -59,6 +59,7 @@ from hanlin.data.ledger import Drop
 _TURN_LIST_FIELDS = (
     *("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data", "items", "contents"),
 )
+_NESTED_FIELDS = ("messages", "conversations", "conversation")
 _PROMPT_LISTS = ("prompt", "input", "question", "context")
 _COMPLETIONS = ("completion", "response", "output", "answer")
 
@@ -85,6 +86,24 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
             turns = answer if isinstance(answer, list) else [answer]
             roles = [{"role": "assistant", "content": turn} if isinstance(turn, str) else turn for turn in turns]
             return [*value[prompt], *roles], (prompt, name)
+    is_chat = prompt in ("prompt", "input") and any(key in value[prompt][0] for key in ("role", "from"))
+    return (value[prompt], (prompt,)) if is_chat else None
+
+
+def _split_nested(value: Any) -> list[dict[str, Any]] | None:
+    """Split a row whose field of turns holds several conversations; None for any other row."""
+    if not isinstance(value, dict):
+        return None
+    for name in _NESTED_FIELDS:
+        chats = value.get(name)
+        if (
+            isinstance(chats, list)
+            and chats
+            and isinstance(chats[0], list)
+            and chats[0]
+            and isinstance(chats[0][0], dict)
+        ):
+            return [{**value, name: chat} for chat in chats]
     return None
 
 
@@ -262,6 +281,11 @@ def _chat_format(
     """Make a format whose rows are read alike: reasoning, calls and results in their texts, pictures, tools, flags."""
 
     def read_finished(value: Any) -> Iterator[ParsedChat | Drop]:
+        nested = _split_nested(value)
+        if nested is not None:
+            for inner in nested:
+                yield from read_finished(inner)
+            return
         row = value if isinstance(value, dict) else {}
         wrong, is_learned = find_wrong_verdict(row), not says_not_to_learn(row)
         for chat in map(_read_rendered, read(value)):
@@ -273,7 +297,11 @@ def _chat_format(
             else:
                 yield finished if is_learned else mark_unlearned(finished)
 
-    return Format(name, recognize, read_finished)
+    def recognize_first(value: Any) -> bool:
+        nested = _split_nested(value)
+        return recognize(nested[0] if nested else value)
+
+    return Format(name, recognize_first, read_finished)
 
 
 CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (

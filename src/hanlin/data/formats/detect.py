@@ -20,6 +20,7 @@ from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.look_alike import describe_look_alike
+from hanlin.data.formats.trees.judged import unfold_judged
 from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
@@ -235,7 +236,7 @@ def adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
 def adapt_row(row: Row, settings: Source) -> Row:
     """Rename the fields and the roles of a row to our names, as its source says, and decode lists written as text."""
     row = rename_fields(row, settings.fields)
-    value = decode_cells(row.value)
+    value = unfold_judged(decode_cells(row.value))
     if settings.roles and not isinstance(value, Drop):
         value = rename_roles(value, settings.roles)
     return row if value is row.value else Row(row.line, value, row.raw)

@@ -64,11 +64,11 @@ _QUESTION_FIELDS = ("prompt", "question", "query", "instruction", "input", "é—®é
 _TURN_FIELDS = ("conversations", "messages", "conversation", "prompt", "prompt_messages", "context", "history")
 _CHOSEN_FIELDS = (
     *("chosen", "chosen_messages", "response_chosen", "chosen_response", "response_j", "preferred", "good"),
-    *("accepted", "pos_resp", "positive"),
+    *("accepted", "pos_resp", "positive", "preferred_output"),
 )
 _REJECTED_FIELDS = (
     *("rejected", "rejected_messages", "rejected_response", "response_rejected", "response_k", "dispreferred", "bad"),
-    *("neg_resp", "negative"),
+    *("neg_resp", "negative", "non_preferred_output"),
 )
 PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS)) - {"good", "bad", "positive", "negative", "accepted"}
 """Names of fields that only pairs have."""

@@ -16,8 +16,8 @@ from hanlin.data.formats.history import find_history, find_unread_history_fields
 from hanlin.data.formats.turns import ParsedChat, alternate_roles, prepend_system
 from hanlin.data.ledger import Drop
 
-QUESTION_FIELDS = ("prompt", "question", "query", "input", "ask", "q", "问题", "问")
-ANSWER_FIELDS = ("response", "answer", "target", "output", "completion", "reply", "a", "回答", "答")
+QUESTION_FIELDS = ("prompt", "question", "query", "input", "inputs", "ask", "q", "问题", "问")
+ANSWER_FIELDS = (*("response", "answer", "target", "targets", "output", "completion", "reply", "a", "回答", "答"),)
 ROLE_PAIRS = (
     *(("human", "assistant"), ("user", "assistant"), ("human", "gpt"), ("user", "bot"), ("human", "bot")),
     *(("user", "ai"), ("human", "ai"), ("user", "gpt"), ("user", "model"), ("用户", "助手")),

@@ -23,6 +23,7 @@ from hanlin.data.formats.content.media import check_media, find_media_field
 from hanlin.data.formats.content.parts import CONTENT_FIELDS, RESULT_ID_FIELDS, TurnContent, as_list, split_content
 from hanlin.data.formats.content.reasoning import (
     TURN_REASONING_FIELDS,
+    is_doubled,
     join_reasoning,
     read_reasoning,
     split_reasoning,
@@ -193,6 +194,7 @@ def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message
     reasoning = join_reasoning(parts.reasoning, reasoning) if parts.reasoning else reasoning
     if not _REASONING_FIELDS.isdisjoint(turn):
         in_fields = [found for key in TURN_REASONING_FIELDS if (found := read_reasoning(turn.get(key)))]
+        in_fields = [found for found in in_fields if not is_doubled(found, text)]
         for found in reversed(in_fields):
             reasoning = join_reasoning(found, reasoning)
     raw = parts.calls

@@ -61,11 +61,11 @@ class StrictDecoder:
     def decode_row(self, text: str) -> Any:
         """Decode a text that is one value, or return a Drop that says why it is not.
 
-        A comma after the value, or after the last element of a list or object in it, is no error: leaving such lines
-        out would lose all rows but one of a list that was cut into lines.
+        A byte order mark before it, as in files that were joined, and a comma after it or after the last element of a
+        list or object in it are no errors: leaving such lines out would lose all rows but one.
         """
         try:
-            value, end = self.decode(text, len(text) - len(text.lstrip(" \t\n\r")))
+            value, end = self.decode(text, len(text) - len(text.lstrip(" \t\n\r\ufeff")))
         except (ValueError, RecursionError) as error:
             without = drop_trailing_commas(text)
             if without != text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hanlin.data.formats.content.api_shapes import unfold_request, unfold_turns
 from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.formats.content.roles import ROLE_FIELDS
 from hanlin.data.formats.content.turn_shapes import name_roles
@@ -14,6 +15,9 @@ _LIST_FIELDS = frozenset((
     *("data", "items", "contents", "chat"),
 ))  # fmt: skip
 """Fields that hold lists in some format."""
+_ITEM_FIELDS = ("input", "output")
+"""Fields that hold the items of OpenAI's Responses API, and are never decoded from text: a task may give a list."""
+_OBJECT_FIELDS = frozenset(("input", "request", "body", "data", "conversation", "sample", "chat_template_kwargs"))
 _ROLE_KEYS = (*ROLE_FIELDS, "human", "user", "input")
 _HAS_ROLE = frozenset(ROLE_FIELDS)
 
@@ -33,9 +37,16 @@ def decode_cells(value: Any) -> Any:
     """
     if isinstance(value, list):
         return _decode(value) or value
-    if not isinstance(value, dict) or _LIST_FIELDS.isdisjoint(value):
+    if not isinstance(value, dict):
         return value
     decoded = {}
+    for name in _ITEM_FIELDS:
+        if isinstance(value.get(name), list) and (turns := unfold_turns(value[name])) is not None:
+            decoded[name] = turns
+    if not _OBJECT_FIELDS.isdisjoint(value):
+        value = unfold_request(value)
+    if _LIST_FIELDS.isdisjoint(value):
+        return {**value, **decoded} if decoded else value
     for name in value.keys() & _LIST_FIELDS:
         turns = _decode(value[name])
         if turns is not None:
@@ -53,6 +64,9 @@ def _decode(cell: Any) -> list[Any] | None:
             return name_roles(cell) or (cell if any(key in cell[0] for key in _ROLE_KEYS) else None)
         return None
     if isinstance(cell, list):
+        unfolded = unfold_turns(cell) if cell and isinstance(cell[0], dict) else None
+        if unfolded is not None:
+            return name_roles(unfolded) or unfolded
         is_bare = bool(cell) and isinstance(cell[0], dict) and _HAS_ROLE.isdisjoint(cell[0])
         return name_roles(cell) if is_bare else None
     if isinstance(cell, dict) and any(isinstance(cell.get(key), list) for key in ("role", "from")):

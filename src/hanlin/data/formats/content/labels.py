@@ -10,17 +10,20 @@ from typing import Any
 
 LABEL_FIELDS = (
     *("label", "kto_tag", "good", "is_good", "desirable", "is_desirable", "liked", "accepted", "is_accepted"),
-    *("thumbs_up", "标签", "评价", "是否采纳", "是否喜欢"),
+    *("thumbs_up", "upvoted", "feedback", "user_feedback", "is_safe", "标签", "评价", "是否采纳", "是否喜欢"),
 )
+_OPINIONS = frozenset(("feedback", "user_feedback"))
+"""Fields that hold an opinion, never a class of the text."""
 _LABEL_NAMES = frozenset(LABEL_FIELDS)
 _VERDICT_FIELDS = frozenset(("is_correct", "correct", "answer_correct", "is_answer_correct", "是否正确", "回答正确"))
 """Fields of a row that say whether its answer is right."""
 _VERDICTS = dict.fromkeys(["true", "是", "对", "正确"], True) | dict.fromkeys(["false", "否", "错", "错误"], False)
 _GOOD = (
-    "true 1 1.0 yes y good chosen accept accepted like liked desirable up thumbs_up correct 好 是 对 赞 喜欢 采纳 好评"
+    "true 1 +1 1.0 👍 yes y good chosen accept accepted like liked desirable up thumbs_up correct "
+    "好 是 对 赞 喜欢 采纳 好评"
 )
 _BAD = (
-    "false 0 0.0 -1 -1.0 no n bad rejected reject dislike disliked undesirable down thumbs_down incorrect wrong "
+    "false 0 0.0 -1 -1.0 👎 no n bad rejected reject dislike disliked undesirable down thumbs_down incorrect wrong "
     "坏 差 否 错 踩 不喜欢 不采纳 差评 不好"
 )
 _VALUES = dict.fromkeys(_GOOD.split(), True) | dict.fromkeys(_BAD.split(), False)
@@ -37,6 +40,11 @@ def read_label(value: Any) -> bool | None:
     return _VALUES.get(str(value).strip().lower()) if isinstance(value, int | float | str) else None
 
 
+def _read_opinion(value: Any) -> bool | None:
+    named = {"positive": True, "negative": False, "正面": True, "负面": False}
+    return named.get(value.strip().lower(), read_label(value)) if isinstance(value, str) else read_label(value)
+
+
 def find_label(row: Any) -> tuple[str, bool] | None:
     """Find the field of a row that holds a label, and whether it says good.
 
@@ -45,7 +53,7 @@ def find_label(row: Any) -> tuple[str, bool] | None:
     if isinstance(row, dict):
         for name in LABEL_FIELDS:
             if name in row:
-                good = read_label(row[name])
+                good = _read_opinion(row[name]) if name in _OPINIONS else read_label(row[name])
                 if good is not None and not _is_answer(row, row[name]):
                     return name, good
     return None

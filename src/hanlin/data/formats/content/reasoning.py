@@ -136,5 +136,10 @@ def join_reasoning(first: str, second: str) -> str:
     return second if one in two else _join_parts([first, second])
 
 
+def is_doubled(reasoning: str, text: str) -> bool:
+    """Whether a field gives the answer's own text as its reasoning, as agents' logs do with a `thought`."""
+    return bool(reasoning) and "".join(reasoning.split()) == "".join(text.split())
+
+
 def _join_parts(parts: list[str]) -> str:
     return "\n\n".join(part for part in parts if part)

@@ -33,10 +33,18 @@ def read_tools(raw: Any) -> Tools | Drop:
         return () if raw == [] else Drop("broken_tools")
     if isinstance(raw, dict) and not _NAME_FIELDS & raw.keys() and all(isinstance(v, dict) for v in raw.values()):
         raw = [{"name": name, **tool} for name, tool in raw.items()]
-    tools = [_read_tool(tool) for tool in (raw if isinstance(raw, list) else [raw])]
+    raw = raw if isinstance(raw, list) else [raw]
+    tools = [_read_tool(tool) for item in raw for tool in _unfold_declarations(item)]
     if not all(tool is not None for tool in tools):
         return Drop("broken_tools", str(raw)[:80])
     return tuple(tool for tool in tools if tool is not None)
+
+
+def _unfold_declarations(item: Any) -> list[Any]:
+    """The tools of Gemini's `{functionDeclarations: [...]}`; any other item is one."""
+    names = ("functionDeclarations", "function_declarations")
+    lists = [item[name] for name in names if isinstance(item, dict) and isinstance(item.get(name), list)]
+    return lists[0] if lists else [item]
 
 
 def find_row_tools(row: Mapping[str, Any]) -> tuple[str, Any]:

@@ -1,1 +1,1 @@
-"""Messages on rows of their own, joined to conversations, and the ranked replies in trees of them."""
+"""Messages on rows of their own, ranked replies in trees of them, and answers with a verdict."""
