@@ -203,6 +203,52 @@ ONE_CALL: dict[str, list[dict[str, Any]]] = {
     "Llama 3.1's function tag": call_trace(
         {"role": "assistant", "content": '<function=get_weather>{"city": "北京"}</function>'}, role="ipython", count=1
     ),
+    "MiniMax's tag around an invoke": call_trace(
+        {
+            "role": "assistant",
+            "content": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">北京</parameter>\n'
+            "</invoke>\n</minimax:tool_call>",
+        },
+        count=1,
+    ),
+    "InternLM's action": call_trace(
+        {
+            "role": "assistant",
+            "content": "<|action_start|><|plugin|>\n"
+            '{"name": "get_weather", "parameters": {"city": "北京"}}<|action_end|>',
+        },
+        role="environment",
+        count=1,
+    ),
+    "DeepSeek's marks": call_trace(
+        {
+            "role": "assistant",
+            "content": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
+            '```json\n{"city": "北京"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        },
+        count=1,
+    ),
+    "Kimi's marks": call_trace(
+        {
+            "role": "assistant",
+            "content": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+            '<|tool_call_argument_begin|>{"city": "北京"}<|tool_call_end|><|tool_calls_section_end|>',
+        },
+        count=1,
+    ),
+    "Command R's action": call_trace(
+        {
+            "role": "assistant",
+            "content": 'Action: ```json\n[{"tool_name": "get_weather", "parameters": {"city": "北京"}}]\n```',
+        },
+        count=1,
+    ),
+    "Mistral's marks around the result": [
+        USER,
+        {"role": "assistant", "content": '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "北京"}}]</s>'},
+        {"role": "tool", "content": "[TOOL_RESULTS] 晴[/TOOL_RESULTS]"},
+        ANSWER,
+    ],
     "OpenAI's function_call": call_trace(
         {"role": "assistant", "content": "", "function_call": {"name": "get_weather", "arguments": '{"city": "北京"}'}},
         role="function",
@@ -388,6 +434,15 @@ For each function call return a json object within <tool_call></tool_call> XML t
 <tool_call>
 {{"arguments": <args-dict>, "name": <function-name>}}
 </tool_call>"""
+
+
+def test_a_users_turn_that_says_what_a_call_gave_is_its_result() -> None:
+    call = "看。\n\n<function=bash>\n<parameter=command>ls</parameter>\n</function>"
+    result = "EXECUTION RESULT of [bash]:\na.py"
+    turns = [USER, {"role": "assistant", "content": call}, {"role": "user", "content": result}, ANSWER]
+    chat = read_chat({"messages": turns})
+    assert [message.role for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
+    assert chat.messages[1].text == "看。" and chat.messages[2].text == result
 
 
 @pytest.mark.parametrize("tools", [None, OPENAI_TOOLS])

@@ -68,6 +68,16 @@ TEXTS: dict[str, tuple[str, tuple[Message, ...]]] = {
     "Alpaca without its introduction": (f"### Instruction:\n{ASK}\n\n### Response:\n{TELL}", ASKED),
     "Gemma": (join(TWICE, "<start_of_turn>{role}\n", "<end_of_turn>\n", assistant="model"), TWICE),
     "Zephyr": (join(WITH_SYSTEM, "<|{role}|>\n", "</s>\n"), WITH_SYSTEM),
+    "DeepSeek": (
+        f"<｜begin▁of▁sentence｜>{SYSTEM}<｜User｜>{ASK}<｜Assistant｜>{TELL}<｜end▁of▁sentence｜>"
+        f"<｜User｜>{MORE}<｜Assistant｜>{LAST}<｜end▁of▁sentence｜>",
+        WITH_SYSTEM,
+    ),
+    "Vicuna": (
+        f"A chat between a curious user and an assistant. USER: {ASK} ASSISTANT: {TELL}</s>"
+        f"USER: {MORE} ASSISTANT: {LAST}</s>",
+        (Message("system", "A chat between a curious user and an assistant."), *TWICE),
+    ),
     "GLM-4": ("[gMASK]<sop>" + join(TWICE, "<|{role}|>\n", ""), TWICE),
 }
 

@@ -30,6 +30,7 @@ from hanlin.data.formats.content.reasoning import (
 )
 from hanlin.data.formats.content.results import (
     has_result_tags,
+    is_observation,
     order_results,
     split_result_tags,
     to_text,
@@ -270,11 +271,16 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
             finished.append(answer)
         elif message.role == "tool":
             finished += split_result_tags(message)
-        elif message.role == "user" and finished and finished[-1].tool_calls and has_result_tags(message.text):
+        elif message.role == "user" and finished and finished[-1].tool_calls and _is_result(message.text):
             finished += split_result_tags(replace(message, role="tool"))
         else:
             finished.append(message)
     return order_results(finished)
+
+
+def _is_result(text: str) -> bool:
+    """Whether a user's turn after a call is its result."""
+    return has_result_tags(text) or is_observation(text)
 
 
 def _may_hold_marks(message: Message) -> bool:

@@ -22,17 +22,30 @@ class CallText:
     reasoning: str = ""
 
 
-_TAGS = "tool_calls?|function_calls?|functioncall|TOOLCALL|toolcall"
+_TAGS = "(?:minimax:)?tool_calls?|function_calls?|functioncall|TOOLCALL|toolcall"
 _BLOCK = re.compile(
     rf"<({_TAGS})>(.*?)(?:</\1>|(?=<(?:{_TAGS})>)|<\|endoftext\|>|<\|im_end\|>|\Z)"
     r"|<\|python_tag\|>(.*?)(?:<\|eom_id\|>|<\|eot_id\|>|\Z)"
     r"|\[TOOL_CALLS\]\s*(.*?)(?:\[/TOOL_CALLS\]|</s>|\Z)"
+    r"|<\|action_start\|>\s*(?:<\|(?:plugin|interpreter)\|>)?(.*?)(?:<\|action_end\|>|\Z)"
+    r"|<｜tool▁calls▁begin｜>(.*?)(?:<｜tool▁calls▁end｜>|\Z)"
+    r"|<\|tool_calls_section_begin\|>(.*?)(?:<\|tool_calls_section_end\|>|\Z)"
     r"|(<function=[^>]*>.*?</function>|<invoke name=.*?</invoke>)",
     re.S,
 )
 _FUNCTION = re.compile(r"<function=\"?([^>\"]+)\"?>(.*?)</function>|<invoke name=\"([^\"]+)\">(.*?)</invoke>", re.S)
 _PARAMETER = re.compile(r"<parameter(?:=\"?| name=\")([^>\"]+)\"?>(.*?)</parameter>", re.S)
 _KEY_VALUE = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+_DEEPSEEK = re.compile(
+    r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?([^\n<]+)(?:\n|<｜tool▁sep｜>)\s*(.*?)\s*<｜tool▁call▁end｜>",
+    re.S,
+)
+_KIMI = re.compile(
+    r"<\|tool_call_begin\|>\s*(?:functions\.)?([^\s<:]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>(.*?)<\|tool_call_end\|>",
+    re.S,
+)
+_ACTION_LIST = re.compile(r"\A(.*?)(?:\A|\n)[ \t]*Action[ \t]*[:：]\s*(```(?:json)?\s*\[.*?\]\s*```)\s*\Z", re.S)
+"""Command R's calls."""
 _MAX_TAGS = 200
 """More calls than an answer has; every tag without an end costs a search through the rest of the text."""
 _CALL_STARTS = frozenset("[{<")
@@ -103,6 +116,9 @@ def _parse_markup_calls(text: str) -> tuple[ToolCall, ...] | None:
         rest = _KEY_VALUE.sub("", text).strip()
         pairs = {key.strip(): _parse_value(value) for key, value in _KEY_VALUE.findall(text)}
         return (ToolCall(name, pairs),) if name and rest == name else None
+    for pattern in (_DEEPSEEK, _KIMI):
+        if text.count("tool_call_begin") + text.count("tool▁call▁begin") <= _MAX_TAGS and pattern.search(text):
+            return _parse_named_arguments(pattern, text)
     calls = []
     if text.count("<function=") + text.count("<invoke ") > _MAX_TAGS:
         return None
@@ -118,6 +134,18 @@ def _parse_markup_calls(text: str) -> tuple[ToolCall, ...] | None:
             return None
         calls.append(ToolCall(name.strip(), arguments))
     return tuple(calls) if calls and not _FUNCTION.sub("", text).strip() else None
+
+
+def _parse_named_arguments(pattern: re.Pattern[str], text: str) -> tuple[ToolCall, ...] | None:
+    """Parse calls that a pattern matches, its groups being the name and the arguments, perhaps in a fence."""
+    calls = []
+    for name, raw in pattern.findall(text):
+        fence = _FENCE.match(raw)
+        arguments = read_arguments(fence[1] if fence else raw)
+        if arguments is None:
+            return None
+        calls.append(ToolCall(name.strip(), arguments))
+    return tuple(calls) if not pattern.sub("", text).strip() else None
 
 
 def _parse_value(text: str) -> Any:
@@ -310,6 +338,10 @@ def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_resu
     react = split_react(text, tools) if has_result else None
     if react is not None:
         return react
+    listed = _ACTION_LIST.match(text) if "Action" in text else None
+    if listed is not None:
+        calls = parse_calls(listed[2], tools)
+        return calls if isinstance(calls, Drop) else CallText(strip_turn(listed[1]), calls)
     if not has_result and not (tools and text.lstrip()[:1] in ("[", "{", "`")):
         return None
     calls = parse_calls(text, tools)

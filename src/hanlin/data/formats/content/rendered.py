@@ -20,11 +20,13 @@ class Rendering:
         name: Its usual name.
         opening: Matches the mark before a turn; its group is the role.
         closing: Matches the marks after a turn.
+        has_bare_system: Whether the text before the first turn is the system text.
     """
 
     name: str
     opening: re.Pattern[str]
     closing: re.Pattern[str]
+    has_bare_system: bool = False
 
 
 _RENDERINGS = (
@@ -36,9 +38,13 @@ _RENDERINGS = (
     ),
     Rendering("Gemma", re.compile(r"<start_of_turn>(\w+)(?:\n|\Z)"), re.compile(r"<end_of_turn>")),
     Rendering("Zephyr", re.compile(r"<\|(system|user|assistant|observation)\|>"), re.compile(r"</s>|<\|end\|>")),
+    Rendering("DeepSeek", re.compile(r"<｜(User|Assistant)｜>"), re.compile(r"<｜end▁of▁sentence｜>"), True),
+    Rendering("Vicuna", re.compile(r"(?:\A|(?<=\s)|(?<=</s>))(USER|ASSISTANT): ?"), re.compile(r"</s>"), True),
     Rendering("Guanaco", re.compile(r"###\s*(Human|Assistant|System)\s*[:：]"), re.compile(r"(?!)")),
 )
-_BEGIN = re.compile(r"(?:\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|\[gMASK\]|<sop>))*\s*")
+_BEGIN = re.compile(
+    r"(?:\s*(?:<s>|<bos>|<｜begin▁of▁sentence｜>|<\|begin_of_text\|>|<\|endoftext\|>|\[gMASK\]|<sop>))*\s*"
+)
 _END = re.compile(r"(?:\s*(?:</s>|<eos>|<\|endoftext\|>|<\|end_of_text\|>))*\s*\Z")
 _LLAMA_DATES = re.compile(r"Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?\s*")
 """What the template of Llama 3.1 writes before a system text."""
@@ -47,18 +53,22 @@ _INST = re.compile(r"(?:\s*<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?=(?:\s*<s>)?\s*\
 _SYS = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.S)
 _ALPACA_INTRO = re.compile(r"Below is an instruction that describes a task[^\n]*(?:\n(?!#)[^\n]+)*\s*(?=###)")
 _ALPACA = re.compile(r"(?:\A|\n)###\s*(Instruction|Input|Response)\s*[:：]")
-_FIRST = ("<", "#", "[", "B")
+_FIRST = ("<", "#", "[", "B", "A chat between")
 
 
 def find_rendering(text: str) -> str:
     """The usual name of the template that rendered a text, by the marks that it begins with; empty if there is none."""
     head = text[_BEGIN.match(text).end() :] if text[:1] in ("<", "[", " ", "\n") else text  # type: ignore[union-attr]
-    if not head.startswith(_FIRST):
+    if not head.startswith(_FIRST) and head is text:
         return ""
     if head.startswith("[INST]"):
         return "Llama 2" if "[/INST]" in head else ""
     if head.startswith(("### Instruction:", "###Instruction:")) or _ALPACA_INTRO.match(head):
         return "Alpaca" if "Response" in head else ""
+    if head.startswith("A chat between a curious "):
+        return "Vicuna" if " ASSISTANT:" in head else ""
+    if text.startswith("<｜begin▁of▁sentence｜>"):
+        return "DeepSeek" if "<｜User｜>" in head else ""
     return next((rendering.name for rendering in _RENDERINGS if rendering.opening.match(head)), "")
 
 
@@ -86,8 +96,10 @@ def parse_rendered(text: str) -> tuple[Message, ...] | Drop:
     if name == "Alpaca":
         return _parse_alpaca(body)
     rendering = next(rendering for rendering in _RENDERINGS if rendering.name == name)
-    _, *pieces = rendering.opening.split(body)
+    prefix, *pieces = rendering.opening.split(body)
     messages: list[Message] = []
+    if rendering.has_bare_system and prefix.strip():
+        messages.append(Message("system", strip_turn(prefix)))
     for role_name, piece in zip(pieces[::2], pieces[1::2], strict=True):
         content, *outside = rendering.closing.split(piece)
         if any(part.strip() for part in outside):

@@ -21,8 +21,19 @@ def has_result_tags(text: str) -> bool:
     return text.lstrip()[:1] == "<" and bool(_BLOCK.match(text.lstrip())) and not _BLOCK.sub("", text).strip()
 
 
+_MISTRAL = re.compile(r"\A\s*\[TOOL_RESULTS\](.*)\[/TOOL_RESULTS\]\s*\Z", re.S)
+_OBSERVED = re.compile(r"\s*(?:EXECUTION RESULT of \[|Observation[ \t]*[:：]|观察[ \t]*[:：])", re.I)
+
+
+def is_observation(text: str) -> bool:
+    """Whether a user's turn after a call says that it is the result, as in OpenHands' and ReAct's traces."""
+    return _OBSERVED.match(text) is not None
+
+
 def split_result_tags(message: Message) -> list[Message]:
     """A tool's turn as one turn for each result between tags; the turn itself if it has none."""
+    if (match := _MISTRAL.match(message.text)) is not None:
+        return [replace(message, text=match[1].strip())]
     if not has_result_tags(message.text):
         return [message]
     return [_read_result(match[2], message) for match in _BLOCK.finditer(message.text)]

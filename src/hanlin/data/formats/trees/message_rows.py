@@ -27,6 +27,8 @@ from hanlin.data.ledger import Drop
 
 MAX_MESSAGES = 2_000
 """Messages of a conversation that are joined: an id that all rows share is none."""
+MAX_DEPTH = 200
+"""Messages from the root of a tree to the deepest one that is joined: a row is written as nested objects."""
 _PARENT_FIELDS = ("parent_id", "parent_message_id")
 _MESSAGE_ID_FIELDS = ("message_id", "id")
 _CHAT_ID_FIELDS = (
@@ -48,7 +50,6 @@ _ORDER_FIELDS = (
     ),
     *("utterance_id", "utterance_idx", "sequence", "seq", "step", "轮次", "序号"),
 )
-_NO_ID = ("", None)
 _NOT_BESIDE = (
     *("messages", "conversations", "replies", "response", "output", "completion", "answer", "chosen", "rejected"),
     *("rejected_response", "history", "instruction"),
@@ -106,25 +107,33 @@ def _find_parent_field(row: Mapping[str, Any]) -> str:
 
 
 def _find_chat_field(row: Mapping[str, Any]) -> str:
-    return next((name for name in _CHAT_ID_FIELDS if isinstance(row.get(name), str | int) and row[name] != ""), "")
+    return next(
+        (name for name in _CHAT_ID_FIELDS if isinstance(row.get(name), str | int | float) and row[name] != ""), ""
+    )
 
 
-def _id_of(row: Mapping[str, Any]) -> Any:
-    return next((row[name] for name in _MESSAGE_ID_FIELDS if name in row), None)
+def _id_of(row: Mapping[str, Any]) -> str | None:
+    return next((_to_key(row[name]) for name in _MESSAGE_ID_FIELDS if name in row), None)
 
 
-def _parent_of(row: Mapping[str, Any]) -> Any:
+def _to_key(value: Any) -> str | None:
+    """An id as text, so that any value may be one; None for an empty one, and for NaN, which tables write for it."""
+    is_empty = value is None or value == "" or value != value  # noqa: PLR0124
+    return None if is_empty else str(value)
+
+
+def _parent_of(row: Mapping[str, Any]) -> str | None:
     field = _find_parent_field(row)
-    parent = row[field] if field else None
-    return None if parent in _NO_ID else parent
+    return _to_key(row[field]) if field else None
 
 
-def _belongs(row: Mapping[str, Any], group: Sequence[Row], known: set[Any]) -> bool:
+def _belongs(row: Mapping[str, Any], group: Sequence[Row], known: set[str | None]) -> bool:
     """Whether a message is of the conversation of the group: by the conversation's id, else by its parent."""
     field = _find_chat_field(row)
     if field:
         return row[field] == group[0].value.get(field)
-    return _parent_of(row) in known
+    parent = _parent_of(row)
+    return parent is not None and parent in known
 
 
 def _finish(group: Sequence[Row]) -> Iterator[Row]:
@@ -176,14 +185,14 @@ def _build_tree(group: Sequence[Row]) -> Iterator[Row]:
         parent = index_of.get(_parent_of(value))
         if parent is not None:
             children.setdefault(parent, []).append(index)
-    waiting = list(below)
+    waiting = [(index, 1) for index in below]
     while waiting:
-        parent = waiting.pop()
-        for index in children.get(parent, ()):
+        parent, depth = waiting.pop()
+        for index in children.get(parent, ()) if depth < MAX_DEPTH else ():
             if index not in below:
                 below.add(index)
                 nodes[parent]["replies"].append(nodes[index])
-                waiting.append(index)
+                waiting.append((index, depth + 1))
     if root is not None:
         chat_field = _find_chat_field(values[root])
         ids = {chat_field: values[root][chat_field]} if chat_field else {}

@@ -136,3 +136,18 @@ def test_a_conversation_is_not_cut_where_a_large_file_is_divided(
     path = put("turns.jsonl", rows)
     monkeypatch.setattr(splits, "SPLIT_BYTES", len(json.dumps(rows, ensure_ascii=False).encode()) // 7)
     assert len(read_turns(run(Conversations, path, validation_fraction=0))) == 30
+
+
+def test_a_chain_deeper_than_a_row_can_hold_is_cut_by_name(put: Put, run: Run) -> None:
+    rows = [
+        message(f"{'qa'[n % 2]}{n}", f"{'qa'[(n - 1) % 2]}{n - 1}" if n else None, f"第{n}句话。") for n in range(600)
+    ]
+    made = run(Conversations, put("chain.jsonl", rows), max_dropped=1, validation_fraction=0)
+    assert len(read_turns(made)[0]) == message_rows.MAX_DEPTH and made.ledger["dropped"] == {"no_parent": 400}
+
+
+@pytest.mark.parametrize("strange", [["a"], {"a": 1}, 1.5, True])
+def test_ids_may_be_any_value(put: Put, run: Run, strange: Any) -> None:
+    rows = [{**TREE[0], "message_id": strange}, {**TREE[1], "parent_id": strange}]
+    made = run(Conversations, put("oasst.jsonl", rows), validation_fraction=0)
+    assert read_turns(made) == [["怎样挑一只好西瓜？", "随便挑一只。"]]
