@@ -63,13 +63,13 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
 
 def _find_candidates(lines: Sequence[str], longest: int) -> list[int]:
     """Find the indices of the lines that a pattern may match, in order: short ones with a pair, and disclaimers."""
-    short, found = [], []
-    for index, length in enumerate(map(len, lines)):
-        if length <= longest:
-            if length > 1:
-                short.append(index)
-        elif length <= _NOTICE_FACTOR * longest and LONG_NOTICE.match(lines[index]):
-            found.append(index)
+    lengths = list(map(len, lines))
+    short = [index for index, length in enumerate(lengths) if 1 < length <= longest]
+    found = [
+        index
+        for index, length in enumerate(lengths)
+        if longest < length <= _NOTICE_FACTOR * longest and LONG_NOTICE.match(lines[index])
+    ]
     if short:
         joined = "\n".join([*(lines[index] for index in short), ""])
         positions = find_cues(joined)
