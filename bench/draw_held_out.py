@@ -12,6 +12,7 @@ source:
     seed = 1
     fields = {prompt = "question"}   # if the rows need it, as in a recipe
     values = true                    # if a file is one JSON object with a row as each value
+    items = "documents"              # if a file is JSON Lines with a list of rows in this field of each
 
 A repository is looked for as DIR/OWNER+NAME, DIR/OWNER+NAME/repo or DIR/OWNER/NAME: a Git repository (with or without
 a work tree) that has the commit, or else a folder with the files. A source whose repository is not there is counted
@@ -48,7 +49,7 @@ from hanlin.data.ledger import Drop
 
 SOURCES = Path(__file__).resolve().parent / "held_out" / "sources.toml"
 NEEDED = {"repo", "commit", "path", "form", "sample", "seed"}
-KEYS = NEEDED | {"fields", "values"}
+KEYS = NEEDED | {"fields", "values", "items"}
 
 
 def judged_text(row: Mapping[str, Any]) -> str:
@@ -127,6 +128,9 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
             file.parent.mkdir(parents=True, exist_ok=True)
             if source.get("values"):
                 data = json.dumps(list(json.loads(data).values()), ensure_ascii=False).encode()
+            if items := source.get("items"):
+                rows = (row for line in data.splitlines() if line.strip() for row in json.loads(line)[items])
+                data = b"\n".join(json.dumps(row, ensure_ascii=False).encode() for row in rows)
             file.write_bytes(data)
             settings = Source(path=str(file), fields=source.get("fields", {}))
             listed = list_files((settings,), Inputs({"sources.0.path": (file,)})).files[0]

@@ -113,3 +113,16 @@ def test_an_essay_of_the_generator_is_an_advertisement_and_a_quotation_is_none()
     essay += "带着这句话，我们还要更加慎重的审视这个问题。" + SPRING
     assert find_reason("advertisements", essay) == "advertisement"
     assert find_reason("advertisements", "这不禁令我深思，要慎重。" + SPRING * 3) is None
+
+
+def test_a_page_that_offers_jobs_is_no_advertorial() -> None:
+    assert find_reason("advertorials", PAGES["company"] + "现招聘焊工三名，月薪五千元，应聘者请带简历。") is None
+
+
+def test_keywords_that_are_the_words_of_the_title_show_a_copy_made_by_a_program() -> None:
+    title = "青石港的货船为什么停在湖心岛"
+    page = f"{title}\n" + SPRING * 8
+    assert (
+        find_reason("advertisements", f"{page}\n本文关键词：某某体育app,青石港,的,货船,为什么,停在") == "advertisement"
+    )
+    assert find_reason("advertisements", f"{page}\n关键词：青石港，货船，航运，湖心岛，码头") is None

@@ -374,3 +374,26 @@ def test_an_article_that_ends_with_a_call_to_buy_is_an_advertisement(closing: st
 def test_an_article_that_ends_with_a_notice_is_no_advertisement(closing: str) -> None:
     article = f"{SPRING * 8}\n{closing}"
     assert apply("advertisements", article) == article
+
+
+TEASER = "湖心岛上的芦苇一到深秋就白了头，渔家的小船从苇丛里穿出来"
+
+
+@pytest.mark.parametrize("dots", ["...", "......", "…"])
+def test_a_list_of_articles_that_break_off_is_dropped(dots: str) -> None:
+    assert reason("ellipsis_lines", "\n".join(f"{n}、{TEASER}{dots}" for n in range(4))) == "ellipsis_lines"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"{n}、{TEASER}……" for n in range(9)),
+        "\n".join(f"{n}、{TEASER}!..." for n in range(9)),
+        "\n".join(f"{n}、{TEASER}..." for n in range(2)),
+        f"{TEASER * 30}。\n" + "\n".join(f"{n}、{TEASER}..." for n in range(4)),
+        "\n".join(["for i in range(3): ...", "    yield i", ">>> f(x)...", "..."] * 5),
+    ],
+    ids=["pauses", "exclamations", "two", "article", "code"],
+)
+def test_pauses_of_a_story_and_an_article_with_a_few_teasers_are_no_list(text: str) -> None:
+    assert apply("ellipsis_lines", text) == text

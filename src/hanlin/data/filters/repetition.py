@@ -1,4 +1,4 @@
-"""Rules on repeated lines, phrases and characters."""
+"""Rules on lines that break off, and on repeated lines, phrases and characters."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points, count_char_kinds
 from hanlin.data.text.ngrams import repeated_ngram_fraction
 from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
+
+_LEAST_TEASER_CHARS = 20
+_BREAKS_OFF = re.compile(r"[^\W_](?:\.{3,}|(?<!…)…)$")
+
+
+def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
+    """Drop a text of which more than `share` of the lines, and at least `least`, break off with an ellipsis.
+
+    Why: it is a list of articles with the beginning of each, as search pages and front pages of sites have them.
+    Source: Rae et al. 2021 (Gopher), section A.1.1, 30 % of the lines. Here these lines must also hold that share of
+    the characters, so that an article stays that is followed by the beginnings of others. Only lines of 20 characters
+    and more count, and only `...` and a single `…` behind a letter or digit: `……` and `!...` are how Chinese writers
+    pause.
+    """
+    if text.count("...") + text.count("…") < least:
+        return text
+    lines = [stripped for line in text.split("\n") if len(stripped := line.strip()) >= _LEAST_TEASER_CHARS]
+    broken = [len(line) for line in lines if _BREAKS_OFF.search(line[-_LEAST_TEASER_CHARS:])]
+    if len(broken) < least or len(broken) <= share * len(lines) or sum(broken) <= share * len(text):
+        return text
+    return Drop("ellipsis_lines", f"{len(broken)} of {len(lines)} lines")
 
 
 def repeated_lines(text: str, share: float) -> str | Drop:

@@ -157,6 +157,9 @@ _BETTING_CUES = (
 )
 """One of them is in every `SEWN_IN_BETTING`."""
 _COPY_PREFILTER = Prefilter(["文摘要", *_BETTING_CUES])
+_CLOSING_BET_CHARS, _KEYWORDS_CHARS, _MIN_TITLE_WORDS = 24, 300, 4
+_KEYWORDS = re.compile(r"关键[词字][：:]\s*([^\n]{8,})")
+_KEYWORD_MARK, _NO_WORD = re.compile("[,，、]"), re.compile(r"\W")
 _CLOSING_BET = re.compile(r"[：:][^\s，。：:]{1,14}(?:下注|投注|买球|赌场|棋牌)\W*\Z")
 
 
@@ -166,18 +169,22 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
     sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is one word of theirs
     after a last colon, or on a page of a school or institute that does not speak of betting (赌博软件师范学院). Copies
-    with words replaced have a form: 本文摘要： and then the same beginning or end again; and so have essays of a
-    widespread generator. A text of 200 to 3,000 characters whose last 120 call to buy or to ask a company
-    (欢迎来电洽谈) is written to sell. Defaults 5 and 3, chosen on labeled spam against encyclopedia, law and news.
-    Advertising that reads like an article is for `advertorials`.
+    with words replaced have a form: 本文摘要： and then the same beginning or end again, or 本文关键词： at the end and
+    then the words of the title one by one; and so have essays of a widespread generator. A text of 200 to 3,000
+    characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. Defaults 5 and 3, on
+    labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
     copied = _COPY_PREFILTER.may_match(text)
     if copied and "文摘要" in text and (abstract := _ABSTRACT.search(text)):
         rest, lead = text[abstract.end() :], abstract[1].rstrip()
         if lead[:_ABSTRACT_HEAD] in rest or lead[-_ABSTRACT_END:] in rest:
             return Drop("advertisement", abstract[0][:20])
-    if closing_bet := _CLOSING_BET.search(text, max(0, len(text) - 24)):
+    closing_part = text[-_KEYWORDS_CHARS:]
+    closing = closing_part[-_CLOSING_BET_CHARS:]
+    if ("：" in closing or ":" in closing) and (closing_bet := _CLOSING_BET.search(closing)):
         return Drop("advertisement", closing_bet[0])
+    if "关键" in closing_part and (keywords := _find_title_keywords(text, closing_part)):
+        return Drop("advertisement", keywords)
     names = BETTING_SITES.find_all(text, minimum=max(2, math.ceil(len(text) / _CHARS_PER_BETTING_NAME)))
     if names:
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
@@ -191,6 +198,24 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text
+
+
+def _find_title_keywords(text: str, closing: str) -> str | None:
+    """Find keywords at the end of a text that are the words of its beginning in order, as programs list them.
+
+    Example:
+        德邦物流能否代替顺丰 … 本文关键词：某某app,德邦,物流,能否,代替 -> 德邦物流能否代替
+    """
+    if not (listed := _KEYWORDS.search(closing)):
+        return None
+    before = len(text) - len(closing) + listed.start()
+    head = _NO_WORD.sub("", text[: min(_KEYWORDS_CHARS, before)])
+    words = [_NO_WORD.sub("", word) for word in _KEYWORD_MARK.split(listed[1])]
+    for first in range(len(words) - _MIN_TITLE_WORDS + 1):
+        run = words[first : first + _MIN_TITLE_WORDS]
+        if all(run) and (joined := "".join(run)) in head:
+            return joined
+    return None
 
 
 def _find_sewn_in_betting(text: str) -> str | None:

@@ -13,6 +13,12 @@ from hanlin.data.text.advertorial_phrases import KINDS, find_advertorial_phrases
 from hanlin.data.text.char_stats import code_points
 from hanlin.data.text.ngrams import hash_short_ngrams
 
+_JOB_WORDS = frozenset((
+    *("招聘", "应聘", "岗位职责", "任职要求", "任职资格", "薪资", "五险", "招聘会", "简历", "面试"),
+    *("月薪", "包食宿", "包吃住", "底薪"),
+))  # fmt: skip
+_MIN_JOB_WORDS = 2
+"""A page with as many of them, and no more than a profile of a company beside them, offers jobs."""
 _MAX_REPEATS = 3
 """A word counts this often at most: what a page is about does not make it an advertorial."""
 _LEAST_CHARS = 300
@@ -148,8 +154,8 @@ def _count_most_frequent(text: str, length: int) -> int:
 def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | None:
     """Tell how likely a page is written to sell, and what words say so.
 
-    The form is measured only if words and length leave it a chance, diseases apart, and repeats, which cost most, only
-    if all else does.
+    A page that offers jobs sells nothing. The form is measured only if words and length leave it a chance, diseases
+    apart, and repeats, which cost most, only if all else does.
 
     Args:
         text: The page.
@@ -159,6 +165,8 @@ def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | N
         (probability, up to 5 words of the kinds that only such pages have), or None for a page that is less likely.
     """
     found = find_advertorial_phrases(text)
+    if len(_JOB_WORDS.intersection(found.get("office", ()))) >= _MIN_JOB_WORDS:
+        return None
     needed = _logit(min_probability)
     logit = BIAS + _weigh(_measure_words(text, found))
     of_length = WEIGHTS["chars"] * _measure_length(text)
