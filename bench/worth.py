@@ -1,6 +1,7 @@
 """Was it worth it? What each choice of continued pre-training gains and loses, at equal processor time of one thread.
 
     OMP_NUM_THREADS=1 python bench/worth.py GGUF WORK --data FOLDER [--seconds 120] [--cells NAME,...]
+    python bench/worth.py GGUF WORK --data FOLDER --births 0,500,1000,2000,4000
     python bench/worth.py GGUF WORK --table [--page FILE ...] [--pictures FOLDER]
 
 GGUF is SmolLM2-135M-Instruct (`make real` downloads it), FOLDER holds the texts of docs/en/a_real_model.md. Every cell
@@ -22,7 +23,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 
 from worth_cells import CELLS, Cell, Workshop
 from worth_pictures import draw_cells, draw_peers
-from worth_table import SEED, Row, fill_page, summarize, write_tables
+from worth_table import SEED, Row, fill_page, summarize, write_births, write_tables
 
 ROW, STEP_TOKENS = 512, 1024
 WARMUP_STEPS, MAX_STEPS = 5, 100_000
@@ -213,10 +213,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--cells", default=",".join(cell.name for cell in CELLS))
+    parser.add_argument("--births", default="", help="measure models with so many new entries untrained (0,500,1000)")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what was run")
     parser.add_argument("--page", type=Path, action="append", default=[], help="a page whose tables are written anew")
     parser.add_argument("--pictures", type=Path, help="a folder for worth_cells.svg and worth_peers.svg")
     arguments = parser.parse_args()
+    if arguments.seconds <= 0:
+        parser.error("--seconds must be more than 0")
+    sizes = arguments.births.split(",") if arguments.births else []
+    if not all(size.isdecimal() for size in sizes):
+        parser.error(f"--births are numbers of entries such as 0,500,1000, not {arguments.births}")
     names = arguments.cells.split(",")
     unknown = set(names) - {cell.name for cell in CELLS}
     if unknown:
@@ -231,7 +237,15 @@ def main() -> None:
             out.write(json.dumps(row) + "\n")
         print(json.dumps({name: value for name, value in row.items() if name != "nats"}), flush=True)
 
-    if not arguments.table:
+    births = workshop.work / "births.jsonl"
+    if arguments.table and not rows and not births.is_file():
+        parser.error(f"nothing was measured yet in {workshop.work}")
+    for entries in map(int, sizes):
+        measured = workshop.measure_birth(entries)
+        print(json.dumps(measured), flush=True)
+        with births.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(measured) + "\n")
+    if not (arguments.table or sizes):
         for cell in (cell for cell in CELLS if cell.name in names):
             if any(row["cell"] == cell.name and row["at"] == arguments.seconds for row in rows):
                 continue
@@ -239,15 +253,18 @@ def main() -> None:
                 continue
             born = any((row["entries"], row["init"], row["at"]) == (cell.entries, cell.init, 0) for row in rows)
             run_cell(workshop, cell, arguments.seconds, note, skip_start=born)
-    if not rows:
-        sys.exit(f"{file}: nothing was measured yet")
+    if births.is_file():
+        table = [json.loads(line) for line in births.read_text().splitlines()]
+        for page in arguments.page:
+            fill_page(page, {"births": write_births(table, "zh" if page.parent.name == "zh" else "en")})
+        print(write_births(table, "en") + "\n")
     result = summarize(rows, [cell.name for cell in CELLS], workshop.snippets())
     for page in arguments.page:
         fill_page(page, write_tables(result, "zh" if page.parent.name == "zh" else "en"))
-    if arguments.pictures:
+    if arguments.pictures and result["cells"]:
         draw_cells(result, arguments.pictures / "worth_cells.svg")
-        if result["peers"]:
-            draw_peers(result, arguments.pictures / "worth_peers.svg")
+    if arguments.pictures and result["peers"]:
+        draw_peers(result, arguments.pictures / "worth_peers.svg")
     print("\n\n".join(write_tables(result, "en").values()))
     print(json.dumps(result))
 

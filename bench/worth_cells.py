@@ -24,6 +24,8 @@ CHINESE_TEXTS: dict[str, dict[str, str]] = {
     "lctt_linux_articles": {}, "howtocook_recipes": {}, "luxun_collected": {}, "vernacular_novels_ming_qing": {},
     "classics_modern_rendering": {},
 }  # fmt: skip
+SMALL_TEXTS = ("dureader_web_documents", "baike_qa_sample")
+"""Of the recipe's small budget."""
 ENGLISH_TEXTS = ("openstax_psychology", "openstax_biology", "openstax_us_history", "rust_book_en")
 
 
@@ -149,6 +151,36 @@ class Workshop:
             return base
         settings = ExtendVocabulary(model="./m", text=("./d",), new_entries=cell.entries, init=cell.init)
         return self._make(cell.birth, extend_vocab.run, settings, {"model": [base], "text": [self.texts()[0]]})
+
+    def small_birth(self, entries: int) -> Path:
+        """A model whose entries are learned from the text of the recipe's small budget; the base for none."""
+        from hanlin.config.settings.model import ExtendVocabulary
+        from hanlin.models import extend_vocab
+
+        base = self.model(Cell("entries 0", entries=0))
+        if not entries:
+            return base
+        files = {f"text_zh/{name}.jsonl.gz": CHINESE_TEXTS[name] for name in SMALL_TEXTS}
+        rules = ["markdown", "default"]
+        text = self.corpus("small", files, convert="simplified", dedup_against=[self.held_out()["modern"]], rules=rules)
+        settings = ExtendVocabulary(model="./m", text=("./d",), new_entries=entries)
+        return self._make(f"small_{entries}", extend_vocab.run, settings, {"model": [base], "text": [text]})
+
+    def measure_birth(self, entries: int) -> dict[str, Any]:
+        """Characters per token and bits per character of the modern snippets, before any training."""
+        from hanlin.config.settings.evaluate import Perplexity
+        from hanlin.core.context import Inputs, StageContext
+        from hanlin.evaluate import perplexity
+
+        model, file, out = self.small_birth(entries), self.work / "snippets.jsonl", self.work / "measured"
+        lines = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(self.snippets()["modern"])]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        settings = Perplexity(model="./m", data="./d", dtype="bfloat16", window=1024)
+        metrics = perplexity.run(settings, Inputs({"model": (model,), "data": (file,)}), out, StageContext(seed=SEED))
+        shutil.rmtree(out)
+        return {"entries": entries, **{name: metrics[name] for name in ("characters_per_token", "bits_per_character")}}
 
     def mixture(self, cell: Cell) -> Path:
         """The documents that a cell trains on, mixed by tokens of its own vocabulary."""

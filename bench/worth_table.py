@@ -41,6 +41,13 @@ HEADS: dict[str, dict[Language, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 
+PICTURES: dict[str, tuple[str, dict[Language, str]]] = {
+    "bits": ("worth_cells.svg", {"en": "Bits per character of modern text at birth, at half and at the end",
+                                 "zh": "现代文每字比特：初始、中点与终点"}),
+    "peers": ("worth_peers.svg", {"en": "Bits per character of modern text by processor seconds: Hanlin and TRL",
+                                  "zh": "现代文每字比特随处理器秒的变化：Hanlin 与 TRL"}),
+}  # fmt: skip
+
 
 def count_units(text: str, kind: str) -> int:
     """What bits are divided by: characters, or bytes of English."""
@@ -86,7 +93,7 @@ def summarize(rows: Sequence[Row], names: Sequence[str], snippets: Snippets) -> 
     latest = {(row["cell"], row["at"]): row for row in rows}
     births = {(row["entries"], row["init"]): row for row in rows if row["at"] == 0 and row["cell"] != PEER}
     base = births.get((0, "mean"))
-    end = max(row["at"] for row in rows)
+    end = max((row["at"] for row in rows), default=0.0)
     center = latest.get((CENTER, end))
     cells = []
     for name in names:
@@ -146,15 +153,19 @@ def _compare_with_peer(latest: Mapping[tuple[str, float], Row], snippets: Snippe
 
 
 def write_tables(result: Mapping[str, Any], language: Language) -> dict[str, str]:
-    """The tables `bits`, `worth` and `peers`, and the sentence `not_run`, as Markdown."""
+    """The tables `bits`, `worth` and `peers` with their pictures, and the sentence `not_run`, as Markdown."""
     bodies = {"bits": _bits_rows(result, language), "worth": _worth_rows(result, language)}
     bodies["peers"] = [_peer_row(mark) for mark in result["peers"]]
-    tables = {
-        name: "\n".join(
-            f"| {' | '.join(cells)} |" for cells in (heads[language], ["---"] * len(heads[language]), *bodies[name])
-        )
-        for name, heads in HEADS.items()
-    }
+    tables = {}
+    for name, heads in HEADS.items():
+        measured = result["cells"] if name != "peers" else bodies["peers"]
+        if not measured:
+            tables[name] = "Not measured yet." if language == "en" else "尚未测量。"
+            continue
+        tables[name] = _table(heads[language], bodies[name])
+        if name in PICTURES:
+            file, texts = PICTURES[name]
+            tables[name] += f"\n\n![{texts[language]}](../images/{file})"
     missing = [_label(name, language) for name in result["not_run"]]
     if language == "en":
         tables["not_run"] = (
@@ -163,6 +174,23 @@ def write_tables(result: Mapping[str, Any], language: Language) -> dict[str, str
     else:
         tables["not_run"] = f"没有跑完：{'、'.join(missing)}。" if missing else "所有单元都跑完了。"
     return tables
+
+
+def write_births(births: Sequence[Row], language: Language) -> str:
+    """The table of models with few new entries, untrained; of several measurements of one the last counts."""
+    by_entries = {row["entries"]: row for row in sorted(births, key=lambda row: int(row["entries"]))}
+    heads = ("new entries", "characters per token", "bits per character, untrained")
+    if language == "zh":
+        heads = ("新词条", "每词元字数", "未训练时每字比特")
+    rows = [
+        [f"{entries:,}", f"{row['characters_per_token']:.2f}", f"{row['bits_per_character']:.2f}"]
+        for entries, row in by_entries.items()
+    ]
+    return _table(heads, rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def fill_page(page: Path, tables: Mapping[str, str]) -> None:

@@ -62,6 +62,21 @@ def test_the_tables_say_what_was_not_run_to_the_end() -> None:
     assert tables["not_run"].startswith("Not run to the end: TRL, entries 1000, two stages,")
 
 
+def test_a_page_before_any_run_says_so_and_names_no_picture() -> None:
+    tables = worth_table.write_tables(worth_table.summarize([], NAMES, SNIPPETS), "en")
+    assert tables["bits"] == tables["worth"] == tables["peers"] == "Not measured yet."
+    assert all(name in tables["not_run"] for name in NAMES)
+
+
+def test_births_are_listed_by_entries_and_the_last_measurement_counts() -> None:
+    births = [
+        {"entries": entries, "characters_per_token": 0.5, "bits_per_character": bits}
+        for entries, bits in ((500, 11.0), (0, 7.5), (500, 10.5))
+    ]
+    rows = worth_table.write_births(births, "zh").splitlines()[2:]
+    assert rows == ["| 0 | 0.50 | 7.50 |", "| 500 | 0.50 | 10.50 |"]
+
+
 def test_hanlin_is_compared_with_trl_at_the_marks_that_both_reached() -> None:
     (mark,) = worth_table.summarize(ROWS, NAMES, SNIPPETS)["peers"]
     assert mark["at"] == 60 and mark["fewer"]["modern"][0] == pytest.approx(0.3)
