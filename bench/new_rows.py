@@ -52,7 +52,8 @@ TRAINED = os.environ.get("HANLIN_TRAINED", "rows,all").split(",")
 STEP_TOKENS = int(os.environ.get("HANLIN_STEP_TOKENS", "1024"))
 CHARACTERS = int(os.environ.get("HANLIN_CHARACTERS", "4000"))
 SNIPPET, ROW, TRAIN_CHARACTERS = 100, 256, 3_000_000
-ROWS_RATE, ALL_RATE = 1e-3, 1e-4
+ROWS_RATE = float(os.environ.get("HANLIN_ROWS_RATE", "1e-3"))
+ALL_RATE = float(os.environ.get("HANLIN_ALL_RATE", "1e-4"))
 SEED = 42
 
 

@@ -225,7 +225,7 @@ def write_demo_text(answers: Answers) -> str:
             "    initializer_range: 0.06",
             "",
             *_comment(tr("Chinese entries are learned from the text and added to the vocabulary")),
-            "  grown: { kind: extend_vocabulary, model: base, text: corpus, new_entries: 600 }",
+            "  grown: { kind: extend_vocabulary, model: base, text: corpus, new_entries: 600, init: mean }",
             "",
             *_comment(tr("learn from the text: every document, cut at sequence ends without losing a token")),
             "  pretrained:",

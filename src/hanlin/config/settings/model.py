@@ -163,13 +163,12 @@ class ExtendVocabulary(Settings):
         description="more of your own words: a UTF-8 file with one on each line",
     )
     init: Literal["mean", "weighted", "omp", "average_of_similar", "distilled"] = setting(
-        "mean",
+        "distilled",
         "rows that new entries begin with. mean: the mean of their pieces' rows; weighted: rare pieces weigh more; "
         "average_of_similar: the mean of old entries with similar neighbors in the text (as WECHSEL, Minixhofer et al. "
         "2022, arXiv:2112.06598); omp: a sparse combination of such entries (orthogonal matching pursuit, "
         "arXiv:2506.06607); distilled: rows fitted to what the model does with the pieces when it reads a part of the "
         "text (as Token Distillation, Dobler et al. 2025, arXiv:2505.20133)",
-        unless_default=True,
     )
 
     @model_validator(mode="after")
