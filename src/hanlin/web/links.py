@@ -30,7 +30,7 @@ class RunLinks:
         self._runs, self._artifacts = str(runs), os.path.normpath(artifacts)
         self._read: dict[str, tuple[int, tuple[tuple[str, str], ...]]] = {}
         self._by_artifact: dict[str, list[tuple[str, str]]] = {}
-        self._read_at = -_FRESH_SECONDS
+        self._refreshed_at = -_FRESH_SECONDS
         self._lock = threading.Lock()
 
     def find(self, artifact: str) -> list[tuple[str, str]]:
@@ -40,9 +40,9 @@ class RunLinks:
     def by_artifact(self) -> dict[str, list[tuple[str, str]]]:
         """For each artifact that is linked the runs and stages, the run that changed last first."""
         with self._lock:
-            if time.monotonic() - self._read_at >= _FRESH_SECONDS:
+            if time.monotonic() - self._refreshed_at >= _FRESH_SECONDS:
                 self._refresh()
-                self._read_at = time.monotonic()
+                self._refreshed_at = time.monotonic()
             return self._by_artifact
 
     def _refresh(self) -> None:

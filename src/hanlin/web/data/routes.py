@@ -196,8 +196,10 @@ def make_router(frame: Frame) -> APIRouter:
 
     def count_values(dataset: Dataset, tokenizer: str, template: str) -> dict[str, Any]:
         counted = lengths.count(dataset, frame.resolve(tokenizer), template)
-        values: dict[str, Any] = {"counted": counted, "tokenizer": tokenizer, "template": template}
-        if counted.is_done and counted.lengths:
+        is_counted = counted.is_done  # asked once: the count may end while the page is written
+        values: dict[str, Any] = {"counted": counted, "is_counted": is_counted}
+        values |= {"tokenizer": tokenizer, "template": template}
+        if is_counted and counted.lengths:
             values["tokens"] = _picture(counted.lengths)
             values["learned"] = _picture(counted.learned) if dataset.kind != "documents" else None
             values["learned_share"] = 100 * sum(counted.learned) / sum(counted.lengths)
