@@ -276,12 +276,15 @@ def _read_rendered(chat: ParsedChat | Drop) -> ParsedChat | Drop:
 
 
 def _chat_format(
-    name: str, recognize: Callable[[Any], bool], read: Callable[[Any], Iterator[ParsedChat | Drop]]
+    name: str,
+    recognize: Callable[[Any], bool],
+    read: Callable[[Any], Iterator[ParsedChat | Drop]],
+    is_of_turns: bool = False,
 ) -> Format[ParsedChat]:
     """Make a format whose rows are read alike: reasoning, calls and results in their texts, pictures, tools, flags."""
 
     def read_finished(value: Any) -> Iterator[ParsedChat | Drop]:
-        nested = _split_nested(value)
+        nested = _split_nested(value) if is_of_turns else None
         if nested is not None:
             for inner in nested:
                 yield from read_finished(inner)
@@ -301,12 +304,12 @@ def _chat_format(
         nested = _split_nested(value)
         return recognize(nested[0] if nested else value)
 
-    return Format(name, recognize_first, read_finished)
+    return Format(name, recognize_first if is_of_turns else recognize, read_finished)
 
 
 CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (
-    _chat_format("sharegpt", _has_turn_keys("from"), read_messages),
-    _chat_format("messages", _has_turn_keys("role", "speaker", "sender", "author"), read_messages),
+    _chat_format("sharegpt", _has_turn_keys("from"), read_messages, is_of_turns=True),
+    _chat_format("messages", _has_turn_keys("role", "speaker", "sender", "author"), read_messages, is_of_turns=True),
     _chat_format("oasst_tree", is_oasst_tree, read_oasst_tree),
     _chat_format("chatgpt_export", is_chatgpt_export, read_chatgpt_export),
     _chat_format("claude_export", is_claude_export, read_claude_export),

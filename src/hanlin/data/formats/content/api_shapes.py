@@ -77,6 +77,10 @@ def is_turn_list(value: Any) -> bool:
     )
 
 
+_UNFOLDED = frozenset(("type", "parts", "speaker"))
+"""Fields of turns that are unfolded."""
+
+
 def unfold_turns(turns: Sequence[Any]) -> list[Any] | None:
     """Write the items of OpenAI's Responses API, the parts of Gemini and speakers named `SYSTEM` as turns with roles.
 
@@ -86,7 +90,10 @@ def unfold_turns(turns: Sequence[Any]) -> list[Any] | None:
     Returns:
         The turns; None if there is nothing of this kind in them.
     """
-    if not all(isinstance(turn, dict) for turn in turns):
+    for turn in turns:
+        if not isinstance(turn, dict):
+            return None
+    if all(map(_UNFOLDED.isdisjoint, turns)):
         return None
     is_changed = False
     unfolded: list[Any] = []

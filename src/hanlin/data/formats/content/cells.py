@@ -17,7 +17,8 @@ _LIST_FIELDS = frozenset((
 """Fields that hold lists in some format."""
 _ITEM_FIELDS = ("input", "output")
 """Fields that hold the items of OpenAI's Responses API, and are never decoded from text: a task may give a list."""
-_OBJECT_FIELDS = frozenset(("input", "request", "body", "data", "conversation", "sample", "chat_template_kwargs"))
+_API_FIELDS = frozenset((*_ITEM_FIELDS, "request", "body", "data", "conversation", "sample", "chat_template_kwargs"))
+"""Those, and fields that may hold a request as an object."""
 _ROLE_KEYS = (*ROLE_FIELDS, "human", "user", "input")
 _HAS_ROLE = frozenset(ROLE_FIELDS)
 
@@ -40,11 +41,13 @@ def decode_cells(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     decoded = {}
-    for name in _ITEM_FIELDS:
-        if isinstance(value.get(name), list) and (turns := unfold_turns(value[name])) is not None:
+    for name in value.keys() & _API_FIELDS:
+        cell = value[name]
+        if type(cell) is list and name in _ITEM_FIELDS and (turns := unfold_turns(cell)) is not None:
             decoded[name] = turns
-    if not _OBJECT_FIELDS.isdisjoint(value):
-        value = unfold_request(value)
+        elif type(cell) is dict:
+            value = unfold_request(value)
+            break
     if _LIST_FIELDS.isdisjoint(value):
         return {**value, **decoded} if decoded else value
     for name in value.keys() & _LIST_FIELDS:
