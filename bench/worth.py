@@ -23,6 +23,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -220,6 +221,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.seconds <= 0:
         parser.error("--seconds must be more than 0")
+    for path in () if arguments.table else (arguments.gguf, arguments.data):
+        if not path.exists():
+            parser.error(f"{path} is not there; docs/en/a_real_model.md says where model and texts come from")
     sizes = arguments.births.split(",") if arguments.births else []
     if not all(size.isdecimal() for size in sizes):
         parser.error(f"--births are numbers of entries such as 0,500,1000, not {arguments.births}")
@@ -270,4 +274,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from hanlin.core.errors import UserError
+
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
