@@ -45,6 +45,22 @@ def test_artifacts_that_were_made_from_themselves_are_one_sentence(tmp_path: Pat
     assert folder.is_dir()
 
 
+@pytest.mark.parametrize("inside", ["", "questions", "questions/validation.jsonl", "text.jsonl"])
+def test_what_lies_in_an_artifact_has_its_lineage(tmp_path: Path, inside: str) -> None:
+    """A stage may read a folder of an artifact, or a file in that."""
+    folder = write(tmp_path, "a")
+    (folder / "questions").mkdir()
+    for file in ("text.jsonl", "questions/validation.jsonl"):
+        (folder / file).write_text("", encoding="utf-8")
+    assert lineage(folder / inside).name == "c-a"
+
+
+def test_what_lies_in_no_artifact_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    with pytest.raises(UserError, match="not an artifact"):
+        lineage(tmp_path / "text")
+
+
 def test_a_chain_without_end_is_one_sentence(tmp_path: Path) -> None:
     for number in range(400):
         write(tmp_path, f"k{number}", f"k{number + 1}")

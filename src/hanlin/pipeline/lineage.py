@@ -22,7 +22,7 @@ def lineage(folder: Path) -> LineageNode:
     """The lineage graph of an artifact, read from the manifests beside it. What is reached by two ways is one node.
 
     Args:
-        folder: The artifact's folder, a link to it, or a file in it.
+        folder: The artifact's folder, a link to it, or a file or folder in it.
 
     Raises:
         UserError: The folder has no manifest, or one says that it was made from itself.
@@ -33,7 +33,7 @@ def lineage(folder: Path) -> LineageNode:
 
 def _artifact_folder(folder: Path) -> Path:
     folder = folder.resolve()
-    return folder.parent if folder.is_file() else folder
+    return next((above for above in (folder, *folder.parents) if (above / MANIFEST).is_file()), folder)
 
 
 def _require_manifest(folder: Path) -> Manifest:
