@@ -66,8 +66,9 @@ _HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelera
 REPLY_FILE = "reply.json"
 PROGRESS_FILE = "progress.json"
 ELAPSED_FILE = "seconds"
-COMMITS_FILE = "commits.json"
 """A file in the scratch folder, rewritten every second while its stage runs: other machines see that it does."""
+COMMITS_FILE = "commits.json"
+"""A file in the scratch folder: the commit of each hub's repository that the stage began with."""
 
 
 def serve_requests(preload: bool) -> None:
