@@ -150,7 +150,7 @@ def _name_of(kind: str, estimate: Estimate) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """A time as people say it: `3 minutes`, `2.5 hours`, `4 days`."""
+    """A time as people say it: `3 min`, `2.5 h`, `4 days`."""
     if seconds < 5400:
         return tr("{count} min", count=max(1, round(seconds / 60)))
     if seconds < 172_800:
