@@ -262,6 +262,36 @@ def test_a_run_is_stopped_from_the_page(site: Any, world: Store) -> None:
         assert child.wait() == -signal.SIGTERM
 
 
+def test_a_run_that_was_killed_goes_on_from_the_page_to_its_end(site: Any, world: Store) -> None:
+    """Its record says that it runs, and its process is gone; a stage is lost with it."""
+    write_rows(site.folder / "chats.jsonl", [{"instruction": f"第{n}问？", "output": f"答{n}。"} for n in range(9)])
+    (site.folder / "recipes").mkdir()
+    shutil.copy(site.folder / "small.yaml", site.folder / "recipes" / "mine.yaml")
+    page = site.open(with_token(site, "/ui/recipes/edit/own/mine"), wait="#form details")
+    page.locator("#verdict", has_text="The recipe is valid").wait_for()
+    page.locator("#start").click()
+    page.wait_for_url("**/ui/runs/view/small")
+    page.locator("[data-run-state=done]").wait_for(state="attached")
+    file = world.runs / "small" / "run.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**record, "outcome": "running", "finished": ""}), encoding="utf-8")
+    lost = (world.runs / "small" / "chats").resolve()
+    shutil.rmtree(lost)
+    page = site.open(with_token(site, "/ui/runs/view/small"), wait="[data-action=resume]")
+    page.locator("[data-action=resume]").click()
+    page.locator("[data-run-state=done]").wait_for(state="attached")
+    assert (lost / "manifest.json").is_file()
+
+
+def test_an_artifact_shows_what_it_was_made_from_and_its_quality_report(site: Any, world: Store) -> None:
+    page = site.open("/ui/runs/view/small", wait="main h1")
+    page.locator("a[href*='/ui/runs/artifact/conversations-']").first.click()
+    page.locator(".lineage li", has_text="chats.jsonl").wait_for()
+    page.goto(f"{site.server.address}/ui/runs/artifact/sft-{'first':0<16}")
+    page.get_by_role("link", name="report: quality").click()
+    page.get_by_text("quality", exact=True).wait_for()
+
+
 def test_a_part_that_is_refused_leaves_the_page_as_it_was_and_says_so(site: Any, world: Store) -> None:
     page = site.open("/ui/runs/view/first", wait=".picture canvas")
     (world.runs / "first").rename(world.runs / "moved")
