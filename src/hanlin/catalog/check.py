@@ -51,7 +51,7 @@ class LinkResult:
 
 
 def links_of(entry: CatalogEntry) -> list[Link]:
-    """The links of an entry: each hub name, the pin, the homepage."""
+    """The links of an entry: each hub name, the pin, the homepage, the pages on which its figures were read."""
     sort = "datasets" if isinstance(entry, DataSet) else "models"
     links = [Link(entry.id, hub, name, _hub_url(hub, sort, name)) for hub, name in entry.hubs.items()]
     for form, target in getattr(entry, "variants", {}).items():
@@ -63,6 +63,7 @@ def links_of(entry: CatalogEntry) -> list[Link]:
         links.append(Link(entry.id, "revision", entry.revision, url))
     if entry.homepage:
         links.append(Link(entry.id, "homepage", entry.homepage, entry.homepage))
+    links += [Link(entry.id, f"sources.{field}", url, url) for field, url in entry.sources.items()]
     return links
 
 

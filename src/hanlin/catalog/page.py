@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hanlin.catalog.entries import datasets, licenses, models, shapes, tools
 from hanlin.catalog.memory import RANK, RUN_CONTEXT, SEQUENCE, estimate_needs
-from hanlin.catalog.schema import CatalogEntry, DataSet, Hub, ListedTool, Model
+from hanlin.catalog.schema import CatalogEntry, DataSet, Hub, ListedTool, Model, Sourced
 from hanlin.core.i18n import Language, mark, translate
 
 PAGES: tuple[Hub | str, ...] = ("models", "datasets", "tools")
@@ -108,12 +108,13 @@ def _datasets(language: Language) -> list[str]:
         (mark("Questions"), lambda d: d.use == "questions" and d.refused is None),
         (mark("Not read by Hanlin"), lambda d: d.refused is not None),
     )
-    head = t(mark("id,rows,languages,stage,format,license")).split(",")
+    head = t(mark("id,rows,size,languages,stage,format,license")).split(",")
     for title, belongs in sections:
         chosen = [entry for entry in datasets() if belongs(entry)]
         lines += [f"## {t(title)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for entry in chosen:
-            cells = [f"[`{entry.id}`](#{_anchor(entry.id)})", _number(entry.rows), " ".join(entry.languages)]
+            cells = [f"[`{entry.id}`](#{_anchor(entry.id)})", _sourced(entry, "rows", _number(entry.rows))]
+            cells += [_sourced(entry, "size", entry.size or ""), " ".join(entry.languages)]
             cells += [f"`{entry.use}`", f"`{entry.format}`" if entry.format else "", f"`{entry.license}`"]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", *(line for entry in chosen for line in _notes(entry, language, t)), ""]
@@ -158,7 +159,8 @@ def _legend(t: Callable[[str], str]) -> list[str]:
                 "`hanlin catalog models` shows the same in the terminal, as do `datasets` and `tools`; `--json` is for "
                 "programs. Names on hubs were compared with their owners' pages and the lists of LLaMA-Factory and "
                 "ms-swift in 2026-11; a name or license marked (unverified) is as the community's lists have "
-                "it. `hanlin catalog check` asks the hubs themselves."
+                "it. A figure or license leads to the page on which it was read. `hanlin catalog check` asks the hubs "
+                "themselves."
             )
         )
     ]
@@ -181,7 +183,7 @@ def _notes(
     hubs = [f"[{hub} `{name}`]({hub_page(hub, name, is_dataset)}){doubt(hub)}" for hub, name in entry.hubs.items()]
     if entry.homepage:
         hubs.append(f"<{entry.homepage}>")
-    facts = [*first, f"`{entry.license}`{doubt('license')}"]
+    facts = [*first, _sourced(entry, "license", f"`{entry.license}`") + doubt("license")]
     if getattr(entry, "gated", False):
         facts.append(t(mark("asks for an agreement on Hugging Face")))
     lines = [f"### {entry.id} {{ #{_anchor(entry.id)} }}", "", f"**{entry.name}** · {' · '.join([*hubs, *facts])}", ""]
@@ -214,6 +216,11 @@ def _license_section(
             cells = [f"`{license.id}`", name, t(commercial[license.commercial]), license.forbids.to(language)]
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _sourced(entry: CatalogEntry, field: Sourced, text: str) -> str:
+    """What is known of a field, as a link to where it was read."""
+    return f"[{text}]({entry.sources[field]})" if text and field in entry.sources else text
 
 
 def _number(number: int | None) -> str:

@@ -1,7 +1,7 @@
 """The schema of the catalog's data files (`files/*.yaml`): what is known of a model, a data set, a tool and a license.
 
 A name that could not be compared with a second source (the owner's page, or the model lists of LLaMA-Factory and
-ms-swift) is listed in `unverified`, and every view says so.
+ms-swift) is listed in `unverified`, and every view says so. `sources` says where a figure or a license was read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Address = Annotated[str, StringConstraints(pattern=r"https://\S+")]
 Hub = Literal["hf", "ms", "wisemodel", "opencsg"]
 Use = Literal["corpus", "conversations", "preferences", "unpaired_preferences", "questions", "images"]
 Unverified = Literal["hf", "ms", "wisemodel", "opencsg", "license", "rows", "shape", "format", "template"]
+Sourced = Literal[Unverified, "size"]
 
 FORMATS: dict[Use, tuple[str, ...]] = {
     "corpus": sources.DOCUMENT_FORMAT_NAMES,
@@ -82,6 +83,7 @@ class CatalogEntry(Strict):
         revision: The commit on Hugging Face that was looked at.
         license: Id of its license.
         unverified: What could not be compared with a second source.
+        sources: The page on which a field was read, for people to look again.
         good_for: What it is good for.
         faults: Known faults of the published files.
         recipe: The shipped recipe that uses it, a path.
@@ -95,6 +97,7 @@ class CatalogEntry(Strict):
     revision: Revision | None = None
     license: Slug
     unverified: tuple[Unverified, ...] = ()
+    sources: dict[Sourced, Address] = {}
     good_for: Text
     faults: tuple[Text, ...] = ()
     recipe: str | None = Field(None, pattern=r"recipes/\w+\.yaml")
@@ -109,6 +112,8 @@ class CatalogEntry(Strict):
         ]
         if lost or (self.revision and "hf" not in self.hubs):
             raise ValueError(f"{self.id} has no name on that hub")
+        if both := self.sources.keys() & set(self.unverified):
+            raise ValueError(f"{self.id} has a source for what is unverified: {', '.join(sorted(both))}")
         return self
 
 
@@ -158,7 +163,8 @@ class DataSet(CatalogEntry):
         use: The stage that reads it.
         format: The format of its rows, as `sources.format` names it.
         fields: Renamed fields that the stage needs, as `sources.fields` takes them.
-        rows: Number of its rows.
+        rows: Number of its rows, rounded if its source rounds it.
+        size: What is downloaded, such as `1.17 GB`.
         languages: Languages of its texts.
         refused: Why Hanlin does not read it, if it does not.
     """
@@ -167,7 +173,7 @@ class DataSet(CatalogEntry):
     format: str | None = None
     fields: dict[str, str] = {}
     rows: int | None = Field(None, gt=0)
-    size: str | None = None
+    size: str | None = Field(None, pattern=r"[\d.]+ (kB|MB|GB|TB)")
     languages: tuple[Literal["zh", "en", "many"], ...]
     refused: Text | None = None
 
@@ -178,6 +184,10 @@ class DataSet(CatalogEntry):
             raise ValueError(f"{self.id}: {self.use} has no format {self.format}")
         if known and self.format is None and self.refused is None:
             raise ValueError(f"{self.id} has no format")
+        if self.size is not None and "size" not in self.sources:
+            raise ValueError(f"{self.id} has a size without a source")
+        if self.rows is not None and "rows" not in {*self.sources, *self.unverified}:
+            raise ValueError(f"{self.id} has a number of rows that is neither sourced nor unverified")
         return self
 
 

@@ -46,7 +46,7 @@ def datasets(words: Words = [], lang: Lang = "", as_json: AsJson = False) -> Non
     from hanlin.catalog.entries import datasets as all_datasets
 
     use_language(lang)
-    _show(all_datasets(), words, as_json, _dataset_row, tr("id,rows,languages,stage,format,license"))
+    _show(all_datasets(), words, as_json, _dataset_row, tr("id,rows,size,languages,stage,format,license"))
 
 
 @command(app)
@@ -158,7 +158,7 @@ def _model_row(model: Model) -> list[str]:
 
 def _dataset_row(entry: DataSet) -> list[str]:
     rows = "" if entry.rows is None else f"{entry.rows:,}"
-    return [entry.id, rows, " ".join(entry.languages), entry.use, entry.format or "–", entry.license]
+    return [entry.id, rows, entry.size or "", " ".join(entry.languages), entry.use, entry.format or "–", entry.license]
 
 
 def _tool_row(tool: ListedTool) -> list[str]:
@@ -199,6 +199,7 @@ def _print_details(entry: CatalogEntry) -> None:
     lines += [(tr("fault"), fault.to(reader)) for fault in entry.faults]
     lines += [(tr("recipe"), text) for text in (entry.recipe, getattr(entry, "first_recipe", None)) if text]
     lines += _doubts(entry.unverified)
+    lines += [(tr("source of {field}", field=field), url) for field, url in entry.sources.items()]
     print_table(["", ""], [[label, text] for label, text in lines])
 
 
