@@ -12,7 +12,9 @@ COPY constraints.txt ./
 # torch first, and alone in its layer: it is most of the image, and changes least
 RUN python -m venv /opt/hanlin \
     && /opt/hanlin/bin/pip install --index-url "${TORCH_INDEX}/${TORCH}" "$(grep '^torch==' constraints.txt)"
-COPY pyproject.toml setup.py README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE llms.txt SKILL.md ./
+COPY docs docs
+COPY recipes recipes
 COPY src src
 RUN /opt/hanlin/bin/pip install -c constraints.txt ".[${EXTRAS}]"
 

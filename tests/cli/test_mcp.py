@@ -46,6 +46,7 @@ def test_the_tools_tell_what_the_commands_print_and_write_nothing(workspace: Wor
     assert row["kept"] == 1 and row["stage"] == "corpus"
     assert tools.catalog("datasets", ["弱智吧", "gpt-4"])[0]["id"] == "ruozhiba-gpt4"
     assert "max_seq_length" in tools.settings("sft")["properties"] and tools.settings("")["gguf"]
+    assert tools.docs("skill").startswith("---\nname: hanlin") and "hubs" in tools.docs("")
     with pytest.raises(UserError, match="no stage has run"):
         tools.report(workspace, "first.yaml", [])
     assert files(workspace.root) == before
@@ -108,7 +109,7 @@ async def ask(folder: Path) -> tuple[set[str], Any, Any, Any]:
 def test_the_client_of_the_sdk_plans_a_recipe_and_is_refused_by_code(workspace: Workspace) -> None:
     pytest.importorskip("mcp", reason="the MCP SDK is not installed (pip install 'hanlin[mcp]')")
     names, planned, refused, found = anyio.run(ask, workspace.root)
-    assert names == {"plan", "status", "report", "inspect", "evaluation", "lineage", "catalog", "settings"}
+    assert names == {"plan", "status", "report", "inspect", "evaluation", "lineage", "catalog", "settings", "docs"}
     assert json.loads(planned.content[0].text)[0]["state"] == "run" and not planned.is_error
     assert refused.is_error and '"access"' in refused.content[0].text
     assert json.loads(found.content[0].text)[0]["parameters"] == 7_008_751_616

@@ -41,6 +41,7 @@ def sections() -> tuple[Section, ...]:
             (
                 Entry("catalog", tr("List models, data sets and tools with their faults"), "start.catalog"),
                 Entry("recipe", tr("Write a first recipe, or copy a shipped one"), "start.recipe"),
+                Entry("docs", tr("Print a page of the documentation, without a network"), "agents.docs"),
                 Entry("mcp", tr("Let a coding agent look, over MCP"), "agents.mcp"),
             ),
         ),

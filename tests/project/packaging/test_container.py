@@ -49,6 +49,10 @@ def test_what_the_build_reads_is_copied() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for name in re.findall(r'(?:readme = |license-files = \[)"([^"]+)"', project):
         assert name in copied.split()
+    shipped = re.findall(
+        r'"([\w.-]+)(?:/[\w*./]*)?"[,)]', (ROOT / "setup.py").read_text(encoding="utf-8").partition("class ")[0]
+    )
+    assert {"recipes", "llms.txt", "SKILL.md", "docs"} == set(shipped) <= set(copied.split())
 
 
 def test_the_last_user_is_not_root_and_is_named_by_its_number() -> None:

@@ -60,6 +60,17 @@ def test_the_wheel_holds_everything_that_is_no_python(wheel: Path) -> None:
     assert len(files) > 20
     assert {file.relative_to(package.parent).as_posix() for file in files} <= names
     assert "hanlin/locale/zh_CN/LC_MESSAGES/hanlin.mo" in names
+    for folder, files in (("recipes", ROOT.glob("recipes/*.yaml")), ("docs/zh", ROOT.glob("docs/zh/*.md"))):
+        assert {f"hanlin/shipped_{folder}/{file.name}" for file in files} <= names
+    assert {"hanlin/shipped_docs/llms.txt", "hanlin/shipped_docs/SKILL.md"} <= names
+
+
+@pytest.mark.slow
+def test_a_wheel_made_from_the_source_distribution_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    """`pip install` of a source distribution builds its wheel from what that holds."""
+    run(sys.executable, "-m", "build", "--outdir", tmp_path, ROOT)
+    (built,) = tmp_path.glob("hanlin-*.whl")
+    assert set(zipfile.ZipFile(built).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
 @pytest.mark.slow
@@ -74,5 +85,8 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_environment(wheel: Path, versi
     run(binaries / "python", "-m", "pip", "install", "--quiet", "-c", constraints, wheel)
     assert run(binaries / "hanlin", "--version", cwd=tmp_path).startswith("hanlin ")
     run(binaries / "hanlin", "run", RECIPE, "--home", tmp_path, cwd=tmp_path)
+    assert "name: hanlin" in run(binaries / "hanlin", "docs", "skill", cwd=tmp_path)
+    assert "hanlin docs NAME" in run(binaries / "hanlin", "docs", "llms.txt", cwd=tmp_path)
+    assert "quickstart" in run(binaries / "hanlin", "recipe", "ls", cwd=tmp_path)
     told = run("env", "HANLIN_LANG=zh", binaries / "hanlin", "status", RECIPE, "--home", tmp_path, cwd=tmp_path)
     assert "已完成" in told

@@ -32,7 +32,7 @@ INSTRUCTIONS = (
     app,
     tr(
         "Speaks the Model Context Protocol on standard input and output. Its tools read: plan, status, report, "
-        "inspect, evaluation, lineage, catalog, settings. Nothing is run or downloaded."
+        "inspect, evaluation, lineage, catalog, settings, docs. Nothing is run or downloaded."
     ),
 )
 def mcp(
@@ -102,6 +102,11 @@ def make_server(workspace: Workspace) -> Any:
     def settings(kind: str = "") -> str:
         """The kinds of stages, or the JSON schema of the settings of one."""
         return _answer(lambda: tools.settings(kind))
+
+    @add
+    def docs(page: str = "") -> str:
+        """A page of the documentation as Markdown, such as agents, settings, mistakes; none: the list of pages."""
+        return _answer(lambda: tools.docs(page))
 
     return server
 

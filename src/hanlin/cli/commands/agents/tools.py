@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import language, tr
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +133,10 @@ def settings(kind: str) -> dict[str, Any]:
         raise UserError(tr("there is no kind '{kind}'", kind=kind), "kind", did_you_mean(name, KINDS))
     schema: dict[str, Any] = KINDS[name].settings.model_json_schema()
     return schema
+
+
+def docs(page: str) -> Any:
+    """A page of the documentation, or the pages that there are with their titles."""
+    from hanlin.cli.commands.agents.pages import find_page, list_pages
+
+    return find_page(page, language()).text if page else {each.name: each.title for each in list_pages(language())}
