@@ -45,6 +45,12 @@ def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (("data", "inspect", "nowhere.jsonl", "--json"), "not_found"),
         (("recipe", "new", "--out", "recipe.yaml", "--json"), "exists"),
         (("catalog", "models", "no-such-model", "--json"), "bad_input"),
+        (("lineage", "nowhere", "--json"), "not_found"),
+        (("verify", ".", "--json"), "bad_input"),
+        (("tensorboard", "nowhere", "--json"), "not_found"),
+        (("template", "modelfile", "nowhere", "--json"), "not_found"),
+        (("tokens", "view", "recipe.yaml", "--model", "nowhere", "--json"), "not_found"),
+        (("docs", "nowhere", "--json"), "not_found"),
     ],
 )
 def test_an_error_has_its_code(

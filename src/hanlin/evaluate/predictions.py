@@ -83,7 +83,7 @@ def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings,
     if out.exists():
         raise UserError(tr("already exists"), out, tr("name a new file"), "exists")
     if not out.absolute().parent.is_dir():
-        raise UserError(tr("there is no such folder"), out.absolute().parent)
+        raise UserError(tr("there is no such folder"), out.absolute().parent, code="not_found")
     prompts = read_prompts(data, "" if settings.raw else settings.system)
     path, choice = parse_model_spec(model)
     weights = find_model(path, choice).weights

@@ -48,7 +48,7 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
     """
     if not path.exists():
         what = tr("there is no such file or folder")
-        raise UserError(what, path, _hint_of_path())
+        raise UserError(what, path, _hint_of_path(), "not_found")
     candidates = find_gguf_files(path)
     if candidates:
         weights = choose_gguf(candidates, path, file)

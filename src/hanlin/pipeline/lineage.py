@@ -40,7 +40,7 @@ def _require_manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     if manifest is None:
         hint = tr("name a folder below artifacts/ or runs/")
-        raise UserError(tr("not an artifact"), folder, hint)
+        raise UserError(tr("not an artifact"), folder, hint, None if folder.exists() else "not_found")
     return manifest
 
 

@@ -117,7 +117,8 @@ class Tokenizer:
             backend = convert_sentencepiece(folder, config, accept_other_ids=accept_other_ids)
         else:
             hint = tr("name a model or tokenizer folder with tokenizer.json (or a SentencePiece tokenizer.model) in it")
-            raise UserError(tr("there is no tokenizer here"), folder, hint)
+            code = None if folder.exists() else "not_found"
+            raise UserError(tr("there is no tokenizer here"), folder, hint, code)
         _add_missing_special_tokens(backend, config)
         return cls(backend, config, folder)
 

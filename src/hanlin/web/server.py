@@ -65,4 +65,4 @@ def serve_page(
 def check_folder(folder: Path) -> None:
     """Raise UserError if a folder is none."""
     if not folder.expanduser().is_dir():
-        raise UserError(tr("there is no such folder"), folder, suggest_path(folder.expanduser()))
+        raise UserError(tr("there is no such folder"), folder, suggest_path(folder.expanduser()), "not_found")

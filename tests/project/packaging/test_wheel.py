@@ -60,8 +60,8 @@ def test_the_wheel_holds_everything_that_is_no_python(wheel: Path) -> None:
     assert len(files) > 20
     assert {file.relative_to(package.parent).as_posix() for file in files} <= names
     assert "hanlin/locale/zh_CN/LC_MESSAGES/hanlin.mo" in names
-    for folder, files in (("recipes", ROOT.glob("recipes/*.yaml")), ("docs/zh", ROOT.glob("docs/zh/*.md"))):
-        assert {f"hanlin/shipped_{folder}/{file.name}" for file in files} <= names
+    for folder, shipped in (("recipes", ROOT.glob("recipes/*.yaml")), ("docs/zh", ROOT.glob("docs/zh/*.md"))):
+        assert {f"hanlin/shipped_{folder}/{file.name}" for file in shipped} <= names
     assert {"hanlin/shipped_docs/llms.txt", "hanlin/shipped_docs/SKILL.md"} <= names
 
 

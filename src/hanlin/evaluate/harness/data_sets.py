@@ -199,7 +199,7 @@ def _read_named_files(data_files: Any, data: Path) -> dict[str, Rows]:
             if not path.resolve().is_relative_to(data.resolve()):
                 raise UserError(tr("a file of a task lies outside the data folder"), name)
             if not path.is_file():
-                raise UserError(tr("there is no such file or folder"), path)
+                raise UserError(tr("there is no such file or folder"), path, code="not_found")
             paths.append(path)
         splits[str(split)] = _read_files(paths)
     return splits

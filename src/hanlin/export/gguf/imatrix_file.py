@@ -88,7 +88,7 @@ class ImportanceMatrix:
 def read_imatrix(path: Path) -> ImportanceMatrix:
     """Read either format, told apart by the file's first bytes. Raises UserError when it is neither, or is damaged."""
     if not path.is_file():
-        raise UserError(tr("there is no such importance matrix"), path)
+        raise UserError(tr("there is no such importance matrix"), path, code="not_found")
     try:
         with path.open("rb") as file:
             imatrix = _read_gguf(path) if file.read(4) == b"GGUF" else _read_legacy(path)

@@ -121,7 +121,8 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(tr("there is no such folder"), folder, gguf_hint() if folder.suffix == ".gguf" else None)
+        hint = gguf_hint() if folder.suffix == ".gguf" else None
+        raise UserError(tr("there is no such folder"), folder, hint, "not_found")
     if not (folder / CONFIG).is_file():
         raise UserError(
             tr("there is no {config} here", config=CONFIG),

@@ -75,7 +75,7 @@ def run(settings: ImportCheckpoint, inputs: Inputs, out: Path, context: StageCon
     folder = inputs.path("checkpoint")
     scratch = context.scratch_folder(out)
     if not folder.is_dir():
-        raise UserError(tr("there is no such folder"), folder)
+        raise UserError(tr("there is no such folder"), folder, code="not_found")
     if (folder / meta.PARAMS).is_file() and any(folder.glob("consolidated.*pth")):
         checkpoint = _open_meta(settings, folder, inputs.optional_path("tokenizer"), scratch, context)
     elif (folder / CONFIG).is_file() and any(folder.glob(PICKLES)):

@@ -124,7 +124,7 @@ def write_tensorboard(metrics_file: Path, folder: Path) -> int:
     """
     if not metrics_file.is_file():
         hint = tr("give the metrics.jsonl of a training stage")
-        raise UserError(tr("there are no training metrics here"), metrics_file, hint)
+        raise UserError(tr("there are no training metrics here"), metrics_file, hint, "not_found")
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

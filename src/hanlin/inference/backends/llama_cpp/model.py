@@ -60,7 +60,7 @@ class LlamaCppModel:
         self.path = path
         self._library = library()
         if not path.is_file():
-            raise UserError(tr("there is no such GGUF file"), path)
+            raise UserError(tr("there is no such GGUF file"), path, code="not_found")
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise UserError(tr("not a GGUF file"), path)
