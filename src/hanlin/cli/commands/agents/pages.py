@@ -47,6 +47,7 @@ def find_page(name: str, language: Language) -> Page:
         if page.name == wanted:
             return page
     hint = did_you_mean(wanted, [page.name for page in pages])
+    hint = hint if hint is not None and len(hint) < 100 else tr("'hanlin docs' lists them")
     raise UserError(tr("there is no page '{name}'", name=name), "docs", hint, "not_found")
 
 
