@@ -82,6 +82,16 @@ def test_the_token_that_ends_an_answer_has_an_entry_and_no_text(server: LiveServ
     assert choice.text == model.tokenizer.decode(ids)
 
 
+def test_tokens_are_named_by_their_ids_if_they_are_wanted_so(server: LiveServer, model: LoadedEngine) -> None:
+    named = {"extra_body": {"return_tokens_as_token_ids": True}}
+    (choice,), (plain,) = ask(server, **named).choices, ask(server).choices
+    assert choice.logprobs.tokens == [f"token_id:{token_id}" for token_id in encode(model, TEXT)]
+    assert all(name.startswith("token_id:") for top in choice.logprobs.top_logprobs[1:] for name in top)
+    assert choice.logprobs.text_offset == plain.logprobs.text_offset
+    (written,) = ask(server, echo=False, max_tokens=2, temperature=0, **named).choices
+    assert all(name.startswith("token_id:") for name in written.logprobs.tokens)
+
+
 def test_prompts_of_texts_and_of_ids_are_scored_alike_and_in_order(server: LiveServer, model: LoadedEngine) -> None:
     texts = [f"{index} 春天" for index in range(20)]
     from_texts, from_ids = ask(server, texts), ask(server, [encode(model, text) for text in texts])

@@ -33,6 +33,7 @@ async def respond_with_scores(
     prompts: Sequence[str | list[int]],
     top_logprobs: int,
     with_next: bool,
+    as_ids: bool = False,
 ) -> Response:
     """Answer with each prompt, the log probabilities of its tokens, and the likeliest next token if it is wanted.
 
@@ -43,6 +44,7 @@ async def respond_with_scores(
         prompts: Texts or token ids.
         top_logprobs: How many of the likeliest tokens are told at each place.
         with_next: Whether the likeliest token behind the prompt follows it, which is greedy decoding of one token.
+        as_ids: Whether tokens are named by their ids.
 
     Raises:
         ApiError: 400 for a prompt that is empty or too long, and for an engine that scores no prompts; 429, 503 and 504
@@ -87,7 +89,7 @@ async def respond_with_scores(
 
     def make_content() -> dict[str, Any]:
         texts = to_texts(model, prompts)
-        return _format_response(model, texts, rows, scores, with_next)
+        return _format_response(model, texts, rows, scores, with_next, as_ids)
 
     return await make_json_response(service, make_content)
 
@@ -126,6 +128,7 @@ def _format_response(
     rows: Sequence[tuple[int, ...]],
     scores: Sequence[PromptScore],
     with_next: bool,
+    as_ids: bool,
 ) -> dict[str, Any]:
     choices = []
     written = 0
@@ -135,7 +138,7 @@ def _format_response(
             decoder = model.tokenizer.stream_decoder(continues_text=True)
             text += decoder.put(score.next_id) + decoder.end()
             written += 1
-        logprobs = _format_logprobs(model, ids, score, with_next)
+        logprobs = _format_logprobs(model, ids, score, with_next, as_ids)
         reason = "stop" if is_end else "length"
         choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
     prompt_tokens = sum(map(len, rows))
@@ -149,20 +152,20 @@ def _format_response(
 
 
 def _format_logprobs(
-    model: ServedModel, ids: tuple[int, ...], score: PromptScore, with_next: bool
+    model: ServedModel, ids: tuple[int, ...], score: PromptScore, with_next: bool, as_ids: bool
 ) -> dict[str, list[Any]]:
     """An entry for each token of the prompt, null for the first, which nothing predicts; then one for the next token,
     also if that ends the answer: clients count on it.
     """
     shown = [*ids, score.next_id] if with_next else list(ids)
     scored = [*score.logprobs, score.next_logprobs] if with_next else list(score.logprobs)
-    tokens = [spell_token(model.tokenizer, token_id) for token_id in shown]
+    tokens = [spell_token(model.tokenizer, token_id, as_ids) for token_id in shown]
     offsets = [0]
-    for token in tokens[:-1]:
-        offsets.append(offsets[-1] + len(token))
+    for token_id in shown[:-1]:
+        offsets.append(offsets[-1] + len(spell_token(model.tokenizer, token_id)))
     return {
         "tokens": tokens,
         "token_logprobs": [None, *(clip_logprob(row.logprob) for row in scored)],
-        "top_logprobs": [None, *(spell_top(model.tokenizer, row) for row in scored)],
+        "top_logprobs": [None, *(spell_top(model.tokenizer, row, as_ids) for row in scored)],
         "text_offset": offsets,
     }

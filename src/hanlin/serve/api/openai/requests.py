@@ -282,6 +282,7 @@ class CompletionRequest(_AnswerRequest):
     suffix: str | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
 
     def model_post_init(self, context: Any) -> None:
         """Raises ApiError (400) if no token is wanted, which has a meaning only where the prompt is scored."""

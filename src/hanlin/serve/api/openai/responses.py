@@ -144,13 +144,17 @@ class CompletionFormatter:
         tokenizer: Spells the tokens of log probabilities.
         with_logprobs: Include log probabilities.
         echoes: Of each answer the prompt text to repeat before it, or ''.
+        as_ids: Name tokens by their ids.
     """
 
-    def __init__(self, model: str, tokenizer: Tokenizer, with_logprobs: bool, echoes: Sequence[str]) -> None:
+    def __init__(
+        self, model: str, tokenizer: Tokenizer, with_logprobs: bool, echoes: Sequence[str], as_ids: bool = False
+    ) -> None:
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._tokenizer = tokenizer
         self._with_logprobs = with_logprobs
         self._echoes = echoes
+        self._as_ids = as_ids
         self._text_offsets = [0] * len(echoes)
         self._ends = [AnswerEnd("cancelled", 0) for _ in echoes]
 
@@ -190,15 +194,15 @@ class CompletionFormatter:
 
     def _make_logprobs(self, index: int, text_deltas: Sequence[TextDelta]) -> dict[str, Any]:
         rows = [pair for text_delta in text_deltas for pair in zip(text_delta.ids, text_delta.logprobs, strict=True)]
-        tokens = [spell_token(self._tokenizer, token_id) for token_id, _ in rows]
+        tokens = [spell_token(self._tokenizer, token_id, self._as_ids) for token_id, _ in rows]
         offsets = []
-        for token in tokens:
+        for token_id, _ in rows:
             offsets.append(self._text_offsets[index])
-            self._text_offsets[index] += len(token)
+            self._text_offsets[index] += len(spell_token(self._tokenizer, token_id))
         return {
             "tokens": tokens,
             "token_logprobs": [clip_logprob(logprobs.logprob) for _, logprobs in rows],
-            "top_logprobs": [spell_top(self._tokenizer, logprobs) for _, logprobs in rows],
+            "top_logprobs": [spell_top(self._tokenizer, logprobs, self._as_ids) for _, logprobs in rows],
             "text_offset": offsets,
         }
 
@@ -206,8 +210,10 @@ class CompletionFormatter:
         return {**self._head, "object": "text_completion", "choices": choices}
 
 
-def spell_token(tokenizer: Tokenizer, token_id: int) -> str:
-    """A token as the log probabilities of completions name it."""
+def spell_token(tokenizer: Tokenizer, token_id: int, as_id: bool = False) -> str:
+    """A token as the log probabilities of completions name it; `as_id` as vLLM does."""
+    if as_id:
+        return f"token_id:{token_id}"
     data = tokenizer.token_bytes(token_id)
     try:
         return data.decode()
@@ -215,9 +221,9 @@ def spell_token(tokenizer: Tokenizer, token_id: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def spell_top(tokenizer: Tokenizer, logprobs: TokenLogprobs) -> dict[str, float]:
+def spell_top(tokenizer: Tokenizer, logprobs: TokenLogprobs, as_ids: bool = False) -> dict[str, float]:
     """The likeliest tokens of a place, by name."""
-    return {spell_token(tokenizer, token_id): clip_logprob(logprob) for token_id, logprob in logprobs.top}
+    return {spell_token(tokenizer, token_id, as_ids): clip_logprob(logprob) for token_id, logprob in logprobs.top}
 
 
 def make_usage(job: GenerationJob, ends: Sequence[AnswerEnd]) -> dict[str, Any]:

@@ -79,10 +79,12 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         prompts = body.prompts
         if body.scores_prompt:
             with_next = body.check_scoring()
-            return await respond_with_scores(service, request, model, prompts, body.logprobs or 0, with_next)
+            as_ids = bool(body.return_tokens_as_token_ids)
+            return await respond_with_scores(service, request, model, prompts, body.logprobs or 0, with_next, as_ids)
         texts = await service.run_in_thread(to_texts, model, prompts) if body.echo else [""] * len(prompts)
         echoes = [text for text in texts for _ in range(body.choices)]
-        formatter = CompletionFormatter(model.name, model.tokenizer, body.with_logprobs, echoes)
+        as_ids = bool(body.return_tokens_as_token_ids)
+        formatter = CompletionFormatter(model.name, model.tokenizer, body.with_logprobs, echoes, as_ids)
 
         def prepare_job() -> GenerationJob:
             if body.suffix:
