@@ -192,14 +192,15 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert "cannot be read or written" in refused(tmp_path, "conversations", "--sources", long)
 
 
-def test_a_stage_that_reads_the_folder_it_is_made_in(tmp_path: Path) -> None:
+def test_a_stage_may_read_the_folder_that_it_is_made_in(tmp_path: Path) -> None:
     row = {
         "messages": [{"role": "user", "content": "你好，今天好吗？"}, {"role": "assistant", "content": "很好，谢谢。"}]
     }
     put(tmp_path, "c.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
-    done = hanlin(tmp_path, "conversations", "--sources", ".", "--validation-fraction", "0")
-    noticed = ("it was added while its folder was read", "what it reads changed while it ran")
-    assert done.returncode == 2 and any(text in done.stderr for text in noticed), done.stderr
+    for _ in range(2):  # the second time its own artifact lies there
+        done = hanlin(tmp_path, "conversations", "--sources", ".", "--validation-fraction", "0")
+        assert done.returncode == 0, done.stderr
+    assert len([*(tmp_path / "artifacts").glob("conversations-*")]) == 1
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

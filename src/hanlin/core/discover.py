@@ -23,6 +23,38 @@ VALIDATION_FILE = "validation.jsonl"
 """The validation split of a data artifact, which no training reads."""
 
 
+STORE_FOLDERS = ("artifacts", "runs")
+"""What a command makes in its working folder (`--home`)."""
+STORE_LOCKS = ".locks"
+"""The folder inside `artifacts/` by which a store is known."""
+
+
+def list_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files below a folder, sorted, without those of a store of artifacts in it.
+
+    What a command makes is none of its input, so that a folder can be read and hold the results.
+
+    Args:
+        folder: The folder.
+        pattern: What the ends of their paths have to match: `*.csv`, `mmlu_pro/*test*`.
+    """
+    paths = sorted(folder.rglob("*"))
+    homes = {path.parent for path in paths if path.name == STORE_FOLDERS[0] and holds_store(path.parent)}
+    left_out = {home / name for home in homes for name in STORE_FOLDERS}
+    return [
+        path
+        for path in paths
+        if path.relative_to(folder).match(pattern)
+        and path.is_file()
+        and (not left_out or left_out.isdisjoint(path.parents))
+    ]
+
+
+def holds_store(folder: Path) -> bool:
+    """Whether a command keeps its artifacts in this folder."""
+    return (folder / STORE_FOLDERS[0] / STORE_LOCKS).is_dir()
+
+
 def record_pattern(kind: str) -> str:
     """The glob pattern of the files of a record kind inside an artifact."""
     return f"{kind}*.jsonl"
@@ -121,7 +153,7 @@ def read_texts(paths: Iterable[Path], validation: bool = False) -> Iterator[str]
             if shards or (path / VALIDATION_FILE).is_file():
                 files = [file for file in [path / VALIDATION_FILE] if file.is_file()] if validation else shards
             else:
-                files = [] if validation else sorted(file for file in path.rglob("*") if file.is_file())
+                files = [] if validation else list_files(path)
         else:
             files = [] if validation else [path]
         for file in files:

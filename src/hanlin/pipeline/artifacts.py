@@ -20,6 +20,7 @@ from typing import Any
 import filelock
 
 from hanlin.core.context import SCRATCH_FOLDER
+from hanlin.core.discover import STORE_LOCKS
 from hanlin.core.errors import UserError
 from hanlin.core.files import FileState, file_state, parse_json, write_json
 from hanlin.core.i18n import tr
@@ -73,12 +74,19 @@ class Store:
         """The manifest of an artifact, or None if it has not been made."""
         return read_manifest(self.folder(kind, key))
 
+    def mark(self) -> None:
+        """Make the folder by which a store is known, before its own folder is read as data (`list_files`).
+
+        Raises OSError in a store that can only be read.
+        """
+        (self.artifacts / STORE_LOCKS).mkdir(parents=True, exist_ok=True)
+
     @contextmanager
     def lock(self, kind: str, key: str) -> Iterator[None]:
         """Hold the lock of an artifact; waits while another process holds it. The kernel frees it when one is
         killed.
         """
-        folder = self.artifacts / ".locks"
+        folder = self.artifacts / STORE_LOCKS
         _refuse_links(folder, folder / f"{kind}-{key}.lock")
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{kind}-{key}.lock")
@@ -94,7 +102,7 @@ class Store:
 
     def is_locked(self, kind: str, key: str) -> bool:
         """Whether some process is making this artifact now."""
-        path = self.artifacts / ".locks" / f"{kind}-{key}.lock"
+        path = self.artifacts / STORE_LOCKS / f"{kind}-{key}.lock"
         if path.is_symlink() or not path.exists():  # a lock empties the file that it is
             return False
         lock = filelock.FileLock(path)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hanlin.config.kinds import KINDS
 from hanlin.config.recipe import Recipe, Stage, adapter_hint
 from hanlin.config.settings.base import Reference, Settings
-from hanlin.core.discover import RECORD_KINDS, record_pattern
+from hanlin.core.discover import RECORD_KINDS, list_files, record_pattern
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.files import FileState, HashedFile, changed_while_read, file_state, show_file_name
 from hanlin.core.i18n import join_list, mark, tr
@@ -270,15 +270,15 @@ def _without_linked_duplicates(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def walk_files(base: Path, name: str) -> Iterator[tuple[str, Path]]:
-    r"""The files at a path, with their names in manifests, which begin with `name`; bytes that are not UTF-8 are shown
-    as escapes (`\xff`).
+    r"""The files at a path, as `list_files` finds them, with their names in manifests, which begin with `name`.
+
+    Bytes that are not UTF-8 are shown as escapes (`\xff`).
     """
     if base.is_file():
         yield show_file_name(name), base
     else:
-        for file in sorted(base.rglob("*")):
-            if file.is_file():
-                yield show_file_name(f"{name}/{file.relative_to(base).as_posix()}"), file
+        for file in list_files(base):
+            yield show_file_name(f"{name}/{file.relative_to(base).as_posix()}"), file
 
 
 def _entries_inside(manifest: Manifest, inside: str, where: str) -> tuple[FileEntry, ...]:

@@ -127,6 +127,8 @@ def record_run(name: str, store: Store, source: RunSource | None = None) -> Iter
     pid = os.getpid()
     started = process_start_time(pid) or 0.0
     record = RunRecord(source or RunSource(), socket.gethostname(), pid, started, _now())
+    with suppress(OSError):
+        store.mark()
     _write(record, name, store)
     outcome: Outcome = "failed"
     problem = ""

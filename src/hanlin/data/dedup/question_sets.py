@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hanlin.core.discover import list_files
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.files import parse_json
 from hanlin.core.i18n import join_list, tr
@@ -61,9 +62,7 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
     if not path.exists():
         raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
     files = (
-        [path]
-        if path.is_file()
-        else sorted(file for file in path.rglob("*") if file.suffix in (".csv", ".jsonl", ".json"))
+        [path] if path.is_file() else [file for file in list_files(path) if file.suffix in (".csv", ".jsonl", ".json")]
     )
     files = [file for file in files if path.is_file() or file.name != "manifest.json"]
     is_empty = True

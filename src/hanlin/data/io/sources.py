@@ -11,7 +11,7 @@ from typing import Any
 
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
-from hanlin.core.discover import VALIDATION_FILE, record_files
+from hanlin.core.discover import STORE_FOLDERS, VALIDATION_FILE, holds_store, record_files
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.files import show_file_name
 from hanlin.core.i18n import tr
@@ -121,7 +121,8 @@ def _walk_folder(folder: Path) -> list[Path]:
         return records
     files = []
     for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        left_out = STORE_FOLDERS if holds_store(Path(base)) else ()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
         files += [Path(base) / name for name in names if not name.startswith(".")]
         files += [Path(base) / name for name in folders if (Path(base) / name).is_symlink()]
     files = [path for path in files if path != folder / "manifest.json"]

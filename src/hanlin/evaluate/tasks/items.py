@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.sources import Source
+from hanlin.core.discover import list_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.data.io.input_file import InputFile
@@ -137,10 +138,10 @@ def read_items(name: str, task: Task, data: Path, *, split: str = "", subjects: 
         if item.id in seen:  # ids of several files
             questions[index] = replace(item, id=f"{item.id}/{index}")
         seen.add(questions[index].id)
-    shots_files = [file for pattern in task.shots_files for file in sorted(data.rglob(pattern))][:1]
+    shots_files = [file for pattern in task.shots_files for file in _match_files(data, pattern)][:1]
     if not shots_files and task.shots_files and _is_hub_snapshot(data):
         names = [pattern.rpartition("/")[2] for pattern in task.shots_files if "/" in pattern]
-        shots_files = [file for name in names for file in sorted(data.rglob(name)) if file.is_file()][:1]
+        shots_files = [file for name in names for file in _match_files(data, name)][:1]
     if shots_files:
         examples = list(_read_file(name, task, shots_files[0], None))
         by_subject = {subject: [item for item in examples if item.subject == subject] for subject in
@@ -173,17 +174,22 @@ def _is_hub_snapshot(folder: Path) -> bool:
     return folder.parent.name == "snapshots" and is_dataset
 
 
+def _match_files(data: Path, pattern: str) -> list[Path]:
+    """The files anywhere below the data folder that a pattern matches, sorted."""
+    return list_files(data, pattern) if data.is_dir() else []
+
+
 def _find_files(name: str, patterns: Sequence[str], data: Path) -> list[Path]:
     """The files of the first pattern that matches, anywhere below the data folder."""
     for pattern in patterns:
         files = [data] if data.is_file() and data.match(pattern) else []
-        files += sorted(path for path in data.rglob(pattern) if path.is_file()) if data.is_dir() else []
+        files += _match_files(data, pattern)
         if files:
             return files
     if _is_hub_snapshot(data):  # a data set of the hub is its own folder: its files lie in `data/`, or in its parts
         for pattern in patterns:
             names = pattern.rpartition("/")[2]
-            files = sorted(path for path in data.rglob(names) if path.is_file() and path.suffix in _ROW_SUFFIXES)
+            files = [path for path in _match_files(data, names) if path.suffix in _ROW_SUFFIXES]
             if "/" in pattern and files:  # of several configurations the first: `main` of GSM8K
                 return [path for path in files if path.parent == files[0].parent]
     what = tr("the files of the task {task} are not here", task=name)

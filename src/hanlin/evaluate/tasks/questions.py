@@ -9,6 +9,7 @@ from typing import Any
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import Inputs, StageContext
+from hanlin.core.discover import list_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
@@ -160,7 +161,7 @@ def compare_answers(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, str
 def _question_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    inside = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.jsonl") if file.is_file())
+    inside = sorted(file.relative_to(path).as_posix() for file in list_files(path, "*.jsonl"))
     names = ", ".join(inside[:5])
     hint = tr("name one of its files: {names}", names=names) if inside else None
     raise UserError(tr("this is a folder, not a file of questions"), path, hint)
