@@ -281,7 +281,7 @@ def test_the_report_says_how_a_task_was_asked_what_ran_the_model_and_what_it_was
     markdown = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
     for heading in ("How it was asked · 提问方式", "Lineage · 谱系", "Prompts · 提示", "Origin · 来源"):
         assert f"## {heading}" in markdown
-    assert "| tuned | wiki.jsonl | file | CC-BY-4.0 | `abababababababab` |" in markdown
+    assert "| tuned | wiki.jsonl | file | 1 | CC-BY-4.0 | `abababababababab` |" in markdown
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     (task,) = comparison["tasks"]
     assert task["asked"]["prompts_sha256"] and task["asked"]["example_prompt"] in markdown

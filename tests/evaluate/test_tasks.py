@@ -57,7 +57,8 @@ def ask(name: str, items: Items, engine: ScriptedEngine, out: Path, task: Any = 
     """Ask one task with an engine, as the stage does."""
     out.mkdir(exist_ok=True)
     loaded = engine.loaded()
-    asked = Evaluate(model="m", tasks=(name,), data="d", chat=settings.pop("chat", False), **settings)
+    named = f"{name}.yaml" if task else name
+    asked = Evaluate(model="m", tasks=(named,), data="d", chat=settings.pop("chat", False), **settings)
     task_runs = stage._task_runs(asked, name, task or packaged_tasks()[name])
     respondent = EngineRespondent(loaded, ())
     return stage.run_tasks(respondent, loaded, task_runs, {name: items}, asked, out, StageContext())

@@ -184,7 +184,7 @@ _TABLE = (
               heavy=True, lineage=True, shows=("target", "files", "bytes", "parity.mismatches")),
     StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.stage:run",
               "ask tasks or questions and score the answers", version=2, heavy=True, lineage=True,
-              shows=("questions", "scores", "exact_match", "chinese_answer_share", "stop_rate",
+              shows=("questions", "scores", "submission", "exact_match", "chinese_answer_share", "stop_rate",
                      "greedy_agreement")),
     StageKind("perplexity", "evaluate:Perplexity", "evaluation", "hanlin.evaluate.perplexity:run",
               "measure perplexity on held-out text", heavy=True,

@@ -44,6 +44,7 @@ class ChatServer:
     Attributes:
         name: The model's name.
         address: The address with its path.
+        context_length: The tokens that the model's context holds, as vLLM and Hanlin tell; None if the server does not.
 
     Raises:
         UserError: The server cannot be reached, has no API of this form, or has no such model.
@@ -58,11 +59,13 @@ class ChatServer:
             known = self._list_models()
             if model and model not in known:
                 what = tr("the server has no model '{model}'", model=model)
-                raise UserError(what, url, did_you_mean(model, known))
+                raise UserError(what, url, did_you_mean(model, list(known)))
         except BaseException:
             self._client.close()
             raise
-        self.name = model or known[0]
+        self.name = model or next(iter(known))
+        length = known[self.name].get("max_model_len")
+        self.context_length = length if isinstance(length, int) and length > 0 else None
 
     @contextmanager
     def open_answer(self, messages: Sequence[Message], fields: Mapping[str, Any]) -> Iterator[ServerAnswer]:
@@ -106,16 +109,17 @@ class ChatServer:
         """Close the connections."""
         self._client.close()
 
-    def _list_models(self) -> list[str]:
+    def _list_models(self) -> dict[str, Mapping[str, Any]]:
+        """What the server says of each of its models."""
         with self._catch_errors():
             reply = self._client.fetch("GET", "/models", seconds=SECONDS_TO_LIST)
         self._check_status(reply)
         rows = _parse(reply.text(), self.address).get("data")
         rows = rows if isinstance(rows, list) else []
-        names = [row["id"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
-        if not names:
+        models = {row["id"]: row for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), str)}
+        if not models:
             raise UserError(tr("the server lists no model"), self.address)
-        return names
+        return models
 
     def _check_status(self, reply: Reply) -> None:
         """Raise UserError with the server's message if it refuses a request."""

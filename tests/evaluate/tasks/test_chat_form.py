@@ -163,11 +163,11 @@ def ask_address(address: str, folder: Path, tasks: tuple[str, ...] = ("mmlu",), 
     return read_results(folder / "out").tasks[0]
 
 
-def test_an_address_is_asked_by_chat_and_its_reasoning_is_kept_apart(tmp_path: Path) -> None:
+def test_an_address_is_asked_by_chat_if_told_so_and_its_reasoning_is_kept_apart(tmp_path: Path) -> None:
     write_exam(tmp_path / "data", len(ANSWERS))
     script = lambda body: (ANSWERS[number_of(body["messages"][-1]["content"])][0], "stop")  # noqa: E731
     with chat_server(script) as server:
-        row = ask_address(server.url, tmp_path, thinking=False)
+        row = ask_address(server.url, tmp_path, chat=True, thinking=False)
     samples = read_results(tmp_path / "out").read_samples(row)
     assert [sample["answer"] for sample in samples] == [letter for _, letter in ANSWERS]
     assert {sample["tokens"] for sample in samples} == {7}
@@ -190,10 +190,10 @@ def test_an_address_that_dies_half_way_goes_on_later(tmp_path: Path, monkeypatch
         return "C", "stop"
 
     with chat_server(script) as server, pytest.raises(UserError, match="goes on from here"):
-        ask_address(server.url, tmp_path)
+        ask_address(server.url, tmp_path, chat=True)
     with chat_server(lambda body: ("C", "stop")) as second:
         monkeypatch.setattr(stage, "_describe_model", lambda *args: {"engine": "scripted"})
-        row = ask_address(second.url, tmp_path)
+        row = ask_address(second.url, tmp_path, chat=True)
     asked = {number_of(body["messages"][-1]["content"]) for body in second.requests}
     assert row.score is not None and row.score.value == 1 and row.questions == 24
     assert len(second.requests) == len(asked) <= 8  # what had been answered is not asked again
@@ -203,10 +203,12 @@ def test_an_address_that_dies_half_way_goes_on_later(tmp_path: Path, monkeypatch
     ("tasks", "settings", "told"),
     [
         (("lambada",), {}, "scores no given text"),
-        (("mmlu",), {"chat": False}, "answers conversations only"),
+        (("lambada",), {"chat": True}, "has no form as a conversation"),
+        (("mmlu",), {}, r"scores no given text.*--chat true"),
+        (("mmlu",), {"thinking": True}, "`thinking` is a switch of the chat template"),
         (("mmlu",), {"served_model": "scriptet"}, "no model 'scriptet'.*did you mean scripted"),
     ],
-    ids=["continuation", "plain", "model"],
+    ids=["continuation", "continuation as chat", "plain", "thinking", "model"],
 )
 def test_what_an_address_cannot_do_is_one_sentence(
     tasks: tuple[str, ...], settings: dict[str, Any], told: str, tmp_path: Path

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from importlib import resources
 from typing import Any, Literal
 
+from pydantic import field_validator
+
 from hanlin.config.settings.base import Settings, ref, setting
+from hanlin.core.errors import did_you_mean
+from hanlin.core.i18n import tr
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "transformers", "llama_cpp"]
+
+
+TASK_GROUPS = {
+    "clue": ("afqmc", "cmnli", "ocnli", "cluewsc", "chid", "c3", "cmrc2018", "tnews"),
+    "fewclue": ("bustm", "chid", "eprstmt", "tnews", "fewclue_wsc"),
+    "longbench_zh": ("longbench_multifieldqa_zh", "longbench_passage_retrieval_zh"),
+}
+"""Names that stand for several tasks."""
+OWN_QUESTIONS = "own_questions"
+"""The task of a file of one's own questions, which is named by its file."""
+
+
+@functools.cache
+def task_names() -> tuple[str, ...]:
+    """Names of the tasks that come with Hanlin and of their groups.
+
+    The task files are read as text: a misspelled name is told before the data is hashed, and planning imports no
+    evaluation.
+    """
+    folder = resources.files("hanlin.evaluate") / "tasks" / "files"
+    texts = [file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".yaml")]
+    names = [name for text in texts for name in re.findall(r"^([^\W_][\w.-]*):", text, re.MULTILINE)]
+    return tuple(sorted({*names, *TASK_GROUPS} - {OWN_QUESTIONS}))
 
 
 def contamination_ref() -> Any:
@@ -89,7 +119,7 @@ class Evaluate(_EngineSettings):
     )
     chat: bool | None = setting(
         None,
-        description="ask through the chat template; none: of tasks only your own questions and addresses",
+        description="ask through the chat template; none: of tasks only your own questions",
     )
     thinking: bool | None = setting(
         None, description="turn the template's thinking on or off; none: as it is by itself"
@@ -110,7 +140,7 @@ class Evaluate(_EngineSettings):
         unless_default=True,
     )
     shuffle_choices: bool = setting(False, description="shuffle the choices of each question, with the seed")
-    address: str = setting("", description="ask a server of OpenAI's chat API instead of a model")
+    address: str = setting("", description="ask a server of OpenAI's API instead of a model")
     served_model: str = setting("", description="name of the model at the address; empty: the first it lists")
     questions: str | None = ref(
         "files", default=None, description="a file of questions and their answers, in any of the usual forms"
@@ -130,6 +160,16 @@ class Evaluate(_EngineSettings):
     )
     contamination: tuple[str, ...] = contamination_ref()
     batch: int = setting(64, description="answers to generate at once, at most", affects_key=False, ge=1)
+
+    @field_validator("tasks")
+    @classmethod
+    def _are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """Names with a dot are files of the data folder, which is not looked into here."""
+        for name in (part.strip() for text in tasks for part in text.split(",")):
+            if name and "." not in name and name not in task_names():
+                what = tr("there is no task '{name}'", name=name)
+                raise ValueError(f"{what} ({did_you_mean(name, task_names())})")
+        return tasks
 
 
 class Perplexity(ModelUnderTest):

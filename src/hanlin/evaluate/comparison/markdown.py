@@ -208,19 +208,29 @@ def _origin(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _lineage(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What each model and its results were made from, back to the source files with their licenses."""
-    rows = [(model["name"], node) for model in models for node in model["lineage"]]
+    """What each model and its results were made from, back to the source files with their licenses.
+
+    A folder of files is one row: `lineage` in `comparison.json` names each file.
+    """
+    rows = [(model["name"], node) for model in models for node in model["made_from"]]
     if not rows:
         return
     yield from ("## Lineage · 谱系", "")
-    yield from ("| model 模型 | made from 来自 | type 类型 | license 许可 | digest 摘要 |", "|---|---|---|---|---|")
+    yield from (
+        "| model 模型 | made from 来自 | type 类型 | files 文件数 | license 许可 | digest 摘要 |",
+        "|---|---|---|---|---|---|",
+    )
     for name, node in rows:
         license_name = quote_markdown(node["license"]) if node["license"] else "–"
         yield (
-            f"| {quote_markdown(name)} | {quote_markdown(node['name'])} | {node['type']} | {license_name} "
-            f"| `{node['digest'][:16]}` |"
+            f"| {quote_markdown(name)} | {quote_markdown(node['name'])} | {node['type']} | {_count(node['files'])} "
+            f"| {license_name} | `{node['digest'][:16]}` |"
         )
     yield ""
+
+
+def _count(files: int) -> str:
+    return f"{files:,}" if files else "–"
 
 
 def _prompts(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 COMPARISON, MARKDOWN, QUESTIONS = "comparison.json", "comparison.md", "questions.jsonl"
 VERDICTS = {"gain": "▲", "loss": "▼", "same": ""}
+
+
+def condense_lineage(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """A lineage with the files of one folder under one license in one row, where the first of them stands.
+
+    Args:
+        rows: `name`, `type`, `digest` and `license` of each artifact and each file.
+
+    Returns:
+        The same for artifacts and single files; of several files the folder (`data/`) and the SHA-256 over their sorted
+        lines `digest  name`, which is what `sha256sum` prints. `files` is their number, 0 for an artifact.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for index, row in enumerate(rows):
+        folder = row["name"].partition("/")[0] if row["type"] == "file" and "/" in row["name"] else str(index)
+        groups.setdefault((folder, row["license"]), []).append(row)
+    condensed = []
+    for (folder, license_name), group in groups.items():
+        first = group[0]
+        if len(group) == 1:
+            condensed.append({**first, "files": int(first["type"] == "file")})
+            continue
+        lines = sorted(f"{row['digest']}  {row['name']}\n" for row in group)
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        named = {"name": f"{folder}/", "type": "file", "digest": digest, "license": license_name}
+        condensed.append({**named, "files": len(group)})
+    return condensed
 
 
 def title_of(task: Mapping[str, Any]) -> str:

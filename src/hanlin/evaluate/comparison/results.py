@@ -138,7 +138,8 @@ def read_results(folder: Path, node: LineageNode | None = None) -> Results:
 
 def _measured(results: TaskResults) -> dict[str, str]:
     """What ran the model, in one line each."""
-    weights = {name: str(results.model.get(name, "")) for name in ("kind", "engine", "dtype", "sha256")}
+    weights = {name: str(results.model.get(name, "")) for name in ("kind", "engine", "dtype")}
+    weights["configuration sha256"] = str(results.model.get("sha256", ""))  # not of the weights, which are large
     versions = {f"{name} version": str(value) for name, value in results.versions.items()}
     return {name: value for name, value in {**weights, **versions}.items() if value}
 

@@ -17,7 +17,7 @@ from hanlin.evaluate.comparison.compare import TaskComparison, compare, count_ve
 from hanlin.evaluate.comparison.format_effect import compare_format
 from hanlin.evaluate.comparison.judge import judge_answers
 from hanlin.evaluate.comparison.markdown import write_markdown
-from hanlin.evaluate.comparison.names import COMPARISON, MARKDOWN, QUESTIONS, title_of
+from hanlin.evaluate.comparison.names import COMPARISON, MARKDOWN, QUESTIONS, condense_lineage, title_of
 from hanlin.evaluate.comparison.results import OpenAnswer, Results, read_results
 from hanlin.evaluate.contamination import load_contamination
 from hanlin.inference.chat_server import api_key
@@ -175,4 +175,4 @@ def _models(results: Sequence[Results], names: Sequence[str]) -> list[dict[str, 
             if (ancestor["name"], ancestor["digest"]) not in known:
                 known.add((ancestor["name"], ancestor["digest"]))
                 row["lineage"].append(ancestor)
-    return list(models.values())
+    return [{**row, "made_from": condense_lineage(row["lineage"])} for row in models.values()]

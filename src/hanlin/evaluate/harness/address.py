@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lm_eval.api.model import LM
@@ -16,15 +16,10 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.evaluate.harness.answers import AnswerStore, Keep
 from hanlin.evaluate.harness.model import check_options, find_first, read_sampling, read_until
+from hanlin.evaluate.tasks.address import MAX_STOPS, CannotScoreError, TextServer, hint_to_score
 from hanlin.evaluate.tasks.respond import ask_in_parallel, try_again
 from hanlin.inference.chat_server import ChatServer, api_key
-from hanlin.inference.protocol import EngineUnavailableError
 
-_COMPLETIONS = "/completions"
-_MAX_STOPS = 4
-"""Texts that end an answer which OpenAI's API takes; all of them are looked for here as well."""
-_EQUAL = 1e-6
-"""Two log probabilities that a server rounds alike."""
 _CONVERSATION = "\x00conversation\x00"
 """Begins what stands for a conversation where lm-evaluation-harness wants a text."""
 
@@ -33,10 +28,8 @@ _CONVERSATION = "\x00conversation\x00"
 class AddressLM(LM):  # type: ignore[misc]
     """A server of OpenAI's API. The key comes from `HANLIN_API_KEY`.
 
-    A given text is scored by `/completions` with `echo` and `logprobs`, which vLLM, Hanlin's server and many others
-    have; where the continuation begins is told by the number of tokens of the context alone, so that no tokenizer is
-    needed here.
-    Answers are asked of `/completions`, in a conversation of `/chat/completions`.
+    A given text is scored by `/completions` with `echo` and `logprobs` (see `TextServer`). Answers are asked of
+    `/completions`, in a conversation of `/chat/completions`.
 
     Args:
         address: `http://HOST:PORT`, with `/v1` or without.
@@ -69,8 +62,7 @@ class AddressLM(LM):  # type: ignore[misc]
         self._server = ChatServer(address, served_model, None, api_key())
         self.name = self._server.name
         self._store = store or AnswerStore()
-        self._token_counts: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._texts = TextServer(self._server)
 
     @property
     def tokenizer_name(self) -> str:
@@ -127,117 +119,36 @@ class AddressLM(LM):  # type: ignore[misc]
         """Close the connections."""
         self._server.close()
 
-    # --- scores ---
-
     def _score(self, context: str, continuation: str) -> tuple[float, bool]:
-        """White space at the end of the context goes to the continuation, as in lm-evaluation-harness."""
         if context.startswith(_CONVERSATION):
             what = tr("a chat API scores no given text, which this task needs")
             raise UserError(what, self._server.address, tr("ask it as plain text"))
-        kept = context.rstrip()
-        text = kept + context[len(kept) :] + continuation
-        fields = {"prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        reply = self._ask_to_score(fields)
-        tokens, logprobs, tops, count = _read_echo(reply, self._server.address)
-        if kept:
-            start = self._count_tokens(kept)
-        else:
-            start = 0 if tokens[0] and text.startswith(tokens[0]) else 1  # a begin token of the server's own
-        scored = [value for value in logprobs[start:count] if value is not None]
-        if not scored or len(scored) < count - start:
-            what = tr("the server tells no probability of the first token of a text, since its tokenizer begins none")
-            raise UserError(what, self._server.address, tr("ask the model itself, or tasks with a context"))
-        likeliest = tops[start:count]
-        if not all(likeliest):
-            raise UserError(tr("the server does not tell the likeliest tokens of a prompt"), self._server.address)
-        greedy = all(value >= max(top.values()) - _EQUAL for value, top in zip(scored, likeliest, strict=True))
-        return sum(scored), greedy
-
-    def _ask_to_score(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return try_again(lambda: self._server.post(_COMPLETIONS, fields))
-        except EngineUnavailableError:
-            raise
-        except UserError as error:
-            what = tr("the server scores no given text, which this task needs: {problem}", problem=error.what)
-            raise UserError(what, error.where, _hint_of_scores()) from error
-
-    def _count_tokens(self, text: str) -> int:
-        """Tokens of a text as the server encodes it, a begin token included."""
-        with self._lock:
-            known = self._token_counts.get(text)
-        if known is None:
-            fields = {"prompt": text, "max_tokens": 1, "temperature": 0}
-            known = _prompt_tokens(try_again(lambda: self._server.post(_COMPLETIONS, fields)), self._server.address)
-            with self._lock:
-                self._token_counts[text] = known
-        return known
-
-    # --- answers ---
+        with _hint_of_scores():
+            score = self._texts.score(context, continuation)
+        return score.logprob, score.greedy
 
     def _write(self, context: str, options: Mapping[str, Any], repeat: int) -> str:
         sampling, until = read_sampling(options, repeat), read_until(options)
         fields: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
         if sampling.temperature > 0:
             fields |= {"top_p": sampling.top_p, "seed": sampling.seed}
-        if until:
-            fields["stop"] = until[:_MAX_STOPS]
         if context.startswith(_CONVERSATION):
             turns = parse_json(context.removeprefix(_CONVERSATION))
             messages = [Message(turn["role"], turn["content"]) for turn in turns]
+            if until:
+                fields["stop"] = until[:MAX_STOPS]
             with self._server.open_answer(messages, fields) as pieces:
                 text = "".join(pieces)
         else:
-            reply = self._server.post(_COMPLETIONS, {"prompt": context, **fields})
-            written = _first_choice(reply, self._server.address).get("text")
-            if not isinstance(written, str):
-                raise UserError(tr("not an OpenAI-compatible server"), self._server.address)
-            text = written
+            with _hint_of_scores():
+                text, _, _ = self._texts.write(context, fields, until)
         return text[: find_first(text, until)]
 
 
-def _hint_of_scores() -> str:
-    return tr(
-        "`/v1/completions` of vLLM and Hanlin do with `echo` and `logprobs`; or ask the model itself with `--model`"
-    )
-
-
-def _first_choice(reply: Mapping[str, Any], address: str) -> Mapping[str, Any]:
-    choices = reply.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-        raise UserError(tr("not an OpenAI-compatible server"), address)
-    return choices[0]
-
-
-def _prompt_tokens(reply: Mapping[str, Any], address: str) -> int:
-    usage = reply.get("usage")
-    count = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-    if not isinstance(count, int) or count < 1:
-        raise UserError(tr("the server does not say how many tokens a prompt has"), address, _hint_of_scores())
-    return count
-
-
-def _read_echo(
-    reply: Mapping[str, Any], address: str
-) -> tuple[list[str], list[float | None], list[Mapping[str, float]], int]:
-    """Tokens of a prompt, their log probabilities, the likeliest of each place, and how many the prompt has.
-
-    Raises:
-        UserError: The server told none.
-    """
-    logprobs = _first_choice(reply, address).get("logprobs")
-    what = tr("the server scores no given text, which this task needs: it sent no log probabilities of the prompt")
-    if not isinstance(logprobs, Mapping):
-        raise UserError(what, address, _hint_of_scores())
-    count = _prompt_tokens(reply, address)
-    tokens, values, tops = (logprobs.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
-    for row in (tokens, values, tops):
-        if not isinstance(row, list) or len(row) < count:
-            raise UserError(what, address, _hint_of_scores())
-    assert isinstance(tokens, list) and isinstance(values, list) and isinstance(tops, list)
-    return (
-        [str(token) for token in tokens],
-        [float(value) if isinstance(value, int | float) else None for value in values],
-        [{key: float(value) for key, value in (top or {}).items()} for top in tops],
-        count,
-    )
+@contextmanager
+def _hint_of_scores() -> Iterator[None]:
+    """Inside the block a server that scores or continues no given text is told together with what can be done."""
+    try:
+        yield
+    except CannotScoreError as error:
+        raise UserError(error.what, error.where, error.hint or hint_to_score()) from error

@@ -17,6 +17,7 @@ from typing import Literal
 import yaml
 
 from hanlin.config.settings.base import Settings, setting
+from hanlin.config.settings.evaluate import OWN_QUESTIONS, TASK_GROUPS, task_names
 from hanlin.config.validation import read_settings
 from hanlin.config.yaml_text import load_yaml
 from hanlin.core.errors import UserError, did_you_mean
@@ -179,14 +180,6 @@ def _check_pattern(pattern: str, where: str) -> None:
         raise UserError(what, where) from error
 
 
-GROUPS = {
-    "clue": ("afqmc", "cmnli", "ocnli", "cluewsc", "chid", "c3", "cmrc2018", "tnews"),
-    "fewclue": ("bustm", "chid", "eprstmt", "tnews", "fewclue_wsc"),
-    "longbench_zh": ("longbench_multifieldqa_zh", "longbench_passage_retrieval_zh"),
-}
-"""Names that stand for several tasks."""
-
-
 def find_tasks(names: Sequence[str], data: Path) -> dict[str, Task]:
     """The tasks that a user names, in order, each once.
 
@@ -203,17 +196,16 @@ def find_tasks(names: Sequence[str], data: Path) -> dict[str, Task]:
     for name in (part for text in names for part in text.split(",")):
         name = name.strip()
         file = data / name
-        if name in GROUPS:
-            found |= {member: known[member] for member in GROUPS[name]}
+        if name in TASK_GROUPS:
+            found |= {member: known[member] for member in TASK_GROUPS[name]}
         elif name in known:
             found[name] = known[name]
         elif name.endswith((".yaml", ".yml")) and file.is_file():
             found |= read_tasks(file.read_text(encoding="utf-8"), file)
         elif "." in name and file.is_file():
-            found[file.name.partition(".")[0]] = known["own_questions"].model_copy(update={"files": (name,)})
+            found[file.name.partition(".")[0]] = known[OWN_QUESTIONS].model_copy(update={"files": (name,)})
         else:
-            hint = did_you_mean(name, [*(task for task in known if task != "own_questions"), *GROUPS])
-            raise UserError(tr("there is no task '{name}'", name=name), "tasks", hint)
+            raise UserError(tr("there is no task '{name}'", name=name), "tasks", did_you_mean(name, task_names()))
     if not found:
         raise UserError(tr("no task is named"), "tasks", tr("for example cmmlu,mmlu,arc_easy"))
     return found

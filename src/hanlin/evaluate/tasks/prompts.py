@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,6 +71,7 @@ class Prompt:
         item: The question.
         text: The prompt as text; of a conversation, its turns one after another.
         pairs: Of scored continuations: (prefix ids, continuation ids) for each choice, or for the target alone.
+        texts: The same as texts, for a server that encodes them itself.
         ids: Of a generated answer: the prompt's ids.
         messages: Of a conversation: its turns.
         shots: Worked examples that fitted; None if not even the question alone did.
@@ -79,6 +80,7 @@ class Prompt:
     item: Item
     text: str
     pairs: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
     ids: tuple[int, ...] = ()
     messages: tuple[Message, ...] = field(default_factory=tuple)
     shots: int | None = None
@@ -123,6 +125,11 @@ def fill(template: str, item: Item, where: str, choice: int | None = None, by_le
     return _FIELD.sub(value, template)
 
 
+def has_chat_form(profile: Profile) -> bool:
+    """Whether a profile asks what can be a turn of a conversation; else it continues a text."""
+    return profile.method != "target" and "{choice}" not in profile.prompt and bool(profile.prompt)
+
+
 class PromptBuilder:
     """Builds the prompts of one task for one model.
 
@@ -131,13 +138,19 @@ class PromptBuilder:
         tokenizer: The model's tokenizer; None for an address, which takes text.
         template: Its chat template, if questions are asked as a conversation.
         context_length: The most ids of prompt and answer.
+        count_tokens: Of an address: counts the tokens of a text; None if the server refuses it.
     """
 
     def __init__(
-        self, task_run: TaskRun, tokenizer: Tokenizer | None, template: ChatTemplate | None, context_length: int
+        self,
+        task_run: TaskRun,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        context_length: int,
+        count_tokens: Callable[[str], int | None] | None = None,
     ) -> None:
         self._asking, self._tokenizer, self._template = task_run, tokenizer, template
-        self._limit = context_length
+        self._limit, self._count_tokens = context_length, count_tokens
         self._where = task_run.name
         self._last: tuple[str, tuple[int, ...]] = ("", ())
         if task_run.chat:
@@ -180,19 +193,33 @@ class PromptBuilder:
         )
         if task_run.method == "generate":
             text = before + (self._chat_question(item) if item.match else self._fill(profile.prompt, item))
-            assert self._tokenizer is not None
+            room = min(task_run.max_new_tokens, self._limit // 2)
+            if self._tokenizer is None:
+                return Prompt(item, text, shots=len(examples) if self._fits(text, room) else None)
             ids = self._ids(text)
-            fits = len(ids) + min(task_run.max_new_tokens, self._limit // 2) <= self._limit
+            fits = len(ids) + room <= self._limit
             return Prompt(item, text, ids=ids, shots=len(examples) if fits else None)
         numbers: Sequence[int | None] = range(len(item.choices)) if task_run.method == "choices" else (None,)
         texts = [
             (before + self._fill(profile.prompt, item, number), self._fill(profile.continuation, item, number))
             for number in numbers
         ]
+        shown = texts[0][0] if len({prompt for prompt, _ in texts}) == 1 else "\n".join("".join(pair) for pair in texts)
+        if self._tokenizer is None:
+            fits = all(self._fits(prompt + continuation, 0) for prompt, continuation in texts)
+            return Prompt(item, shown, texts=tuple(texts), shots=len(examples) if fits else None)
         pairs = tuple(self._pair(prompt, continuation) for prompt, continuation in texts)
         fits = max(len(prefix) + len(continuation) for prefix, continuation in pairs) <= self._limit
-        shown = texts[0][0] if len({prompt for prompt, _ in texts}) == 1 else "\n".join("".join(pair) for pair in texts)
         return Prompt(item, shown, pairs=pairs, shots=len(examples) if fits else None)
+
+    def _fits(self, text: str, room: int) -> bool:
+        """Whether a server's context holds a text. No text has more tokens than bytes, but for a begin token, so that
+        the server is asked of long ones only.
+        """
+        if self._count_tokens is None or len(text.encode("utf-8", "surrogatepass")) + 1 + room <= self._limit:
+            return True
+        count = self._count_tokens(text)
+        return count is not None and count + room <= self._limit
 
     def _example(self, example: Item) -> str:
         profile = self._asking.profile
@@ -239,11 +266,8 @@ class PromptBuilder:
     # --- conversation ---
 
     def _check_chat(self) -> None:
-        profile = self._asking.profile
-        if profile.method == "target" or "{choice}" in profile.prompt or not profile.prompt:
+        if not has_chat_form(self._asking.profile):
             what = tr("the task {task} continues texts and has no form as a conversation", task=self._where)
-            if self._template is None:
-                raise UserError(what, "address", tr("ask the model itself: a chat API scores no given text"))
             raise UserError(what, "chat", tr("ask it as plain text"))
         template, thinking = self._template, self._asking.thinking
         if template is None:  # the server's own template, which nobody here can look at

@@ -1,18 +1,17 @@
-"""What answers the questions of tasks: an engine that is opened here, or a server that speaks OpenAI's chat API."""
+"""What answers the questions of tasks: an engine that is opened here; and how a server is asked in parallel."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from hanlin.chat.reasoning import BEGIN_TAG
 from hanlin.core.i18n import tr
 from hanlin.evaluate.tasks.generation import plain_stop_ids, write_answers
 from hanlin.evaluate.tasks.metrics import Outcome, find_end
 from hanlin.evaluate.tasks.prompts import Prompt, TaskRun
-from hanlin.inference.chat_server import ChatServer, api_key
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import EngineUnavailableError, SamplingParams, Score
 
@@ -84,45 +83,6 @@ class EngineRespondent:
             in_rounds=bool(task_run.profile.until),
             opening=BEGIN_TAG if self._opens_thinking and task_run.chat and task_run.thinking is not False else "",
         )
-
-
-class AddressRespondent:
-    """Answers with a server at an address of OpenAI's chat API, greedily. The key comes from `HANLIN_API_KEY`.
-
-    Args:
-        address: `http://HOST:PORT`, with `/v1` or without.
-        model: The model's name there; empty: the first one that the server lists.
-
-    Raises:
-        UserError: The server cannot be reached, or lists no such model.
-    """
-
-    def __init__(self, address: str, model: str = "") -> None:
-        self._server = ChatServer(address, model, None, api_key())
-        self.model = self._server.name
-
-    def answer(self, task_run: TaskRun, prompts: Sequence[Prompt], keep: Keep) -> None:
-        ask_in_parallel(prompts, lambda prompt: self._ask(task_run, prompt), keep)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._server.close()
-
-    def _ask(self, task_run: TaskRun, prompt: Prompt) -> Outcome:
-        """One answer, tried again if the server breaks off. What was answered before is kept when this fails."""
-        fields: dict[str, Any] = {"max_tokens": task_run.max_new_tokens, "temperature": 0}
-        if task_run.thinking is not None:  # of vLLM, llama-server and Hanlin
-            fields["chat_template_kwargs"] = {"enable_thinking": task_run.thinking}
-
-        def ask() -> tuple[str, str, int]:
-            # texts that end an answer are looked for here: a server stops at them in the reasoning too
-            with self._server.open_answer(prompt.messages, fields) as pieces:
-                text = "".join(pieces)
-            return text, pieces.finish_reason, pieces.answer_tokens or 0
-
-        text, finish, tokens = try_again(ask)
-        end = find_end(text, task_run.profile.until)
-        return Outcome(output=text[:end], finish=finish if end is None else "until", tokens=tokens)
 
 
 def ask_in_parallel(

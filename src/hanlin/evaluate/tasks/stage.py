@@ -32,12 +32,13 @@ from hanlin.evaluate.results import (
     write_results,
     write_samples,
 )
+from hanlin.evaluate.tasks.address import AddressRespondent
 from hanlin.evaluate.tasks.definition import LETTERS, Task, find_tasks
 from hanlin.evaluate.tasks.format_control import FormatOnlyItems, add_controls, measure_format
 from hanlin.evaluate.tasks.items import Item, Items, draw_examples, read_items, shuffle_choices
 from hanlin.evaluate.tasks.metrics import Outcome, chosen, extract_answer, score
 from hanlin.evaluate.tasks.prompts import Prompt, PromptBuilder, TaskRun
-from hanlin.evaluate.tasks.respond import AddressRespondent, EngineRespondent, Respondent
+from hanlin.evaluate.tasks.respond import EngineRespondent, Respondent
 from hanlin.inference.loading import LoadedEngine, load_engine
 
 _CHUNK_SIZE = {"choices": 512, "target": 512, "generate": 16}
@@ -63,6 +64,8 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
         task_runs = [run for task_run in task_runs for run in add_controls(task_run, items[task_run.name])]
     respondent, loaded = _open(settings, inputs)
     try:
+        if isinstance(respondent, AddressRespondent):
+            respondent.check(task_runs)
         results = run_tasks(
             respondent,
             loaded,
@@ -110,7 +113,11 @@ def run_tasks(
         The results, as they were written.
     """
     template = loaded.load_template() if loaded is not None and any(task_run.chat for task_run in task_runs) else None
-    limit = loaded.engine.context_length if loaded is not None else _UNLIMITED_CONTEXT
+    limit, count_tokens = _UNLIMITED_CONTEXT, None
+    if loaded is not None:
+        limit = loaded.engine.context_length
+    elif isinstance(respondent, AddressRespondent) and respondent.context_length is not None:
+        limit, count_tokens = respondent.context_length, respondent.count_tokens
     total = sum(len(items[task_run.name].questions) for task_run in task_runs)
     finished, tasks = 0, []
     controlled: dict[tuple[str, str], dict[Control, list[Sample]]] = {}
@@ -120,7 +127,7 @@ def run_tasks(
             own = draw_examples(own, task_run.shots)
         if task_run.control == "format_only":
             own = FormatOnlyItems(own.questions, own.examples, own.drawn, context.seed)
-        builder = PromptBuilder(task_run, loaded.tokenizer if loaded else None, template, limit)
+        builder = PromptBuilder(task_run, loaded.tokenizer if loaded else None, template, limit, count_tokens)
         builder.build(own.questions[0], own)  # what is wrong with the templates is said before minutes of work
 
         def ask(
@@ -220,6 +227,8 @@ def describe(results: Results) -> dict[str, Any]:
         }
     scores = {row.label: row.score.value for row in asked if row.score is not None}
     figures["questions"] = sum(row.questions for row in asked)
+    if submissions := [row.submission for row in asked if row.submission]:
+        figures["submission"] = ", ".join(submissions)
     if scores:
         figures |= {"scores": scores, "mean_score": sum(scores.values()) / len(scores)}
     return figures
@@ -308,14 +317,15 @@ def _task_runs(settings: Evaluate, name: str, task: Task) -> list[TaskRun]:
     task_runs = []
     for profile_name in wanted or [""]:
         profile_name, profile = task.profile(profile_name, name)
-        is_chat = settings.chat if settings.chat is not None else bool(settings.address) or task.reader == "own"
+        is_chat = settings.chat if settings.chat is not None else task.reader == "own"
         method = profile.method
-        if settings.method == "generate" or settings.address:
+        if settings.method == "generate" or (settings.address and is_chat):  # no chat API scores a letter
             method = "generate"
-        if settings.address and not is_chat:
-            raise UserError(
-                tr("an address answers conversations only"), "chat", tr("leave `chat` out, or set it to true")
+        if settings.thinking is not None and not is_chat:
+            what = tr(
+                "`thinking` is a switch of the chat template, and the task {task} is asked as plain text", task=name
             )
+            raise UserError(what, "thinking", tr("set `chat: true`, or leave `thinking` out"))
         if method == "generate" and not is_chat and profile.method != "generate":
             what = tr("as plain text the task {task} is answered by the likeliest continuation", task=name)
             raise UserError(what, "method", tr("set `chat: true`, or leave `method` out"))
