@@ -1,16 +1,16 @@
 """Compares tasks, question by question and in time, with lm-evaluation-harness's own `hf` model.
 
     python bench/evaluate.py [MODEL DATA] [--tasks mmlu,cmmlu,arc_easy,...] [--limit 8] [--subjects 20] [--batch 8]
-        [--shots 8] [--dtype float32] [--precision bfloat16] [--perplexity]
+        [--shots 8] [--max-new-tokens 128] [--dtype float32] [--precision bfloat16] [--perplexity]
 
 MODEL is a model folder (or HANLIN_MODEL), DATA a folder with the tasks' files (or HANLIN_DATA). Both sides get the same
 questions: Hanlin reads the local files, lm-evaluation-harness gets the same rows in the columns of its data sets, and
-asks by its own task files. Needs lm_eval 0.4.13. For each task: questions, answers that are equal, the largest
-difference of a log probability, seconds on the clock and of the processor, and the ratios. `--precision bfloat16` lets
-Hanlin multiply in bfloat16, and lm-evaluation-harness in float32 as before. `--perplexity` compares the windows of
-`perplexity`, in its own precision where none is given, with the strided loop of the transformers documentation on the
-same windows. `--rounds` repeats each, and prints the median ratio and the least and greatest. The last line is one JSON
-object.
+asks by its own task files. Needs lm_eval 0.4.13, for `ifeval` its extra of that name with NLTK's `punkt_tab`. For each
+task: questions, answers that are equal, the largest difference of a log probability, seconds on the clock and of the
+processor, and the ratios. `--precision bfloat16` lets Hanlin multiply in bfloat16, and lm-evaluation-harness in float32
+as before. `--perplexity` compares the windows of `perplexity`, in its own precision where none is given, with the
+strided loop of the transformers documentation on the same windows. `--rounds` repeats each, and prints the median ratio
+and the least and greatest. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ FILES = {
     "nq_open": "nq_open/nq_open.yaml",
     "gsm8k": "gsm8k/gsm8k.yaml",
     "xcopa_zh": "xcopa/default_zh.yaml",
+    "mmlu_pro": "mmlu_pro/mmlu_pro_{subject}.yaml",
+    "ifeval": "ifeval/ifeval.yaml",
 }
 """For each task lm-evaluation-harness's own file."""
 COLUMNS = dict(HUB_DATA.values())
@@ -78,7 +80,9 @@ COLUMNS = dict(HUB_DATA.values())
 SUBJECTS = [name for name, file in FILES.items() if "{subject}" in file]
 
 
-def theirs(name: str, items: Items, model: Any, shots: int) -> tuple[dict[str, dict[str, Any]], float, float]:
+def theirs(
+    name: str, items: Items, model: Any, shots: int, tokens: int | None
+) -> tuple[dict[str, dict[str, Any]], float, float]:
     """Ask with lm-evaluation-harness: an answer for each id, seconds on the clock and of the processor."""
     import lm_eval
     from datasets import Dataset, DatasetDict
@@ -92,18 +96,25 @@ def theirs(name: str, items: Items, model: Any, shots: int) -> tuple[dict[str, d
     configs, ids = [], {}
     for subject, questions in groups.items():
         config = dict(
-            load_yaml(Path(lm_eval.__file__).parent / "tasks" / file.format(subject=subject), resolve_func=True)
+            load_yaml(
+                Path(lm_eval.__file__).parent / "tasks" / file.format(subject=subject.replace(" ", "_")),
+                resolve_func=True,
+            )
         )
         rows = [convert(item) for item in questions]
         examples = [convert(item) for item in items.examples.get(subject, items.examples.get("", ()))]
         others = Dataset.from_list(examples if shots else rows[:1])
         test = Dataset.from_list(rows)
         splits = {"test": test, "validation": test, "val": test, "dev": others, "train": others}
+        asked = config.get("test_split") or config.get("validation_split")
+        if config.get("fewshot_split") not in (None, asked):
+            splits[config["fewshot_split"]] = others
+        splits[asked] = test
         for key in ("process_docs", "dataset_path", "dataset_name", "tag", "task_alias", "include"):
             config.pop(key, None)
         config |= {"task": f"{name}_{subject or 'all'}", "custom_dataset": _returns(DatasetDict(splits))}
-        if config.get("validation_split") == "train":  # of BLiMP, which has no other
-            config["validation_split"] = "test"
+        if config.get("generation_kwargs") and tokens is not None:
+            config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": tokens}
         configs.append(config)
         ids[config["task"]] = [item.id for item in questions]
     start, processor = time.perf_counter(), time.process_time()
@@ -121,10 +132,18 @@ def _returns(data: Any) -> Callable[..., Any]:
 
 def read_questions(name: str, task: Task, options: argparse.Namespace) -> tuple[Any, Items]:
     """The way to ask a task as lm-evaluation-harness does, and its questions."""
-    data = complete_rows(name, options) if name in ("ceval", "commonsense_qa", "siqa") else options.data
+    is_made = name in ("ceval", "commonsense_qa", "siqa", "mmlu_pro")
+    data = complete_rows(name, options) if is_made else options.data
     limit = options.limit if name in SUBJECTS else options.most
     settings = Evaluate(
-        model="m", tasks=(name,), data="d", limit=limit, chat=False, profiles=("lm_eval",), shots=options.shots
+        model="m",
+        tasks=(name,),
+        data="d",
+        limit=limit,
+        chat=False,
+        profiles=("lm_eval",),
+        shots=options.shots,
+        max_new_tokens=options.max_new_tokens,
     )
     (task_run,) = stage._task_runs(settings, name, task)
     items = stage._items(settings, name, task, data, 42)
@@ -140,7 +159,8 @@ def complete_rows(name: str, options: argparse.Namespace) -> Path:
 
     C-Eval's 49 questions, whose subjects the file does not name, become those of two subjects, five of each worked
     examples; a question of common sense gets a last choice, that of another question, instead of the one that the local
-    file leaves out.
+    file leaves out. Five questions of each subject of MMLU-Pro, whose validation split is not here, become worked
+    examples whose reasoning names the right option.
     """
     folder = options.scratch / name
     folder.mkdir(exist_ok=True)
@@ -160,6 +180,20 @@ def complete_rows(name: str, options: argparse.Namespace) -> Path:
                 with file.open("w", encoding="utf-8", newline="") as out:
                     csv.writer(out).writerows([["question", *LETTERS, "answer"], *chosen])
         return folder
+    if name == "mmlu_pro":
+        lines = next(options.data.rglob("mmlu_pro_sample*.jsonl")).read_text(encoding="utf-8").splitlines()
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in map(json.loads, lines):
+            groups.setdefault(row["category"], []).append(row)
+        for own in groups.values():
+            for row in own[:5]:
+                thought = f"It is {row['options'][row['answer_index']].strip()}. The answer is ({row['answer']})."
+                row["cot_content"] = f"A: Let's think step by step. {thought}"
+        for split, part in (("validation", slice(5)), ("sample", slice(5, None))):
+            chosen = [row for own in groups.values() for row in own[part]]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
+            (folder / f"mmlu_pro_{split}.jsonl").write_text(text, encoding="utf-8")
+        return folder
     items = read_items(name, packaged_tasks()[name], options.data).questions
     with (folder / packaged_tasks()[name].files[0]).open("w", encoding="utf-8") as lines:
         for item, other in itertools.pairwise(items):
@@ -178,7 +212,7 @@ def compare(name: str, options: argparse.Namespace, loaded: Any, model: Any) -> 
         results = stage.run_tasks(respondent, loaded, [task_run], {name: items}, settings, out, StageContext())
         seconds, spent = time.perf_counter() - start, time.process_time() - processor
         samples = type(results)(results.model, results.tasks, {}, {}, out).read_samples(results.tasks[0])
-    other, their_seconds, their_spent = theirs(name, items, model, task_run.shots)
+    other, their_seconds, their_spent = theirs(name, items, model, task_run.shots, options.max_new_tokens)
     equal, largest = 0, 0.0
     for sample in samples:
         rows = other[sample["id"]]
@@ -219,7 +253,8 @@ def compare(name: str, options: argparse.Namespace, loaded: Any, model: Any) -> 
 def _their_score(rows: dict[str, Any], metric: str) -> float:
     """The value of a metric of ours: of several filters that of the one by the metric's name."""
     row = rows.get(metric.replace("_", "-")) or next(iter(rows.values()))
-    return float(row["exact_match"])
+    value = row.get(metric, row.get("exact_match"))
+    return sum(value) / len(value) if isinstance(value, list) else float(value)
 
 
 def perplexity(options: argparse.Namespace) -> dict[str, Any]:
@@ -285,6 +320,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--shots", type=int, help="worked examples on both sides, instead of the task's")
+    parser.add_argument("--max-new-tokens", type=int, help="of answers on both sides, instead of the task's")
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--precision", default="auto", help="of Hanlin's products: bfloat16, or auto")

@@ -23,7 +23,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="session")
 def made_up_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten tasks with six questions each, and two exams of two subjects with worked examples."""
+    """Eleven tasks with six questions each, and three exams of two subjects with worked examples."""
     folder, draw = tmp_path_factory.mktemp("made_up"), random.Random(7)
 
     def texts(count: int) -> list[str]:
@@ -66,6 +66,37 @@ def made_up_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, split in (("test", "gsm8k_test.jsonl"), ("train", "gsm8k_train.jsonl")):
         rows = [{"question": f"{name}: {_text(draw, 3)} {i}?", "answer": f"It is {i}. #### {i}"} for i in range(6)]
         _write(folder / split, rows)
+    for split, count in (("validation", 2), ("sample", 4)):
+        asked: list[dict[str, Any]] = []
+        for index, subject in enumerate(["law"] * count + ["history"] * count):
+            letter = "ABCDE"[index % 5]
+            thought = f"A: Let's think step by step. {_text(draw, 4)}. The answer is ({letter})."
+            asked.append({
+                "question_id": 100 * count + index, "question": f"{split} {_text(draw, 3)} {index}?", "options": texts(5),
+                "answer": letter, "answer_index": index % 5, "category": subject,
+                "cot_content": thought if split == "validation" else "",
+            })  # fmt: skip
+        _write(folder / f"mmlu_pro_{split}.jsonl", asked)
+    instructions: list[tuple[str, dict[str, Any]]] = [
+        ("punctuation:no_comma", {}),
+        ("keywords:existence", {"keywords": ["town", "east"]}),
+        ("length_constraints:number_words", {"relation": "at least", "num_words": 3}),
+        ("detectable_format:title", {}),
+        ("keywords:frequency", {"relation": "less than", "keyword": "the", "frequency": 2}),
+        ("startend:quotation", {}),
+    ]
+    _write(
+        folder / "ifeval_input_data.jsonl",
+        [
+            {
+                "key": index,
+                "prompt": f"{_text(draw, 8)} {index}.",
+                "instruction_id_list": [name, instructions[0][0]],
+                "kwargs": [arguments, {}],
+            }
+            for index, (name, arguments) in enumerate(instructions)
+        ],
+    )
     for exam, heading in (("mmlu", ""), ("cmmlu", ",Question,A,B,C,D,Answer\n")):
         for split, count in (("dev", 5), ("test", 4)):
             for subject in ("anatomy", "virology"):

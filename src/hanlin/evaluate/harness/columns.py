@@ -128,11 +128,19 @@ HUB_DATA: dict[tuple[str, str], tuple[str, Convert]] = {
     ("mandarjoshi/trivia_qa", "rc.nocontext"): ("triviaqa", _trivia),
     ("google-research-datasets/nq_open", ""): ("nq_open", _open),
     ("openai/gsm8k", "main"): ("gsm8k", _worked),
+    ("TIGER-Lab/MMLU-Pro", ""): (
+        "mmlu_pro",
+        _columns("question_id", "question", "options", "answer", "answer_index", "cot_content", "category"),
+    ),
+    ("google/IFEval", ""): ("ifeval", _columns("key", "prompt", "instruction_id_list", "kwargs")),
     ("cambridgeltl/xcopa", "zh"): ("xcopa_zh", _columns("premise", "question", "choice1", "choice2", "label")),
 }
 """By a data set of the hub and its configuration: our task, and how a question looks there. `*`: each configuration is
 a subject of the task.
 """
+
+CHOSEN_BY_TASK_FILE = ("TIGER-Lab/MMLU-Pro",)
+"""Data sets of whose rows a task file's `process_docs` chooses its own: those of one subject."""
 
 
 def find_local_task(path: str, name: str) -> tuple[str, str, Convert] | None:

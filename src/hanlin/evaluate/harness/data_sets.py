@@ -12,13 +12,14 @@ import yaml
 
 from hanlin.config.settings.sources import Source
 from hanlin.config.yaml_text import load_yaml
+from hanlin.core.discover import list_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop, describe_reason
-from hanlin.evaluate.harness.columns import find_local_task
+from hanlin.evaluate.harness.columns import CHOSEN_BY_TASK_FILE, find_local_task
 from hanlin.evaluate.tasks.definition import packaged_tasks
 from hanlin.evaluate.tasks.items import read_items
 
@@ -46,12 +47,13 @@ class LocalData:
 
     Attributes:
         splits: Rows by the name of their split.
-        is_converted: Whether they are questions of a task of ours in the columns of the data set, which are what a task
-            file's `process_docs` would make.
+        is_converted: Whether they are questions of a task of ours in the columns of the data set.
+        is_processed: Whether the columns are what a task file's `process_docs` would make.
     """
 
     splits: Mapping[str, Rows]
     is_converted: bool = False
+    is_processed: bool = False
 
 
 def find_data_set(path: str, name: str, data: Path, *, data_files: Any = None) -> LocalData | None:
@@ -137,8 +139,8 @@ def _files_of(folder: Path, name: str) -> dict[str, list[Path]]:
 def _data_files(folder: Path) -> list[Path]:
     return sorted(
         path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix in SUFFIXES and path.name not in ("dataset_infos.json", "dataset_info.json")
+        for path in list_files(folder)
+        if path.suffix in SUFFIXES and path.name not in ("dataset_infos.json", "dataset_info.json")
     )
 
 
@@ -251,4 +253,4 @@ def _convert_local_task(path: str, name: str, data: Path) -> LocalData | None:
     splits = {"test": [convert(item) for item in items.questions]}
     if examples:
         splits["train"] = [convert(item) for item in examples]
-    return LocalData(splits, is_converted=True)
+    return LocalData(splits, is_converted=True, is_processed=path not in CHOSEN_BY_TASK_FILE)

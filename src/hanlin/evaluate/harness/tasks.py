@@ -127,7 +127,7 @@ class LocalTasks:
                 self._without_examples.add(str(config.get("task")))
         data = LocalData(splits)
         made = _LocalDataSets(_title(path, name), data)
-        return {"custom_dataset": lambda **options: made, **({"process_docs": None} if found.is_converted else {})}
+        return {"custom_dataset": lambda **options: made, **({"process_docs": None} if found.is_processed else {})}
 
     def _find_for_library(self, path: str, name: str | None = None, **options: Any) -> Any:
         """What `datasets.load_dataset` gives to task files: the local rows of a data set."""
