@@ -135,7 +135,7 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
             settings = Source(path=str(file), fields=source.get("fields", {}))
             listed = list_files((settings,), Inputs({"sources.0.path": (file,)})).files[0]
             with InputFile(file) as opened:
-                for parsed in open_records(listed, opened, formats, {}).rows:
+                for parsed in open_records(listed, opened, formats).rows:
                     if isinstance(parsed.item, Drop):
                         continue
                     if source["form"] == "documents":

@@ -25,7 +25,6 @@ from hanlin.core.files import open_regular, parse_json, write_text
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.names import show_name
 from hanlin.core.records import ROLES, Conversation, Document, Message, Preference, UnpairedPreference
-from hanlin.data.filters.conversation import check_trainable, turn_order
 from hanlin.data.ledger import Drop, describe_reason
 
 Record = Document | Conversation | Preference | UnpairedPreference
@@ -257,6 +256,8 @@ def parse_content(record_type: type[Any], row: Mapping[str, Any], where: str) ->
         problem = tr("{name} is missing", name=name) if name else str(error)
         what = tr("not a record of `{kind}`: {error}", kind=record_type.kind, error=problem)
         raise UserError(what, where) from error
+    from hanlin.data.filters.conversation import check_trainable  # not in every process that has no overlay
+
     if isinstance(record, Document):
         drop = None if record.text.strip() else Drop("no_text")
     elif isinstance(record, Conversation):
@@ -330,6 +331,8 @@ def _check_message(turn: Any, name: str) -> None:
 
 
 def _check_turns(messages: Sequence[Message]) -> Drop | None:
+    from hanlin.data.filters.conversation import turn_order
+
     ordered = turn_order(tuple(messages))
     if isinstance(ordered, Drop):
         return ordered

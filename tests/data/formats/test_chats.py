@@ -30,7 +30,7 @@ TWICE = (*ASKED, Message("user", "多大了？"), Message("assistant", "一岁�
 def read(path: Path, **source: Any) -> tuple[str, list[ParsedChat | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     with InputFile(path) as input_file:
-        reader = open_records(file, input_file, CHAT_FORMATS, {})
+        reader = open_records(file, input_file, CHAT_FORMATS)
         return reader.format.partition(": ")[2], [found.item for found in reader.rows]
 
 

@@ -29,7 +29,7 @@ GOOD, BAD = {"role": "assistant", "content": "你好呀"}, {"role": "assistant",
 def read(path: Path, **source: Any) -> tuple[str, list[ParsedPreference | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     with InputFile(path) as input_file:
-        reader = open_records(file, input_file, PREFERENCE_FORMATS, {})
+        reader = open_records(file, input_file, PREFERENCE_FORMATS)
         return reader.format.partition(": ")[2], [found.item for found in reader.rows]
 
 

@@ -89,7 +89,7 @@ BROKEN_CALLS = {"moss_plugin_calculator.jsonl": 3, "moss_plugin_equation.jsonl":
 def read(path: Path, formats: Sequence[Format[Any]]) -> tuple[str, int, int]:
     """The format of a file, how many records are in it, and how many of them cannot be read."""
     with InputFile(path) as input_file:
-        reader = open_records(SourceFile(path, path.name, 0, Source(path=str(path))), input_file, formats, {})
+        reader = open_records(SourceFile(path, path.name, 0, Source(path=str(path))), input_file, formats)
         items = [found.item for found in reader.rows]
     return reader.format, len(items), sum(isinstance(item, Drop) for item in items)
 

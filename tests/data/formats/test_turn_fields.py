@@ -38,7 +38,7 @@ def read_chat(row: Any) -> ParsedChat:
 def read_file(path: Path, **source: Any) -> list[ParsedChat | Drop]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     with InputFile(path) as input_file:
-        return [row.item for row in open_records(file, input_file, CHAT_FORMATS, {}).rows]
+        return [row.item for row in open_records(file, input_file, CHAT_FORMATS).rows]
 
 
 # --- what is learned --------------------------------------------------------------------------------------------------

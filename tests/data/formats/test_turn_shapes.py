@@ -31,7 +31,7 @@ def read_rows(put: Put, *rows: Any, formats: tuple[Format[Any], ...] = CHAT_FORM
     path = put("a.jsonl", list(rows))
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     with InputFile(path) as input_file:
-        return list(open_records(file, input_file, formats, {}).rows)
+        return list(open_records(file, input_file, formats).rows)
 
 
 def read_chat(put: Put, row: Any) -> ParsedChat:

@@ -31,7 +31,7 @@ SHAREGPT = [{"from": "human", "value": "你好"}, {"from": "gpt", "value": "你�
 def read(path: Path, **source: Any) -> tuple[str, list[ParsedUnpaired | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     with InputFile(path) as input_file:
-        reader = open_records(file, input_file, UNPAIRED_FORMATS, {})
+        reader = open_records(file, input_file, UNPAIRED_FORMATS)
         return reader.format.partition(": ")[2], [found.item for found in reader.rows]
 
 
@@ -160,7 +160,7 @@ def test_a_label_that_is_not_a_boolean_is_refused(tmp_path: Path) -> None:
 def read_chats(path: Path) -> list[ParsedChat | Drop]:
     file = SourceFile(path, path.name, 0, Source(path=str(path)))
     with InputFile(path) as input_file:
-        return [found.item for found in open_records(file, input_file, CHAT_FORMATS, {}).rows]
+        return [found.item for found in open_records(file, input_file, CHAT_FORMATS).rows]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss", "glaive")
 def items(path: Path, stage: str = "conversations") -> list[Any]:
     file = SourceFile(path, path.name, 0, Source(path=str(path)))
     with InputFile(path) as input_file:
-        return [found.item for found in open_records(file, input_file, registry.FORMATS_BY_STAGE[stage], {}).rows]
+        return [found.item for found in open_records(file, input_file, registry.FORMATS_BY_STAGE[stage]).rows]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json"])

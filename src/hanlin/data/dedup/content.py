@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from functools import cache
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from hanlin.data.dedup.keys import CodePoints, Hashes
 from hanlin.data.dedup.minhash import fold_letters
 from hanlin.data.dedup.numbers import DIGITS, unify_chinese_numbers, unify_english_numbers
 from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, count_char_kinds
+from hanlin.data.text.patterns import compile_on_use
 
 
 def _split(text: str) -> list[str]:
@@ -44,16 +44,16 @@ _STOPWORDS = frozenset(
         "such same other another 1"
     )
 )
-_CHINESE_CUE = re.compile(
+_CHINESE_CUE = compile_on_use(
     r"[?？吗呢哪谁]|什么|多少|若干|啥|怎|是否|[（(]\s*[)）]|_{2,}|＿|下列|以下|何[时种处地人事物以者项]|[为如]何"
     r"|几[个天小年本元人只次分千米公时种]|求[出：:得这该此其]|请[问选写计回算你根将给把]|试[求问计证]|[的是][:：]"
 )
-_ENGLISH_CUE = re.compile(
+_ENGLISH_CUE = compile_on_use(
     r"[?？]|\b(?:what|which|who|whom|whose|when|where|why|how|find|calculate|determine|compute|solve|simplify"
     r"|evaluate|fill in|write)\b|_{2,}|\\uline"
 )
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-_WORD = re.compile(r"[^\W_]+")
+_NUMBER = compile_on_use(r"[0-9]+(?:\.[0-9]+)?")
+_WORD = compile_on_use(r"[^\W_]+")
 
 
 class Content(NamedTuple):

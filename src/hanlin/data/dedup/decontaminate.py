@@ -12,7 +12,6 @@ unless `share` is 0. Questions in other words are looked for in `hanlin.data.ded
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,11 +33,12 @@ from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
 from hanlin.data.dedup.reworded import RewordedIndex
 from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY
 from hanlin.data.text.ngrams import hash_ngrams
+from hanlin.data.text.patterns import compile_on_use
 
 CONTAMINATION_FILE = "contamination.json"
 _MIN_NGRAM = 8
 _MIN_DISTINCT_CODES = 6
-_WORD = re.compile(r"[^\W_]+")
+_WORD = compile_on_use(r"[^\W_]+")
 _FILTER_SIZE = 1 << 22
 
 

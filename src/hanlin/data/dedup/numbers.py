@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from hanlin.data.text.patterns import compile_on_use
+
 DIGITS = dict(zip("零〇一二两三四五六七八九壹贰叁肆伍陆柒捌玖兩貳參叄陸", "00122345678912345678922336", strict=True))
 """The digit that each Chinese character for one stands for."""
 _UNITS = dict(zip("十百千拾佰仟", (10, 100, 1000, 10, 100, 1000), strict=True))
@@ -19,10 +21,10 @@ _UNIT = "[十百千万亿拾佰仟萬億]"
 _WITH_UNIT = rf"(?:{_DIGIT}+(?:[.．点點]{_DIGIT}+)?{_UNIT}|[十拾])(?:{_DIGIT}|{_UNIT})*"
 _DECIMAL = rf"{_CHINESE_DIGIT}+[点點]{_CHINESE_DIGIT}+(?!分(?!之))"
 _NUMBER = rf"(?:{_WITH_UNIT}|{_DECIMAL}|{_DIGIT}+(?:[.．][0-9０-９]+)?)"
-_COMPOUND = re.compile(
+_COMPOUND = compile_on_use(
     rf"百分之(?:{_NUMBER}|百)|(?:{_NUMBER}又)?{_NUMBER}分之{_NUMBER}|{_WITH_UNIT}|{_DECIMAL}|\\[dt]?frac"
 )
-_TOKEN = re.compile(rf"{_DIGIT}+(?:[.．点點]{_DIGIT}+)?|[十百千万亿拾佰仟萬億]")
+_TOKEN = compile_on_use(rf"{_DIGIT}+(?:[.．点點]{_DIGIT}+)?|[十百千万亿拾佰仟萬億]")
 _TO_ASCII = str.maketrans({**DIGITS, **dict(zip("０１２３４５６７８９．点點", "0123456789...", strict=True))})
 
 
@@ -84,7 +86,7 @@ _MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10*
 _ONES = "|".join(list(_SMALL)[1:10])
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[ -](?:{_ONES}))?|{'|'.join(reversed(_SMALL))})"
 _MULTIPLE = f"(?:{'|'.join(_MULTIPLES)})"
-_ENGLISH = re.compile(
+_ENGLISH = compile_on_use(
     rf"\b(?:{_BELOW_100}|a(?=[ -]{_MULTIPLE}))(?:[ -]{_MULTIPLE}\b(?:[ -](?:and[ -])?{_BELOW_100}\b)?)*\b"
 )
 

@@ -11,7 +11,6 @@ Questions that are too short for that are found where they stand alone, by `hanl
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from hanlin.data.dedup.content import Content, extract_content, find_cue, find_n
 from hanlin.data.dedup.question_sets import EvalQuestion
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import hash_ngrams
+from hanlin.data.text.patterns import compile_on_use
 
 _CHARACTERS, _WORDS = 4, 2
 _MIN_NGRAMS, _MIN_NGRAMS_WITHOUT_CUE = 4, {_CHARACTERS: 5, _WORDS: 8}
@@ -37,7 +37,7 @@ _CONTEXT = 24
 _MIN_NUMBERS_FOUND = 0.7
 _FILTER_SIZE = 1 << 22
 _MIN_HAN, _MIN_LATIN = 8, 30
-_QUOTED = re.compile("[“「『][^”」』]{8,}[”」』]")
+_QUOTED = compile_on_use("[“「『][^”」』]{8,}[”」』]")
 
 
 class _IndexedQuestion(NamedTuple):

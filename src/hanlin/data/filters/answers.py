@@ -17,34 +17,35 @@ from hanlin.data.filters.repetition import repeated_characters as _repeated_char
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import longest_copy, repeated_ngram_fraction
+from hanlin.data.text.patterns import compile_on_use
 from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 
 AnswerRule = Callable[[str, str], Drop | None]
 """Takes an answer and its question; returns the reason to drop the conversation, or None."""
 
-_ASKS_FOR_REPETITION = re.compile(
+_ASKS_FOR_REPETITION = compile_on_use(
     r"重[复複覆]|[复複]述|抄[写寫]|照[抄搬]|歌|[诗詩]|[词詞]牌|作[词詞]|宋[词詞]|绕口令|繞口令|[顺順]口溜|童[谣謠]|三字[经經]|快板|说唱|說唱"
     r"|[0-9０-９一二两兩三四五六七八九十百千万萬]+ ?[遍次]|[祷禱]|咒|念[经經]"
     r"|\b(?:repeat\w*|lyric\w*|songs?|poems?|poetry|chorus|rhymes?|verses?|rap|chant|\d+ times|loop)\b",
     re.I,
 )
-_ASKS_FOR_SYMBOLS = re.compile(
+_ASKS_FOR_SYMBOLS = compile_on_use(
     r"表情|符[号號]|正[则則]|[图圖畫画绘繪]|颜文字|顏文字|字符|表格|公式|方程|[矩阵陣]|[棋盘盤]|密[码碼]|乐谱|樂譜|盲文|摩[斯尔爾]|[编編解]码|代码|程序|箭[头頭]|星星"
     r"|\b(?:emoji\w*|emoticons?|symbols?|ascii|unicode|draw\w*|art|regex\w*|regular expressions?|tables?|charts?"
     r"|diagrams?|matrix|grid|maze|chess|board|cipher|morse|braille|formulas?|equations?|password|logo|pattern|code)\b",
     re.I,
 )
-_CODE_MARK = re.compile(
+_CODE_MARK = compile_on_use(
     r"[;{}]\s*$|</?\w{1,20}[^>\n]{0,200}>|[A-Za-z_]\w{0,40}[(（][^\n]{0,200}[)）]|[=<>]=|&[lg]t;|\\\\|\t"
 )
-_FIELD = re.compile(r"[ \t]*(?:[-*•] ?|\d{1,3}[.)、] ?)?[^:：]{1,20}[:：].{0,40}$")
-_SYMBOL_LOOP = re.compile(r"(?:^|\n)[ \t]*([^\w\s]{1,3})[ \t]*(?:\n\s{0,8}\1[ \t]*){19}")
-_LINK = re.compile(r"https?://\S+|`[^`\n]*`")
-_OPERATOR = re.compile(r"([-+*/=<>^$\\{}\[\]_|&#~])(?!\1{4})(?<!\1{5})")
-_BLANKS = re.compile(r"_{2,}|-{3,}|={3,}|·{3,}|…{2,}")
-_EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]")
+_FIELD = compile_on_use(r"[ \t]*(?:[-*•] ?|\d{1,3}[.)、] ?)?[^:：]{1,20}[:：].{0,40}$")
+_SYMBOL_LOOP = compile_on_use(r"(?:^|\n)[ \t]*([^\w\s]{1,3})[ \t]*(?:\n\s{0,8}\1[ \t]*){19}")
+_LINK = compile_on_use(r"https?://\S+|`[^`\n]*`")
+_OPERATOR = compile_on_use(r"([-+*/=<>^$\\{}\[\]_|&#~])(?!\1{4})(?<!\1{5})")
+_BLANKS = compile_on_use(r"_{2,}|-{3,}|={3,}|·{3,}|…{2,}")
+_EMOJI = compile_on_use("[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]")
 _MIN_FILLED, _MIN_REPEATED, _LOOP, _MIN_LOOP, _LONG_QUESTION = 8, 60, 0.95, 10, 200
-_LETTERS = re.compile(r"[^\W\d_]")
+_LETTERS = compile_on_use(r"[^\W\d_]")
 
 
 def build_answer_rules(rules: Iterable[Rule]) -> list[tuple[str, AnswerRule]]:

@@ -15,7 +15,7 @@ import numpy as np
 from hanlin.data.ledger import Drop
 from hanlin.data.text.advertorial_model import judge_page
 from hanlin.data.text.advertorial_phrases import estimate_density
-from hanlin.data.text.char_stats import code_points
+from hanlin.data.text.char_stats import code_points, split_lines
 from hanlin.data.text.page_furniture import (
     CALL,
     CREDIT,
@@ -25,6 +25,7 @@ from hanlin.data.text.page_furniture import (
     LINKS_HEADING,
     LONG_NOTICE,
     NOT_A_CALL,
+    NOTICE_STARTS,
     SOURCE,
     find_cues,
 )
@@ -49,7 +50,7 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     left, it has no content beside them and is dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2),
     adapted to Chinese pages.
     """
-    lines = text.split("\n")
+    lines = split_lines(text)
     candidates = _find_candidates(lines, longest)
     cut = _find_furniture(lines, candidates, longest) if candidates else None
     if not cut:
@@ -68,10 +69,12 @@ def _find_candidates(lines: Sequence[str], longest: int) -> list[int]:
     found = [
         index
         for index, length in enumerate(lengths)
-        if longest < length <= _NOTICE_FACTOR * longest and LONG_NOTICE.match(lines[index])
+        if longest < length <= _NOTICE_FACTOR * longest
+        and ((first := lines[index][0]) in NOTICE_STARTS or not first.isalnum())
+        and LONG_NOTICE.match(lines[index])
     ]
     if short:
-        joined = "\n".join([*(lines[index] for index in short), ""])
+        joined = "\n".join([lines[index] for index in short]) + "\n"
         positions = find_cues(joined)
         if positions:
             line_ends = np.flatnonzero(code_points(joined) == 0x0A)

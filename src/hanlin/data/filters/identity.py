@@ -13,6 +13,7 @@ from dataclasses import replace
 from hanlin.config.settings.data import Identity
 from hanlin.core.records import Message
 from hanlin.data.text.lexicons import ASSISTANT_NAMES, ASSISTANT_VENDORS, CREATION_VERBS, SELF_REFERENCE
+from hanlin.data.text.patterns import compile_on_use
 
 _NAME_WORDS = r"(?:model|bot|assistant|ai)?[_ -]?name|名字|姓名|名称|模型名|模型名称|助手名|昵称"
 _AUTHOR_WORDS = (
@@ -20,9 +21,9 @@ _AUTHOR_WORDS = (
     r"|作者|开发者|开发商|开发方|创造者|公司|公司名|公司名称|机构|团队"
 )
 _WORDS = f"({_NAME_WORDS}|{_AUTHOR_WORDS})"
-_IS_NAME = re.compile(_NAME_WORDS, re.I)
-_DOUBLE = re.compile(rf"\{{\{{\s*{_WORDS}\s*\}}\}}", re.I)
-_SINGLE = re.compile(
+_IS_NAME = compile_on_use(_NAME_WORDS, re.I)
+_DOUBLE = compile_on_use(rf"\{{\{{\s*{_WORDS}\s*\}}\}}", re.I)
+_SINGLE = compile_on_use(
     rf"\$?\{{\s*{_WORDS}\s*\}}|<\s*{_WORDS}\s*>|[\[【]\s*{_WORDS}\s*[\]】]"
     rf"|<\|\s*{_WORDS}\s*\|>|(?-i:%(NAME|AUTHOR)%|__(NAME|AUTHOR)__)",
     re.I,
@@ -30,10 +31,12 @@ _SINGLE = re.compile(
 """Other brackets, which mean something else in code, markup and letters: they count in short texts and in sentences
 about the assistant alone, and square ones if their word is not written as in a letter ([Name], [姓名])."""
 _LONGEST_INTRODUCTION = 600
-_TEMPLATE_LANGUAGE = re.compile(r"vue|jinja|handlebars|mustache|angular|django|liquid|template|模板|插值|\{%|v-", re.I)
-_ABOUT_YOU = re.compile(r"你(?:是|叫|的名字|由|被)|您(?:是|叫)|\b(?:you are|you're|your name|are you)\b", re.I)
-_CODE_OR_LINK = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`|https?://[^\s，。）]+|www\.[^\s，。）]+)", re.S)
-_SENTENCE = re.compile(r"[^。！？!?\n]*(?:[。！？!?\n]|\Z)")
+_TEMPLATE_LANGUAGE = compile_on_use(
+    r"vue|jinja|handlebars|mustache|angular|django|liquid|template|模板|插值|\{%|v-", re.I
+)
+_ABOUT_YOU = compile_on_use(r"你(?:是|叫|的名字|由|被)|您(?:是|叫)|\b(?:you are|you're|your name|are you)\b", re.I)
+_CODE_OR_LINK = compile_on_use(r"(```.*?(?:```|\Z)|`[^`\n]*`|https?://[^\s，。）]+|www\.[^\s，。）]+)", re.S)
+_SENTENCE = compile_on_use(r"[^。！？!?\n]*(?:[。！？!?\n]|\Z)")
 
 
 def rewrite_identity(messages: Sequence[Message], identity: Identity) -> tuple[Message, ...]:

@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -123,7 +124,7 @@ def _repair_other_encodings(text: str) -> tuple[str, int]:
 
 def _find_unusual_blocks(text: str) -> list[tuple[int, int]]:
     """Find the parts of a text in which few of the characters above ASCII are frequent ones, as (start, end)."""
-    frequent = _FREQUENT_PREFILTER.count_candidates(text)
+    frequent = _count_frequent(text)
     if frequent >= _MIN_FREQUENT * len(text) or text.isascii():
         return []
     above_ascii = code_points(text) > 0x7F
@@ -141,6 +142,12 @@ def _find_unusual_blocks(text: str) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(unusual, prepend=False, append=False)) * _BLOCK
     edges[edges == len(unusual) * _BLOCK] = len(text)
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+
+
+@lru_cache(maxsize=2)
+def _count_frequent(text: str) -> int:
+    """Count the frequent characters of a text."""
+    return _FREQUENT_PREFILTER.count_candidates(text)
 
 
 def _count_in_blocks(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -171,15 +178,14 @@ def _repair_once(text: str) -> tuple[str, int]:
     if _GBK_PREFILTER.count_candidates(text) * 100 > len(text):
         decoded = _decode_gbk(text)
         return (text, len(text)) if decoded is None else (decoded, lost)
-    start = text[:_HEAD_CHARS]
-    beyond = len(start) - len(start.encode("ascii", "ignore"))
-    if (
-        beyond > _MIN_NON_ASCII
-        and _FREQUENT_PREFILTER.count_candidates(text, _HEAD_CHARS) / beyond < _MAX_FREQUENT_FRACTION
-    ):
-        decoded = _decode_gbk(text)
-        if decoded is not None:
-            return decoded, lost
+    if _count_frequent(text) < _MIN_FREQUENT * len(text):  # of a text that is wrong as a whole few are
+        start = text[:_HEAD_CHARS]
+        beyond = len(start) - len(start.encode("ascii", "ignore"))
+        frequent = _FREQUENT_PREFILTER.count_candidates(text, _HEAD_CHARS)
+        if beyond > _MIN_NON_ASCII and frequent / beyond < _MAX_FREQUENT_FRACTION:
+            decoded = _decode_gbk(text)
+            if decoded is not None:
+                return decoded, lost
     if not (_PAIR_PREFILTER.may_match(text) and _PAIR.search(text)):
         return text, lost
 

@@ -9,20 +9,21 @@ import re
 from collections import Counter
 
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 _H = "\u3400-\u4dbf\u4e00-\u9fff"
-_PAGE_NUMBER = re.compile(
+_PAGE_NUMBER = compile_on_use(
     r"[ \t\u3000]*(?:[-–—·•~～\[(（【]+ ?\d{1,4} ?[-–—·•~～\])）】]+"
     r"|第 ?\d{1,4} ?[页頁](?: ?[/／共,，] ?共?第? ?\d{1,4} ?[页頁])?"
     r"|\d{1,4} ?/ ?\d{1,4}|[Pp]age \d{1,4}(?: of \d{1,4})?)[ \t\u3000]*",
     re.A,
 )  # fmt: skip
-_HAN = re.compile(f"[{_H}]")
-_SPACED_PAIR = re.compile(rf"(?<=[{_H}，。、；：？！])[ \u3000](?=[{_H}，。、；：？！])")
-_ADJACENT_PAIR = re.compile(rf"(?<=[{_H}])[{_H}]")
-_LIST_MARK = re.compile(r"\s*(?:[|*>#+-]|\d+[.、):：]|第 ?\d+)")
+_HAN = compile_on_use(f"[{_H}]")
+_SPACED_PAIR = compile_on_use(rf"(?<=[{_H}，。、；：？！])[ \u3000](?=[{_H}，。、；：？！])")
+_ADJACENT_PAIR = compile_on_use(rf"(?<=[{_H}])[{_H}]")
+_LIST_MARK = compile_on_use(r"\s*(?:[|*>#+-]|\d+[.、):：]|第 ?\d+)")
 _LINE_ENDS = tuple("。！？；：…”』」）)!?;:.")
-_OCR_ERRORS = re.compile(
+_OCR_ERRORS = compile_on_use(
     rf"(?<=[{_H}])[|¦丨\\^_{{}}■□◆●]{{1,2}}(?=[{_H}])|，。|、，|。，|；，|，、|[.,;:]{{1,2}}[，。；]|\ufffd|(?<=[{_H}])[lij](?=[{_H}])"
 )
 _MIN_LINE_CHARS = 18
@@ -84,15 +85,15 @@ def _join_broken_lines(lines: list[str]) -> list[str]:
     return joined
 
 
-_FENCE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.S)
-_FRONT_MATTER = re.compile(r"\A---\n(?:(?:[\w-]{1,50}:|[ \t-]).*\n){1,100}?---\n")
-_COMMENT = re.compile(r"<!--(?:(?!-->|<!--).){0,5000}-->", re.S)  # bounds keep every pattern here linear
-_IMAGE = re.compile(r"!\[[^\]\n]{0,200}\]\([^)\s]{0,2000}(?: \"[^\"\n]*\")?\)")
-_LINK = re.compile(
+_FENCE = compile_on_use(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.S)
+_FRONT_MATTER = compile_on_use(r"\A---\n(?:(?:[\w-]{1,50}:|[ \t-]).*\n){1,100}?---\n")
+_COMMENT = compile_on_use(r"<!--(?:(?!-->|<!--).){0,5000}-->", re.S)  # bounds keep every pattern here linear
+_IMAGE = compile_on_use(r"!\[[^\]\n]{0,200}\]\([^)\s]{0,2000}(?: \"[^\"\n]*\")?\)")
+_LINK = compile_on_use(
     r"(?<!!)\[([^\]\n]{1,200})\]"
     r"\((?:https?:|javascript:|/|#|\.{1,2}/|mailto:|\w[\w/-]*\.(?:md|html?))[^)\s]{0,2000}(?: \"[^\"\n]{0,200}\")?\)"
 )
-_ONLY_LINKS = re.compile(r"[ \t]*(?:[-*+|>·•] *)*(?:\[[^\]\n]*\]\([^)\n]*\)[ \t|·•/,，、>»-]*)+")
+_ONLY_LINKS = compile_on_use(r"[ \t]*(?:[-*+|>·•] *)*(?:\[[^\]\n]*\]\([^)\n]*\)[ \t|·•/,，、>»-]*)+")
 
 
 def markdown(text: str) -> str | Drop:

@@ -12,9 +12,10 @@ from datetime import date
 from functools import lru_cache
 
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 _Check = Callable[[re.Match[str]], bool]
-_HAN = re.compile("[\u4e00-\u9fff]")
+_HAN = compile_on_use("[\u4e00-\u9fff]")
 
 
 def personal_data(text: str, action: str, of: str) -> str | Drop:
@@ -78,7 +79,9 @@ def passes_luhn(number: str) -> bool:
     return total % 10 == 0
 
 
-_CARD_PREFIXES = re.compile(r"62\d{14,17}|4\d{15}|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|35\d{14}")
+_CARD_PREFIXES = compile_on_use(
+    r"62\d{14,17}|4\d{15}|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|35\d{14}"
+)
 
 
 def _is_bank_card(match: re.Match[str]) -> bool:
@@ -108,29 +111,29 @@ def _is_public_address(match: re.Match[str]) -> bool:
 
 _PATTERNS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
     "email": (
-        re.compile(r"(?<![\w.+%-])[A-Za-z0-9][\w.+%-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![\w-])", re.A),
+        compile_on_use(r"(?<![\w.+%-])[A-Za-z0-9][\w.+%-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![\w-])", re.A),
         _is_personal_email, "电子邮箱", "e-mail",
     ),
     "id_card": (
-        re.compile(r"(?<![\dA-Za-z.])[1-8]\d{5}(?:18|19|20)\d{9}[\dXx](?![\dA-Za-z])"),
+        compile_on_use(r"(?<![\dA-Za-z.])[1-8]\d{5}(?:18|19|20)\d{9}[\dXx](?![\dA-Za-z])"),
         lambda match: is_id_card_number(match[0]), "身份证号", "identity number",
     ),
     "bank_card": (
-        re.compile(
+        compile_on_use(
             r"(?<![\dA-Za-z.-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{3,7}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{5})"
             r"(?![\dA-Za-z]|[.-]\d)"
         ),
         _is_bank_card, "银行卡号", "bank card",
     ),
     "mobile": (
-        re.compile(
+        compile_on_use(
             r"(?<![\dA-Za-z.,/=_-])(?:(?:\+|00)?86[- ]?)?1[3-9]\d([- ]?)\d{4}\1\d{4}"
             r"(?![\dA-Za-z_]|[.,-]\d|\s?(?:[元吨亿万]|人次|美元))"
         ),
         _accept, "手机号", "phone",
     ),
     "network": (
-        re.compile(
+        compile_on_use(
             r"(?<![\w.:-])(?<!//)(?<!版本)(?<!版本 )(?<!ersion )(?:\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)"
             r"|[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])|[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}(?![\w-])"
             r"|[0-9A-Fa-f]{1,4}(?::{1,2}[0-9A-Fa-f]{1,4}){3,7}(?![\w:]))",
@@ -139,11 +142,11 @@ _PATTERNS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
         _is_public_address, "网络地址", "network address",
     ),
     "qq": (
-        re.compile(r"(?:(?<![A-Za-z])[Qq]{2}|扣扣|企鹅)(?:交流|咨询|客服|联系)?(?:群|号|号码|群号)?\s?[是为:：]?\s?(?P<secret>[1-9]\d{4,10})(?![\d版年])"),
+        compile_on_use(r"(?:(?<![A-Za-z])[Qq]{2}|扣扣|企鹅)(?:交流|咨询|客服|联系)?(?:群|号|号码|群号)?\s?[是为:：]?\s?(?P<secret>[1-9]\d{4,10})(?![\d版年])"),
         _accept, "QQ号", "QQ number",
     ),
     "wechat": (
-        re.compile(
+        compile_on_use(
             r"(?:微信|薇信|[Vv]信|(?<![A-Za-z])(?:[Ww]e[Cc]hat|WECHAT|[Ww]eixin|VX|vx|Vx))"
             r"(?:\s?(?:号码?|ID|id|账号)\s?[是为:：]?\s?|\s?[:：]\s?)(?P<secret>[A-Za-z](?=[a-z]{5}|[\w-]*[\d_-])[\w-]{5,19})(?![\w-])",
             re.A,

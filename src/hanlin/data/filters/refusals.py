@@ -11,6 +11,7 @@ import re
 
 from hanlin.core.records import Message
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 Turns = tuple[Message, ...]
 
@@ -61,7 +62,7 @@ _OBJECT = _any_of(
 _SORRY = (
     r"(?:我?们?(?:很|非常|十分|真的?|感到|深感|真是|表示|也)*(?:抱歉|对不起|不好意思|遗憾|道歉|歉意)[，,。！!…\s]*)"
 )
-_OPENER_ZH = re.compile(
+_OPENER_ZH = compile_on_use(
     r"[“\"'\s*#>]*(?:(?:您好|你好|嗯|哦|这|额|呃)[，,。！!～~]?\s*|[^。！!？?\n]{2,16}[。！!])?(?:"
     rf"{_SORRY}(?:但是?|可是|不过|因为|由于)?[^。！？!?\n]{{0,60}}?"
     rf"(?:{_DECLINES}(?:[^，。,\n]{{0,8}}{_OBJECT}|[^，。,\n]{{0,3}}[，。,])|{_DOES_NOT_KNOW})"
@@ -78,7 +79,7 @@ _CANNOT = (
     r"|(?:not|n't) (?:comfortable|programmed|allowed|permitted|capable|authorized|designed|appropriate)"
     r"|(?:do|does)(?: not|n'?t)(?: currently| actually)? (?:have|possess|support|provide|feel|know))"
 )
-_OPENER_EN = re.compile(
+_OPENER_EN = compile_on_use(
     r"[“\"'\s*#>]*(?:(?:hi|hello|hey|well|oh|hmm|thank you[^.!]*)[,.!]?\s+)?(?:"
     r"(?:(?:I'?m|I am)?\s*(?:very |so |really |truly |deeply |terribly )?(?:sorry|afraid)|I (?:do )?apologi[sz]e"
     rf"|(?:my )?apologies|unfortunately|regrettably)[^.!?\n]{{0,80}}?(?:{_CANNOT}|must decline|not something I can)"
@@ -96,7 +97,7 @@ _OPENER_EN = re.compile(
     re.I,
 )  # fmt: skip
 
-_LACKS_MATERIAL_ZH = re.compile(
+_LACKS_MATERIAL_ZH = compile_on_use(
     r"(?:没有?|未能?|并未|尚未|缺[少乏])[^，。,\n]{0,8}"
     r"(?:提供|给出|说明|附上|上传|指定|指明|给我|提到|输入|包含|收到|看到|找到|显示)(?!的?(?:功能|能力|服务))"
     r"|缺[少乏][^，。,\n]{0,10}(?:信息|上下文|内容|背景|数据|输入|材料)"
@@ -104,7 +105,7 @@ _LACKS_MATERIAL_ZH = re.compile(
     r"|[您你](?:的|所提)?(?:问题|输入|请求|描述)[^，。,\n]{0,6}不(?:够|明确|完整|清楚|清晰|太)"
     r"|如果[您你](?:能够?|可以)?(?:提供|给出|告诉)|(?:是|指|指的是|想要?)哪[个种些]|信息不足|(?:提供|给出|给定|已有|所给)的?(?:信息|材料|文本|文章|资料|数据|知识库)中|没有关于[^。\n]{0,30}的信息|(?:不理解|明白|理解)[您你]|[您你]的意思"
 )
-_LACKS_MATERIAL_EN = re.compile(
+_LACKS_MATERIAL_EN = compile_on_use(
     _any_of(
         r"""
         sorry_(?:to_hear|for_(?:the|any|my)|about|you|that_you|if|i'?m_late|i_missed) (?:come|attend|join|make_it)_
@@ -117,10 +118,10 @@ _LACKS_MATERIAL_EN = re.compile(
     ),
     re.I,
 )
-_PIECES = re.compile(
+_PIECES = compile_on_use(
     r"[。！？!?；;\n]+|(?<=[a-z\")])\. +|[,，]?\s*(?=但是?|不过|然而|可是)|[:：]|\b(?=however\b|but I can\b)", re.I
 )
-_FILLER_ZH = re.compile(
+_FILLER_ZH = compile_on_use(
     _any_of(
         r"""
         抱歉 对不起 歉意 遗憾 谅解 理解 无法 不能 不会 不可以? 没有 没办法 不具备 不支持 拒绝 作为 只能 只是 仅仅?是?
@@ -135,7 +136,7 @@ _FILLER_ZH = re.compile(
         """
     )
 )  # fmt: skip
-_LECTURE_ZH = re.compile(
+_LECTURE_ZH = compile_on_use(
     _any_of(
         """
         违法 非法 违反 犯罪 违规 法律 法规 道德 伦理 价值观 不当 危险 有害 危害 伤害 损害 侵犯 尊重 隐私 歧视 偏见
@@ -143,7 +144,7 @@ _LECTURE_ZH = re.compile(
         """
     )
 )  # fmt: skip
-_FILLER_EN = re.compile(
+_FILLER_EN = compile_on_use(
     _any_of(
         r"""
         sorry apolog cannot can'?t can_not unable not_able won'?t will_not do(?:es)?(?:_not|n'?t) as_an I(?:'m|_am)
@@ -158,7 +159,7 @@ _FILLER_EN = re.compile(
     ),
     re.I,
 )  # fmt: skip
-_LECTURE_EN = re.compile(
+_LECTURE_EN = compile_on_use(
     _any_of(
         """
         illegal ethic moral harm danger violat inappropriate offensive respect privacy discriminat hate stereotyp
@@ -167,27 +168,27 @@ _LECTURE_EN = re.compile(
     ),
     re.I,
 )  # fmt: skip
-_GIVES_EXAMPLES = re.compile(
+_GIVES_EXAMPLES = compile_on_use(
     r"(?:根据|据)(?!您|你|我)[^，。\n]{2,20}(?:数据|研究|统计|调查|规定|资料|记载|报道)[^。\n]*[，,]"
     r"|according to (?!your)|the (?:current|answer) (?:date|time|is)|尚?未确定|还没有确定|只能[^我您你]{2,12}不能|"
     r"《[^》]*[^》法例定则約约]》|(?:比如|例如|譬如)(?!，?我)[^。\n]*、[^。\n]*、|(?:可以|能够?)(?:推荐|介绍|列举)[^。\n]*[：:]"
 )
-_LIST_ITEM = re.compile(r"^[ \t]*(?:\d+[.、)）]|[-*•·]|[一二三四五六七八九十]+、|[A-Z][.)])", re.M)
-_ASKS_ABOUT_ITSELF = re.compile(
+_LIST_ITEM = compile_on_use(r"^[ \t]*(?:\d+[.、)）]|[-*•·]|[一二三四五六七八九十]+、|[A-Z][.)])", re.M)
+_ASKS_ABOUT_ITSELF = compile_on_use(
     r"[^\n]{0,40}(?:[你您](?!的|知道|是否知道|有没有办法|[能可]?(?:以|否|能|不能)?(?:帮|给|为|替|教|查|告诉|写|画|订|预|提供|推荐|介绍))[^\n]{0,24}[吗嗎？?]"
     r"|what (?:are you thinking|should i call you)|who are you"
     r"|(?:do|are|can|have|did|will|would|could) you\b[^\n]{0,60}\?)",
     re.I,
 )
-_APOLOGIZES = re.compile(r"抱歉|对不起|不好意思|遗憾|sorry|apolog|unfortunately", re.I)
-_ASKS_FOR_WORDING = re.compile(
+_APOLOGIZES = compile_on_use(r"抱歉|对不起|不好意思|遗憾|sorry|apolog|unfortunately", re.I)
+_ASKS_FOR_WORDING = compile_on_use(
     r"改[写寫为為成得]|[转轉][换換]|翻[译譯]|[语語][气氣]|造句|例句|句子"
     r"|[写寫][^。\n]{0,20}(?:信|邮件|郵件|短信|回[复復]|借口|藉口|假[条條]|[对對][话話]|台[词詞])"
     r"|拒[绝絕]|\b(?:re(?:write|phrase|word)|paraphrase|translat\w*|convert|sentence|tone"
     r"|letter|e-?mail|excuse|decline|dialogue)\b",
     re.I,
 )
-_SPEAKS_AS_AI = re.compile(
+_SPEAKS_AS_AI = compile_on_use(
     r"人工智能|AI|语言模型|助手|助理|机器人|程序|违法|道德|model|assistant|programm|ethic|illegal"
     r"|(?:help|assist) you with|request",
     re.I,

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from hanlin.data.ledger import Drop
-from hanlin.data.text.char_stats import code_points, count_char_kinds
+from hanlin.data.text.char_stats import code_points, count_char_kinds, split_lines
 from hanlin.data.text.ngrams import repeated_ngram_fraction
 from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 
 _LEAST_TEASER_CHARS = 20
+_ELLIPSES = ("...", "…")
 _BREAKS_OFF = re.compile(r"[^\W_](?:\.{3,}|(?<!…)…)$")
 
 
@@ -27,7 +28,10 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
     """
     if text.count("...") + text.count("…") < least:
         return text
-    lines = [stripped for line in text.split("\n") if len(stripped := line.strip()) >= _LEAST_TEASER_CHARS]
+    all_lines = split_lines(text)
+    if sum(1 for line in all_lines if line.endswith(_ELLIPSES) or line[-1:].isspace()) < least:
+        return text
+    lines = [stripped for line in all_lines if len(stripped := line.strip()) >= _LEAST_TEASER_CHARS]
     broken = [len(line) for line in lines if _BREAKS_OFF.search(line[-_LEAST_TEASER_CHARS:])]
     if len(broken) < least or len(broken) <= share * len(lines) or sum(broken) <= share * len(text):
         return text
@@ -42,7 +46,7 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     because manuals show it again step by step, nor are images and lines without a letter or digit, which are drawn
     rules; and a song may repeat three quarters of itself.
     """
-    fraction = _repeated_line_fraction(text.split("\n"))
+    fraction = _repeated_line_fraction(split_lines(text))
     if fraction <= share:
         return text
     lines = [line for line in strip_code(text).split("\n") if _WORD_CHARACTER.search(_IMAGE.sub("", line))]
@@ -59,9 +63,11 @@ _WORD_CHARACTER = re.compile(r"[^\W_]")
 
 def _repeated_line_fraction(lines: Sequence[str]) -> float:
     """Fraction of the characters of lines that are in lines equal to one before, blanks around them not counted."""
+    if len(lines) < 3:
+        return 0.0
     stripped = list(map(str.strip, lines))
     different = set(stripped)
-    if len(stripped) < 3 or len(different) == len(stripped):
+    if len(different) == len(stripped):
         return 0.0
     total = sum(map(len, stripped))
     return 1 - sum(map(len, different)) / total if total else 0.0

@@ -8,34 +8,35 @@ from hanlin.core.records import Message
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.language_id import ENGLISH_WORDS
+from hanlin.data.text.patterns import compile_on_use
 
 _COMMAS, _HANGING_MARKS = tuple("，,"), tuple("、（(《【“「『")
-_ITEM = re.compile(
+_ITEM = compile_on_use(
     r"^\s*(?:\d+[.、)]\s|[A-Za-z][.、)]|[-*•]\s|[一二三四五六七八九十]{1,3}、|[（(][\d一二三四五六七八九十]{1,3}[）)])\s*"
 )
-_HANGING_WORD = re.compile(
+_HANGING_WORD = compile_on_use(
     r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are|at|on|into|than|as|such|its|their|his"
     r"|her|your|our|my|this|these|those|which|who|while|if|when|but|not|can|will|may|should|have|has|was|were|be)$"
 )
-_MAY_END = re.compile(r"\b(?:to|with|for|in|by|from|at|on|that|this|can|will|may|have|was|were|be)$")
-_WORD_LIST = re.compile(r"(?:[\w'’-]+, ){2,}[\w'’-]+")
+_MAY_END = compile_on_use(r"\b(?:to|with|for|in|by|from|at|on|that|this|can|will|may|have|was|were|be)$")
+_WORD_LIST = compile_on_use(r"(?:[\w'’-]+, ){2,}[\w'’-]+")
 _MIN_SENTENCE_WORDS = 6
-_LATIN_END = re.compile(r"[A-Za-z]$")
-_COMPLETE_END = re.compile(
+_LATIN_END = compile_on_use(r"[A-Za-z]$")
+_COMPLETE_END = compile_on_use(
     r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$"
     r"|[了吧吗嗎呢啊呀哦喔啦嘛哈哒么麼咯呗唄哎唉]$|的话$|等等?$|[谢謝]{2}$|[好行對对]$|而已$|以上$|可以$|采[纳納]$|[顺順]利$|[评評]$|[赞讚贊]$"
 )
-_UNFINISHED_END = re.compile(
+_UNFINISHED_END = compile_on_use(
     "[也而且和与與或并並但地得把被将將在从從向对對为為以及是就都还還又再更最很]$|(?:^|[，,；;])[^，,；;是会會可能要应應需]*的$"
 )
-_SENTENCE_ENDS = re.compile(r"[。！？]|(?<!\d)[.!?] ")
+_SENTENCE_ENDS = compile_on_use(r"[。！？]|(?<!\d)[.!?] ")
 _STOPS = tuple("。！？.!?;；")
 _MANY_SENTENCES, _MIN_CUT_CHARS = 8, 200
 _MIN_SENTENCES, _MIN_ENGLISH_WORDS, _MAX_HAN, _SHORT_QUESTION = 3, 3, 5, 150
-_WORD = re.compile("[A-Za-z]{2,}")
-_FREE_END = re.compile(r"#\w+$|https?://\S+$|\d$|^[A-Z][a-z]+(?: [a-z]+){0,2},$")
+_WORD = compile_on_use("[A-Za-z]{2,}")
+_FREE_END = compile_on_use(r"#\w+$|https?://\S+$|\d$|^[A-Z][a-z]+(?: [a-z]+){0,2},$")
 _CODE_ENDS, _MAX_SIGNATURE = tuple("。！？.!?)}]|;\"'`"), 8
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
+_CODE = compile_on_use(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
 
 
 def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple[Message, ...] | Drop:
@@ -111,31 +112,31 @@ def _lists_open_items(text: str) -> bool:
     return bool(items) and sum(not item.endswith(_STOPS) for item in items) * 2 > len(items)
 
 
-_MENTIONS_LANGUAGE = re.compile(
+_MENTIONS_LANGUAGE = compile_on_use(
     r"英[文语語译譯]|[中汉漢]英|英[中汉漢]|翻[译譯]|[译譯][成为為]|双语|雙語|外[语語文]|中文|[汉漢][语語]|日[语語文]|法[语語文]|德[语語文]|俄[语語文]"
     r"|韩[语語文]|拼音|歌[词詞]|单词|單詞|字母|缩写|語法|语法|拼写|时态|词性|名言|域名|用户名"
     r"|\b(?:english|chinese|translat\w*|mandarin|language|french|german|spanish|japanese|pinyin|lyrics)\b",
     re.I,
 )
-_MENTIONS_CODE = re.compile(
+_MENTIONS_CODE = compile_on_use(
     r"代码|代碼|编程|程序|函数|脚本|正则|命令|算法|查询|查詢|数据库|資料庫|数组|变量|语句|网页|[Pp]ython|[Jj]ava|SQL|HTML|CSS|C\+\+|JSON"
     r"|[Ll]inux|API|\b(?:code|program\w*|function|script)\b",
     re.I,
 )
-_QUOTES_ENGLISH = re.compile(
+_QUOTES_ENGLISH = compile_on_use(
     "[“\"'‘「《] ?[A-Za-z]{2,}|[:：\n] ?[A-Za-z]{3,30}\\s*$|[A-Za-z]{2,30}[ ,，'’]{1,3}[A-Za-z]{2,}"
 )
-_QUOTED_TITLE = re.compile(r"[\"“「《][^\"”」》\n]{1,60}[\"”」》]")
-_EXERCISE = re.compile(
+_QUOTED_TITLE = compile_on_use(r"[\"“「《][^\"”」》\n]{1,60}[\"”」》]")
+_EXERCISE = compile_on_use(
     r"_{2,}|\(\s*\)|\b[A-D][.)、] ?\w|\b(?:grammar|sentence|word|phrase|meaning|vocabulary|idiom)s?\b", re.I
 )
-_CODE_LIKE = re.compile(
+_CODE_LIKE = compile_on_use(
     r"```|\bdef \w+\(|\bfunction \w+\(|^import \w+|\bSELECT\b.*\bFROM\b"
     r"|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)|\w\([\"']"
     r"|^[ \t]*(?:[Ss]et )?\w{1,40} = \S{1,40}[ \t]*$",
     re.M | re.S,
 )
-_CHINESE_FRAME = re.compile(r"\A\W*[\u4e00-\u9fff].*[\u4e00-\u9fff]\W*\Z|、", re.S)
+_CHINESE_FRAME = compile_on_use(r"\A\W*[\u4e00-\u9fff].*[\u4e00-\u9fff]\W*\Z|、", re.S)
 _TITLE_WORDS = {"the", "of", "and", "to", "for", "with", "by", "from", "at", "or", "you", "your", "our"}
 _SENTENCE_WORDS = ENGLISH_WORDS - _TITLE_WORDS | {
     "can", "will", "has", "we", "they", "he", "she", "his", "her", "should", "there", "if", "please", "here",

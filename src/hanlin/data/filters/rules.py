@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from hanlin.config.settings.quality import Quality
-from hanlin.config.settings.rules import Rule
+from hanlin.config.settings.rules import ANSWER_RULES, Rule
 from hanlin.core.context import Inputs
-from hanlin.data.filters.answers import ANSWER_RULES
 from hanlin.data.filters.boilerplate import advertisement_lines, advertorials
 from hanlin.data.filters.html import html
 from hanlin.data.filters.language import chinese_share, language

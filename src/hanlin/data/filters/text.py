@@ -156,7 +156,8 @@ _BETTING_CUES = (
     *("棋牌", "比分网", "快三"),
 )
 """One of them is in every `SEWN_IN_BETTING`."""
-_COPY_PREFILTER = Prefilter(["文摘要", *_BETTING_CUES])
+_COPY_CUES = ("文摘要", *_BETTING_CUES)
+_COPY_PREFILTER = Prefilter(_COPY_CUES)
 _CLOSING_BET_CHARS, _KEYWORDS_CHARS, _MIN_TITLE_WORDS = 24, 300, 4
 _KEYWORDS = re.compile(r"关键[词字][：:]\s*([^\n]{8,})")
 _KEYWORD_MARK, _NO_WORD = re.compile("[,，、]"), re.compile(r"\W")
@@ -174,7 +175,9 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. Defaults 5 and 3, on
     labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
-    copied = _COPY_PREFILTER.may_match(text)
+    copied = _COPY_PREFILTER.may_match(text) and any(
+        text.startswith(_COPY_CUES, start) for start in _COPY_PREFILTER.find_starts(text)
+    )
     if copied and "文摘要" in text and (abstract := _ABSTRACT.search(text)):
         rest, lead = text[abstract.end() :], abstract[1].rstrip()
         if lead[:_ABSTRACT_HEAD] in rest or lead[-_ABSTRACT_END:] in rest:
@@ -231,7 +234,12 @@ def _find_sewn_in_betting(text: str) -> str | None:
 
 def _find_sales_call(closing: str) -> str | None:
     """Find the call to buy or to ask a company at the end of a text, or None."""
-    if not any(word in closing for word in SALES_CALL_WORDS) or NOT_A_SALES_CALL.search(closing):
+    for word in SALES_CALL_WORDS:  # twice as fast as `any`, and asked of nearly every text
+        if word in closing:
+            break
+    else:
+        return None
+    if NOT_A_SALES_CALL.search(closing):
         return None
     call = SALES_CALL.search(closing)
     return call[0] if call else None

@@ -82,7 +82,7 @@ def convert(
 def _convert_file(file: SourceFile, target: OutputFormat, writer: _JsonWriter, dropped: BinaryIO) -> ConversionStats:
     other_formats = {stage: formats for stage, formats in FORMATS_BY_STAGE.items() if stage != target.stage}
     with InputFile(file.path) as input_file:
-        records = open_records(file, input_file, FORMATS_BY_STAGE[target.stage], other_formats)
+        records = open_records(file, input_file, FORMATS_BY_STAGE[target.stage], lambda: other_formats)
         file_stats = ConversionStats(str(file.path), records.format, records.encoding)
         for parsed in records.rows:
             file_stats.rows_in += 1

@@ -5,7 +5,7 @@ The formats themselves are in `documents`, `chats`, `preferences` and `unpaired_
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,8 @@ from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.io.tables import is_numbered
 from hanlin.data.ledger import Drop
+
+OtherFormats = Callable[[], Mapping[str, Sequence[Format[Any]]]]
 
 SAMPLE_ROWS = 50
 """Rows that detection looks at."""
@@ -74,7 +76,7 @@ def open_records(
     file: SourceFile,
     input_file: InputFile,
     formats: Sequence[Format[Item]],
-    other_formats: Mapping[str, Sequence[Format[Any]]],
+    other_formats: OtherFormats = dict,
 ) -> RecordReader[Item]:
     """Detect the format of a file and read its records.
 
@@ -82,7 +84,7 @@ def open_records(
         file: The file and the settings of its source.
         input_file: The same file, opened.
         formats: Formats to detect, tried in this order.
-        other_formats: Formats of other stages by stage, for the hint.
+        other_formats: Loads the formats of other stages by stage, for the hint.
 
     Raises:
         UserError: No format fits the first rows; the message names the known ones.
@@ -92,7 +94,7 @@ def open_records(
 
 
 def detect_format(
-    file: SourceFile, formats: Sequence[Format[Item]], other_formats: Mapping[str, Sequence[Format[Any]]]
+    file: SourceFile, formats: Sequence[Format[Item]], other_formats: OtherFormats
 ) -> DetectedFormat[Item]:
     """Detect layout and format from a file's first rows; arguments and errors as in `open_records`."""
     layout = detect_layout(file)
@@ -173,7 +175,7 @@ def _choose_format(
     layout: Layout,
     rows: Sequence[Row],
     formats: Sequence[Format[Item]],
-    other_formats: Mapping[str, Sequence[Format[Any]]],
+    other_formats: OtherFormats,
 ) -> Format[Item]:
     format_name = file.settings.format
     named_format = next((candidate for candidate in formats if candidate.name == format_name), None)
@@ -193,7 +195,7 @@ def _choose_format(
                 return candidate
     names = join_list([candidate.name for candidate in formats])
     hint = tr("name its fields with `fields`, or set `format` ({names})", names=names)
-    for stage, formats_of_stage in other_formats.items():
+    for stage, formats_of_stage in other_formats().items():
         if any(candidate.recognize(value) for value in values for candidate in formats_of_stage):
             hint = tr("it looks like data for the stage `{stage}`", stage=stage)
     location = f"{file.path}:{rows[0].line}"

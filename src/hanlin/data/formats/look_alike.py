@@ -12,8 +12,6 @@ from typing import Any
 from hanlin.core.i18n import mark, tr
 from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.documents import TEXT_FIELDS
-from hanlin.data.formats.preferences import PAIRED_FIELDS
-from hanlin.data.formats.questions import ANSWER_FIELDS, QUESTION_FIELDS
 from hanlin.data.io.tables import is_numbered
 
 _EXAM_QUESTIONS = (
@@ -147,17 +145,21 @@ def _is_answer_spans(answers: Any) -> bool:
     return isinstance(answers, list) and bool(answers) and isinstance(answers[0], dict) and "text" in answers[0]
 
 
-_CHAT_NAMES = frozenset((*QUESTION_FIELDS, *ANSWER_FIELDS, *_CHAT_FIELDS, "dialogue", "dialog", "turns", "history"))
+_DIALOGUE_FIELDS = ("dialogue", "dialog", "turns", "history")
 
 
 def guess_stage(rows: list[Any]) -> str:
     """Guess the stage that rows in no known format are for, by the names of their fields."""
+    from hanlin.data.formats.preferences import PAIRED_FIELDS  # a stage that reads documents needs no other formats
+    from hanlin.data.formats.questions import ANSWER_FIELDS, QUESTION_FIELDS
+
     names = {str(name).lower() for row in rows if isinstance(row, dict) for name in row}
     if names & PAIRED_FIELDS:
         return "preferences"
     if any(map(is_labeled_answer, rows)):
         return "unpaired_preferences"
-    if names & _CHAT_NAMES or any(_holds_objects(row) for row in rows):
+    chat_fields = (*QUESTION_FIELDS, *ANSWER_FIELDS, *_CHAT_FIELDS, *_DIALOGUE_FIELDS)
+    if not names.isdisjoint(chat_fields) or any(_holds_objects(row) for row in rows):
         return "conversations"
     is_text = len(names) < 2 or any(word in name for name in names for word in (*TEXT_FIELDS, "review", "html"))
     return "corpus" if is_text else "conversations"

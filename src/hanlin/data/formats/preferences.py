@@ -27,6 +27,7 @@ from hanlin.data.formats.turns import (
     read_turn_tools,
 )
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,9 @@ _REJECTED_FIELDS = (
 PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS)) - {"good", "bad", "positive", "negative", "accepted"}
 """Names of fields that only pairs have."""
 _ANSWER_FIELDS = ("response", "output", "answer", "completion", "target", "回答")
-_TAG = re.compile(r"(?:\A|\n)[ \t]*(Human|Assistant|User|System|用户|助手)[ \t]*[:：]", re.I)
+_TAG = compile_on_use(r"(?:\A|\n)[ \t]*(Human|Assistant|User|System|用户|助手)[ \t]*[:：]", re.I)
 _PLAIN_TAGS = ("human", "assistant")
-_SENTENCE_MARKS = re.compile(r"</?s>")
+_SENTENCE_MARKS = compile_on_use(r"</?s>")
 
 
 # --- where the parts are ----------------------------------------------------------------------------------------------

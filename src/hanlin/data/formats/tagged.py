@@ -15,10 +15,11 @@ from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.questions import place_system
 from hanlin.data.formats.turns import ParsedChat, alternate_roles
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
-_TAGGED = re.compile(r"\s*(?:<s>\s*)?(Human|Assistant|System)\s*[:：]", re.I)
-_SENTENCES = re.compile(r"</s>\s*(?=<s>|\Z)")
-_OPEN_TAG = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant)\s*[:：]")
+_TAGGED = compile_on_use(r"\s*(?:<s>\s*)?(Human|Assistant|System)\s*[:：]", re.I)
+_SENTENCES = compile_on_use(r"</s>\s*(?=<s>|\Z)")
+_OPEN_TAG = compile_on_use(r"(?:\A|\n\n)\s*(Human|Assistant)\s*[:：]")
 
 
 _RENDERED_FIELDS = ("text", "formatted_text", "formatted_chat", "conversation", "conversations", "messages", "dialogue")
@@ -78,13 +79,13 @@ def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:
     return tuple(messages)
 
 
-_BLANK_BESIDE_HAN = re.compile(
+_BLANK_BESIDE_HAN = compile_on_use(
     r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]) (?=\S)|(?<=\S) (?=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])"
 )
 _TEXT_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
 _ONLY_FIELDS = frozenset({"id", "data"})
 """The fields of UltraChat: `data` beside others may be anything."""
-_ROLE_TAG = re.compile(r"\s*(?:\*\*)?([A-Za-z]{1,9}|[\u4e00-\u9fff]{1,4})\s*[:：](?:\*\*)?")
+_ROLE_TAG = compile_on_use(r"\s*(?:\*\*)?([A-Za-z]{1,9}|[\u4e00-\u9fff]{1,4})\s*[:：](?:\*\*)?")
 
 
 def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:

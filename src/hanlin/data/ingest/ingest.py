@@ -17,14 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import changed_while_read, file_state, write_json
 from hanlin.core.i18n import tr
-from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE, QuestionIndex
 from hanlin.data.ingest import executor
 from hanlin.data.ingest.cut_lines import cut_frequent_lines
 from hanlin.data.ingest.deduplicate import deduplicate
@@ -39,6 +38,9 @@ from hanlin.data.io.input_file import WHOLE_FILE
 from hanlin.data.io.layout import Layout
 from hanlin.data.io.sources import FileListing, SourceFile, list_files, list_reference_files
 from hanlin.data.ledger import DUPLICATE_REASONS, FileStats, describe_reason
+
+if TYPE_CHECKING:
+    from hanlin.data.dedup.decontaminate import QuestionIndex
 
 _PROBE_SPEED = 40
 """How many times as fast a file is probed (all of it, for its encoding) as it is processed."""
@@ -176,6 +178,8 @@ def _check_sources_have_records(
 
 def _write_contamination(questions: QuestionIndex, shards: Sequence[Shard], out: Path) -> dict[str, int]:
     """Write `contamination.json`; return the number of questions of each kind."""
+    from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE
+
     hits: Counter[str] = Counter()
     for shard in shards:
         hits.update(shard.questions)

@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hanlin.config.settings.data import Dedup, Reading
 from hanlin.core.context import Inputs
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference
-from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.formats.base import Format
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 from hanlin.data.overlay import Overlay
+
+if TYPE_CHECKING:
+    from hanlin.data.dedup.decontaminate import QuestionIndex
 
 Item = TypeVar("Item")
 Record = TypeVar("Record", Document, Conversation, Preference, UnpairedPreference)
@@ -42,7 +44,7 @@ class DatasetSpec(Generic[Item, Record]):
         record_type: Class of the records.
         file_name: File of the training split.
         formats: Formats to try for a file, in order.
-        other_formats: Formats of other stages by kind, to point to the right stage.
+        other_formats: Loads the formats of other stages by kind, to point to the right stage.
         process: Makes a record of a parsed row, with the names of the rules that changed it, or a Drop.
         exact_text: Records with equal exact texts are duplicates.
         full_text: All text of a record that a person reads; searched for evaluation questions.
@@ -57,7 +59,7 @@ class DatasetSpec(Generic[Item, Record]):
     record_type: type[Record]
     file_name: str
     formats: Callable[[SourceFile], Sequence[Format[Item]]]
-    other_formats: Mapping[str, Sequence[Format[Any]]]
+    other_formats: Callable[[], Mapping[str, Sequence[Format[Any]]]]
     process: Callable[[Item, Origin], tuple[Record, tuple[str, ...]] | Drop]
     exact_text: Callable[[Record], str]
     full_text: Callable[[Record], str]
@@ -100,7 +102,11 @@ class WorkerContext:
     def questions(self) -> QuestionIndex | None:
         """The questions to decontaminate against."""
         settings = self.settings.decontaminate
-        return None if settings is None else QuestionIndex.read(settings, self.inputs)
+        if settings is None:
+            return None
+        from hanlin.data.dedup.decontaminate import QuestionIndex
+
+        return QuestionIndex.read(settings, self.inputs)
 
     @cached_property
     def overlay(self) -> Overlay | None:

@@ -127,7 +127,7 @@ def _read_rows(
 ) -> Iterator[tuple[ParsedRow[Any], str]]:
     for file in list_files(settings.sources, inputs).files:
         with InputFile(file.path) as input_file:
-            rows: Iterable[ParsedRow[Any]] = open_records(file, input_file, formats, {}).rows
+            rows: Iterable[ParsedRow[Any]] = open_records(file, input_file, formats).rows
             for parsed in islice(rows, limit):
                 yield parsed, f"{file.name}:{parsed.line}"
 

@@ -62,7 +62,7 @@ def _detect_own_record(file: SourceFile) -> type[Record] | None:
 
 def _parse_file(file: SourceFile) -> Iterator[Record | UserError]:
     with InputFile(file.path) as input_file:
-        for parsed in open_records(file, input_file, ANY_FORMATS, {}).rows:
+        for parsed in open_records(file, input_file, ANY_FORMATS).rows:
             item, record_id, location = parsed.item, f"{file.name}#{parsed.record_number}", f"{file.name}:{parsed.line}"
             if isinstance(item, ParsedPreference):
                 yield Preference(item.prompt, item.chosen, item.rejected, record_id, location, {}, item.tools)

@@ -86,7 +86,7 @@ def build_spec(settings: Conversations, inputs: Inputs) -> DatasetSpec[ParsedCha
         record_type=Conversation,
         file_name="conversations.jsonl",
         formats=lambda file: CHAT_FORMATS,
-        other_formats={"corpus": DOCUMENT_FORMATS, "preferences": PREFERENCE_FORMATS},
+        other_formats=lambda: {"corpus": DOCUMENT_FORMATS, "preferences": PREFERENCE_FORMATS},
         process=process,
         exact_text=lambda chat: (join_questions if by_question else serialize_turns)(chat.messages, chat.tools),
         full_text=lambda chat: join_texts(chat.messages),

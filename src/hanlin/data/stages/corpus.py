@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from hanlin.core.records import Document
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.mojibake import GuessedText, guess_lost_bytes
 from hanlin.data.filters.rules import build_quality_rules, build_text_rules, clean_text
-from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.base import Format
 from hanlin.data.formats.documents import DOCUMENT_FORMATS, TITLED_FORMATS, ParsedText
-from hanlin.data.formats.preferences import PREFERENCE_FORMATS
 from hanlin.data.ingest.ingest import ingest
 from hanlin.data.ingest.spec import DatasetSpec, Origin
 from hanlin.data.ledger import Drop
@@ -27,6 +27,14 @@ def run(settings: Corpus, inputs: Inputs, out: Path, context: StageContext) -> d
         UserError: As `ingest`.
     """
     return ingest(build_spec, settings, inputs, out, context)
+
+
+def _load_other_formats() -> dict[str, Sequence[Format[Any]]]:
+    """Load the formats of chats and preferences, which only a message needs and which take 40 ms to import."""
+    from hanlin.data.formats.chats import CHAT_FORMATS
+    from hanlin.data.formats.preferences import PREFERENCE_FORMATS
+
+    return {"conversations": CHAT_FORMATS, "preferences": PREFERENCE_FORMATS}
 
 
 def build_spec(settings: Corpus, inputs: Inputs) -> DatasetSpec[ParsedText, Document]:
@@ -60,7 +68,7 @@ def build_spec(settings: Corpus, inputs: Inputs) -> DatasetSpec[ParsedText, Docu
         record_type=Document,
         file_name="documents.jsonl",
         formats=lambda file: TITLED_FORMATS if "title" in file.settings.fields else DOCUMENT_FORMATS,
-        other_formats={"conversations": CHAT_FORMATS, "preferences": PREFERENCE_FORMATS},
+        other_formats=_load_other_formats,
         process=process,
         exact_text=lambda document: document.text,
         full_text=lambda document: document.text,

@@ -74,7 +74,7 @@ def build_spec(settings: Preferences, inputs: Inputs) -> DatasetSpec[ParsedPrefe
         record_type=Preference,
         file_name="preferences.jsonl",
         formats=lambda file: PREFERENCE_FORMATS,
-        other_formats={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS},
+        other_formats=lambda: {"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS},
         process=process,
         exact_text=lambda pair: serialize_turns((*pair.prompt, pair.chosen, pair.rejected), pair.tools),
         full_text=lambda pair: join_texts((*pair.prompt, pair.chosen, pair.rejected)),

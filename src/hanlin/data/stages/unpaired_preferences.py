@@ -67,7 +67,11 @@ def build_spec(settings: UnpairedPreferences, inputs: Inputs) -> DatasetSpec[Par
         record_type=UnpairedPreference,
         file_name="unpaired_preferences.jsonl",
         formats=lambda file: UNPAIRED_FORMATS,
-        other_formats={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS, "preferences": PREFERENCE_FORMATS},
+        other_formats=lambda: {
+            "corpus": DOCUMENT_FORMATS,
+            "conversations": CHAT_FORMATS,
+            "preferences": PREFERENCE_FORMATS,
+        },
         process=process,
         exact_text=lambda record: f"{record.good}\x1f{serialize_turns((*record.prompt, record.answer), record.tools)}",
         full_text=lambda record: join_texts((*record.prompt, record.answer)),

@@ -110,9 +110,16 @@ def measure_page(text: str) -> dict[str, float]:
 
 def _measure_words(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, float]:
     scale = 1000 / max(len(text), _LEAST_CHARS)
-    counts = {kind: sum(min(_MAX_REPEATS, count) for count in Counter(found.get(kind, ())).values()) for kind in KINDS}
+    counts = {kind: _count_words(found[kind]) if kind in found else 0 for kind in KINDS}
     counts["praise"] = len({*found.get("voice", ()), *found.get("trade", ()), *found.get("claim", ())})
     return {name: math.log1p(scale * count) for name, count in counts.items()}
+
+
+def _count_words(words: Sequence[str]) -> int:
+    """Count words, each `_MAX_REPEATS` times at most."""
+    if len(words) <= _MAX_REPEATS:
+        return len(words)
+    return sum(min(_MAX_REPEATS, count) for count in Counter(words).values())
 
 
 def _measure_form(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, float]:

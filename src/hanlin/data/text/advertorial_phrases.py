@@ -198,11 +198,15 @@ def find_advertorial_phrases(text: str) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     end = 0
+    words_of, starts_with = _WORDS.get, text.startswith
     for start in _PAIRS.find(text).tolist():
         if start >= end:
-            for word, kind in _WORDS.get(text[start : start + 2], ()):
-                if text.startswith(word, start):
-                    found.setdefault(kind, []).append(word)
+            for word, kind in words_of(text[start : start + 2], ()):
+                if len(word) == 2 or starts_with(word, start):
+                    if kind in found:
+                        found[kind].append(word)
+                    else:
+                        found[kind] = [word]
                     end = start + len(word)
                     break
     return found

@@ -7,17 +7,16 @@ what people said in Cantonese, so that quotations do not count. Words that Manda
 
 from __future__ import annotations
 
-import re
-
 from hanlin.data.text.char_stats import count_char_kinds
+from hanlin.data.text.patterns import compile_on_use
 
-_CHARACTERS = re.compile(
+_CHARACTERS = compile_on_use(
     "唔(?![、，。！？…,.!?―—])|[嘅咗佢哋冇嚟喺啲嘢咁噉乜嗰攞畀瞓嬲喎啩嘥㗎睇諗谂搵揾啱攰嗌冚孭噏嚿氹咩嘞啫唞掟靚]"
 )
-_QUOTATION = re.compile('「[^」]*」|『[^』]*』|“[^”]*”|‘[^’]*’|"[^"\\n]*"')
+_QUOTATION = compile_on_use('「[^」]*」|『[^』]*』|“[^”]*”|‘[^’]*’|"[^"\\n]*"')
 _CERTAIN = frozenset("嘅咗佢哋冇嚟喺啲嘢咁嗰瞓唔㗎啱攰")
 _VERBS = "食饮飲讲講做睇煮等行瞓玩写寫望谂諗读讀听聽揾搵倾傾搞估用整画畫唱跳跑坐企追着返买買卖賣攞拎拧计計带帶连連"
-_WORDS = re.compile(
+_WORDS = compile_on_use(
     "屋企|[听聽琴寻尋]日|[边邊][度个個位]|[点點][解样樣算知]|[而依]家|[钟鍾鐘锺]意|[细細](?:路|佬|妹|个|個)|家姐|老豆"
     "|阿[妈媽爸公婆哥嫂]|几多|幾多|[阵陣][间間先]|[头頭]先|[係系]咪|[净淨剩即梗定][係系]|得[闲閒]|[倾傾][偈计計]|收工"
     "|靓[仔女]|呢[度个個间間排次种種位班款]|(?:我|佢|你)地(?![方位址区區点點铁鐵])|[食饮飲][饭飯茶嘢紧緊得]|食晏"
@@ -31,7 +30,7 @@ _WORDS = re.compile(
     '|(?:^|(?<=[，。！？；、\n"「“]))[个個]'
     "(?![人性体體别別中月位子案股税稅头頭个個是有展小大])(?=[\u4e00-\u9fff])"
 )
-_MANDARIN = re.compile("[的們這那嗎吧们这吗很她沒没]|什[麼么]|怎[麼么]|[是在](?!否)")
+_MANDARIN = compile_on_use("[的們這那嗎吧们这吗很她沒没]|什[麼么]|怎[麼么]|[是在](?!否)")
 _CHARACTER_WEIGHT, _MIN_SCORE, _HAN_PER_POINT, _MANDARIN_WEIGHT, _SENTENCE, _SHORT = 1.5, 2.0, 45, 1.0, 30, 100
 
 

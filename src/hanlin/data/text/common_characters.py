@@ -26,11 +26,12 @@ FREQUENT_CHARS = frozenset(CHARS_BY_FREQUENCY)
 
 def _list_common_chars() -> frozenset[str]:
     """Characters of the first levels of GB 2312 and Big5: 3,755 simplified and 5,401 traditional ones."""
-    simplified = (bytes([lead, trail]) for lead in range(0xB0, 0xD8) for trail in range(0xA1, 0xFF))
+    simplified = [bytes([lead, trail]) for lead in range(0xB0, 0xD8) for trail in range(0xA1, 0xFF)]
     trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF))
-    traditional = (bytes([lead, trail]) for lead in range(0xA4, 0xC7) for trail in trails)
-    chars = [pair.decode("gb2312") for pair in simplified if pair < b"\xd7\xfa"]
-    return frozenset((*chars, *(pair.decode("big5") for pair in traditional if pair < b"\xc6\x7f"), *FREQUENT_CHARS))
+    traditional = [bytes([lead, trail]) for lead in range(0xA4, 0xC7) for trail in trails]
+    chars = b"".join(pair for pair in simplified if pair < b"\xd7\xfa").decode("gb2312")
+    others = b"".join(pair for pair in traditional if pair < b"\xc6\x7f").decode("big5")
+    return frozenset((*chars, *others, *FREQUENT_CHARS))
 
 
 COMMON_CHARS = _list_common_chars()

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from hanlin.data.text.cantonese import is_cantonese
 from hanlin.data.text.char_stats import code_points, count_char_kinds
+from hanlin.data.text.patterns import compile_on_use
 from hanlin.data.text.script import build_conversion_table
 
 LANGUAGES = ("zh-Hans", "zh-Hant", "yue", "en", "other", "none")
-_WORD = re.compile("[A-Za-z']+")
+_WORD = compile_on_use("[A-Za-z']+")
 ENGLISH_WORDS = frozenset((
     "the", "of", "and", "to", "that", "for", "it", "was", "with", "be", "by", "not", "this", "are", "from", "at",
     "which", "have", "they", "you", "your", "is", "or", "our",
@@ -35,13 +36,13 @@ _PROSE_WORDS = frozenset((
 ))  # fmt: skip
 """English function words that are not keywords of programming languages."""
 _LETTERS_PER_PROSE_WORD = 12
-_NOT_PROSE = re.compile(
+_NOT_PROSE = compile_on_use(
     r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|<[a-zA-Z/!][^<>]*>"  # code, tags
     r"|(?:https?|ftp)://[^\s\u3000-\u9fff\uff00-\uffef]+|www\.[\w./-]+|[\w.+-]+@[\w-]+\.[\w.-]+"  # addresses
     r"|(?:[A-Za-z]:)?(?:[\w.-]*[\\/]){2,}[\w.-]*",  # paths
     re.DOTALL | re.ASCII,
 )
-_KANA = re.compile("[\u3041-\u3096]")
+_KANA = compile_on_use("[\u3041-\u3096]")
 _MIN_HAN, _MIN_KANA, _HAN_PER_KANA, _HAN_PER_LATIN = 4, 3, 6, 4
 
 

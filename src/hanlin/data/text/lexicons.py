@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from hanlin.data.text.prefilter import Prefilter
 
 
@@ -30,15 +28,24 @@ class Phrases:
         patterns = [f"{re.escape(first)}(?:{'|'.join(endings)})" for first, endings in groups.items()]
         patterns += [pattern for pattern in (forms or {}).values() if pattern]
         self.pattern = re.compile("|".join(patterns))
-        self.prefilter = Prefilter([beginning[:3] for beginning in (*ordered, *(forms or {}))], bits)
+        self._beginnings = frozenset(beginning[:3] for beginning in (*ordered, *(forms or {})))
+        self.prefilter = Prefilter(self._beginnings, bits)
 
     def find_all(self, text: str, minimum: int = 1) -> list[str]:
         """Find the phrases in a text, in order; an empty list if there are fewer than `minimum`."""
         if self.prefilter.count_candidates(text) < minimum:
             return []
+        beginnings = self._beginnings
+        starts = [
+            start
+            for start in self.prefilter.find_starts(text)
+            if text[start : start + 3] in beginnings or text[start : start + 2] in beginnings
+        ]
+        if len(starts) < minimum:
+            return []
         hits: list[str] = []
         end = 0
-        for start in np.flatnonzero(self.prefilter.find_candidates(text)).tolist():
+        for start in starts:
             if start >= end and (match := self.pattern.match(text, start)):
                 hits.append(match[0])
                 end = match.end()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hanlin.data.text.patterns import compile_on_use
 from hanlin.data.text.prefilter import BigramFilter
 
 _CODE = "(?:二维码|小程序码|太阳码)"
@@ -141,6 +142,8 @@ LONG_NOTICE = re.compile(
     r".*(?:侵权|侵犯|版权|后果|责任|立场|非法|转载)"
 )
 """A disclaimer, which may be longer than other furniture."""
+NOTICE_STARTS = frozenset("免版特郑转声由仅内注请本")
+"""The characters with which such a notice begins."""
 NOT_A_CALL = re.compile(
     r"^\W*(?:\d{1,2}\s?[.、)）．]|[（(]\d{1,2}[)）]|[①-⑳]|第[一二三四五六七八九十\d]+[步种]|步骤|首先|其次|然后|接着|方法|[A-Da-d][.、）])"
     r"|菜单|对话框|选项|设置|右上角的|弹出|界面|登录后|按钮|应用程序|浏览器|软件"
@@ -158,9 +161,9 @@ _WORDS = (
     " 时垂 时咨 时详 询电 询微 询Q 询邮 询热 名电 名热 服电 服微 服Q 盟电 购电 票电 后电 房电 商电 约电 稿电"
     " 料电 务电 费电 国电 时电 一电 名微 盟微 购微 约微 情咨 情请 程咨 买咨 约咨 息咨 惠咨 请咨 请致 请垂 即购"
     " 即报 即咨 即抢 即订 即下 即预 即领 即申 即加 即扫 即注 即体 一键 领取 试听 试学 解更 在看 红心 心心 点赞"
-    " 个赞 藏转 转发 三连 享到 享至 享给 享、 享， 享 享/ 好看 读本 读文 读此 读全 读正 读前 读之 看文 看本"
+    " 个赞 藏转 转发 三连 享到 享至 享给 享、 享， 享/ 好看 读本 读文 读此 读全 读正 读前 读之 看文 看本"
     " 看此 看全 看正 谢阅 谢您 谢大 谢你 谢观 谢关 谢支 侵权 侵犯 侵删 侵联 侵请 侵立 侵即 侵告 版权 作权 于网"
-    " 自网 自互 于互 源网 源互 图源 络转 转载 用请 用须 用需 编请 转自 未经 经授 编译 声明 声 声　 P备 p备"
+    " 自网 自互 于互 源网 源互 图源 络转 转载 用请 用须 用需 编请 转自 未经 经授 编译 声明 P备 p备"
     " 网安 一篇 一页 返回 打印 闭窗 设为 置为 设个 入收 藏本 站地 系我 于我 情链 见反 字体 字号 击数 览次 览量"
     " 读次 读量 击次 人气 文完 往期 期回 昔回 彩回 彩推 彩文 彩内 彩阅 门文 门推 门阅 门资 猜你 家都 家还 家在"
     " 期文 期热 期推 期好 多精 多新 多资 多阅 多推 多内 多文 荐阅 荐文 荐新 荐资 关阅 关文 关推 关新 关资 伸阅"
@@ -212,7 +215,7 @@ sake. They are frequent in other lines: 85 % of those with a pair in manuals and
 """
 _PAIRS = frozenset(_list_pairs())
 _FILTER = BigramFilter(_PAIRS)
-_CONFIRM = {pair: re.compile(_LONGER[pair], re.I | re.M).match if pair in _LONGER else None for pair in _PAIRS}
+_CONFIRM = {pair: compile_on_use(_LONGER[pair], re.I | re.M) if pair in _LONGER else None for pair in _PAIRS}
 
 
 def find_cues(lines: str) -> list[int]:
@@ -228,5 +231,5 @@ def find_cues(lines: str) -> list[int]:
         start
         for start in _FILTER.find(lines).tolist()
         if (pair := lines[start : start + 2]) in _CONFIRM
-        and ((confirm := _CONFIRM[pair]) is None or confirm(lines, start))
+        and ((confirm := _CONFIRM[pair]) is None or confirm.match(lines, start))
     ]

@@ -27,11 +27,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, code_points, table_indices
+from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, code_points
 
 _WINDOW, _BITS = 3, 21
 _BLOCK = 1 << 13
-_PAIR_BITS = 20
+_WEIGHT_BITS, _FILTER_BITS = 20, 16
 _SHIFT = np.uint64(_BITS)
 _PREFILTERS: list[Prefilter] = []
 _NEXT_BIT = count()
@@ -53,7 +53,8 @@ class Prefilter:
         self._strings = sorted({_select_window(string) for string in strings})
         self._bits = [next(_NEXT_BIT) for _ in range(bits)]
         assert self._bits[-1] < _BITS, "no bit is left for another prefilter"
-        self._mask = np.uint32(sum(1 << bit for bit in self._bits))
+        self._bit_set = sum(1 << bit for bit in self._bits)
+        self._mask = np.uint32(self._bit_set)
         _PREFILTERS.append(self)
 
     @classmethod
@@ -63,16 +64,20 @@ class Prefilter:
 
     def may_match(self, text: str) -> bool:
         """False if none of the strings is in the text."""
-        return bool(_scan(text).any & self._mask)
+        return _scan(text).any & self._bit_set != 0
 
     def count_candidates(self, text: str, end: int | None = None) -> int:
         """Count the positions before `end` at which one of the strings may begin; never fewer than there are."""
         scan = _scan(text)
-        return int(np.count_nonzero(scan.masks[:end] & self._mask)) if scan.any & self._mask else 0
+        return int(np.count_nonzero(scan.masks[:end] & self._mask)) if scan.any & self._bit_set else 0
 
     def find_candidates(self, text: str) -> npt.NDArray[np.bool_]:
         """Tell for each position whether one of the strings may begin there, bool of shape (characters,)."""
         return (_scan(text).masks & self._mask) != 0
+
+    def find_starts(self, text: str) -> list[int]:
+        """The positions of `find_candidates`, in order."""
+        return np.flatnonzero(self.find_candidates(text)).tolist()  # type: ignore[no-any-return]
 
     def fill_table(self, table: Table) -> None:
         """Set the bits of this prefilter's strings in a table of masks, shape (FIRST_SUPPLEMENTARY + 1,)."""
@@ -99,7 +104,7 @@ def _select_window(string: Sequence[str]) -> tuple[str, ...]:
 
 @cache
 def _all_chars() -> str:
-    return "".join(map(chr, range(FIRST_SUPPLEMENTARY)))
+    return np.arange(FIRST_SUPPLEMENTARY, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def find_composing_chars() -> str:
@@ -108,39 +113,57 @@ def find_composing_chars() -> str:
     They are the characters that NFC changes on their own, combining characters, and characters that may compose with
     the one before them.
     """
-    candidates = [
-        char for low, high in ((0x300, 0x3400), (0xF900, FIRST_SUPPLEMENTARY)) for char in map(chr, range(low, high))
-    ]
-    pairs = [parts for char in candidates if len(parts := unicodedata.decomposition(char).split()) == 2]
-    composing = {chr(int(second, 16)) for first, second in pairs if not first.startswith("<")}
-    changed = {char for char in candidates if unicodedata.combining(char) or not unicodedata.is_normalized("NFC", char)}
+    blocks = [_all_chars()[low : low + _NFC_BLOCK] for low in (*_BEFORE_HAN, *_AFTER_HAN)]
+    candidates = [char for block in blocks if _may_compose(block) for char in block]
+    parts = {char: decomposition.split() for char in candidates if (decomposition := unicodedata.decomposition(char))}
+    composing = {chr(int(pair[1], 16)) for pair in parts.values() if len(pair) == 2 and not pair[0].startswith("<")}
+    changed = {char for char in candidates if unicodedata.combining(char)}
+    changed |= {char for char in parts if not unicodedata.is_normalized("NFC", char)}
     hangul = set(map(chr, range(0x1161, 0x11C3)))
     return "".join(sorted(composing | changed | hangul | {chr(FIRST_SUPPLEMENTARY)}))
+
+
+_NFC_BLOCK = 256
+_BEFORE_HAN, _AFTER_HAN = range(0x300, 0x3400, _NFC_BLOCK), range(0xF900, FIRST_SUPPLEMENTARY, _NFC_BLOCK)
+_LAST_MARK = "\u0345"  # no mark has a higher combining class, so that any other is sorted before it
+
+
+def _may_compose(block: str) -> bool:
+    """Whether a block of characters has one with a decomposition, or a combining one: a fifth of all blocks."""
+    marked = _LAST_MARK.join(["", *block])
+    return unicodedata.normalize("NFD", marked) != marked
 
 
 class _Scan(NamedTuple):
     """Masks of the windows of a text: one for each character, and all of them joined."""
 
     masks: Masks
-    any: np.uint32
+    any: int
 
 
 @lru_cache(maxsize=2)
 def _scan(text: str) -> _Scan:
-    table, indices = _build_table(len(_PREFILTERS)), table_indices(text)
-    masks = np.empty(len(indices), dtype=np.uint32)
-    for start in range(0, len(indices), _BLOCK):  # several passes over what fits the CPU cache
-        block = indices[start : start + _BLOCK + _WINDOW - 1]
-        size = min(_BLOCK, len(indices) - start)
-        bits = np.empty(size + _WINDOW - 1, dtype=np.uint64)
-        table.take(block, mode="clip", out=bits[: len(block)])
-        bits[len(block) :] = table[0]  # behind the end: only strings shorter than a window match here
-        common = bits[2:] >> _SHIFT
-        common &= bits[1:-1]
-        common >>= _SHIFT
-        common &= bits[:-2]
-        masks[start : start + size] = common  # the lowest 21 bits; those above belong to no prefilter
-    return _Scan(masks, np.bitwise_or.reduce(masks))
+    codes = code_points(text)
+    if len(codes) <= _BLOCK:
+        masks = _scan_block(codes, len(codes))
+    else:  # several passes over what fits the CPU cache
+        starts = range(0, len(codes), _BLOCK)
+        blocks = [_scan_block(codes[start : start + _BLOCK + _WINDOW - 1], _BLOCK) for start in starts]
+        masks = np.concatenate(blocks)
+    return _Scan(masks, int(np.bitwise_or.reduce(masks)))
+
+
+def _scan_block(codes: npt.NDArray[np.uint32], most: int) -> Masks:
+    """The masks of the first `most` windows that begin in `codes`."""
+    table, size = _build_table(len(_PREFILTERS)), len(codes)
+    bits = np.empty(size + _WINDOW - 1, dtype=np.uint64)
+    table.take(codes, mode="clip", out=bits[:size])  # the last entry is for all characters beyond the table
+    bits[size:] = table[0]  # behind the end: only strings shorter than a window match here
+    common = bits[2:] >> _SHIFT
+    common &= bits[1:-1]
+    common >>= _SHIFT
+    common &= bits[:-2]
+    return common[:most].astype(np.uint32)  # the lowest 21 bits; those above belong to no prefilter
 
 
 @cache
@@ -160,13 +183,12 @@ class BigramFilter:
     """
 
     def __init__(self, pairs: Iterable[str]) -> None:
-        self._table = np.zeros(1 << _PAIR_BITS, dtype=np.bool_)
-        for pair in pairs:
-            self._table[_hash_pairs(code_points(pair))] = True
+        self._table = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)  # small, to stay in the cache of a core
+        self._table[_hash_each(list(pairs), _FILTER_BITS)] = True
 
     def find(self, text: str) -> npt.NDArray[np.int64]:
         """Find the positions at which a pair may begin, in order; each at which one begins is among them."""
-        return np.flatnonzero(self._table.take(_hash_pairs(code_points(text))))
+        return np.flatnonzero(self._table.take(_hash_pairs(code_points(text), _FILTER_BITS)))
 
 
 class PairWeights:
@@ -177,18 +199,23 @@ class PairWeights:
     """
 
     def __init__(self, weights: Mapping[str, int]) -> None:
-        self._table = np.zeros(1 << _PAIR_BITS, dtype=np.int8)  # in the cache of a core, as wider numbers are not
-        for pair, weight in weights.items():
-            self._table[_hash_pairs(code_points(pair))] = weight
+        self._table = np.zeros(1 << _WEIGHT_BITS, dtype=np.int8)  # in the cache of a core, as wider numbers are not
+        self._table[_hash_each(list(weights), _WEIGHT_BITS)] = list(weights.values())
 
     def sum(self, text: str) -> int:
         """The sum over all places of a text at which one of the pairs begins."""
-        return int(self._table.take(_hash_pairs(code_points(text))).sum(dtype=np.int64))
+        return int(self._table.take(_hash_pairs(code_points(text), _WEIGHT_BITS)).sum(dtype=np.int64))
 
 
-def _hash_pairs(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Hash each pair of neighbors to `_PAIR_BITS` bits; one fewer than there are code points."""
+def _hash_each(pairs: Sequence[str], bits: int) -> npt.NDArray[np.uint32]:
+    """Hash texts of two characters each."""
+    assert all(len(pair) == 2 for pair in pairs)
+    return _hash_pairs(code_points("".join(pairs)), bits)[::2]
+
+
+def _hash_pairs(codes: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint32]:
+    """Hash each pair of neighbors to `bits` bits; one fewer than there are code points."""
     hashes = codes[:-1] * np.uint32(0x9E3779B1)
     hashes ^= codes[1:] * np.uint32(0x85EBCA6B)
-    hashes >>= np.uint32(32 - _PAIR_BITS)
+    hashes >>= np.uint32(32 - bits)
     return hashes

@@ -48,8 +48,9 @@ def build_conversion_table(convert: str) -> npt.NDArray[np.uint32]:
     """
     table = np.arange(0x20000, dtype=np.uint32)
     converted = load_converter(convert)("\n".join(map(chr, _IDEOGRAPHS))).split("\n")
-    for code, char in zip(_IDEOGRAPHS, converted, strict=True):
-        if len(char) == 1 and ord(char) < len(table):
-            table[code] = ord(char)
+    single = [char if len(char) == 1 else chr(code) for code, char in zip(_IDEOGRAPHS, converted, strict=True)]
+    codes = np.frombuffer("".join(single).encode("utf-32-le"), dtype="<u4")
+    ideographs = np.array(_IDEOGRAPHS)
+    table[ideographs] = np.where(codes < len(table), codes, ideographs)
     table.setflags(write=False)
     return table

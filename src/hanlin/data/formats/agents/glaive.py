@@ -16,14 +16,15 @@ from hanlin.data.formats.content.calls import read_calls
 from hanlin.data.formats.content.tool_lists import read_tools
 from hanlin.data.formats.turns import ParsedChat, prepend_system
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
-_MARK = re.compile(r"(?:\A|\n)[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):[ ]?")
-_SYSTEM = re.compile(r"\A\s*SYSTEM:(.*?)(?=\n[ \t]*USER:)", re.S)
+_MARK = compile_on_use(r"(?:\A|\n)[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):[ ]?")
+_SYSTEM = compile_on_use(r"\A\s*SYSTEM:(.*?)(?=\n[ \t]*USER:)", re.S)
 _ROLES: dict[str, Role] = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 _CALL = "<functioncall>"
-_QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(?=\s*\}\s*\Z)", re.S)
+_QUOTED = compile_on_use(r"(\"arguments\":\s*)'(.*)'(?=\s*\}\s*\Z)", re.S)
 _END = "<|endoftext|>"
-_FUNCTIONS = re.compile(r"\{\s*\"")
+_FUNCTIONS = compile_on_use(r"\{\s*\"")
 
 
 def _find_text(value: Any) -> tuple[str, str, str] | None:

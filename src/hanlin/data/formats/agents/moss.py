@@ -14,14 +14,15 @@ from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_tur
 from hanlin.data.formats.content.calls import parse_json
 from hanlin.data.formats.turns import ParsedChat, prepend_system
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
-_TAG = re.compile(r"(?:\[(Human|MOSS|Inner Thoughts|Commands|Results|Tool Responses)\]|<\|([A-Za-z ]+)\|>):[ ]?")
-_END = re.compile(r"\s*<eo[a-z]>\s*\Z")
-_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"")
-_CALL = re.compile(rf"([A-Za-z_][\w ]*)\(\s*({_STRING.pattern}(?:\s*,\s*{_STRING.pattern})*|[^()\"]*)\s*\)")
-_RESULT = re.compile(r"^[ \t]*([A-Za-z_][\w ]*)\(.*\)[ \t]*=>", re.M)
-_NO_COMMAND = re.compile(r"(?<![\w\"])None(?![\w\"])\.?")
-_TOOL_LINE = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
+_TAG = compile_on_use(r"(?:\[(Human|MOSS|Inner Thoughts|Commands|Results|Tool Responses)\]|<\|([A-Za-z ]+)\|>):[ ]?")
+_END = compile_on_use(r"\s*<eo[a-z]>\s*\Z")
+_STRING = compile_on_use(r"\"(?:[^\"\\]|\\.)*\"")
+_CALL = compile_on_use(rf"([A-Za-z_][\w ]*)\(\s*({_STRING.pattern}(?:\s*,\s*{_STRING.pattern})*|[^()\"]*)\s*\)")
+_RESULT = compile_on_use(r"^[ \t]*([A-Za-z_][\w ]*)\(.*\)[ \t]*=>", re.M)
+_NO_COMMAND = compile_on_use(r"(?<![\w\"])None(?![\w\"])\.?")
+_TOOL_LINE = compile_on_use(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
 
 
 def is_moss(value: Any) -> bool:

@@ -11,6 +11,7 @@ from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.base import strip_turn
 from hanlin.data.formats.content.calls import parse_data, read_arguments, read_calls, scan_brackets
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class CallText:
 
 
 _TAGS = "(?:minimax:)?tool_calls?|function_calls?|functioncall|TOOLCALL|toolcall"
-_BLOCK = re.compile(
+_BLOCK = compile_on_use(
     rf"<({_TAGS})>(.*?)(?:</\1>|(?=<(?:{_TAGS})>)|<\|endoftext\|>|<\|im_end\|>|\Z)"
     r"|<\|python_tag\|>(.*?)(?:<\|eom_id\|>|<\|eot_id\|>|\Z)"
     r"|\[TOOL_CALLS\]\s*(.*?)(?:\[/TOOL_CALLS\]|</s>|\Z)"
@@ -33,23 +34,23 @@ _BLOCK = re.compile(
     r"|(<function=[^>]*>.*?</function>|<invoke name=.*?</invoke>)",
     re.S,
 )
-_FUNCTION = re.compile(r"<function=\"?([^>\"]+)\"?>(.*?)</function>|<invoke name=\"([^\"]+)\">(.*?)</invoke>", re.S)
-_PARAMETER = re.compile(r"<parameter(?:=\"?| name=\")([^>\"]+)\"?>(.*?)</parameter>", re.S)
-_KEY_VALUE = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
-_DEEPSEEK = re.compile(
+_FUNCTION = compile_on_use(r"<function=\"?([^>\"]+)\"?>(.*?)</function>|<invoke name=\"([^\"]+)\">(.*?)</invoke>", re.S)
+_PARAMETER = compile_on_use(r"<parameter(?:=\"?| name=\")([^>\"]+)\"?>(.*?)</parameter>", re.S)
+_KEY_VALUE = compile_on_use(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+_DEEPSEEK = compile_on_use(
     r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?([^\n<]+)(?:\n|<｜tool▁sep｜>)\s*(.*?)\s*<｜tool▁call▁end｜>",
     re.S,
 )
-_KIMI = re.compile(
+_KIMI = compile_on_use(
     r"<\|tool_call_begin\|>\s*(?:functions\.)?([^\s<:]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>(.*?)<\|tool_call_end\|>",
     re.S,
 )
-_ACTION_LIST = re.compile(r"\A(.*?)(?:\A|\n)[ \t]*Action[ \t]*[:：]\s*(```(?:json)?\s*\[.*?\]\s*```)\s*\Z", re.S)
+_ACTION_LIST = compile_on_use(r"\A(.*?)(?:\A|\n)[ \t]*Action[ \t]*[:：]\s*(```(?:json)?\s*\[.*?\]\s*```)\s*\Z", re.S)
 """Command R's calls."""
 _MAX_TAGS = 200
 """More calls than an answer has; every tag without an end costs a search through the rest of the text."""
 _CALL_STARTS = frozenset("[{<")
-_FENCE = re.compile(r"\A\s*```(?:[A-Za-z]+\s)?\s*(.*?)\s*```\s*\Z", re.S)
+_FENCE = compile_on_use(r"\A\s*```(?:[A-Za-z]+\s)?\s*(.*?)\s*```\s*\Z", re.S)
 
 
 def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText | Drop | None:
@@ -153,7 +154,7 @@ def _parse_value(text: str) -> Any:
     return text if value is None else value
 
 
-_LINE_CALL = re.compile(r"([^\s{}\[\]()<>:：]{1,80})[ \t\r]*\n[ \t]*(\{.*\})\Z", re.S)
+_LINE_CALL = compile_on_use(r"([^\s{}\[\]()<>:：]{1,80})[ \t\r]*\n[ \t]*(\{.*\})\Z", re.S)
 
 
 def _parse_line_call(text: str) -> tuple[ToolCall, ...] | None:
@@ -165,8 +166,8 @@ def _parse_line_call(text: str) -> tuple[ToolCall, ...] | None:
 
 # --- Python calls -----------------------------------------------------------------------------------------------------
 
-_NAME = re.compile(r"\s*([^\s()\[\]{}\"'`，。！？：；:;,=<>][^()\[\]{}\"'`，。！？：；:;=<>\n]{0,120}?)\s*\(")
-_KEYWORD = re.compile(r"\s*([^\s()\[\]{}\"',=]{1,80})\s*=(?!=)\s*")
+_NAME = compile_on_use(r"\s*([^\s()\[\]{}\"'`，。！？：；:;,=<>][^()\[\]{}\"'`，。！？：；:;=<>\n]{0,120}?)\s*\(")
+_KEYWORD = compile_on_use(r"\s*([^\s()\[\]{}\"',=]{1,80})\s*=(?!=)\s*")
 _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 
 
@@ -246,8 +247,8 @@ def _split_top_level(text: str) -> list[str]:
 
 # --- calls and results in one answer --------------------------------------------------------------------------------
 
-_INLINE = re.compile(r"<\|startofthink\|>(.*?)<\|endofthink\|>(?:\s*<\|startofexec\|>(.*?)<\|endofexec\|>)?", re.S)
-_FENCES = re.compile(r"\A\s*```[A-Za-z]*\s*(.*?)\s*```\s*\Z", re.S)
+_INLINE = compile_on_use(r"<\|startofthink\|>(.*?)<\|endofthink\|>(?:\s*<\|startofexec\|>(.*?)<\|endofexec\|>)?", re.S)
+_FENCES = compile_on_use(r"\A\s*```[A-Za-z]*\s*(.*?)\s*```\s*\Z", re.S)
 
 
 def split_inline_trace(message: Message) -> list[Message] | Drop | None:
@@ -276,15 +277,17 @@ def split_inline_trace(message: Message) -> list[Message] | Drop | None:
 
 # --- ReAct ------------------------------------------------------------------------------------------------------------
 
-_REACT = re.compile(
+_REACT = compile_on_use(
     r"\A(.*?)(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：][ \t]*([^\n]+)\n\s*"
     r"(?:Action[ _]Input|行动输入|动作输入)[ \t]*[:：]",
     re.S | re.I,
 )
-_OBSERVATION = re.compile(r"\n[ \t]*(?:Observation|观察)[ \t]*[:：]?\Z", re.I)
-_THOUGHT = re.compile(r"\A\s*(?:Thought|思考)[ \t]*[:：][ \t]*", re.I)
-_FINAL = re.compile(r"(?:\A|\n)[ \t]*(?:Final Answer|最终答案|最终回答)[ \t]*[:：]\s*", re.I)
-_CALL_START = re.compile(r"\A\s*(?:[\[{]|<|```|[\w./ -]{1,60}\()|(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：]", re.I)
+_OBSERVATION = compile_on_use(r"\n[ \t]*(?:Observation|观察)[ \t]*[:：]?\Z", re.I)
+_THOUGHT = compile_on_use(r"\A\s*(?:Thought|思考)[ \t]*[:：][ \t]*", re.I)
+_FINAL = compile_on_use(r"(?:\A|\n)[ \t]*(?:Final Answer|最终答案|最终回答)[ \t]*[:：]\s*", re.I)
+_CALL_START = compile_on_use(
+    r"\A\s*(?:[\[{]|<|```|[\w./ -]{1,60}\()|(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：]", re.I
+)
 
 
 def split_react(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText | Drop | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 MEDIA_FIELDS = frozenset(
     (
@@ -25,7 +26,7 @@ MEDIA_PARTS = frozenset(
 """Types of typed parts that hold files other than text."""
 
 _WORD = r"(?:image|img|picture|video|audio|speech|sound)"
-_PLACEHOLDER = re.compile(
+_PLACEHOLDER = compile_on_use(
     rf"<\|(?:{_WORD}|vision_start|image_pad|video_pad|audio_bos|AUDIO)(?:[_-]?\w+)?\|>"
     rf"|<(?:image|picture|video|audio|speech)(?:[_ -]?\d+|_placeholder|_here)?>"
     r"|<ImageHere>|<(img|audio)>[^<>\n]{1,300}\.(?:jpe?g|png|webp|gif|bmp|wav|mp3|flac|ogg|m4a|mp4)[^<>\n]*</\1>"
@@ -38,8 +39,8 @@ _WORDS = (
     *("speech", "picture", "Picture", "图", "圖", "照片", "视频", "语音", "音频"),
 )
 """One of these is in every placeholder."""
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
-_ABOUT_MARKUP = re.compile(
+_CODE = compile_on_use(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+_ABOUT_MARKUP = compile_on_use(
     r"\s*[”\"'’」』》）)]*\s*(?:标签|标记|元素|控件|占位符|tags?\b|elements?\b|placeholders?\b|token)", re.I
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hanlin.data.formats.base import strip_turn
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 TURN_REASONING_FIELDS = (
     *("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_content", "think", "thought"),
@@ -41,16 +42,16 @@ _CLOSED_MARKS = (
 )
 _NEVER_PLAIN = frozenset({"<think>", "<|begin_of_thought|>"})
 """Marks that are not the beginning of an ordinary text: without their end, the answer is cut off."""
-_SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.S)
-_ANSWER = re.compile(r"\s*<answer>((?:(?!</?answer>).)*)(?:</answer>\s*)?\Z", re.S | re.I)
+_SOLUTION = compile_on_use(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.S)
+_ANSWER = compile_on_use(r"\s*<answer>((?:(?!</?answer>).)*)(?:</answer>\s*)?\Z", re.S | re.I)
 """The answer after the reasoning as R1-Zero and AM-DeepSeek-R1 mark it."""
-_CHANNELS = re.compile(
+_CHANNELS = compile_on_use(
     r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(.*?)<\|end\|>"
     r"(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>(.*?)(?:<\|return\|>|<\|end\|>)?\s*\Z",
     re.S,
 )
 """An answer of gpt-oss with its channels."""
-_CLOSE_ALONE = re.compile(r"(?:\A|\n)[ \t]*</think>|</think>[ \t]*(?=\n|\Z)")
+_CLOSE_ALONE = compile_on_use(r"(?:\A|\n)[ \t]*</think>|</think>[ \t]*(?=\n|\Z)")
 
 
 def read_reasoning(value: Any) -> str | None:

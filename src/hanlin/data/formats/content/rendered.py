@@ -10,6 +10,7 @@ from hanlin.core.records import Message, Role
 from hanlin.data.formats.base import strip_turn
 from hanlin.data.formats.content.roles import ROLE_NAMES
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +31,31 @@ class Rendering:
 
 
 _RENDERINGS = (
-    Rendering("ChatML", re.compile(r"<\|im_start\|> ?(\w+)[ \t]*(?:\n|\Z)"), re.compile(r"<\|im_end\|>")),
+    Rendering("ChatML", compile_on_use(r"<\|im_start\|> ?(\w+)[ \t]*(?:\n|\Z)"), compile_on_use(r"<\|im_end\|>")),
     Rendering(
         "Llama 3",
-        re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>"),
-        re.compile(r"<\|(?:eot_id|eom_id)\|>"),
+        compile_on_use(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>"),
+        compile_on_use(r"<\|(?:eot_id|eom_id)\|>"),
     ),
-    Rendering("Gemma", re.compile(r"<start_of_turn>(\w+)(?:\n|\Z)"), re.compile(r"<end_of_turn>")),
-    Rendering("Zephyr", re.compile(r"<\|(system|user|assistant|observation)\|>"), re.compile(r"</s>|<\|end\|>")),
-    Rendering("DeepSeek", re.compile(r"<｜(User|Assistant)｜>"), re.compile(r"<｜end▁of▁sentence｜>"), True),
-    Rendering("Vicuna", re.compile(r"(?:\A|(?<=\s)|(?<=</s>))(USER|ASSISTANT): ?"), re.compile(r"</s>"), True),
-    Rendering("Guanaco", re.compile(r"###\s*(Human|Assistant|System)\s*[:：]"), re.compile(r"(?!)")),
+    Rendering("Gemma", compile_on_use(r"<start_of_turn>(\w+)(?:\n|\Z)"), compile_on_use(r"<end_of_turn>")),
+    Rendering(
+        "Zephyr", compile_on_use(r"<\|(system|user|assistant|observation)\|>"), compile_on_use(r"</s>|<\|end\|>")
+    ),
+    Rendering("DeepSeek", compile_on_use(r"<｜(User|Assistant)｜>"), compile_on_use(r"<｜end▁of▁sentence｜>"), True),
+    Rendering("Vicuna", compile_on_use(r"(?:\A|(?<=\s)|(?<=</s>))(USER|ASSISTANT): ?"), compile_on_use(r"</s>"), True),
+    Rendering("Guanaco", compile_on_use(r"###\s*(Human|Assistant|System)\s*[:：]"), compile_on_use(r"(?!)")),
 )
-_BEGIN = re.compile(
+_BEGIN = compile_on_use(
     r"(?:\s*(?:<s>|<bos>|<｜begin▁of▁sentence｜>|<\|begin_of_text\|>|<\|endoftext\|>|\[gMASK\]|<sop>))*\s*"
 )
-_END = re.compile(r"(?:\s*(?:</s>|<eos>|<\|endoftext\|>|<\|end_of_text\|>))*\s*\Z")
-_LLAMA_DATES = re.compile(r"Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?\s*")
+_END = compile_on_use(r"(?:\s*(?:</s>|<eos>|<\|endoftext\|>|<\|end_of_text\|>))*\s*\Z")
+_LLAMA_DATES = compile_on_use(r"Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?\s*")
 """What the template of Llama 3.1 writes before a system text."""
 
-_INST = re.compile(r"(?:\s*<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?=(?:\s*<s>)?\s*\[INST\]|\Z)", re.S)
-_SYS = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.S)
-_ALPACA_INTRO = re.compile(r"Below is an instruction that describes a task[^\n]*(?:\n(?!#)[^\n]+)*\s*(?=###)")
-_ALPACA = re.compile(r"(?:\A|\n)###\s*(Instruction|Input|Response)\s*[:：]")
+_INST = compile_on_use(r"(?:\s*<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?=(?:\s*<s>)?\s*\[INST\]|\Z)", re.S)
+_SYS = compile_on_use(r"\s*<<SYS>>(.*?)<</SYS>>", re.S)
+_ALPACA_INTRO = compile_on_use(r"Below is an instruction that describes a task[^\n]*(?:\n(?!#)[^\n]+)*\s*(?=###)")
+_ALPACA = compile_on_use(r"(?:\A|\n)###\s*(Instruction|Input|Response)\s*[:：]")
 _FIRST = ("<", "#", "[", "B", "A chat between")
 
 

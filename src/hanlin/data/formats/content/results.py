@@ -10,10 +10,11 @@ from typing import Any
 
 from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.text.patterns import compile_on_use
 
 RESULT_PARTS = frozenset({"tool_result", "tool_response", "function_response"})
 """Types of typed parts that hold a result."""
-_BLOCK = re.compile(r"<(tool_response|function_response|tool_result|function_result)>\s*(.*?)\s*(?:</\1>|\Z)", re.S)
+_BLOCK = compile_on_use(r"<(tool_response|function_response|tool_result|function_result)>\s*(.*?)\s*(?:</\1>|\Z)", re.S)
 
 
 def has_result_tags(text: str) -> bool:
@@ -21,8 +22,8 @@ def has_result_tags(text: str) -> bool:
     return text.lstrip()[:1] == "<" and bool(_BLOCK.match(text.lstrip())) and not _BLOCK.sub("", text).strip()
 
 
-_MISTRAL = re.compile(r"\A\s*\[TOOL_RESULTS\](.*)\[/TOOL_RESULTS\]\s*\Z", re.S)
-_OBSERVED = re.compile(r"\s*(?:EXECUTION RESULT of \[|Observation[ \t]*[:：]|观察[ \t]*[:：])", re.I)
+_MISTRAL = compile_on_use(r"\A\s*\[TOOL_RESULTS\](.*)\[/TOOL_RESULTS\]\s*\Z", re.S)
+_OBSERVED = compile_on_use(r"\s*(?:EXECUTION RESULT of \[|Observation[ \t]*[:：]|观察[ \t]*[:：])", re.I)
 
 
 def is_observation(text: str) -> bool:

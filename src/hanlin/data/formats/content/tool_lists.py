@@ -11,6 +11,7 @@ from typing import Any
 
 from hanlin.data.formats.content.calls import is_json, parse_data, scan_brackets
 from hanlin.data.ledger import Drop
+from hanlin.data.text.patterns import compile_on_use
 
 Tools = tuple[Mapping[str, Any], ...]
 
@@ -82,7 +83,7 @@ def _read_tool(tool: Any) -> Mapping[str, Any] | None:
     )
 
 
-_DESCRIBED = re.compile(r"\A\s*([\w.-]+)\s*[:：]\s*(.*?)\n\s*Parameters\s*[:：]\s*(\{.*?\})\s*(?:\n(.*))?\Z", re.S)
+_DESCRIBED = compile_on_use(r"\A\s*([\w.-]+)\s*[:：]\s*(.*?)\n\s*Parameters\s*[:：]\s*(\{.*?\})\s*(?:\n(.*))?\Z", re.S)
 
 
 def _read_described_tool(text: str) -> dict[str, Any] | None:
@@ -144,12 +145,12 @@ class SystemTools:
 
 _MAX_LISTS = 20
 """Places at which a list of tools is looked for; each may cost a search through the rest of the text."""
-_TAGGED = re.compile(
+_TAGGED = compile_on_use(
     r"<tools>(.*?)</tools>|<\|tools?\|>(.*?)<\|/tools?\|>|\[AVAILABLE_TOOLS\](.*?)\[/AVAILABLE_TOOLS\]", re.S
 )
-_LIST_START = re.compile(r"\[\s*\{\s*[\"']|(?<![\w\"':])\{\s*[\"'](?:name|type|function|api_name)[\"']")
-_ANNOUNCED = re.compile(r"functions?|tools?|APIs?|函数|工具|接口|插件", re.I)
-_HOW_TO_CALL = re.compile(
+_LIST_START = compile_on_use(r"\[\s*\{\s*[\"']|(?<![\w\"':])\{\s*[\"'](?:name|type|function|api_name)[\"']")
+_ANNOUNCED = compile_on_use(r"functions?|tools?|APIs?|函数|工具|接口|插件", re.I)
+_HOW_TO_CALL = compile_on_use(
     r"</?(?:tools|tool_call|tool_response|functioncall|function_call)s?>|<function=|in the format of \[|\[func"
     r"|pydantic|model json schema|NO other text|return the function call|function call section|tools? call section"
     r"|For each function call|function signatures|list of functions in JSON|functions? in JSON format"
@@ -159,9 +160,9 @@ _HOW_TO_CALL = re.compile(
     r"|以下(?:工具|函数|接口)[:：]?$",
     re.I,
 )
-_ANNOUNCES = re.compile(r"access to the following (?:functions|tools)|Use them if required", re.I)
-_SENTENCE_END = re.compile(r"(?<=[.。!！?？:：])\s+|\n")
-_FENCED = re.compile(r"<tool_call>.*?</tool_call>", re.S)
+_ANNOUNCES = compile_on_use(r"access to the following (?:functions|tools)|Use them if required", re.I)
+_SENTENCE_END = compile_on_use(r"(?<=[.。!！?？:：])\s+|\n")
+_FENCED = compile_on_use(r"<tool_call>.*?</tool_call>", re.S)
 
 
 def says_how_to_call(system: str) -> bool:
