@@ -113,9 +113,14 @@ def _datasets(language: Language) -> list[str]:
         chosen = [entry for entry in datasets() if belongs(entry)]
         lines += [f"## {t(title)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for entry in chosen:
-            cells = [f"[`{entry.id}`](#{_anchor(entry.id)})", _sourced(entry, "rows", _number(entry.rows))]
-            cells += [_sourced(entry, "size", entry.size or ""), " ".join(entry.languages)]
-            cells += [f"`{entry.use}`", f"`{entry.format}`" if entry.format else "", f"`{entry.license}`"]
+            known: dict[Sourced, str] = {
+                "rows": _number(entry.rows),
+                "format": f"`{entry.format}`" if entry.format else "",
+            }
+            known |= {"size": entry.size or "", "license": f"`{entry.license}`"}
+            rows, format, size, license = (_marked(entry, field, text, t) for field, text in known.items())
+            cells = [f"[`{entry.id}`](#{_anchor(entry.id)})", rows, size, " ".join(entry.languages)]
+            cells += [f"`{entry.use}`", format, license]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", *(line for entry in chosen for line in _notes(entry, language, t)), ""]
     return [*lines, *_license_section(datasets(), language, t)]
@@ -158,8 +163,8 @@ def _legend(t: Callable[[str], str]) -> list[str]:
             mark(
                 "`hanlin catalog models` shows the same in the terminal, as do `datasets` and `tools`; `--json` is for "
                 "programs. Names on hubs were compared with their owners' pages and the lists of LLaMA-Factory and "
-                "ms-swift in 2026-11; a name or license marked (unverified) is as the community's lists have "
-                "it. A figure or license leads to the page on which it was read. `hanlin catalog check` asks the hubs "
+                "ms-swift in 2026-11; what is marked (unverified) is as the community's lists have it. A figure, "
+                "format or license leads to the page on which it was read. `hanlin catalog check` asks the hubs "
                 "themselves."
             )
         )
@@ -183,7 +188,7 @@ def _notes(
     hubs = [f"[{hub} `{name}`]({hub_page(hub, name, is_dataset)}){doubt(hub)}" for hub, name in entry.hubs.items()]
     if entry.homepage:
         hubs.append(f"<{entry.homepage}>")
-    facts = [*first, _sourced(entry, "license", f"`{entry.license}`") + doubt("license")]
+    facts = [*first, _marked(entry, "license", f"`{entry.license}`", t)]
     if getattr(entry, "gated", False):
         facts.append(t(mark("asks for an agreement on Hugging Face")))
     lines = [f"### {entry.id} {{ #{_anchor(entry.id)} }}", "", f"**{entry.name}** · {' · '.join([*hubs, *facts])}", ""]
@@ -218,9 +223,11 @@ def _license_section(
     return [*lines, ""]
 
 
-def _sourced(entry: CatalogEntry, field: Sourced, text: str) -> str:
-    """What is known of a field, as a link to where it was read."""
-    return f"[{text}]({entry.sources[field]})" if text and field in entry.sources else text
+def _marked(entry: CatalogEntry, field: Sourced, text: str, t: Callable[[str], str]) -> str:
+    """What is known of a field: as a link to where it was read, or with the mark of what could not be compared."""
+    if text and field in entry.sources:
+        return f"[{text}]({entry.sources[field]})"
+    return f"{text} {t(mark('(unverified)'))}" if text and field in entry.unverified else text
 
 
 def _number(number: int | None) -> str:

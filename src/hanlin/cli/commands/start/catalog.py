@@ -157,7 +157,7 @@ def _model_row(model: Model) -> list[str]:
 
 
 def _dataset_row(entry: DataSet) -> list[str]:
-    rows = "" if entry.rows is None else f"{entry.rows:,}"
+    rows = "" if entry.rows is None else f"{entry.rows:,}" + ("?" if "rows" in entry.unverified else "")
     return [entry.id, rows, entry.size or "", " ".join(entry.languages), entry.use, entry.format or "–", entry.license]
 
 
