@@ -72,8 +72,8 @@ def made_up_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             letter = "ABCDE"[index % 5]
             thought = f"A: Let's think step by step. {_text(draw, 4)}. The answer is ({letter})."
             asked.append({
-                "question_id": 100 * count + index, "question": f"{split} {_text(draw, 3)} {index}?", "options": texts(5),
-                "answer": letter, "answer_index": index % 5, "category": subject,
+                "question_id": 100 * count + index, "question": f"{split} {_text(draw, 3)} {index}?",
+                "options": texts(5), "answer": letter, "answer_index": index % 5, "category": subject,
                 "cot_content": thought if split == "validation" else "",
             })  # fmt: skip
         _write(folder / f"mmlu_pro_{split}.jsonl", asked)

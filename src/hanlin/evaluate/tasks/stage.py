@@ -369,6 +369,12 @@ def _open(settings: Evaluate, inputs: Inputs) -> tuple[Respondent, LoadedEngine 
     try:
         is_chat = settings.chat or (settings.chat is None and _has_own(settings, inputs))
         template = loaded.load_template() if is_chat else None
+    except UserError as error:
+        loaded.engine.close()
+        if error.hint is None:
+            raise
+        hint = tr("ask as plain text: `chat: false`; or keep the template of a chat model in its folder")
+        raise UserError(error.what, error.where, hint) from error  # its own names a setting of training
     except BaseException:
         loaded.engine.close()
         raise
