@@ -205,9 +205,8 @@ def test_a_stage_may_read_the_folder_that_it_is_made_in(tmp_path: Path) -> None:
 
 def test_a_misspelled_task_is_told_before_the_data_is_looked_at(tmp_path: Path) -> None:
     put(tmp_path, "data.jsonl", "{}")
-    for name, near in (("mmul", "mmlu"), ("cmmlu,arc_esay", "arc_easy"), ("fewclu", "fewclue")):
-        said = refused(tmp_path, "evaluate", "--model", "none", "--tasks", name, "--data", "none")
-        assert "there is no task" in said and f"did you mean {near}?" in said
+    said = refused(tmp_path, "evaluate", "--model", "none", "--tasks", "cmmlu,fewclu,a.jsonl", "--data", "none")
+    assert "there is no task 'fewclu' (did you mean fewclue?)" in said
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

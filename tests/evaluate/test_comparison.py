@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -290,3 +291,26 @@ def test_the_report_says_how_a_task_was_asked_what_ran_the_model_and_what_it_was
     assert "engine transformers, dtype float32, torch version 2.13.0" in markdown
     page = render_comparison(comparison)
     assert "How it was asked" in page and "提问方式" in page and "CC-BY-4.0" in page
+
+
+def test_the_files_of_a_folder_are_one_row_of_the_lineage_and_each_is_kept_beside_it(tmp_path: Path) -> None:
+    folder = exam(tmp_path / "base", HALF)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    files = [LineageNode(f"data/{name}.csv", "file", f"{index}" * 64) for index, name in enumerate("cab")]
+    single = LineageNode("data/d.csv", "file", "4" * 64, "CC-BY-4.0")  # another license
+    node = LineageNode("base", "evaluation", "ef" * 32, parents=(*files, single), kind="evaluate")
+    (tmp_path / "out").mkdir()
+    inputs = Inputs({"results": (folder,)}, lineage={"results": (node,)})
+    stage.run(Compare(results=("r",)), inputs, tmp_path / "out", StageContext())
+    markdown = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    listing = "".join(f"{digit * 64}  data/{name}.csv\n" for digit, name in (("0", "c"), ("1", "a"), ("2", "b")))
+    digest = hashlib.sha256(listing.encode()).hexdigest()
+    assert f"| base | data/ | file | 3 | – | `{digest[:16]}` |" in markdown
+    assert "| base | data/d.csv | file | 1 | CC-BY-4.0 | `4444444444444444` |" in markdown
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    (model,) = comparison["models"]
+    assert len(model["lineage"]) == 4 and len(model["made_from"]) == 2
+    page = render_comparison(comparison)
+    assert "3 files" in page and "3 个文件" in page
+    del model["made_from"]  # of an earlier version
+    assert "data/a.csv" in render_comparison(comparison)

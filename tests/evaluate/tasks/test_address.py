@@ -116,7 +116,7 @@ def assert_equal(first: Results, second: Results) -> None:
     "settings",
     [
         {"tasks": ("cmmlu,lambada,hellaswag,winogrande,nq_open,mine.yaml",), "shots": 0},
-        {"tasks": ("cmmlu",), "shots": 2, "profiles": ("lm_eval", "chinese_llama_alpaca_3", "opencompass", "paper")},
+        {"tasks": ("cmmlu",), "shots": 2, "profiles": ("chinese_llama_alpaca_3", "paper")},
         {"tasks": ("asked.jsonl",)},
         {"tasks": ("asked.jsonl",), "chat": False},
         {"tasks": ("cmmlu",), "shots": 0, "chat": True, "method": "generate"},
