@@ -37,12 +37,20 @@ def test_a_pattern_has_no_other_attributes() -> None:
 
 def test_every_long_notice_begins_with_one_of_its_first_characters() -> None:
     """The rule looks at the first character of a line before it tries the pattern."""
-    notices = """
-        免责声明：版权归作者 版权声明：版权归作者 特别声明：后果自负 郑重声明：责任自负 转载声明：非法转载 声明：版权归作者
-        由于传播本文造成的后果 仅供参考，不承担责任 仅限学习，版权归作者 内容仅供参考，不承担责任 注：本文转载，版权归作者
-        请自觉遵守，责任自负 请读者自觉，责任自负 请勿利用，后果自负 请勿将此非法使用 本文仅供参考，不承担责任
-        本站转载，侵权必删 本网来源于网络，侵权必删 本平台不代表立场
-    """.split()
+    declared = [
+        "免责声明",
+        "版权声明",
+        "特别声明",
+        "郑重声明",
+        "转载声明",
+        "声明",
+        "注：本文",
+        "本文仅供",
+        "本站转载",
+        "仅供",
+    ]
+    others = ["由于传播", "仅限", "内容仅", "请自觉", "请读者自觉", "请勿利用", "请勿将", "本网来源", "本平台不代表"]
+    notices = [f"{beginning}，版权归作者" for beginning in (*declared, *others)]
     assert all(LONG_NOTICE.match(notice) for notice in notices)
     assert {notice[0] for notice in notices} == NOTICE_STARTS
 

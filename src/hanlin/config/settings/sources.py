@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,6 +86,11 @@ class Source(Settings):
         "roles of turns in the files that have names of their own, such as `患者: user, 医生: assistant`",
         unless_default=True,
     )
+    min_rating: dict[str, float] = setting(
+        {},
+        "drop rows rated lower, by the field of the rating, such as `rating: 3` or `labels.quality: 0.5`",
+        unless_default=True,
+    )
     limit: int | None = setting(None, "read only the first rows of the source, up to this many", ge=1)
 
     @model_validator(mode="before")
@@ -96,6 +102,14 @@ class Source(Settings):
     @classmethod
     def _numbers_are_names(cls, value: Any) -> Any:
         return {str(name): role for name, role in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("min_rating", mode="after")
+    @classmethod
+    def _are_numbers(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, least in value.items():
+            if not math.isfinite(least):
+                raise ValueError(tr("`min_rating` of {name} is no number", name=name))
+        return value
 
 
 def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:

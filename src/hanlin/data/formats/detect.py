@@ -5,7 +5,7 @@ The formats themselves are in `documents`, `chats`, `preferences` and `unpaired_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,9 +19,11 @@ from hanlin.data.formats.content.cells import decode_cells
 from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
+from hanlin.data.formats.documents import ParsedText
 from hanlin.data.formats.look_alike import describe_look_alike
 from hanlin.data.formats.trees.judged import unfold_judged
 from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
+from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
@@ -100,6 +102,9 @@ def detect_format(
     layout = detect_layout(file)
     with InputFile(file.path) as input_file:
         first = list(islice(read_rows(file, layout, input_file), SAMPLE_ROWS))
+    if file.settings.min_rating:
+        values = [row.value for row in first if not isinstance(row.value, Drop)]
+        check_ratings(values, file.settings.min_rating, file.path)
     is_joined = bool(first) and is_message_row(adapt_row(first[0], file.settings).value)
     chosen = _choose_format(file, layout, list(adapt_rows(iter(first), file.settings)), formats, other_formats)
     return DetectedFormat(layout, chosen, find_others(file, formats), is_joined)
@@ -112,10 +117,14 @@ def find_others(file: SourceFile, formats: Sequence[Format[Item]]) -> Sequence[F
 
 def read_records(file: SourceFile, input_file: InputFile, detected: DetectedFormat[Item]) -> Iterator[ParsedRow[Item]]:
     """Read the records of a file, or of the byte range it is opened for; numbers and lines count from its start."""
-    return _parse_rows(detected, adapt_rows(read_rows(file, detected.layout, input_file), file.settings))
+    rows = adapt_rows(read_rows(file, detected.layout, input_file), file.settings)
+    return _parse_rows(detected, rows, file.settings.min_rating)
 
 
-def _parse_rows(detected: DetectedFormat[Item], rows: Iterator[Row]) -> Iterator[ParsedRow[Item]]:
+def _parse_rows(
+    detected: DetectedFormat[Item], rows: Iterator[Row], judged: Collection[str]
+) -> Iterator[ParsedRow[Item]]:
+    """Read rows; those of `judged`, the fields of ratings that were looked at, are none that is not read."""
     record_number = 0
     others = detected.others
     earlier = others[: others.index(detected.format)] if detected.format in others else ()
@@ -125,9 +134,14 @@ def _parse_rows(detected: DetectedFormat[Item], rows: Iterator[Row]) -> Iterator
             record_number += 1
             yield ParsedRow(record_number, row.line, row.value, row.raw)
             continue
+        rated = find_ratings(row.value) if isinstance(row.value, dict) else ()
+        rated = tuple(name for name in rated if name not in judged) if judged else rated
         for item in _read_row(row.value, detected, earlier, known_shapes):
             record_number += 1
-            yield ParsedRow(record_number, row.line, item, row.value, getattr(item, "unread", ()))
+            unread = getattr(item, "unread", ())
+            if rated and not isinstance(item, Drop | ParsedText):
+                unread = tuple(dict.fromkeys((*unread, *rated)))
+            yield ParsedRow(record_number, row.line, item, row.value, unread)
 
 
 _TAGGED_FIELDS = frozenset({"text", "plain_text", "chat", "sample", "conversation", "conversations", "dialogue"})
@@ -231,8 +245,18 @@ def _unpaired_error(path: Path) -> UserError:
 
 
 def adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
-    """Adapt the rows of a file, and join those that hold one message each to conversations."""
+    """Adapt the rows of a file, and join those that hold one message each to conversations.
+
+    A row that is rated too low becomes a Drop.
+    """
+    if settings.min_rating:
+        rows = (_judge_row(row, settings) for row in rows)
     return join_message_rows(adapt_row(row, settings) for row in rows)
+
+
+def _judge_row(row: Row, settings: Source) -> Row:
+    drop = None if isinstance(row.value, Drop) else judge_ratings(row.value, settings.min_rating)
+    return row if drop is None else Row(row.line, drop, row.value)
 
 
 def adapt_row(row: Row, settings: Source) -> Row:

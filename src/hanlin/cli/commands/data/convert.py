@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,13 @@ Roles = Annotated[
         help=tr("role in the file=user, assistant, system or tool, such as 患者=user; may repeat"),
     ),
 ]
+Ratings = Annotated[
+    list[str],
+    typer.Option(
+        "--min-rating",
+        help=tr("field=lowest rating that is kept, such as rating=3; may repeat"),
+    ),
+]
 Limit = Annotated[int, typer.Option(min=1, help=tr("rows to read of each file"))]
 NO_LIMIT = 2**62
 
@@ -54,9 +62,11 @@ def add_to(app: typer.Typer) -> None:
     )(convert)
 
 
-def _source(format_: str, encoding: str, fields: list[str], roles: list[str], limit: int) -> dict[str, Any]:
+def _source(
+    format_: str, encoding: str, fields: list[str], roles: list[str], ratings: list[str], limit: int
+) -> dict[str, Any]:
     """The settings of a source, as a recipe would hold them, from the options of a command."""
-    settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}, "roles": {}}
+    settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}, "roles": {}, "min_rating": {}}
     for text in fields:
         field, equals, column = text.partition("=")
         if not (equals and field and column):
@@ -69,6 +79,15 @@ def _source(format_: str, encoding: str, fields: list[str], roles: list[str], li
             hint = tr("write --role 患者=user")
             raise UserError(tr("'{text}' is not a name and one of our roles", text=text), "--role", hint)
         settings["roles"][name] = role
+    for text in ratings:
+        name, _, least = text.rpartition("=")
+        try:
+            settings["min_rating"][name] = float(least)
+        except ValueError:
+            name = ""
+        if not name:
+            hint = tr("write --min-rating rating=3")
+            raise UserError(tr("'{text}' is not a field and a number", text=text), "--min-rating", hint)
     return settings | ({"limit": limit} if limit < NO_LIMIT else {})
 
 
@@ -78,6 +97,7 @@ def inspect(
     encoding: Encoding = "auto",
     field: Fields = [],
     role: Roles = [],
+    min_rating: Ratings = [],
     limit: Limit = NO_LIMIT,
     template: Annotated[
         str, typer.Option(help=tr("packaged chat template or Jinja file: say which records it has no form for"))
@@ -92,7 +112,7 @@ def inspect(
     failed = False
     rows = []
     chat_template = _load_template(template, model)
-    for row in inspect_files(paths, _source(format_, encoding, field, role, limit), chat_template):
+    for row in inspect_files(paths, _source(format_, encoding, field, role, min_rating, limit), chat_template):
         failed = failed or ("error" in row and not row.get("skipped"))
         if as_json:
             rows.append(row)
@@ -121,7 +141,7 @@ def _load_template(name: str, model: Path | None) -> ChatTemplate | None:
 
 def _print_file(row: dict[str, Any]) -> None:
     from hanlin.chat.rendering.refusal import REFUSAL_REASONS
-    from hanlin.data.ledger import describe_reason, describe_unread_fields
+    from hanlin.data.ledger import describe_reason
     from hanlin.data.report.excerpts import shorten_row
 
     echo(row["path"], bold=True)
@@ -141,7 +161,7 @@ def _print_file(row: dict[str, Any]) -> None:
         why = describe_reason(reason)
         echo(tr("    dropped {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
     if row["unread_fields"]:
-        echo("    " + describe_unread_fields(row["unread_fields"]))
+        _print_unread_fields(row["unread_fields"])
     for reason, refused in row.get("refused", {}).items():
         why = tr(REFUSAL_REASONS[reason])
         echo(tr("    refused {count:,}  {reason}: {why}", count=refused["count"], reason=reason, why=why))
@@ -152,6 +172,15 @@ def _print_file(row: dict[str, Any]) -> None:
         echo(f"  · {shorten_row(sample)}")
 
 
+def _print_unread_fields(counts: Mapping[str, int]) -> None:
+    from hanlin.data.formats.trees.ratings import describe_ratings
+    from hanlin.data.ledger import describe_unread_fields
+
+    echo("    " + describe_unread_fields(counts))
+    if (ratings := describe_ratings(counts)) is not None:
+        echo("    " + ratings)
+
+
 def convert(
     paths: Paths,
     to: Annotated[str, typer.Option(help="messages, sharegpt, alpaca, firefly, dpo")],
@@ -160,14 +189,15 @@ def convert(
     encoding: Encoding = "auto",
     field: Fields = [],
     role: Roles = [],
+    min_rating: Ratings = [],
     limit: Limit = NO_LIMIT,
     as_json: AsJson = False,
 ) -> None:
     from hanlin.data.formats.convert import convert as convert_files
     from hanlin.data.formats.writers import describe_lost_part
-    from hanlin.data.ledger import describe_reason, describe_unread_fields
+    from hanlin.data.ledger import describe_reason
 
-    all_stats = convert_files(paths, to, out, _source(format_, encoding, field, role, limit))
+    all_stats = convert_files(paths, to, out, _source(format_, encoding, field, role, min_rating, limit))
     if as_json:
         print_json([stats.to_json() for stats in all_stats])
         return
@@ -182,5 +212,5 @@ def convert(
             what = describe_lost_part(part)
             echo(tr("    written without {count:,}  {part}: {what}", count=count, part=part, what=what))
         if stats.unread_fields:
-            echo("    " + describe_unread_fields(stats.unread_fields))
+            _print_unread_fields(stats.unread_fields)
     echo_data(str(out))

@@ -1,0 +1,94 @@
+"""A rating beside an answer is named, never obeyed unasked; `min_rating` drops the rows that are rated lower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from hanlin.cli.main import app
+from hanlin.config.settings.data import Conversations, Corpus
+from hanlin.core.errors import UserError
+from hanlin.data.formats.trees.ratings import find_ratings, judge_ratings
+from hanlin.data.report.inspect import inspect
+from stage_runs import Made
+
+Put = Callable[[str, Any], Path]
+
+
+def chat(number: int, **fields: Any) -> dict[str, Any]:
+    return {"instruction": f"第{number}座桥在哪里？", "output": f"第{number}座桥在江边。", **fields}
+
+
+RATED = [chat(1, rating=1), chat(2, rating="5"), chat(3), chat(4, rating=3)]
+OPEN_ASSISTANT = {"labels": {"name": ["spam", "quality"], "value": [0.0, 0.2]}}
+
+
+def test_a_rating_that_nothing_was_asked_about_is_an_unread_field_and_goes_to_meta(
+    put: Put, run: Callable[..., Made]
+) -> None:
+    made = run(Conversations, put("a.jsonl", RATED), validation_fraction=0)
+    assert made.ledger["unread_fields"] == {"rating": 3} and made.ledger["rows_kept"] == 4
+    assert [row.get("meta", {}).get("rating") for row in made.kept] == [1, "5", None, 3]
+
+
+def test_min_rating_drops_rows_rated_lower_and_keeps_those_without_a_rating(put: Put, run: Callable[..., Made]) -> None:
+    made = run(Conversations, put("a.jsonl", RATED), source={"min_rating": {"rating": 3}}, validation_fraction=0)
+    assert [row["source"] for row in made.kept] == ["a.jsonl:2", "a.jsonl:3", "a.jsonl:4"]
+    assert made.ledger["dropped"] == {"low_rating": 1} and made.ledger["unread_fields"] == {}
+    (dropped,) = made.dropped
+    assert (dropped["reason"], dropped["row"]) == ("low_rating", RATED[0])
+
+
+def test_a_rating_in_an_object_is_named_by_its_path() -> None:
+    assert find_ratings(OPEN_ASSISTANT) == ("labels.quality",)
+    assert judge_ratings(OPEN_ASSISTANT, {"labels.quality": 0.5}) is not None
+    assert judge_ratings({"labels": {"quality": {"value": 0.7, "count": 3}}}, {"labels.quality": 0.5}) is None
+
+
+def test_ratings_of_pairs_and_of_several_kinds_are_named(put: Put) -> None:
+    pair = {"prompt": "桥在哪里？", "chosen": "在江边。", "rejected": "不知道。", "score": -3}
+    helpsteer = {"prompt": "桥在哪里？", "response": "在江边。", "helpfulness": 0, "correctness": 1, "verbosity": 2}
+    (first,), (second,) = (list(inspect([str(put(f"{n}.jsonl", [row]))])) for n, row in enumerate((pair, helpsteer)))
+    assert first["unread_fields"] == {"score": 1}
+    assert second["unread_fields"] == {"correctness": 1, "helpfulness": 1}
+
+
+def test_words_and_truth_values_are_no_ratings_and_documents_keep_theirs_in_meta(
+    put: Put, run: Callable[..., Made]
+) -> None:
+    assert find_ratings({"quality": "好", "rating": True, "score": None, "votes": "nan"}) == ()
+    made = run(
+        Corpus,
+        put("a.jsonl", [{"text": "江南的春天来得很早，河边的柳树发了芽。", "score": 0.1}]),
+        validation_fraction=0,
+    )
+    assert made.ledger["unread_fields"] == {} and made.kept[0]["meta"] == {"score": 0.1}
+
+
+def test_a_rating_that_is_no_number_drops_the_row_with_its_own_reason() -> None:
+    drop = judge_ratings(chat(1, quality="low"), {"quality": 3})
+    assert drop is not None and (drop.reason, drop.detail) == ("broken_rating", "quality: low")
+    assert judge_ratings(chat(1, quality=""), {"quality": 3}) is None
+
+
+def test_a_field_that_no_row_has_is_refused_with_the_nearest_one(put: Put, run: Callable[..., Made]) -> None:
+    with pytest.raises(UserError, match="no row has the field 'ratng'") as error:
+        run(Conversations, put("a.jsonl", RATED), source={"min_rating": {"ratng": 3}})
+    assert error.value.hint is not None and "rating" in error.value.hint
+
+
+def test_inspect_and_convert_name_ratings_and_the_way_to_use_them(put: Put, tmp_path: Path) -> None:
+    path, runner = str(put("a.jsonl", RATED)), CliRunner()
+    shown = runner.invoke(app, ["data", "inspect", path]).output
+    assert "unread fields: rating 3" in shown and "--min-rating rating=3" in shown
+    out = tmp_path / "out.jsonl"
+    done = runner.invoke(
+        app, ["data", "convert", path, "--to", "messages", "--out", str(out), "--min-rating", "rating=3"]
+    )
+    assert "low_rating" in done.output and len(out.read_text(encoding="utf-8").splitlines()) == 3
+    refused = runner.invoke(app, ["data", "inspect", path, "--min-rating", "rating"]).exception
+    assert isinstance(refused, UserError) and refused.hint == "write --min-rating rating=3"
