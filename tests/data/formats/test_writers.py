@@ -246,3 +246,14 @@ def test_real_data_loses_no_unnamed_part(shared_data: Path, tmp_path: Path) -> N
         if to in ("messages", "sharegpt"):
             back = items(tmp_path / f"{to}.jsonl")
             assert back == [item for path in paths for item in items(Path(path)) if not isinstance(item, Drop)]
+
+
+@pytest.mark.parametrize("names", [("score_chosen", "score_rejected"), ("chosen_rating", "rejected_rating")])
+def test_a_pair_is_written_with_its_scores_under_their_own_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    row = {"prompt": "桥在哪里？", "chosen": "在江边。", "rejected": "不知道。", names[0]: 5.0, names[1]: 2.0}
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (stats,) = convert([str(source)], "dpo", out)
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert (stats.kept, dict(stats.dropped)) == (1, {})
+    assert (written[names[0]], written[names[1]]) == (5.0, 2.0)

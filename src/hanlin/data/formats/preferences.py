@@ -53,7 +53,7 @@ class ParsedPreference:
     unread: tuple[str, ...] = field(default=(), compare=False)
 
 
-_SCORE_FIELDS = (
+SCORE_FIELDS = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
     ("chosen-rating", "rejected-rating"),
@@ -366,7 +366,7 @@ def _own_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    for chosen_field, rejected_field in _SCORE_FIELDS:
+    for chosen_field, rejected_field in SCORE_FIELDS:
         if isinstance(row.get(chosen_field), int | float) and isinstance(row.get(rejected_field), int | float):
             return float(row[chosen_field]), float(row[rejected_field])
     return None

@@ -15,7 +15,7 @@ from typing import Any
 from hanlin.core.i18n import mark, tr
 from hanlin.core.records import Message
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.preferences import ParsedPreference, read_pairs
+from hanlin.data.formats.preferences import SCORE_FIELDS, ParsedPreference, read_pairs
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.ledger import Drop
 
@@ -244,7 +244,8 @@ def write_dpo(pair: ParsedPreference) -> WrittenRow | Drop:
         "rejected": [_message_row(pair.rejected)],
     }
     if pair.scores is not None:
-        row["score_chosen"], row["score_rejected"] = pair.scores
+        names = next((names for names in SCORE_FIELDS if all(name in pair.meta for name in names)), SCORE_FIELDS[0])
+        row |= zip(names, pair.scores, strict=True)  # under the names that they have in `meta`, not a second time
     if pair.tools:
         row["tools"] = [dict(tool) for tool in pair.tools]
     return WrittenRow(_add_meta(row, pair.meta))
