@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.core.progress import Progress
 from hanlin.models.embedding_rows import resize_embeddings
 from hanlin.models.load import load_model
+from hanlin.models.new_rows import tune
 from hanlin.models.new_rows.tune import HeadTargets, TrainedRows, cut_stream, train_head, tune_rows
 
 OLD_IDS = [[20, 21], [22, 23, 24], [25, 26]]
@@ -59,7 +61,8 @@ def test_the_head_learns_which_states_a_token_follows() -> None:
     targets = HeadTargets.of(states, ids, old)
     start = torch.zeros(3, 8)
     moment = states.T @ states / len(states)
-    rows = train_head(TrainedRows(old, start, OLD_IDS, moment), targets, 30, seed=1, progress=QUIET)
+    counts = torch.bincount(ids, minlength=33)[30:]
+    rows = train_head(TrainedRows(old, start, OLD_IDS, counts, moment), targets, 30, seed=1, progress=QUIET)
     assert targets.loss_sum(rows, 30) < targets.loss_sum(start, 30)
     assert rows[0, 0] > rows[2, 0]
 
@@ -78,7 +81,7 @@ def test_tuning_lowers_the_loss_and_changes_new_rows_alone(kind: str, tiny_model
     begun = loss()
     moment = torch.eye(model.config.hidden_size)
     figures = tune_rows(model, first, OLD_IDS, [text] * 80, moment, seed=1, progress=QUIET)
-    assert loss() < begun and figures["loss"] < begun
+    assert loss() < begun and figures["loss"] < figures["loss_before"]
     for name, weight in model.state_dict().items():
         old, new = (before[name][:first], weight[:first]) if len(weight) == first + 3 else (before[name], weight)
         assert torch.equal(old, new), name
@@ -90,3 +93,36 @@ def test_without_texts_rows_stay_as_they_are(tied_model: Path) -> None:
     before = model.lm_head.weight.clone()
     assert tune_rows(model, first, OLD_IDS, [], torch.eye(model.config.hidden_size), seed=1, progress=QUIET) == {}
     assert torch.equal(model.lm_head.weight, before)
+
+
+@pytest.mark.parametrize("kind", ["untied", "tied"])
+def test_rows_that_predict_worse_after_training_are_left_where_they_begin(
+    kind: str, tiny_model: Path, tied_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, first = grown(tied_model if kind == "tied" else tiny_model)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    def spoil(modules: Sequence[TrainedRows], *_: object) -> None:
+        for rows in modules:
+            rows.own.data.normal_(0, 50, generator=torch.Generator().manual_seed(1))
+
+    monkeypatch.setattr(tune, "_optimize", spoil)
+    text = [BEGIN, *[30, first, 31, first + 1] * 12]
+    moment = torch.eye(model.config.hidden_size)
+    figures = tune_rows(model, first, OLD_IDS, [text] * 16, moment, seed=1, progress=QUIET)
+    assert figures["loss"] == figures["loss_before"]
+    for name, weight in model.state_dict().items():
+        assert torch.equal(before[name], weight), name
+
+
+def test_tokens_that_do_not_occur_move_only_as_all_do() -> None:
+    torch.manual_seed(1)
+    rows = TrainedRows(torch.randn(30, 8), torch.zeros(3, 8), OLD_IDS, torch.tensor([4, 0, 400]), None)
+    with torch.no_grad():
+        rows.own.fill_(1.0)
+        change = rows()
+        assert (change[1] == 0).all() and (change[2] > change[0]).all()
+        rows.bias.fill_(0.5)
+        torch.testing.assert_close(rows() - change, torch.full((3, 8), 0.5))
+        rows.scale(0.0)
+        assert (rows() == 0).all()

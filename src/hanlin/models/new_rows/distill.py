@@ -9,7 +9,7 @@ of the blocks are kept, and the last ones:
 The output head's rows begin without training. A text goes on with token 903 if it goes on with 3, its first old id, and
 that one with the others; so the logit of 903 is that of 3, minus how much rarer 903 is in the texts than 3. A row has
 no bias: it is made of the direction in which all last hidden states have the coordinate 1. Then they are trained on
-the last hidden states that were kept, once through (`tune.train_head`).
+the last hidden states that were kept, three times through (`tune.train_head`).
 
 The embeddings' rows are trained, and nothing else, so that the blocks come to the same hidden states when they read
 the new ids. They begin as the mean of the pieces and the last piece; to that comes a linear function of the pieces that
@@ -96,7 +96,7 @@ def distill_rows(
 
     Returns:
         `hidden_state_error`: mean squared error of the hidden states in the last epoch, in shares of their variance;
-        `loss`: see `tune.tune_rows`.
+        `loss_before`, `loss`: see `tune.tune_rows`.
     """
     fit = _Fit(model, first_id, old_ids, begin_id)
     observed: list[_Observed] = []
@@ -175,7 +175,9 @@ class _Fit:
         """Train the output head's rows on the hidden states that the old ids gave."""
         ids = torch.tensor([token_id for row in observed for token_id in row.ids], device=self._device)
         targets = HeadTargets.of(torch.cat([row.last for row in observed]), ids, self._old_head)
-        rows = TrainedRows(self._old_head, head_rows, self._old_ids, self.moment)
+        stop = self._first_id + len(self._old_ids)
+        counts = torch.bincount(ids, minlength=stop)[self._first_id :]
+        rows = TrainedRows(self._old_head, head_rows, self._old_ids, counts, self.moment)
         return train_head(rows, targets, self._first_id, seed, progress)
 
     def train(

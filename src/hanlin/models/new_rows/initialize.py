@@ -20,7 +20,7 @@ from hanlin.models.new_rows.combinations import (
 from hanlin.models.new_rows.distill import distill_rows
 from hanlin.models.new_rows.sample import cut_rows, select_rows
 from hanlin.models.new_rows.token_space import learn_token_space, spell_out
-from hanlin.models.new_rows.tune import STEP_ROWS, STEPS, cut_stream
+from hanlin.models.new_rows.tune import STEP_ROWS, STEPS, VALIDATION_ROWS, cut_stream
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 Init = Literal["weighted", "omp", "average_of_similar", "distilled"]
@@ -64,7 +64,7 @@ def init_new_rows(
         ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
         counts = torch.from_numpy(np.bincount(ids, minlength=first_id + len(old_ids)))
         begin_id = next((one for one in (tokenizer.bos_id, tokenizer.eos_id) if one is not None), 0)
-        stream = cut_stream(encoded, begin_id, STEPS * STEP_ROWS)
+        stream = cut_stream(encoded, begin_id, STEPS * STEP_ROWS + VALIDATION_ROWS)
         return distill_rows(model, first_id, old_ids, rows, stream, counts, begin_id, seed=seed, progress=progress)
     combination = _combine(init, encoded, first_id, old_ids)
     embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight
