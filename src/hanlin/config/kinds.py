@@ -183,7 +183,7 @@ _TABLE = (
               "package a model for Ollama, LM Studio, vLLM and others",
               heavy=True, lineage=True, shows=("target", "files", "bytes", "parity.mismatches")),
     StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.stage:run",
-              "ask tasks or questions and score the answers", version=2, heavy=True, lineage=True,
+              "ask tasks or questions and score the answers", version=3, heavy=True, lineage=True,
               shows=("questions", "scores", "submission", "exact_match", "chinese_answer_share", "stop_rate",
                      "greedy_agreement")),
     StageKind("perplexity", "evaluate:Perplexity", "evaluation", "hanlin.evaluate.perplexity:run",
