@@ -29,7 +29,7 @@ from hanlin.core.hardware.devices import multiplies_faster_in_bfloat16
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 
-STEPS = 60
+STEPS = 20
 STEP_ROWS, ROW_TOKENS = 4, 256
 VALIDATION_ROWS = 16
 """Rows that are not trained on, and decide how far the trained ones are taken: 4,096 tokens tell 0.01 nats apart."""
