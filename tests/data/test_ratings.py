@@ -90,5 +90,6 @@ def test_inspect_and_convert_name_ratings_and_the_way_to_use_them(put: Put, tmp_
         app, ["data", "convert", path, "--to", "messages", "--out", str(out), "--min-rating", "rating=3"]
     )
     assert "low_rating" in done.output and len(out.read_text(encoding="utf-8").splitlines()) == 3
-    refused = runner.invoke(app, ["data", "inspect", path, "--min-rating", "rating"]).exception
-    assert isinstance(refused, UserError) and refused.hint == "write --min-rating rating=3"
+    for option in ("rating", "rating=", "=3", "rating=nan", "rating=1e999"):
+        refused = runner.invoke(app, ["data", "inspect", path, "--min-rating", option]).exception
+        assert isinstance(refused, UserError) and refused.hint == "write --min-rating rating=3"

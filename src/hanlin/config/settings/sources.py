@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,14 +101,6 @@ class Source(Settings):
     @classmethod
     def _numbers_are_names(cls, value: Any) -> Any:
         return {str(name): role for name, role in value.items()} if isinstance(value, Mapping) else value
-
-    @field_validator("min_rating", mode="after")
-    @classmethod
-    def _are_numbers(cls, value: dict[str, float]) -> dict[str, float]:
-        for name, least in value.items():
-            if not math.isfinite(least):
-                raise ValueError(tr("`min_rating` of {name} is no number", name=name))
-        return value
 
 
 def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:

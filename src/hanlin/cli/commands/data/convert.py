@@ -66,6 +66,8 @@ def _source(
     format_: str, encoding: str, fields: list[str], roles: list[str], ratings: list[str], limit: int
 ) -> dict[str, Any]:
     """The settings of a source, as a recipe would hold them, from the options of a command."""
+    from hanlin.data.formats.trees.ratings import to_number
+
     settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}, "roles": {}, "min_rating": {}}
     for text in fields:
         field, equals, column = text.partition("=")
@@ -81,11 +83,10 @@ def _source(
         settings["roles"][name] = role
     for text in ratings:
         name, _, least = text.rpartition("=")
-        try:
-            settings["min_rating"][name] = float(least)
-        except ValueError:
-            name = ""
-        if not name:
+        number = to_number(least)
+        if name and number is not None:
+            settings["min_rating"][name] = number
+        else:
             hint = tr("write --min-rating rating=3")
             raise UserError(tr("'{text}' is not a field and a number", text=text), "--min-rating", hint)
     return settings | ({"limit": limit} if limit < NO_LIMIT else {})

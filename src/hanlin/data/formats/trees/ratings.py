@@ -34,7 +34,7 @@ def find_ratings(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Find the fields of a row that hold a rating, `labels.quality` for one in an object."""
     if RATING_FIELDS.isdisjoint(row) and _GROUPS.isdisjoint(row):
         return ()
-    found = [name for name in row if name in RATING_FIELDS and _to_number(row[name]) is not None]
+    found = [name for name in row if name in RATING_FIELDS and to_number(row[name]) is not None]
     for group in _GROUPS.intersection(row):
         found += [f"{group}.{name}" for name in _read_group(row[group]) if name in RATING_FIELDS]
     return tuple(sorted(found))
@@ -57,7 +57,7 @@ def judge_ratings(row: Any, min_rating: Mapping[str, float]) -> Drop | None:
         value = _get_rating(row, name)
         if value in (None, ""):
             continue
-        number = _to_number(value)
+        number = to_number(value)
         if number is None:
             return Drop("broken_rating", f"{name}: {str(value)[:40]}")
         if number < least:
@@ -114,7 +114,7 @@ def _unwrap(value: Any) -> Any:
     return value["value"] if isinstance(value, dict) and "value" in value else value
 
 
-def _to_number(value: Any) -> float | None:
+def to_number(value: Any) -> float | None:
     """The number that a value is, or is written as in a table; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
