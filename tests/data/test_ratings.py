@@ -49,6 +49,12 @@ def test_a_rating_in_an_object_is_named_by_its_path() -> None:
     assert judge_ratings({"labels": {"quality": {"value": 0.7, "count": 3}}}, {"labels.quality": 0.5}) is None
 
 
+def test_a_rating_in_the_meta_of_a_row_and_one_in_percent_are_ratings() -> None:
+    assert find_ratings({"meta": {"score": 1}, "score": "95%"}) == ("meta.score", "score")
+    assert judge_ratings({"score": "95%"}, {"score": 90}) is None
+    assert judge_ratings({"meta": {"score": 1}}, {"meta.score": 3}) is not None
+
+
 def test_ratings_of_pairs_and_of_several_kinds_are_named(put: Put) -> None:
     pair = {"prompt": "桥在哪里？", "chosen": "在江边。", "rejected": "不知道。", "score": -3}
     helpsteer = {"prompt": "桥在哪里？", "response": "在江边。", "helpfulness": 0, "correctness": 1, "verbosity": 2}

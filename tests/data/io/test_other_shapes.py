@@ -199,6 +199,13 @@ def test_large_objects_are_told_by_their_beginning(put: Put, count: int, indent:
         assert found == rows
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_the_instances_of_lmflow_are_rows(put: Put, indent: int | None) -> None:
+    value = {"type": "text2text", "instances": [{"input": "一", "output": "二"}] * 400}
+    container, rows = read(put("a.json", json.dumps(value, ensure_ascii=False, indent=indent)))
+    assert container == "json_wrapped" and rows == value["instances"]
+
+
 def test_a_row_that_the_viewer_cut_is_a_drop(put: Put) -> None:
     rows = [{"row": ROWS[0], "truncated_cells": []}, {"row": ROWS[1], "truncated_cells": ["answer"]}]
     _, (first, second) = read(put("a.json", json.dumps({"rows": rows})))

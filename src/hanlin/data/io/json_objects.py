@@ -113,7 +113,7 @@ def detect_object(start: str) -> tuple[str, str] | None:
         return _detect_cut_object(start, decoder)
     if start[end:].strip() or not isinstance(value, dict):
         return None
-    field = next((name for name, content in value.items() if _holds_rows(name, content)), None)
+    field = next((name for name, content in value.items() if _holds_rows(name, content, value)), None)
     if field is not None:
         return "json_wrapped", field
     return None if to_rows(value) is None else ("json_columns", "")
@@ -134,7 +134,7 @@ def _detect_cut_object(start: str, decoder: json.JSONDecoder) -> tuple[str, str]
             value, pos = decoder.raw_decode(start, begin)
         except (ValueError, RecursionError):
             break
-        if _holds_rows(name, value):
+        if _holds_rows(name, value, seen):
             return "json_wrapped", name
         seen[name] = value
         pos = _skip_blanks(start, pos)
@@ -146,7 +146,7 @@ def _detect_cut_object(start: str, decoder: json.JSONDecoder) -> tuple[str, str]
     if begin < 0 or start[begin : begin + 1] != "[":
         return None
     first = _first_values(start, begin + 1, decoder)
-    if _holds_rows(name, first):
+    if _holds_rows(name, first, seen):
         return "json_wrapped", name
     is_column = name.lower() in _COLUMNS and len(first) >= _MANY_VALUES and all(isinstance(item, str) for item in first)
     return ("json_columns", "") if is_column else None
@@ -174,9 +174,16 @@ def _skip_blanks(text: str, pos: int) -> int:
     return pos
 
 
-def _holds_rows(name: str, value: Any) -> bool:
-    """Whether a field holds rows: a list of objects that are no turns, under a name that says so."""
-    if name.lower() not in _ROWS_FIELDS or not isinstance(value, list) or not value:
+def _holds_rows(name: str, value: Any, others: Mapping[str, Any]) -> bool:
+    """Whether a field holds rows: a list of objects that are no turns, under a name that says so.
+
+    Args:
+        name: The field.
+        value: What is in it.
+        others: The fields beside it: LMFlow has `type` beside `instances`, a row of Self-Instruct its instruction.
+    """
+    is_known = name.lower() in _ROWS_FIELDS or (name == "instances" and others.keys() - {name} == {"type"})
+    if not is_known or not isinstance(value, list) or not value:
         return False
     first = value[0]
     return isinstance(first, dict) and bool(first) and not any(key in first for key in _TURN_KEYS)

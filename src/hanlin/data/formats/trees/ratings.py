@@ -26,7 +26,7 @@ RATING_FIELDS = frozenset((
     *("average_score", "avg_score", "mean_score", "final_score", "answer_score", "response_quality", "grade"),
     *("votes", "upvotes", "pm_score", "评分", "得分", "分数", "打分", "质量", "星级", "质量分"),
 ))  # fmt: skip
-_GROUPS = frozenset(("labels", "ratings", "scores", "annotations", "quality"))
+_GROUPS = frozenset(("labels", "ratings", "scores", "annotations", "quality", "meta", "metadata"))
 """Fields that may hold several ratings as an object."""
 
 
@@ -115,11 +115,11 @@ def _unwrap(value: Any) -> Any:
 
 
 def to_number(value: Any) -> float | None:
-    """The number that a value is, or is written as in a table; None for anything else."""
+    """The number that a value is, or is written as in a table (4, 4.5, 95%); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        number = float(value)
+        number = float(value.rstrip("%％ ") if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
