@@ -11,8 +11,9 @@ that are measured (4000). HANLIN_UNTIE=1 gives the model an output head of its o
 
 HANLIN_STEPS are steps after which it is measured again (none; `50,200`), HANLIN_TRAINED what is trained (`rows,all`:
 the new rows alone, all weights), HANLIN_STEP_TOKENS the tokens of a step (1024). The ungrown model is trained in all
-weights beside them, unless HANLIN_SKIP_UNGROWN is set. A row is printed as soon as it is measured; `seconds` are those
-that `init` took, `train_seconds` those of training up to there.
+weights beside them, unless HANLIN_SKIP_UNGROWN is set. HANLIN_ROWS_RATE and HANLIN_ALL_RATE are their learning rates
+(1e-4). A row is printed as soon as it is measured; `seconds` are those that `init` took, `train_seconds` those of
+training up to there.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ TRAINED = os.environ.get("HANLIN_TRAINED", "rows,all").split(",")
 STEP_TOKENS = int(os.environ.get("HANLIN_STEP_TOKENS", "1024"))
 CHARACTERS = int(os.environ.get("HANLIN_CHARACTERS", "4000"))
 SNIPPET, ROW, TRAIN_CHARACTERS = 100, 256, 3_000_000
-ROWS_RATE = float(os.environ.get("HANLIN_ROWS_RATE", "1e-3"))
+ROWS_RATE = float(os.environ.get("HANLIN_ROWS_RATE", "1e-4"))
 ALL_RATE = float(os.environ.get("HANLIN_ALL_RATE", "1e-4"))
 SEED = 42
 
