@@ -8,8 +8,8 @@ GGUF is SmolLM2-135M-Instruct (`make real` downloads it), FOLDER holds the texts
 differs from the first, the center, in one thing. A cell trains for `--seconds` of processor time (all threads of the
 process; loading, measuring and the birth of new entries are not counted) and is measured at half and at the end.
 Each measurement is appended to WORK/rows.jsonl; a cell that is there is not run again, so that a run which was stopped
-goes on. HANLIN_TRL names a Python that has TRL; without it TRL is left out. The last lines printed are the table as
-Markdown and as one JSON object.
+goes on. HANLIN_TRL and HANLIN_LLAMAFACTORY name a Python that has TRL or LLaMA-Factory; without it the peer is left
+out. The last lines printed are the table as Markdown and as one JSON object.
 
 Held-out texts are cut into snippets of 256 characters (English: 1,024), each read on its own, so that all vocabularies
 have the same text before a character. Intervals come from drawing snippets anew, the same ones for both cells.
@@ -35,7 +35,12 @@ from worth_table import SEED, Row, fill_page, summarize, write_births, write_tab
 
 ROW, STEP_TOKENS = 512, 1024
 WARMUP_STEPS, MAX_STEPS = 5, 100_000
-ROWS_RATE, ROWS_SHARE = 1e-3, 0.25
+PEERS = {
+    "trl": ("HANLIN_TRL", "with_trl_text.py"),
+    "llamafactory": ("HANLIN_LLAMAFACTORY", "with_llamafactory_text.py"),
+}
+"""By method: the variable that names the Python which has the peer, and its script in bench/peers."""
+ROWS_RATE, ROWS_SHARE = 1e-4, 0.25
 """Of `two stages`: the learning rate of the new rows alone, and their share of the time."""
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -50,8 +55,8 @@ def run_cell(workshop: Workshop, cell: Cell, seconds: float, note: Callable[[Row
     before: Row = {"processor_seconds": 0.0, "steps": 0, "tokens": 0}
     marks = [seconds / 2, seconds]
     out = workshop.work / "trained"
-    if cell.method == "trl":
-        for row in train_by_trl(cell, model, data, workshop.work, snippets, marks):
+    if cell.method in PEERS:
+        for row in train_by_peer(cell, model, data, workshop.work, snippets, marks):
             note({**head, **row})
         return
     if cell.method == "two stages":
@@ -177,10 +182,10 @@ def train(
     return run.budget.last
 
 
-def train_by_trl(
+def train_by_peer(
     cell: Cell, model: Path, data: Path, work: Path, snippets: Mapping[str, Sequence[str]], marks: Sequence[float]
 ) -> Iterator[Row]:
-    """The same by TRL, in the Python that HANLIN_TRL names: the same token ids, in rows of the same length."""
+    """The same by a peer, in the Python that has it: the same token ids, in rows of the same length."""
     from hanlin.chat.examples import render_documents
     from hanlin.core.discover import read_texts
     from hanlin.tokenizer.tokenizer import Tokenizer
@@ -188,23 +193,23 @@ def train_by_trl(
     tokenizer = Tokenizer.load(model)
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = {name: [[*begin, *tokenizer.encode(text)] for text in texts] for name, texts in snippets.items()}
-    (work / "trl_snippets.json").write_text(json.dumps(ids))
+    (work / "peer_snippets.json").write_text(json.dumps(ids))
     documents = render_documents(list(read_texts([data])), tokenizer)
-    (work / "trl_documents.jsonl").write_text("".join(json.dumps(document.ids) + "\n" for document in documents))
+    (work / "peer_documents.jsonl").write_text("".join(json.dumps(document.ids) + "\n" for document in documents))
     options = {
-        "model": str(model), "documents": str(work / "trl_documents.jsonl"), "marks": list(marks),
-        "snippets": str(work / "trl_snippets.json"), "max_seq_length": ROW, "rows_per_step": STEP_TOKENS // ROW,
+        "model": str(model), "documents": str(work / "peer_documents.jsonl"), "marks": list(marks),
+        "snippets": str(work / "peer_snippets.json"), "max_seq_length": ROW, "rows_per_step": STEP_TOKENS // ROW,
         "learning_rate": cell.learning_rate, "warmup_steps": WARMUP_STEPS,
     }  # fmt: skip
-    script = Path(__file__).parent / "peers" / "with_trl_text.py"
-    command = [os.environ["HANLIN_TRL"], str(script), json.dumps(options)]
+    variable, script = PEERS[cell.method]
+    command = [os.environ[variable], str(Path(__file__).parent / "peers" / script), json.dumps(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ""}) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith('{"at"'):
                 yield json.loads(line)
     if process.returncode:
-        raise SystemExit(f"TRL ended with {process.returncode}")
+        raise SystemExit(f"{cell.name} ended with {process.returncode}")
 
 
 def main() -> None:
@@ -253,7 +258,7 @@ def main() -> None:
         for cell in (cell for cell in CELLS if cell.name in names):
             if any(row["cell"] == cell.name and row["at"] == arguments.seconds for row in rows):
                 continue
-            if cell.method == "trl" and not os.environ.get("HANLIN_TRL"):
+            if cell.method in PEERS and not os.environ.get(PEERS[cell.method][0]):
                 continue
             born = any((row["entries"], row["init"], row["at"]) == (cell.entries, cell.init, 0) for row in rows)
             run_cell(workshop, cell, arguments.seconds, note, skip_start=born)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from worth_table import CHINESE, SEED
 
 Init = Literal["mean", "omp", "distilled"]
-Method = Literal["full", "lora", "two stages", "trl"]
+Method = Literal["full", "lora", "two stages", "trl", "llamafactory"]
 
 MIX_TOKENS = 400_000
 SNIPPETS = {"modern": (256, 3000), "classical": (256, 1000), "dialogue": (256, 1000), "english": (1024, 4000)}
@@ -35,11 +35,11 @@ class Cell:
 
     name: str
     entries: int = 8000
-    init: Init = "mean"
+    init: Init = "distilled"
     method: Method = "full"
     english: float = 0.25
     across_documents: bool = False
-    learning_rate: float = 5e-4
+    learning_rate: float = 1.7e-4
 
     @property
     def birth(self) -> str:
@@ -51,6 +51,7 @@ CELLS = (
     Cell("center"),
     Cell("entries 0", entries=0),
     Cell("TRL", entries=0, method="trl"),
+    Cell("LLaMA-Factory", entries=0, method="llamafactory"),
     Cell("entries 1000", entries=1000),
     Cell("two stages", method="two stages"),
     Cell("LoRA r64", method="lora"),
@@ -58,13 +59,13 @@ CELLS = (
     Cell("English 10 %", english=0.1),
     Cell("entries 4000", entries=4000),
     Cell("entries 16000", entries=16000),
-    Cell("learning rate / 3", learning_rate=5e-4 / 3),
-    Cell("learning rate x 3", learning_rate=15e-4),
+    Cell("learning rate / 3", learning_rate=1.7e-4 / 3),
+    Cell("learning rate x 3", learning_rate=5.1e-4),
     Cell("packed across documents", across_documents=True),
     Cell("init omp", init="omp"),
-    Cell("init distilled", init="distilled"),
+    Cell("init mean", init="mean"),
 )
-"""By importance, so that a run that is cut short is still a table. TRL is beside `entries 0`."""
+"""By importance, so that a run that is cut short is still a table. TRL and LLaMA-Factory are beside `entries 0`."""
 
 
 # --- texts and models -------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class Workshop:
         files = {f"text_zh/{name}.jsonl.gz": CHINESE_TEXTS[name] for name in SMALL_TEXTS}
         rules = ["markdown", "default"]
         text = self.corpus("small", files, convert="simplified", dedup_against=[self.held_out()["modern"]], rules=rules)
-        settings = ExtendVocabulary(model="./m", text=("./d",), new_entries=entries)
+        settings = ExtendVocabulary(model="./m", text=("./d",), new_entries=entries, init="mean")
         return self._make(f"small_{entries}", extend_vocab.run, settings, {"model": [base], "text": [text]})
 
     def measure_birth(self, entries: int) -> dict[str, Any]:

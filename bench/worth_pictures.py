@@ -1,4 +1,4 @@
-"""The pictures of `bench/worth.py`: what each cell did to modern Chinese, and Hanlin beside TRL, as SVG."""
+"""The pictures of `bench/worth.py`: what each cell did to modern Chinese, and Hanlin beside its peers, as SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from worth_table import LABELS
 
 WIDTH, LEFT, RIGHT, LINE = 820, 250, 30, 30
-COLORS = {"birth": "#bdbdbd", "half": "#7fb8d8", "end": "#1f77b4", "base": "#d62728", "trl": "#ff7f0e"}
+COLORS = {"birth": "#bdbdbd", "half": "#7fb8d8", "end": "#1f77b4", "base": "#d62728"}
+PEER_COLORS = {"Hanlin": "#1f77b4", "TRL": "#ff7f0e", "LLaMA-Factory": "#2ca02c"}
 
 
 class Drawing:
@@ -79,15 +80,19 @@ def draw_cells(result: Mapping[str, Any], file: Path) -> None:
 
 
 def draw_peers(result: Mapping[str, Any], file: Path) -> None:
-    """Bits per character of modern text over processor seconds: Hanlin and TRL, from the same start."""
+    """Bits per character of modern text over processor seconds: Hanlin and its peers, from the same start."""
     marks = result["peers"]
-    series = {name: [(mark["at"], mark[name]["bits"]["modern"]) for mark in marks] for name in ("hanlin", "trl")}
+    series = {
+        name: [(mark["at"], mark["sides"][name]["bits"]["modern"]) for mark in marks if name in mark["sides"]]
+        for name in PEER_COLORS
+    }
+    series = {name: points for name, points in series.items() if points}
     if result["base"]:
         series = {name: [(0.0, result["base"]["modern"]), *points] for name, points in series.items()}
     low, high = _span([value for points in series.values() for _, value in points])
     end = max(at for points in series.values() for at, _ in points)
     height, top, bottom = 360, 50, 310
-    drawing = Drawing(height, "Hanlin and TRL: bits per character by processor seconds · 每字比特随处理器秒的变化")
+    drawing = Drawing(height, "Bits per character by processor seconds · 每字比特随处理器秒的变化")
 
     def place(at: float, value: float) -> tuple[float, float]:
         return 70 + (WIDTH - 190) * at / end, bottom - (bottom - top) * (value - low) / (high - low)
@@ -98,14 +103,14 @@ def draw_peers(result: Mapping[str, Any], file: Path) -> None:
         drawing.text(62, y + 5, f"{tick:g}", anchor="end")
     for at in sorted({at for points in series.values() for at, _ in points}):
         drawing.text(place(at, low)[0], bottom + 20, f"{at:g} s", anchor="middle")
-    for name, color in (("hanlin", COLORS["end"]), ("trl", COLORS["trl"])):
-        points = [place(*point) for point in series[name]]
+    for name, values in series.items():
+        points, color = [place(*point) for point in values], PEER_COLORS[name]
         for (x1, y1), (x2, y2) in pairwise(points):
             drawing.line(x1, y1, x2, y2, color, width=2)
         for x, y in points:
             drawing.dot(x, y, color)
         x, y = points[-1]
-        drawing.text(x + 12, y + 5, "Hanlin" if name == "hanlin" else "TRL", color=color)
+        drawing.text(x + 12, y + 5, name, color=color)
     drawing.write(file)
 
 

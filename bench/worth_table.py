@@ -13,14 +13,15 @@ Language = Literal["en", "zh"]
 Snippets = Mapping[str, Sequence[str]]
 
 CHINESE = ("modern", "classical", "dialogue")
-CENTER, PEER, BESIDE_PEER = "center", "TRL", "entries 0"
+CENTER, PEERS, BESIDE_PEERS = "center", ("TRL", "LLaMA-Factory"), "entries 0"
 SEED, DRAWS = 42, 2000
 NONE = "–"
 LABELS: dict[str, str] = {
-    "center": "中心", "entries 0": "0 个词条", "TRL": "TRL", "entries 1000": "1000 个词条", "two stages": "两阶段",
+    "center": "中心", "entries 0": "0 个词条", "TRL": "TRL", "LLaMA-Factory": "LLaMA-Factory",
+    "entries 1000": "1000 个词条", "two stages": "两阶段",
     "LoRA r64": "LoRA r64", "English 0 %": "英文 0 %", "English 10 %": "英文 10 %", "entries 4000": "4000 个词条",
     "entries 16000": "16000 个词条", "learning rate / 3": "学习率 / 3", "learning rate x 3": "学习率 × 3",
-    "packed across documents": "跨文档打包", "init omp": "初始化 omp", "init distilled": "初始化 distilled",
+    "packed across documents": "跨文档打包", "init omp": "初始化 omp", "init mean": "初始化 mean",
 }  # fmt: skip
 """Names of the cells in Chinese."""
 HEADS: dict[str, dict[Language, tuple[str, ...]]] = {
@@ -35,17 +36,16 @@ HEADS: dict[str, dict[Language, tuple[str, ...]]] = {
                "英文：比中心少"),
     },
     "peers": {
-        "en": ("processor seconds", "tokens: Hanlin, TRL", "modern: Hanlin, TRL", "Hanlin fewer by",
-               "English: Hanlin, TRL"),
-        "zh": ("处理器秒", "词元：Hanlin、TRL", "现代：Hanlin、TRL", "Hanlin 少", "英文：Hanlin、TRL"),
+        "en": ("processor seconds", "trained by", "tokens", "modern", "Hanlin fewer by", "English"),
+        "zh": ("处理器秒", "训练工具", "词元", "现代", "Hanlin 少", "英文"),
     },
 }  # fmt: skip
 
 PICTURES: dict[str, tuple[str, dict[Language, str]]] = {
     "bits": ("worth_cells.svg", {"en": "Bits per character of modern text at birth, at half and at the end",
                                  "zh": "现代文每字比特：初始、中点与终点"}),
-    "peers": ("worth_peers.svg", {"en": "Bits per character of modern text by processor seconds: Hanlin and TRL",
-                                  "zh": "现代文每字比特随处理器秒的变化：Hanlin 与 TRL"}),
+    "peers": ("worth_peers.svg", {"en": "Bits per character of modern text by processor seconds: Hanlin and its peers",
+                                  "zh": "现代文每字比特随处理器秒的变化：Hanlin 与同类工具"}),
 }  # fmt: skip
 
 
@@ -88,17 +88,18 @@ def summarize(rows: Sequence[Row], names: Sequence[str], snippets: Snippets) -> 
     Returns:
         `seconds`, the last mark; `base`, its bits; `cells`, for each that reached a mark its figures there, at birth
         and at the other marks, and its differences to the base, to its birth, and, if both were finished, to the
-        center; `peers`, Hanlin and TRL at each mark that both reached; `not_run`, the cells that are not finished.
+        center; `peers`, at each mark that Hanlin and a peer reached the figures of each; `not_run`, the cells that are
+        not finished.
     """
     latest = {(row["cell"], row["at"]): row for row in rows}
-    births = {(row["entries"], row["init"]): row for row in rows if row["at"] == 0 and row["cell"] != PEER}
-    base = births.get((0, "mean"))
+    births = {(row["entries"], row["init"]): row for row in rows if row["at"] == 0 and row["cell"] not in PEERS}
+    base = next((row for (entries, _), row in births.items() if not entries), None)
     end = max((row["at"] for row in rows), default=0.0)
     center = latest.get((CENTER, end))
     cells = []
     for name in names:
         marks = {at: row for (cell, at), row in sorted(latest.items()) if cell == name and at > 0}
-        if not marks or name == PEER:
+        if not marks or name in PEERS:
             continue
         last = marks[max(marks)]
         birth = births.get((last["entries"], last["init"]))
@@ -123,7 +124,7 @@ def summarize(rows: Sequence[Row], names: Sequence[str], snippets: Snippets) -> 
         "seconds": end,
         "base": base and measure_bits(base["nats"], snippets),
         "cells": cells,
-        "peers": _compare_with_peer(latest, snippets),
+        "peers": _compare_with_peers(latest, snippets),
         "not_run": [name for name in names if (name, end) not in latest],
     }
 
@@ -132,20 +133,20 @@ def _counts(row: Row) -> Row:
     return {name: row[name] for name in ("processor_seconds", "steps", "tokens")}
 
 
-def _compare_with_peer(latest: Mapping[tuple[str, float], Row], snippets: Snippets) -> list[dict[str, Any]]:
+def _compare_with_peers(latest: Mapping[tuple[str, float], Row], snippets: Snippets) -> list[dict[str, Any]]:
+    """At each mark that Hanlin and a peer reached: counts and bits of each, and how many bits fewer Hanlin has."""
     compared = []
-    for (cell, at), theirs in sorted(latest.items()):
-        ours = latest.get((BESIDE_PEER, at))
-        if cell != PEER or ours is None:
-            continue
-        fewer = {
-            kind: paired_interval(ours["nats"][kind], theirs["nats"][kind], snippets[kind], kind) for kind in snippets
-        }
-        sides = {
-            name: {**_counts(row), "bits": measure_bits(row["nats"], snippets)}
-            for name, row in (("hanlin", ours), ("trl", theirs))
-        }
-        compared.append({"at": at, **sides, "fewer": fewer})
+    for at in sorted({at for cell, at in latest if cell in PEERS and (BESIDE_PEERS, at) in latest}):
+        ours = latest[BESIDE_PEERS, at]
+        sides = {"Hanlin": {**_counts(ours), "bits": measure_bits(ours["nats"], snippets)}}
+        for name in PEERS:
+            if theirs := latest.get((name, at)):
+                fewer = {
+                    kind: paired_interval(ours["nats"][kind], theirs["nats"][kind], snippets[kind], kind)
+                    for kind in snippets
+                }
+                sides[name] = {**_counts(theirs), "bits": measure_bits(theirs["nats"], snippets), "fewer": fewer}
+        compared.append({"at": at, "sides": sides})
     return compared
 
 
@@ -155,7 +156,7 @@ def _compare_with_peer(latest: Mapping[tuple[str, float], Row], snippets: Snippe
 def write_tables(result: Mapping[str, Any], language: Language) -> dict[str, str]:
     """The tables `bits`, `worth` and `peers` with their pictures, and the sentence `not_run`, as Markdown."""
     bodies = {"bits": _bits_rows(result, language), "worth": _worth_rows(result, language)}
-    bodies["peers"] = [_peer_row(mark) for mark in result["peers"]]
+    bodies["peers"] = [row for mark in result["peers"] for row in _peer_rows(mark)]
     tables = {}
     for name, heads in HEADS.items():
         measured = result["cells"] if name != "peers" else bodies["peers"]
@@ -247,14 +248,17 @@ def _worth_rows(result: Mapping[str, Any], language: Language) -> list[list[str]
     return rows
 
 
-def _peer_row(mark: Mapping[str, Any]) -> list[str]:
-    sides = [mark["hanlin"], mark["trl"]]
+def _peer_rows(mark: Mapping[str, Any]) -> list[list[str]]:
     return [
-        f"{mark['at']:g}",
-        ", ".join(f"{side['tokens']:,}" for side in sides),
-        ", ".join(f"{side['bits']['modern']:.2f}" for side in sides),
-        _interval(mark["fewer"]["modern"], 2),
-        ", ".join(f"{side['bits']['english']:.3f}" for side in sides),
+        [
+            f"{mark['at']:g}",
+            name,
+            f"{side['tokens']:,}",
+            f"{side['bits']['modern']:.2f}",
+            _interval(side["fewer"]["modern"], 2) if "fewer" in side else NONE,
+            f"{side['bits']['english']:.3f}",
+        ]
+        for name, side in mark["sides"].items()
     ]
 
 

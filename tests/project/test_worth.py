@@ -43,6 +43,8 @@ ROWS = [
     row("entries 0", 60, 6.5, entries=0),
     row("entries 0", 120, 6.0, entries=0),
     row("TRL", 60, 6.8, entries=0),
+    row("LLaMA-Factory", 60, 6.9, entries=0),
+    row("LLaMA-Factory", 120, 5.8, entries=0),
     row("two stages", 60, 8.7),
 ]
 
@@ -77,9 +79,16 @@ def test_births_are_listed_by_entries_and_the_last_measurement_counts() -> None:
     assert rows == ["| 0 | 0.50 | 7.50 |", "| 500 | 0.50 | 10.50 |"]
 
 
-def test_hanlin_is_compared_with_trl_at_the_marks_that_both_reached() -> None:
-    (mark,) = worth_table.summarize(ROWS, NAMES, SNIPPETS)["peers"]
-    assert mark["at"] == 60 and mark["fewer"]["modern"][0] == pytest.approx(0.3)
+def test_hanlin_is_compared_with_each_peer_at_the_marks_that_both_reached() -> None:
+    result = worth_table.summarize(ROWS, NAMES, SNIPPETS)
+    half, end = result["peers"]
+    assert {name: side.get("fewer", {}).get("modern", [0])[0] for name, side in half["sides"].items()} == {
+        "Hanlin": 0,
+        "TRL": pytest.approx(0.3),
+        "LLaMA-Factory": pytest.approx(0.4),
+    }
+    assert list(end["sides"]) == ["Hanlin", "LLaMA-Factory"]
+    assert "\n| 120 | LLaMA-Factory | 10,240 | 5.80 | -0.20 (" in worth_table.write_tables(result, "en")["peers"]
 
 
 def test_both_languages_of_a_page_get_the_same_figures(tmp_path: Path) -> None:
@@ -95,12 +104,13 @@ def test_both_languages_of_a_page_get_the_same_figures(tmp_path: Path) -> None:
     assert lines["en"] == lines["zh"] and len(lines["en"]) == 4
 
 
-def test_pictures_show_every_cell_and_both_peers(tmp_path: Path) -> None:
+def test_pictures_show_every_cell_and_every_peer(tmp_path: Path) -> None:
     result = worth_table.summarize(ROWS, NAMES, SNIPPETS)
     worth_pictures.draw_cells(result, tmp_path / "cells.svg")
     worth_pictures.draw_peers(result, tmp_path / "peers.svg")
     assert "two stages · 两阶段" in (tmp_path / "cells.svg").read_text(encoding="utf-8")
-    assert "TRL" in (tmp_path / "peers.svg").read_text(encoding="utf-8")
+    peers = (tmp_path / "peers.svg").read_text(encoding="utf-8")
+    assert ">TRL<" in peers and ">LLaMA-Factory<" in peers
 
 
 def test_measuring_is_not_counted_and_agrees_with_the_perplexity_of_the_saved_model(
