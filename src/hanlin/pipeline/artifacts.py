@@ -20,7 +20,7 @@ from typing import Any
 import filelock
 
 from hanlin.core.context import SCRATCH_FOLDER
-from hanlin.core.discover import STORE_LOCKS
+from hanlin.core.discover import STORE_FOLDERS, STORE_LOCKS
 from hanlin.core.errors import UserError
 from hanlin.core.files import FileState, file_state, parse_json, write_json
 from hanlin.core.i18n import tr
@@ -55,8 +55,7 @@ class Store:
         self.home = home = Path(home)
         if os.path.exists(home) and not home.is_dir():
             raise UserError(tr("this is a file, not a folder"), home, tr("name a folder for artifacts/ and runs/"))
-        self.artifacts = home / "artifacts"
-        self.runs = home / "runs"
+        self.artifacts, self.runs = (home / name for name in STORE_FOLDERS)
         self._verify = verify
         self._digests: dict[str, list[Any]] | None = None
         self._new_digests: dict[str, list[Any]] = {}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 
 import pytest
 
+import hanlin.data
 from hanlin.data.text.page_furniture import LONG_NOTICE, NOTICE_STARTS
 from hanlin.data.text.patterns import compile_on_use
 from hanlin.data.text.prefilter import BigramFilter
@@ -28,6 +31,19 @@ def test_a_mistake_in_a_pattern_is_found_when_it_is_used() -> None:
     broken = compile_on_use("(")
     with pytest.raises(re.error):
         broken.search("")
+
+
+def test_every_pattern_of_the_data_rules_and_formats_is_a_correct_one() -> None:
+    """None is compiled on import, so that a mistake in one would be found by the first user of its rule."""
+    names = [module.name for module in pkgutil.walk_packages(hanlin.data.__path__, "hanlin.data.")]
+    lazy = {
+        id(value): value
+        for name in names
+        for value in vars(importlib.import_module(name)).values()
+        if type(value).__name__ == "_Pattern"
+    }
+    assert len(lazy) > 100
+    assert all(pattern.pattern for pattern in lazy.values())
 
 
 def test_a_pattern_has_no_other_attributes() -> None:

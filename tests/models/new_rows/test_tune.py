@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,16 +96,17 @@ def test_without_texts_rows_stay_as_they_are(tied_model: Path) -> None:
     assert torch.equal(model.lm_head.weight, before)
 
 
+@pytest.mark.parametrize("change", [50.0, math.nan, math.inf], ids=["large", "nan", "infinite"])
 @pytest.mark.parametrize("kind", ["untied", "tied"])
 def test_rows_that_predict_worse_after_training_are_left_where_they_begin(
-    kind: str, tiny_model: Path, tied_model: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, change: float, tiny_model: Path, tied_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, first = grown(tied_model if kind == "tied" else tiny_model)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
 
     def spoil(modules: Sequence[TrainedRows], *_: object) -> None:
         for rows in modules:
-            rows.own.data.normal_(0, 50, generator=torch.Generator().manual_seed(1))
+            rows.own.data.normal_(generator=torch.Generator().manual_seed(1)).mul_(change)
 
     monkeypatch.setattr(tune, "_optimize", spoil)
     text = [BEGIN, *[30, first, 31, first + 1] * 12]

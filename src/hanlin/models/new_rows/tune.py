@@ -138,9 +138,9 @@ class TrainedRows(nn.Module):
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """Multiply the change of all rows by `factor`."""
+        """Multiply the change of all rows by `factor`; 0 takes it back, also where training went to NaN."""
         for part in (self.own, self.shared, self.bias):
-            part.mul_(factor)
+            part.mul_(factor) if factor else part.zero_()
 
 
 @torch.no_grad()

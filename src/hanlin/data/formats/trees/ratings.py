@@ -77,14 +77,17 @@ def check_ratings(rows: Sequence[Any], min_rating: Mapping[str, float], where: A
 
 
 def describe_ratings(unread: Mapping[str, int]) -> str | None:
-    """Say how rows with low ratings are left out, if there are ratings among the unread fields; else None."""
+    """Say how rows with low ratings are left out, if there are ratings among the unread fields; else None.
+
+    It proposes no number: 3 would drop every row of a scale from 0 to 1.
+    """
     rated = [name for name in unread if is_rating(name)]
     if not rated:
         return None
     name = max(rated, key=lambda name: (unread[name], name))
     return tr(
-        "rows are learned whatever their rating; `min_rating: {{{name}: 3}}` of a source, or --min-rating {name}=3, "
-        "drops those rated below 3",
+        "rows are learned whatever their rating; `min_rating: {{{name}: N}}` of a source, or --min-rating {name}=N, "
+        "drops those rated below N",
         name=name,
     )
 
