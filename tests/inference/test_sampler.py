@@ -105,6 +105,15 @@ def test_ids_of_the_prompt_and_the_answer_are_penalised() -> None:
     assert logits.tolist() == np.array([2.0, 1.9, -1.0, 1.8], np.float32).tolist()
 
 
+def test_what_ends_an_answer_is_not_penalised_though_the_prompt_holds_it_after_each_turn() -> None:
+    logits = np.array([2.0, 1.9, -1.0, 1.8], np.float32)
+    for window in (-1, 4):
+        sampling = SamplingParams(repetition_penalty=2.0, repeat_last_n=window)
+        assert Sampler(sampling, (0, 1), stop_ids=(0,)).sample(logits) == 0, window
+        chooser = Sampler(sampling, (0, 1), stop_ids=(7,))
+        assert [chooser.sample(logits) for _ in range(2)] == [3, 0], window
+
+
 def test_an_equal_seed_gives_equal_draws_and_none_fresh_ones() -> None:
     def answer(seed: int | None) -> list[int]:
         chooser = Sampler(SamplingParams(temperature=1.0, seed=seed), ())

@@ -36,7 +36,7 @@ class SamplingParams:
 
     Attributes:
         repetition_penalty: Divides positive and multiplies negative logits of tokens that the prompt or the answer
-            holds (Keskar et al. 2019, CTRL, section 4.1).
+            holds (Keskar et al. 2019, CTRL, section 4.1), those that end an answer excepted.
         presence_penalty: Subtracted once from the logit of a token that the answer holds (OpenAI's definition).
         frequency_penalty: Subtracted for each time that the answer holds the token.
         logit_bias: (token id, bias) pairs; each bias is added to the token's logit.

@@ -6,7 +6,7 @@ Equal logits and an equal seed give equal answers on each engine. What ends an a
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +37,14 @@ class Sampler:
         self._random = np.random.default_rng(sampling.seed) if sampling.temperature > 0 else None
         window = sampling.repeat_last_n
         self._recent = deque(prompt_ids, maxlen=window) if window >= 0 else None
+        self._stop_ids = list(stop_ids)
         self._seen: set[int] | None = None
         if sampling.repetition_penalty != 1.0:
-            self._seen = set(prompt_ids if self._recent is None else self._recent)
+            self._seen = self._penalized(prompt_ids if self._recent is None else self._recent)
         self._counts: Counter[int] | None = None
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._counts = Counter()
         self._constraint = constraint
-        self._stop_ids = list(stop_ids)
         self._num_sampled = 0
         self.logprobs: list[TokenLogprobs] = []
 
@@ -88,11 +88,18 @@ class Sampler:
             self.logprobs.append(token_logprobs(logits, token_id, self._sampling.top_logprobs))
         return token_id
 
+    def _penalized(self, token_ids: Iterable[int]) -> set[int]:
+        """What the repetition penalty lowers: all that was there, but the ends of turns.
+
+        A chat's prompt holds the end of each turn before, and no answer should be the less likely to end for it.
+        """
+        return set(token_ids).difference(self._stop_ids)
+
     def _count_recent(self, token_id: int, recent: deque[int]) -> None:
         """Move the window of the penalties on by one token."""
         recent.append(token_id)
         if self._seen is not None:
-            self._seen = set(recent)
+            self._seen = self._penalized(recent)
         if self._counts is not None:
             self._counts = Counter(list(recent)[-min(self._num_sampled, len(recent)) :] if recent else ())
 
