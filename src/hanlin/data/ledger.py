@@ -89,6 +89,8 @@ REASONS: dict[str, str] = {
     "ocr_debris": mark("it has too many OCR errors"),
     "truncated_answer": mark("an answer is truncated"),
     "answer_language": mark("an answer is in another language than the question"),
+    "answer_too_long": mark("an answer is longer than the rule answer_length allows"),
+    "answer_too_short": mark("an answer is shorter than the rule answer_length allows"),
     "contaminated": mark("it contains questions of an evaluation set"),
     "over_budget": mark("the token budget of the mix was used up"),
     "duplicate": mark("it is a duplicate"),

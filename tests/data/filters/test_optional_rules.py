@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from hanlin.config.settings.rules import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
-from hanlin.core.records import Message
+from hanlin.core.records import Message, ToolCall
 from hanlin.data.filters.pii import is_id_card_number, passes_luhn
-from hanlin.data.filters.responses import answer_language, truncated_answers
+from hanlin.data.filters.responses import answer_language, answer_length, truncated_answers
 from hanlin.data.filters.rules import RULE_FUNCTIONS
 from hanlin.data.ledger import Drop
 from hanlin.data.text.language_id import identify_language
@@ -255,12 +255,13 @@ def chat(question: str, answer: str) -> tuple[Message, ...]:
     return Message("user", question), Message("assistant", answer)
 
 
-def apply_turn_rule(name: str, *turns: Message) -> tuple[Message, ...] | Drop:
+def apply_turn_rule(name: str, *turns: Message, **parameters: int) -> tuple[Message, ...] | Drop:
     rules: dict[str, Callable[..., tuple[Message, ...] | Drop]] = {
         "truncated_answers": truncated_answers,
         "answer_language": answer_language,
+        "answer_length": answer_length,
     }
-    return rules[name](turns, **TURN_RULES[name])
+    return rules[name](turns, **{**TURN_RULES[name], **parameters})
 
 
 @pytest.mark.parametrize(
@@ -314,6 +315,17 @@ def test_a_truncated_answer_is_dropped(answer: str) -> None:
 def test_an_answer_without_final_punctuation_is_not_always_truncated(answer: str) -> None:
     turns = chat("讲讲", answer)
     assert apply_turn_rule("truncated_answers", *turns) == turns
+
+
+def test_an_answer_outside_the_length_that_is_wanted_is_dropped_with_its_length() -> None:
+    turns = chat("讲讲", "翰林院在唐代设立。")
+    assert apply_turn_rule("answer_length", *turns, longest=9, shortest=9) == turns
+    assert apply_turn_rule("answer_length", *turns, longest=8) == Drop("answer_too_long", "turn 2: 9 characters")
+    assert apply_turn_rule("answer_length", *turns, shortest=10) == Drop("answer_too_short", "turn 2: 9 characters")
+    only_read = (turns[0], Message("assistant", "好" * 400, train=False), *turns)
+    assert apply_turn_rule("answer_length", *only_read) == only_read
+    calls = (turns[0], Message("assistant", "", tool_calls=(ToolCall("clock", {}),)), *turns)
+    assert apply_turn_rule("answer_length", *calls) == calls
 
 
 def test_a_program_in_english_is_an_answer_in_chinese() -> None:

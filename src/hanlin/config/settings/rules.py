@@ -67,6 +67,7 @@ TURN_RULES: dict[str, dict[str, Parameter]] = {
     "turn_order": {},
     "truncated_answers": {"longest_open": 40},
     "answer_language": {"share": 0.8, "shortest": 20},
+    "answer_length": {"longest": 300, "shortest": 1},
 }
 """The rules on turns and whole conversations with their default parameters."""
 

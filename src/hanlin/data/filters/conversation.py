@@ -14,7 +14,7 @@ from hanlin.data.filters.answers import AnswerRule, judge_answers
 from hanlin.data.filters.identity import find_placeholder
 from hanlin.data.filters.mojibake import guess_lost_bytes
 from hanlin.data.filters.refusals import refusals
-from hanlin.data.filters.responses import answer_language, truncated_answers
+from hanlin.data.filters.responses import answer_language, answer_length, truncated_answers
 from hanlin.data.filters.rules import TextRule, clean_text
 from hanlin.data.ledger import Drop
 
@@ -240,5 +240,6 @@ TURN_RULES: dict[str, Callable[..., Turns | Drop]] = {
         turn_order,
         truncated_answers,
         answer_language,
+        answer_length,
     )
 }

@@ -213,3 +213,21 @@ def _is_english(text: str) -> bool:
     words = [word.lower() for word in _WORD.findall(strip_quoted(text))]
     in_sentences = sum(word in _SENTENCE_WORDS for word in words)
     return sum(word in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words)) and in_sentences * 25 >= len(words)
+
+
+def answer_length(messages: tuple[Message, ...], longest: int, shortest: int) -> tuple[Message, ...] | Drop:
+    """Drop a conversation with an answer of more than `longest` or fewer than `shortest` characters.
+
+    Reasoning and calls of tools do not count, nor do answers that are only read (`train`). Why: a small model, or one
+    that sees few conversations, learns to end its answers from answers whose end it sees: of a model of 135M
+    parameters that was trained on 119 short conversations 63 % of the answers end within 128 tokens, after 263 of all
+    lengths 47 %. English needs about three times the characters of Chinese. Default 1 to 300. Not in the default set.
+    """
+    for turn_number, message in enumerate(messages, start=1):
+        if message.role != "assistant" or message.train is False or message.tool_calls:
+            continue
+        length = len(message.text.strip())
+        if length > longest or length < shortest:
+            reason = "answer_too_long" if length > longest else "answer_too_short"
+            return Drop(reason, f"turn {turn_number}: {length} characters")
+    return messages
