@@ -20,6 +20,7 @@ from hanlin.core.errors import UserError
 from hanlin.export.package import _command, _write_start, run
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.parity.modelfile import read_modelfile
+from hanlin.tokenizer.generation_config import write_sampling_params
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -91,6 +92,17 @@ def test_ollamas_folder_says_context_stops_system_and_licence(files: Path, pack:
     assert (out / said.model).is_file()
     assert metrics["parity"]["mismatches"] == 0
     assert "ollama create xiaohan -f Modelfile" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_ollamas_folder_has_the_sampling_defaults_of_the_model(
+    plain_model: Path, pack: Pack, export: Export, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(plain_model, model)
+    write_sampling_params(model, {"repetition_penalty": 1.1})
+    out, _ = export(model, "Q8_0", compare=False)
+    folder, _ = pack(out, "ollama")
+    assert read_modelfile(folder / "Modelfile").parameters["repeat_penalty"] == ["1.1"]
 
 
 def test_lm_studios_folder_is_publisher_model_file(files: Path, pack: Pack) -> None:

@@ -25,6 +25,7 @@ from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
+from hanlin.tokenizer.generation_config import read_sampling_params, write_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 from random_models import MakeAdapter, logits, perturb_trainable
 
@@ -167,9 +168,13 @@ def test_a_head_that_an_adapter_trained_apart_from_tied_embeddings_is_kept(
     torch.testing.assert_close(logits(load_model(tmp_path / "merged")), logits(load_model(adapter)), rtol=0, atol=1e-5)
 
 
-def test_the_merged_folder_serves_with_template_and_every_stop_id(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+def test_the_merged_folder_serves_with_template_sampling_and_every_stop_id(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
     adapter = make_adapter()
+    write_sampling_params(adapter, {"temperature": 0.7, "top_p": 0.9})
     merge_into(adapter, tmp_path / "merged")
+    assert read_sampling_params(tmp_path / "merged") == {"temperature": 0.7, "top_p": 0.9}
     assert ChatTemplate.load(tmp_path / "merged").source == ChatTemplate.load(adapter).source
     generation = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["eos_token_id"] == list(ChatTemplate.load(adapter).stop_ids)

@@ -360,6 +360,16 @@ def test_the_grammar_of_a_modelfile(tmp_path: Path) -> None:
     assert read.others == {"requires": "0.14.0"}
 
 
+def test_the_sampling_defaults_of_a_model_become_parameters(
+    find_template: Callable[[str], ChatTemplate], tmp_path: Path
+) -> None:
+    file = tmp_path / "Modelfile"
+    write_modelfile(file, "./m.gguf", find_template("chatml"), sampling={"temperature": 0, "repetition_penalty": 1.1})
+    found = read_modelfile(file).parameters
+    assert (found["temperature"], found["repeat_penalty"]) == (["0"], ["1.1"])
+    assert "top_p" not in found
+
+
 def test_a_modelfile_may_be_utf_16(tmp_path: Path) -> None:
     assert parsed(tmp_path, "FROM 模型.gguf\n".encode("utf-16")).model == "模型.gguf"
 

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, ReferenceLogprobs, Simpo
-from hanlin.config.settings.train import Pretrain, Sft
+from hanlin.config.settings.train import Pretrain, SamplingDefaults, Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import VALIDATION_FILE
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Message, write_jsonl
 from hanlin.models.load import load_model
+from hanlin.tokenizer.generation_config import read_eos_token_ids, read_sampling_params
 from hanlin.train import stages
 from training_data import conversation, document, many, preference, unpaired_preference
 
@@ -71,6 +72,18 @@ def test_an_adapter_is_one_that_peft_loads(tmp_path: Path, inputs: Callable[...,
     assert all(tensor.abs().sum() > 0 for name, tensor in adapted.named_parameters() if "lora_B" in name)
     load_model(tmp_path)
     ChatTemplate.load(tmp_path)
+
+
+def test_the_sampling_defaults_of_the_settings_are_the_models_own_afterwards(
+    tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    sampling = SamplingDefaults(repetition_penalty=1.1)
+    settings = SFT.model_copy(update={"lora": LORA, "steps": 1, "sampling": sampling})
+    stages.sft(settings, inputs(many(conversation, 2)), tmp_path, StageContext())
+    assert read_sampling_params(tmp_path) == {"temperature": 0.0, "repetition_penalty": 1.1}
+    assert read_eos_token_ids(tmp_path) == ChatTemplate.load(tmp_path).stop_ids
+    with pytest.raises(ValueError, match="temperature above 0"):
+        SamplingDefaults(top_p=0.9)
 
 
 def test_dpo_moves_towards_what_is_preferred(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:

@@ -28,6 +28,7 @@ from hanlin.models.folder.rope import context_length
 from hanlin.parity import check as parity
 from hanlin.parity.modelfile import check_modelfile, find_packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.generation_config import GREEDY, read_sampling_params
 from hanlin.tokenizer.gguf_metadata import read_gguf_template
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -68,6 +69,7 @@ def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> 
         "context": source.context,
         "system": settings.system,
         "license": settings.license or "",
+        "sampling": _sampling(source),
     }
     if settings.target == "ollama":
         check_modelfile(source.files[0].name, source.template, **modelfile_settings)
@@ -101,6 +103,12 @@ def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> 
         path for path in out.rglob("*") if path.is_file() and context.scratch_folder(out) not in path.parents
     ]
     return {**metrics, "files": len(written_files), "bytes": sum(path.stat().st_size for path in written_files)}
+
+
+def _sampling(source: _PackagedModel) -> dict[str, Any]:
+    """The sampling defaults of a model that has some."""
+    params = read_sampling_params(source.files[0] if source.files else source.folder)
+    return {} if params == GREEDY else params
 
 
 def _load_source(settings: Package, folder: Path) -> _PackagedModel:

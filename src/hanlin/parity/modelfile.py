@@ -6,11 +6,12 @@ Each packaged template has a Go form in `go_templates/`. How Ollama renders it i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from hanlin.chat.packaged import packaged_names, read_packaged_template, without_keep_setting
 from hanlin.chat.template import ChatTemplate
@@ -109,32 +110,54 @@ def write_modelfile(
     context: int | None = None,
     system: str = "",
     license: str = "",
+    sampling: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the Modelfile of a GGUF file (`model`, a path as seen from the Modelfile) that chats by `template`.
 
     `context` becomes `num_ctx`: without it Ollama keeps a few thousand tokens whatever the model can. `system` is for
-    a text of one's own; a template's own default stands in its Go form already and needs none. Every id that ends an
-    answer becomes a stop. What was written is read again and compared. Raises UserError when no Go form of the
+    a text of one's own; a template's own default stands in its Go form already and needs none. `sampling` are sampling
+    defaults (`read_sampling_params`), which become parameters; Ollama does not read those of the file. Every id that
+    ends an answer becomes a stop. What was written is read again and compared. Raises UserError when no Go form of the
     template is known, or when a text cannot stand in a Modelfile.
     """
-    instructions = _checked_instructions(path, model, template, context, system, license)
+    instructions = _checked_instructions(path, model, template, context, system, license, sampling)
     write_text(path, "".join(f"{name} {_quoted(value)}\n" for name, value in instructions))
     parsed = read_modelfile(path)
     parsed_values = [parsed.model, parsed.template, *([system] if parsed.system == system and system else [])]
-    parsed_values += [*parsed.parameters.get("num_ctx", ()), *parsed.stops, *parsed.licenses]
+    parsed_values += [*parsed.parameters.get("num_ctx", ())]
+    parsed_values += [value for name in _SAMPLING.values() for value in parsed.parameters.get(name, ())]
+    parsed_values += [*parsed.stops, *parsed.licenses]
     if parsed_values != [value for _, value in instructions]:
         raise RuntimeError(f"{path}: the Modelfile reads otherwise than it was written")
 
 
 def check_modelfile(
-    model: str, template: ChatTemplate, *, context: int | None = None, system: str = "", license: str = ""
+    model: str,
+    template: ChatTemplate,
+    *,
+    context: int | None = None,
+    system: str = "",
+    license: str = "",
+    sampling: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Raise what `write_modelfile` raises for these texts, and write nothing."""
-    _checked_instructions("Modelfile", model, template, context, system, license)
+    _checked_instructions("Modelfile", model, template, context, system, license, sampling)
+
+
+_SAMPLING = {
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repeat_penalty",
+}  # fmt: skip
+"""Fields of `SamplingParams` and Ollama's parameters, in the order in which they are written."""
 
 
 def _checked_instructions(
-    where: str | Path, model: str, template: ChatTemplate, context: int | None, system: str, license: str
+    where: str | Path,
+    model: str,
+    template: ChatTemplate,
+    context: int | None,
+    system: str,
+    license: str,
+    sampling: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
     """The instructions of `write_modelfile` in order: name and value.
 
@@ -145,6 +168,9 @@ def _checked_instructions(
     instructions: list[tuple[str, str]] = [("FROM", model), ("TEMPLATE", go_template(template))]
     instructions += [("SYSTEM", system)] if system else []
     instructions += [("PARAMETER num_ctx", str(context))] if context else []
+    instructions += [
+        (f"PARAMETER {parameter}", f"{sampling[name]:g}") for name, parameter in _SAMPLING.items() if name in sampling
+    ]
     instructions += [("PARAMETER stop", stop) for stop in stops]
     instructions += [("LICENSE", "".join(filter(_is_kept, license)).strip())] if license.strip() else []
     for name, value in instructions:

@@ -1,18 +1,22 @@
-"""Read `generation_config.json`: stop ids and sampling defaults. A GGUF file has them in its metadata."""
+"""Read and write `generation_config.json`: stop ids and sampling defaults. A GGUF file has them in its metadata."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json
+from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.core.limits import MAX_VOCABULARY
 from hanlin.tokenizer.file_names import GENERATION_FILE
 from hanlin.tokenizer.gguf_metadata import is_gguf_file, read_gguf_metadata
 from hanlin.tokenizer.gguf_vocabulary import read_gguf_end_ids
+
+GREEDY = {"temperature": 0.0}
+"""The sampling defaults of a model that has none."""
 
 
 def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
@@ -38,9 +42,10 @@ def _check_token_ids(value: Any, where: Path) -> tuple[int, ...]:
 
 
 def read_sampling_params(folder: Path) -> dict[str, Any]:
-    """The sampling defaults of the model's `generation_config.json`; greedy unless it says `do_sample`.
+    """The sampling defaults of the model's `generation_config.json`; without `do_sample` greedy, with its penalty.
 
-    Keys are fields of `SamplingParams`. Of a GGUF file they are its `general.sampling` keys, if it has a temperature.
+    Keys are fields of `SamplingParams`. Of a GGUF file they are its `general.sampling` keys; without a temperature it
+    is greedy too.
     """
     if is_gguf_file(folder):
         return _read_gguf_sampling(folder)
@@ -52,7 +57,24 @@ def read_sampling_params(folder: Path) -> dict[str, Any]:
         if not is_number or not low <= value <= high:
             what = tr("'{name}' is no number from {low} to {high}", name=name, low=low, high=high)
             raise UserError(what, folder / GENERATION_FILE)
-    return {"temperature": 1.0, **values} if config.get("do_sample") else {"temperature": 0.0}
+    return {"temperature": 1.0, **values} if config.get("do_sample") else _greedy(values)
+
+
+def _greedy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**GREEDY, **{name: values[name] for name in ("repetition_penalty",) if name in values}}
+
+
+def write_sampling_params(folder: Path, params: Mapping[str, Any]) -> None:
+    """Make these the sampling defaults of a model's folder, instead of those in its `generation_config.json`.
+
+    Args:
+        folder: The folder; other entries of the file stay.
+        params: Fields of `SamplingParams`, of those that the file has; without a temperature answers are greedy.
+    """
+    config = {name: value for name, value in read_json(folder / GENERATION_FILE).items() if name not in _LIMITS}
+    sampled = bool(params.get("temperature"))
+    kept = params if sampled else {name: value for name, value in _greedy(params).items() if name != "temperature"}
+    write_sorted_json(folder / GENERATION_FILE, {**config, "do_sample": sampled, **kept})
 
 
 _LIMITS = {"temperature": (0, 100), "top_p": (0, 1), "top_k": (0, MAX_VOCABULARY), "repetition_penalty": (0, 100)}
@@ -65,6 +87,5 @@ _GGUF_SAMPLING = {"temperature": "temp", "top_p": "top_p", "top_k": "top_k", "re
 def _read_gguf_sampling(file: Path) -> dict[str, Any]:
     values = read_gguf_metadata(file).values
     found = {field: values.get(f"general.sampling.{key}") for field, key in _GGUF_SAMPLING.items()}
-    if not found["temperature"]:
-        return {"temperature": 0.0}
-    return {field: round(value, 6) for field, value in found.items() if isinstance(value, int | float)}
+    numbers = {field: round(value, 6) for field, value in found.items() if isinstance(value, int | float)}
+    return numbers if numbers.get("temperature") else _greedy(numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.files import read_json
 from hanlin.export.gguf.tensors import rope_factors
 from hanlin.export.gguf.verify import TEXTS
+from hanlin.tokenizer.generation_config import read_sampling_params, write_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import LLAMA3_ROPE
 
@@ -192,6 +194,19 @@ def test_the_files_beside_are_the_whole_tokenizer(plain_model: Path, export: Exp
     stops = set(ChatTemplate.load(plain_model).stop_ids)
     assert set(told["eos_token_id"]) == stops
     assert {**said, **told} == told
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0.0, "repetition_penalty": 1.1}, {"temperature": 0.7, "top_k": 40}]
+)
+def test_sampling_defaults_are_in_the_file(
+    sampling: dict[str, float], plain_model: Path, export: Export, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(plain_model, model)
+    write_sampling_params(model, sampling)
+    out, _ = export(model, "F16", compare=False)
+    assert read_sampling_params(out / "model-F16.gguf") == read_sampling_params(out) == sampling
 
 
 def test_equal_input_gives_equal_bytes(plain_model: Path, export: Export) -> None:

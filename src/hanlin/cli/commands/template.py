@@ -70,6 +70,7 @@ def modelfile(
     from hanlin.inference.backends.llama_cpp.header import read_gguf_header
     from hanlin.inference.loading import find_model, load_template, parse_model_spec
     from hanlin.parity.check import summarize, verify_modelfile
+    from hanlin.tokenizer.generation_config import GREEDY, read_sampling_params
 
     location = find_model(*parse_model_spec(model))
     if location.kind != "gguf":
@@ -78,8 +79,15 @@ def modelfile(
     header = read_gguf_header(location.weights)
     path = out or location.weights.parent / "Modelfile"
     template = load_template(location)
+    sampling = read_sampling_params(location.weights)
     result = verify_modelfile(
-        path, location.weights, template, context=header.context_length, system=system, license=header.license
+        path,
+        location.weights,
+        template,
+        context=header.context_length,
+        system=system,
+        license=header.license,
+        sampling={} if sampling == GREEDY else sampling,
     )
     if as_json:
         print_json({"path": str(path), "check": summarize([result])})

@@ -34,6 +34,13 @@ class BehaviorProbe(ModelUnderTest):
     samples: int = setting(2, description="sampled answers to each prompt beside the greedy one", ge=0)
     temperature: float = setting(0.7, description="temperature of the sampled answers", gt=0)
     top_p: float = setting(0.9, description="nucleus of the sampled answers", gt=0, le=1)
+    repetition_penalty: float = setting(
+        1.0,
+        description="repetition penalty of all answers, the greedy ones too; that with which the model is to be served",
+        unless_default=True,
+        ge=0.5,
+        le=2,
+    )
     max_new_tokens: int = setting(256, description="maximum number of tokens of an answer", ge=1)
     system: str = setting("", description="system prompt for prompts that have none of their own")
     name: str = setting("", description="the name that the model should know; empty: it is not asked about")

@@ -330,6 +330,23 @@ class Pretrain(TokenBatchSettings, Training):
         return self
 
 
+class SamplingDefaults(Settings):
+    """How answers are drawn where nobody says otherwise."""
+
+    temperature: float | None = setting(None, "temperature; none or 0: the likeliest token each time", ge=0, le=2)
+    top_p: float | None = setting(None, "nucleus: the likeliest tokens of so much probability together", gt=0, le=1)
+    top_k: int | None = setting(None, "the so many likeliest tokens; 0: all", ge=0)
+    repetition_penalty: float | None = setting(
+        None, "divides the logits of tokens that were there before; 1: nothing, 1.1 ends most loops", ge=0.5, le=2
+    )
+
+    @model_validator(mode="after")
+    def _temperature_draws(self) -> Self:
+        if not self.temperature and (self.top_p is not None or self.top_k is not None):
+            raise ValueError(tr("top_p and top_k need a temperature above 0"))
+        return self
+
+
 class Sft(ChatSettings, TokenBatchSettings, Training):
     """Supervised fine-tuning: the loss is on the assistant's turns, including the token that ends a turn."""
 
@@ -351,6 +368,12 @@ class Sft(ChatSettings, TokenBatchSettings, Training):
         "all",
         "the loss is on all answers of a conversation or on the last one; answers that the data itself marks (`train`) "
         "are learned or only read as it says",
+        unless_default=True,
+    )
+    sampling: SamplingDefaults | None = setting(
+        None,
+        "how answers of the model are to be drawn by default, written to generation_config.json, from where chat, "
+        "serving, GGUF files and packages take it; none: as the model that is trained has it",
         unless_default=True,
     )
 

@@ -97,6 +97,8 @@ class ServerResponder:
         fields: dict[str, Any] = {"temperature": ask.sampling.temperature, "max_tokens": ask.sampling.max_new_tokens}
         if ask.sampling.temperature:
             fields |= {"top_p": ask.sampling.top_p, "seed": ask.sampling.seed}
+        if ask.sampling.repetition_penalty != 1:  # vLLM's and Hanlin's name, and llama-server's
+            fields |= dict.fromkeys(("repetition_penalty", "repeat_penalty"), ask.sampling.repetition_penalty)
         if self._thinking is not None:  # of vLLM, llama-server and Hanlin
             fields["chat_template_kwargs"] = {"enable_thinking": self._thinking}
         with self._server.open_answer(ask.messages, fields) as pieces:

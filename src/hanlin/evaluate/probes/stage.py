@@ -95,7 +95,8 @@ def open_responder(settings: BehaviorProbe, inputs: Inputs) -> Responder:
 
 def plan_items(settings: BehaviorProbe, probes: Sequence[PromptSet], seed: int) -> list[_Item]:
     """The answers to draw: all greedy ones first, then the samples, each with a seed of its own."""
-    greedy = SamplingParams(max_new_tokens=settings.max_new_tokens)
+    penalty = settings.repetition_penalty
+    greedy = SamplingParams(max_new_tokens=settings.max_new_tokens, repetition_penalty=penalty)
     items = []
     for sample in range(settings.samples + 1):
         for probe in probes:
@@ -103,7 +104,7 @@ def plan_items(settings: BehaviorProbe, probes: Sequence[PromptSet], seed: int) 
                 name = f"{probe.name}/{prompt.id}"
                 sampling = greedy if sample == 0 else SamplingParams(
                     temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_new_tokens,
-                    seed=seed_of(seed, name, sample),
+                    repetition_penalty=penalty, seed=seed_of(seed, name, sample),
                 )  # fmt: skip
                 items.append(_Item(probe, prompt, sample, Ask(name, messages_of(prompt, settings.system), sampling)))
     return items

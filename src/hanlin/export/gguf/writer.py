@@ -24,6 +24,7 @@ from hanlin.export.gguf.quantize import Quantizer, tensor_bytes
 from hanlin.export.gguf.source import GgufSource, count_names
 from hanlin.export.gguf.tensors import ComputedRows, StoredRows, rope_parameters, yarn_attention_factor
 from hanlin.export.gguf.vocab import add_special_ids
+from hanlin.tokenizer.generation_config import GREEDY, read_sampling_params
 
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 
@@ -99,6 +100,7 @@ def write_header(path: Path, source: GgufSource, file_type: str, settings: Gguf)
     writer.add_file_type(FILE_TYPES[file_type].ftype)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     source.vocabulary.add_to(writer)
+    add_sampling(writer, read_sampling_params(source.files.folder))
     add_special_ids(writer, source.tokenizer, source.stop_ids, source.answer_end)
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
@@ -115,6 +117,19 @@ def write_header(path: Path, source: GgufSource, file_type: str, settings: Gguf)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+
+
+def add_sampling(writer: gguf.GGUFWriter, params: Mapping[str, Any]) -> None:
+    """Write the sampling defaults of a model that has some; llama.cpp draws by them where nobody says otherwise."""
+    if params == GREEDY:
+        return
+    for name, value in params.items():
+        if name == "top_k":
+            writer.add_sampling_top_k(int(value))
+            continue
+        add = {"temperature": writer.add_sampling_temp, "top_p": writer.add_sampling_top_p}
+        add["repetition_penalty"] = writer.add_sampling_penalty_repeat
+        add[name](float(value))
 
 
 class _Writer(gguf.GGUFWriter):
