@@ -74,6 +74,8 @@ CELLS = (
 class Workshop:
     """Makes what the cells start from, each once, by Hanlin's stages."""
 
+    mix_tokens = MIX_TOKENS
+
     def __init__(self, gguf: Path, work: Path, data: Path) -> None:
         self.gguf, self.work, self.data = gguf, work, data
         work.mkdir(parents=True, exist_ok=True)
@@ -192,7 +194,7 @@ class Workshop:
         shares = {chinese: 1 - cell.english, english: cell.english}
         folders = [folder for folder, share in shares.items() if share]
         sources = [{"data": f"./{folder.name}", "share": shares[folder]} for folder in folders]
-        made = Mix.model_validate({"sources": sources, "tokenizer": "./m", "tokens": MIX_TOKENS})
+        made = Mix.model_validate({"sources": sources, "tokenizer": "./m", "tokens": self.mix_tokens})
         by_field = {f"sources.{index}.data": [folder] for index, folder in enumerate(folders)}
         name = f"text_{cell.birth}_{round(100 * cell.english)}"
         return self._make(name, mix.run, made, {**by_field, "tokenizer": [self.model(cell)]})
