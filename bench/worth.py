@@ -107,6 +107,7 @@ def train(
     from hanlin.tokenizer.tokenizer import Tokenizer
     from hanlin.train.callbacks.base import Callback, TrainerState
     from hanlin.train.callbacks.forgetting import Probe, probe_encoder
+    from hanlin.train.dataset.encoded import Segment
     from hanlin.train.dataset.packed import PackedDataset
     from hanlin.train.objectives.next_token import next_token
     from hanlin.train.run import TrainingRun
@@ -178,6 +179,9 @@ def train(
     if cell.across_documents:  # one document: attention sees what is before a text in its row
         encoded = dataclasses.replace(encoded, starts=np.asarray([0, encoded.starts[-1]]))
     dataset = PackedDataset.pack_documents(encoded, ROW)
+    if cell.one_text_a_row:  # as MiniMind: what is beyond a row is not read; its padding is not computed here
+        ends = np.minimum(encoded.lengths, ROW).tolist()
+        dataset = PackedDataset(encoded, [[Segment(text, 0, end)] for text, end in enumerate(ends)])
     run.train([dataset], STEP_TOKENS // ROW, lambda model, *_: next_token(model))
     return run.budget.last
 

@@ -39,6 +39,7 @@ class Cell:
     method: Method = "full"
     english: float = 0.25
     across_documents: bool = False
+    one_text_a_row: bool = False
     learning_rate: float = 1.7e-4
 
     @property
@@ -62,6 +63,7 @@ CELLS = (
     Cell("learning rate / 3", learning_rate=1.7e-4 / 3),
     Cell("learning rate x 3", learning_rate=5.1e-4),
     Cell("packed across documents", across_documents=True),
+    Cell("one text a row", one_text_a_row=True),
     Cell("init omp", init="omp"),
     Cell("init mean", init="mean"),
 )

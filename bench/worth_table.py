@@ -21,7 +21,8 @@ LABELS: dict[str, str] = {
     "entries 1000": "1000 个词条", "two stages": "两阶段",
     "LoRA r64": "LoRA r64", "English 0 %": "英文 0 %", "English 10 %": "英文 10 %", "entries 4000": "4000 个词条",
     "entries 16000": "16000 个词条", "learning rate / 3": "学习率 / 3", "learning rate x 3": "学习率 × 3",
-    "packed across documents": "跨文档打包", "init omp": "初始化 omp", "init mean": "初始化 mean",
+    "packed across documents": "跨文档打包", "one text a row": "每行一篇",
+    "init omp": "初始化 omp", "init mean": "初始化 mean",
 }  # fmt: skip
 """Names of the cells in Chinese."""
 HEADS: dict[str, dict[Language, tuple[str, ...]]] = {
