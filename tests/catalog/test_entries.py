@@ -53,18 +53,24 @@ def test_every_repository_that_the_lists_of_2023_and_2024_name_is_found() -> Non
     assert [name for name in names if name.casefold() not in known and name.split("/")[1].casefold() not in known] == []
 
 
-def test_a_figure_says_where_it_was_read_or_that_it_is_unverified() -> None:
+def test_a_figure_says_where_it_was_read_or_that_it_is_unverified_and_its_absence_why() -> None:
     rows = [entry for entry in datasets() if entry.rows is not None]
-    assert len(rows) > 35 and sum(entry.size is not None for entry in datasets()) > 15
+    assert len(rows) > 40 and sum(entry.size is not None for entry in datasets()) > 35
     assert all("rows" in {*entry.sources, *entry.unverified} for entry in rows)
     row = {"id": "x", "name": "x", "hubs": {"hf": "a/b"}, "license": "mit", "languages": ["zh"], "use": "questions"}
     row["good_for"] = {"en": "for a test", "zh": "测试"}
     page = "https://example.org/page"
-    DataSet.model_validate({**row, "rows": 5, "size": "1.2 GB", "sources": {"rows": page, "size": page}})
+    figures = {"rows": 5, "size": "1.2 GB", "sources": {"rows": page, "size": page}}
+    DataSet.model_validate({**row, **figures})
+    DataSet.model_validate({**row, "missing": {"rows": "not-published", "size": "not-found"}})
     for wrong, what in (
         ({"rows": 5}, "neither sourced nor unverified"),
         ({"size": "1 GB"}, "size without a source"),
         ({"rows": 5, "unverified": ["rows"], "sources": {"rows": page}}, "a source for what is unverified: rows"),
+        ({}, "does not say why it has no rows, size"),
+        ({"missing": {"rows": "grows"}}, "does not say why it has no size"),
+        ({**figures, "missing": {"size": "grows"}}, "has what it calls missing: size"),
+        ({"missing": {"rows": "forgotten", "size": "grows"}}, "not-published"),
     ):
         with pytest.raises(ValidationError, match=what):
             DataSet.model_validate({**row, **wrong})
@@ -105,6 +111,7 @@ def test_every_template_is_packaged() -> None:
 def test_every_format_is_one_of_the_stage_that_reads_it() -> None:
     """The schema checks it; here that the check is alive."""
     row = {"id": "x", "name": "x", "hubs": {"hf": "a/b"}, "license": "mit", "languages": ["zh"]}
+    row["missing"] = {"rows": "not-found", "size": "not-found"}
     text = {"en": "for a test", "zh": "测试"}
     DataSet.model_validate({**row, "good_for": text, "use": "conversations", "format": "alpaca"})
     with pytest.raises(ValidationError, match="no format paired_alpaca"):
@@ -156,6 +163,7 @@ def test_the_command_shows_a_table_and_one_entry_with_all_that_is_known(
     assert "22.6" in entry  # GB by LoRA
     assert "tree/main" in show(capsys, "datasets", "belle-2m") and "1.94 GB" in show(capsys, "datasets", "belle-2m")
     assert "更长的回答" in show(capsys, "datasets", "ruozhiba-gpt4", "--lang", "zh")
+    assert "作者未公布" in show(capsys, "datasets", "cci3-hq", "--lang", "zh")
     assert "num_ctx" in show(capsys, "tools", "ollama")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hanlin.catalog.entries import datasets, licenses, models, shapes, tools
 from hanlin.catalog.memory import RANK, RUN_CONTEXT, SEQUENCE, estimate_needs
-from hanlin.catalog.schema import CatalogEntry, DataSet, Hub, ListedTool, Model, Sourced
+from hanlin.catalog.schema import WHY_MISSING, CatalogEntry, DataSet, Hub, ListedTool, Model, Sourced
 from hanlin.core.i18n import Language, mark, translate
 
 PAGES: tuple[Hub | str, ...] = ("models", "datasets", "tools")
@@ -114,10 +114,10 @@ def _datasets(language: Language) -> list[str]:
         lines += [f"## {t(title)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for entry in chosen:
             known: dict[Sourced, str] = {
-                "rows": _number(entry.rows),
+                "rows": _number(entry.rows) or "–",
                 "format": f"`{entry.format}`" if entry.format else "",
             }
-            known |= {"size": entry.size or "", "license": f"`{entry.license}`"}
+            known |= {"size": entry.size or "–", "license": f"`{entry.license}`"}
             rows, format, size, license = (_marked(entry, field, text, t) for field, text in known.items())
             cells = [f"[`{entry.id}`](#{_anchor(entry.id)})", rows, size, " ".join(entry.languages)]
             cells += [f"`{entry.use}`", format, license]
@@ -164,8 +164,9 @@ def _legend(t: Callable[[str], str]) -> list[str]:
                 "`hanlin catalog models` shows the same in the terminal, as do `datasets` and `tools`; `--json` is for "
                 "programs. Names on hubs were compared with their owners' pages and the lists of LLaMA-Factory and "
                 "ms-swift in 2026-11; what is marked (unverified) is as the community's lists have it. A figure, "
-                "format or license leads to the page on which it was read. `hanlin catalog check` asks the hubs "
-                "themselves."
+                "format or license leads to the page on which it was read. A model made from a Llama is listed under "
+                "Llama's license, which covers what is made from it; its own page may add conditions. "
+                "`hanlin catalog check` asks the hubs themselves."
             )
         )
     ]
@@ -197,6 +198,7 @@ def _notes(
     if refused is not None:
         lines.append(f"- {t(mark('Not read: {text}')).format(text=refused.to(language))}")
     lines += [f"- ⚠ {fault.to(language)}" for fault in entry.faults]
+    lines += [f"- {name}: {reason}" for name, reason in missing_figures(entry, t)]
     lines += [f"- {text}" for text in last]
     if recipes := [f"`{text}`" for text in (entry.recipe, getattr(entry, "first_recipe", None)) if text]:
         lines.append(f"- {t(mark('Recipe: {text}')).format(text=' · '.join(recipes))}")
@@ -205,6 +207,12 @@ def _notes(
         forms = " · ".join(f"{form} `{target}`" for form, target in variants.items())
         lines.append(f"- {t(mark('Other forms: {text}')).format(text=forms)}")
     return [*lines, ""]
+
+
+def missing_figures(entry: CatalogEntry, t: Callable[[str], str]) -> list[tuple[str, str]]:
+    """The figures that a data set does not have and why, both in the language of `t`."""
+    names = {"rows": mark("number of rows"), "size": mark("size")}
+    return [(t(names[figure]), t(WHY_MISSING[why])) for figure, why in getattr(entry, "missing", {}).items()]
 
 
 def _license_section(

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from hanlin.config.settings import sources
-from hanlin.core.i18n import Language
+from hanlin.core.i18n import Language, mark
 
 Slug = Annotated[str, StringConstraints(pattern=r"[a-z0-9]+([.-][a-z0-9]+)*")]
 Repository = Annotated[str, StringConstraints(pattern=r"[\w.-]+/[\w.-]+")]
@@ -21,6 +21,16 @@ Hub = Literal["hf", "ms", "wisemodel", "opencsg"]
 Use = Literal["corpus", "conversations", "preferences", "unpaired_preferences", "questions", "images"]
 Unverified = Literal["hf", "ms", "wisemodel", "opencsg", "license", "rows", "shape", "format", "template"]
 Sourced = Literal[Unverified, "size"]
+Figure = Literal["rows", "size"]
+Missing = Literal["not-published", "grows", "behind-a-form", "not-found"]
+
+WHY_MISSING: dict[Missing, str] = {
+    "not-published": mark("its owners give none"),
+    "grows": mark("it grows, and its owners give none"),
+    "behind-a-form": mark("known to those alone who filled in its owners' form"),
+    "not-found": mark("no page was found that gives it"),
+}
+"""Why a figure of a data set is missing, in words (English; `translate` has the Chinese)."""
 
 FORMATS: dict[Use, tuple[str, ...]] = {
     "corpus": sources.DOCUMENT_FORMAT_NAMES,
@@ -165,6 +175,7 @@ class DataSet(CatalogEntry):
         fields: Renamed fields that the stage needs, as `sources.fields` takes them.
         rows: Number of its rows, rounded if its source rounds it.
         size: What is downloaded, such as `1.17 GB`.
+        missing: Why it has no `rows` or no `size`; a figure is given or its absence explained.
         languages: Languages of its texts.
         refused: Why Hanlin does not read it, if it does not.
     """
@@ -174,6 +185,7 @@ class DataSet(CatalogEntry):
     fields: dict[str, str] = {}
     rows: int | None = Field(None, gt=0)
     size: str | None = Field(None, pattern=r"[\d.]+ (kB|MB|GB|TB)")
+    missing: dict[Figure, Missing] = {}
     languages: tuple[Literal["zh", "en", "many"], ...]
     refused: Text | None = None
 
@@ -188,6 +200,11 @@ class DataSet(CatalogEntry):
             raise ValueError(f"{self.id} has a size without a source")
         if self.rows is not None and "rows" not in {*self.sources, *self.unverified}:
             raise ValueError(f"{self.id} has a number of rows that is neither sourced nor unverified")
+        given = {figure for figure in ("rows", "size") if getattr(self, figure) is not None}
+        if both := sorted(given & self.missing.keys()):
+            raise ValueError(f"{self.id} has what it calls missing: {', '.join(both)}")
+        if lost := sorted({"rows", "size"} - given - self.missing.keys()):
+            raise ValueError(f"{self.id} does not say why it has no {', '.join(lost)}")
         return self
 
 

@@ -157,8 +157,8 @@ def _model_row(model: Model) -> list[str]:
 
 
 def _dataset_row(entry: DataSet) -> list[str]:
-    rows = "" if entry.rows is None else f"{entry.rows:,}" + ("?" if "rows" in entry.unverified else "")
-    return [entry.id, rows, entry.size or "", " ".join(entry.languages), entry.use, entry.format or "–", entry.license]
+    rows = "–" if entry.rows is None else f"{entry.rows:,}" + ("?" if "rows" in entry.unverified else "")
+    return [entry.id, rows, entry.size or "–", " ".join(entry.languages), entry.use, entry.format or "–", entry.license]
 
 
 def _tool_row(tool: ListedTool) -> list[str]:
@@ -168,7 +168,7 @@ def _tool_row(tool: ListedTool) -> list[str]:
 def _print_details(entry: CatalogEntry) -> None:
     """Print everything that is known of one entry."""
     from hanlin.catalog.entries import licenses
-    from hanlin.catalog.page import hub_page
+    from hanlin.catalog.page import hub_page, missing_figures
     from hanlin.catalog.schema import DataSet, ListedTool, Model
 
     reader = language()
@@ -197,6 +197,7 @@ def _print_details(entry: CatalogEntry) -> None:
     refused = getattr(entry, "refused", None)
     lines += [(tr("not read"), refused.to(reader))] if refused else []
     lines += [(tr("fault"), fault.to(reader)) for fault in entry.faults]
+    lines += missing_figures(entry, tr)
     lines += [(tr("recipe"), text) for text in (entry.recipe, getattr(entry, "first_recipe", None)) if text]
     lines += _doubts(entry.unverified)
     lines += [(tr("source of {field}", field=field), url) for field, url in entry.sources.items()]
