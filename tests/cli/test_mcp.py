@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,43 @@ def test_the_client_of_the_sdk_plans_a_recipe_and_is_refused_by_code(workspace: 
     assert json.loads(planned.content[0].text)[0]["state"] == "run" and not planned.is_error
     assert refused.is_error and '"access"' in refused.content[0].text
     assert json.loads(found.content[0].text)[0]["parameters"] == 7_008_751_616
+
+
+async def listed(allow_evaluate: bool) -> dict[str, bool | None]:
+    from hanlin.cli.commands.agents.mcp import make_server
+
+    tools = await make_server(Workspace(Path("."), Path(".")), allow_evaluate).list_tools()
+    return {tool.name: tool.annotations.read_only_hint for tool in tools}
+
+
+def test_an_agent_may_evaluate_only_where_the_user_allows_it() -> None:
+    pytest.importorskip("mcp", reason="the MCP SDK is not installed (pip install 'hanlin[mcp]')")
+    assert "evaluate" not in anyio.run(listed, False)
+    allowed = anyio.run(listed, True)
+    assert [name for name, reads in allowed.items() if not reads] == ["evaluate"]
+
+
+def test_an_evaluation_takes_no_path_outside_and_no_option_in_a_name(workspace: Workspace) -> None:
+    no_names: list[str] = []
+    for model, questions, data, tasks, code in (
+        ("/etc", "", "", no_names, "access"),
+        ("books", "../q.jsonl", "", no_names, "access"),
+        ("books", "", "books", ["--lm-eval-tasks"], "bad_input"),
+    ):
+        with pytest.raises(UserError) as told:
+            tools.evaluate(workspace, model, questions, data, tasks, [], 0)
+        assert told.value.code == code
+
+
+@pytest.mark.slow
+def test_an_evaluation_gives_metrics_and_its_errors_keep_their_code(workspace: Workspace, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, workspace.root / "model")
+    rows = [{"question": "春天来了，什么开了？", "answer": "花"}, {"question": "一加一等于几？", "answer": "二"}]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (workspace.root / "questions.jsonl").write_text(text, encoding="utf-8")
+    done = tools.evaluate(workspace, "model", "questions.jsonl", "", [], [], 1)
+    assert done["digest"] and 0 <= done["metrics"]["exact_match"] <= 1
+    assert Path(done["path"]).is_relative_to(workspace.home)
+    with pytest.raises(UserError) as told:
+        tools.evaluate(workspace, "books", "questions.jsonl", "", [], [], 0)
+    assert told.value.code in ("bad_input", "recipe", "not_found")

@@ -198,7 +198,8 @@ def _notes(
     if refused is not None:
         lines.append(f"- {t(mark('Not read: {text}')).format(text=refused.to(language))}")
     lines += [f"- ⚠ {fault.to(language)}" for fault in entry.faults]
-    lines += [f"- {name}: {reason}" for name, reason in missing_figures(entry, t)]
+    unknown = t(mark("Not known: {figure} ({reason})"))
+    lines += [f"- {unknown.format(figure=figure, reason=reason)}" for figure, reason in missing_figures(entry, t)]
     lines += [f"- {text}" for text in last]
     if recipes := [f"`{text}`" for text in (entry.recipe, getattr(entry, "first_recipe", None)) if text]:
         lines.append(f"- {t(mark('Recipe: {text}')).format(text=' · '.join(recipes))}")

@@ -23,21 +23,28 @@ from hanlin.core.version import __version__
 app = new_app()
 INSTRUCTIONS = (
     "Hanlin makes Llama models good at Chinese by recipes (YAML): a graph of stages, each of which makes an artifact. "
-    "All tools only read. Call plan before anybody runs a recipe, and take figures from report. Paths are relative to "
+    "{rights} Call plan before anybody runs a recipe, and take figures from report. Paths are relative to "
     "the folder of the server. Errors are JSON with a stable code."
 )
+READS = "All tools only read."
+EVALUATES = "All tools but evaluate only read; evaluate computes and writes below artifacts/."
 
 
 @command(
     app,
     tr(
         "Speaks the Model Context Protocol on standard input and output. Its tools read: plan, status, report, "
-        "inspect, evaluation, lineage, catalog, settings, docs. Nothing is run or downloaded."
+        "inspect, evaluation, lineage, catalog, settings, docs. Nothing is run or downloaded, unless "
+        "--allow-evaluate adds the tool evaluate."
     ),
 )
 def mcp(
     root: Annotated[Path, typer.Option(help=tr("folder that the agent may look into"))] = Path("."),
     home: Home = Path("."),
+    allow_evaluate: Annotated[
+        bool,
+        typer.Option("--allow-evaluate", help=tr("let the agent evaluate models: it computes, and writes results")),
+    ] = False,
 ) -> None:
     if importlib.util.find_spec("mcp") is None:
         hint = tr("pip install 'hanlin[{extra}]'", extra="mcp")
@@ -45,15 +52,16 @@ def mcp(
         raise UserError(what, "hanlin mcp", hint, "missing_package")
     if not root.is_dir():
         raise UserError(tr("there is no such folder"), root, code="not_found")
-    make_server(Workspace(root.resolve(), home)).run()
+    make_server(Workspace(root.resolve(), home), allow_evaluate).run()
 
 
-def make_server(workspace: Workspace) -> Any:
-    """The server with its tools, each marked as one that only reads."""
+def make_server(workspace: Workspace, allow_evaluate: bool = False) -> Any:
+    """The server with its tools, each marked as one that only reads, and `evaluate` if it is allowed."""
     from mcp.server.mcpserver import MCPServer
     from mcp_types import ToolAnnotations
 
-    server = MCPServer("hanlin", version=__version__, instructions=INSTRUCTIONS, log_level="ERROR")
+    told = INSTRUCTIONS.format(rights=EVALUATES if allow_evaluate else READS)
+    server = MCPServer("hanlin", version=__version__, instructions=told, log_level="ERROR")
     reads = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,6 +115,28 @@ def make_server(workspace: Workspace) -> Any:
     def docs(page: str = "") -> str:
         """A page of the documentation as Markdown, such as agents, settings, mistakes; none: the list of pages."""
         return _answer(lambda: tools.docs(page))
+
+    if allow_evaluate:
+
+        def evaluate(
+            model: str,
+            questions: str = "",
+            data: str = "",
+            tasks: list[str] = [],
+            subjects: list[str] = [],
+            limit: int = 0,
+        ) -> str:
+            """Ask a model questions and score its answers; takes minutes. The same call again goes on after a stop.
+
+            model: its folder or GGUF; questions: a file of questions with answers, or data and tasks: the folder of
+            exams and their names, such as cmmlu; subjects: of the exams; limit: questions at most.
+            """
+            return _answer(lambda: tools.evaluate(workspace, model, questions, data, tasks, subjects, limit))
+
+        writes = ToolAnnotations(
+            read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+        )
+        server.add_tool(evaluate, annotations=writes, structured_output=False)
 
     return server
 

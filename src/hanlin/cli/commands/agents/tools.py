@@ -1,6 +1,7 @@
 """The tools of `hanlin mcp`: what the commands print with `--json`, as functions.
 
-None of them runs or downloads anything; all that planning leaves is its memory of file hashes below `artifacts/`.
+None but `evaluate` runs anything, and none downloads; all that planning leaves is its memory of file hashes below
+`artifacts/`.
 
 Paths are inside the folder that the server was started for. A recipe may name files elsewhere: that they are there is
 told, as by `hanlin plan`, but what they hold is not.
@@ -8,12 +9,16 @@ told, as by `hanlin plan`, but what they hold is not.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
 from hanlin.core.i18n import language, tr
+from hanlin.core.process import die_with_parent, python_command, run_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,39 @@ def evaluation(workspace: Workspace, artifact: str) -> dict[str, Any]:
         "digest": manifest.digest,
         "seconds": manifest.seconds,
     }
+
+
+def evaluate(
+    workspace: Workspace, model: str, questions: str, data: str, tasks: list[str], subjects: list[str], limit: int
+) -> dict[str, Any]:
+    """Ask a model questions and score its answers, as `hanlin evaluate` does, in a process of its own.
+
+    Programs as tasks (`lm_eval_tasks`) and servers (`address`) are left to the command line: an agent may look into
+    one folder, and not start programs or send its content away.
+
+    Returns:
+        The folder of the result (`path`), its `metrics` and its `digest`.
+    """
+    given = {"model": model, "questions": questions, "data": data}
+    options = [f"--{name}={workspace.resolve(path)}" for name, path in given.items() if path]
+    options += [f"--limit={limit}"] if limit else []
+    for name, values in (("--tasks", tasks), ("--subjects", subjects)):
+        if wrong := [value for value in values if value.startswith("-")]:
+            raise UserError(tr("a name does not begin with a dash"), wrong[0])
+        options += [name, *values] if values else []
+    command = python_command("-m", "hanlin", "evaluate", *options, f"--home={workspace.home.absolute()}", "--json")
+    in_child = die_with_parent if sys.platform == "linux" else None  # one system call, safe with threads
+    done = run_process(
+        command, cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=in_child
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        raise UserError(tr("the evaluation ended without a result"), model, None, "crashed") from error
+    if "error" in answer:
+        wrong_input = answer["error"]
+        raise UserError(wrong_input["what"], wrong_input["where"], wrong_input["hint"], wrong_input["code"])
+    return answer
 
 
 def lineage(workspace: Workspace, artifact: str) -> Any:
