@@ -104,7 +104,6 @@ WITHOUT_JSON = {
     "chat": "a conversation with a person",
     "serve": "a server, whose log is its output",
     "ui": "a server too",
-    "schema": "JSON alone",
     "mcp": "speaks JSON on its own terms",
 }
 """Commands without `--json`, and why."""

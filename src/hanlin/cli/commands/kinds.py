@@ -33,7 +33,8 @@ def kinds(kind: Annotated[str, typer.Argument(help=tr("kind of stage"))] = "", a
 
 
 @command(app, tr("Editors use it to complete and check recipe files."))
-def schema() -> None:
+def schema(as_json: AsJson = False) -> None:
+    """Print the schema, which is JSON with and without `--json`: a program may give the option to every command."""
     from hanlin.config.schema import json_schema
 
     print_json(json_schema())
