@@ -146,6 +146,9 @@ def test_a_model_is_found_by_its_id_and_its_name_on_a_hub() -> None:
     with pytest.raises(UserError) as told:
         get_model("llama-3.1-8b-instuct")
     assert told.value.hint is not None and "llama-3.1-8b-instruct" in told.value.hint
+    with pytest.raises(UserError) as told:
+        get_model("no/such")
+    assert told.value.hint is not None and "hf:owner/name" in told.value.hint and len(told.value.hint) < 200
 
 
 def show(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -87,6 +87,16 @@ def test_it_fits_on_one_screen_and_tells_programs_everything() -> None:
     assert len(rows) > 50 and len(CliRunner().invoke(hanlin, ["doctor", "--all"]).stdout.splitlines()) > 50
 
 
+def test_extras_that_do_not_go_together_are_not_installed_by_one_line() -> None:
+    from hanlin.cli.commands.doctor.app import _summarize_extras
+
+    rows = [Check("extra", f"{name}: x", "", False) for name in ("ray", "swanlab", "wandb", "web-tests")]
+    (shown,) = _summarize_extras(rows)
+    assert shown.hint == "pip install 'hanlin[ray,wandb]'" and "swanlab" in shown.found
+    (alone,) = _summarize_extras(rows[1:2])
+    assert alone.hint == "pip install 'hanlin[swanlab]'"
+
+
 def build(cuda: str) -> TorchBuild:
     return TorchBuild("2.13.0", cuda, "", "")
 

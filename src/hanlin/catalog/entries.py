@@ -90,4 +90,6 @@ def get_model(id: str) -> Model:
         if id in (model.id, *model.hubs.values()):
             return model
     what = tr("the catalog has no model '{id}'", id=id)
-    raise UserError(what, None, did_you_mean(id, [model.id for model in models()]))
+    near = did_you_mean(id, [model.id for model in models()])
+    lists = tr("`hanlin catalog models` lists them; another one of a hub is written hf:owner/name or ms:owner/name")
+    raise UserError(what, None, near if near and len(near) < 200 else lists)

@@ -188,15 +188,22 @@ def _resolve(request: PullRequest, session: HubSession) -> tuple[str, str]:
     hub = HUBS[request.name.hub]
     revision = request.name.revision or hub.DEFAULT_REVISION
     *others, last = _kinds(request)
+    without_revision: HubStatusError | None = None
     for kind in others:
         try:
             return kind, hub.resolve_revision(session, request.name.name, kind, revision)
         except HubStatusError as error:
             if not is_absent(error) and error.status not in (401, 404):
                 raise
+            without_revision = error if error.code == "RevisionNotFound" else None
     if request.name.is_pinned and not others:
         return last, revision
-    return last, hub.resolve_revision(session, request.name.name, last, revision)
+    try:
+        return last, hub.resolve_revision(session, request.name.name, last, revision)
+    except HubStatusError as error:
+        if without_revision is not None and is_absent(error):  # there is a model of this name, without the revision
+            raise without_revision from error
+        raise
 
 
 @contextmanager

@@ -15,7 +15,13 @@ from hanlin.cli.commands.doctor.accelerators import check_accelerators
 from hanlin.cli.commands.doctor.check import Check
 from hanlin.cli.commands.doctor.environment import check_environment, check_network
 from hanlin.cli.commands.doctor.machine import check_machine
-from hanlin.cli.commands.doctor.packages import DEVELOPMENT_EXTRAS, check_packages, check_programs, check_python
+from hanlin.cli.commands.doctor.packages import (
+    DEVELOPMENT_EXTRAS,
+    EXTRAS_ALONE,
+    check_packages,
+    check_programs,
+    check_python,
+)
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Home
 from hanlin.cli.output import echo, print_json, print_table
@@ -94,7 +100,8 @@ def _summarize_extras(checks: Sequence[Check]) -> list[Check]:
     missing = [name for name in of_users if name not in there]
     shown = [Check("extra", tr("extras"), join_list(there), True)] if there else []
     if missing:
-        command_line = f"pip install 'hanlin[{','.join(missing)}]'"
+        together = [name for name in missing if name not in EXTRAS_ALONE]
+        command_line = f"pip install 'hanlin[{','.join(together or missing)}]'"
         shown.append(
             Check("extra", tr("extras"), tr("not here: {names}", names=join_list(missing)), False, command_line, True)
         )

@@ -15,8 +15,10 @@ from hanlin.core.i18n import tr
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-DEVELOPMENT_EXTRAS = ("dev", "docs", "clients")
+DEVELOPMENT_EXTRAS = ("dev", "docs", "clients", "web-tests")
 """The extras for those who change Hanlin itself."""
+EXTRAS_ALONE = ("swanlab",)
+"""Extras that change versions which others need (`protobuf`, docs/*/platforms.md): not in one line with them."""
 
 
 def check_python() -> Check:
