@@ -51,6 +51,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (("template", "modelfile", "nowhere", "--json"), "not_found"),
         (("tokens", "view", "recipe.yaml", "--model", "nowhere", "--json"), "not_found"),
         (("docs", "nowhere", "--json"), "not_found"),
+        (("serve", "nowhere", "--json"), "not_found"),
     ],
 )
 def test_an_error_has_its_code(
@@ -102,8 +103,7 @@ def test_every_code_of_the_source_is_in_the_table_and_on_the_page() -> None:
 
 WITHOUT_JSON = {
     "chat": "a conversation with a person",
-    "serve": "a server, whose log is its output",
-    "ui": "a server too",
+    "ui": "a page for a person",
     "mcp": "speaks JSON on its own terms",
 }
 """Commands without `--json`, and why."""

@@ -136,6 +136,8 @@ def test_an_evaluation_takes_no_path_outside_and_no_option_in_a_name(workspace: 
         ("/etc", "", "", no_names, "access"),
         ("books", "../q.jsonl", "", no_names, "access"),
         ("books", "", "books", ["--lm-eval-tasks"], "bad_input"),
+        ("books", "", "books", ["../mine.yaml"], "access"),
+        ("books", "", "books", ["/etc/passwd"], "access"),
     ):
         with pytest.raises(UserError) as told:
             tools.evaluate(workspace, model, questions, data, tasks, [], 0)

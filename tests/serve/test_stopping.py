@@ -47,6 +47,24 @@ def serving(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
         process.communicate()
 
 
+@pytest.mark.slow
+def test_programs_are_told_in_json_where_the_server_answers(untaught_gguf: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hanlin", "serve", f"m={untaught_gguf / 'model-F32.gguf'}", "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HANLIN_API_KEY": ""},
+    )
+    try:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        assert told["models"] == ["m"] and told["openai"] == f"{told['url']}/v1"
+        wait_until(lambda: httpx.get(f"{told['url']}/health", timeout=60).status_code == 200)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 def test_a_server_ends_in_time_although_its_engine_hangs_and_clients_are_slow(untaught_gguf: Path) -> None:
     with (

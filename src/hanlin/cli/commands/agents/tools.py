@@ -127,6 +127,8 @@ def evaluate(
     for name, values in (("--tasks", tasks), ("--subjects", subjects)):
         if wrong := [value for value in values if value.startswith("-")]:
             raise UserError(tr("a name does not begin with a dash"), wrong[0])
+        if leading_out := [value for value in values if Path(value).is_absolute() or ".." in Path(value).parts]:
+            raise UserError(tr("this path is outside the folder of the server"), leading_out[0], code="access")
         options += [name, *values] if values else []
     command = python_command("-m", "hanlin", "evaluate", *options, f"--home={workspace.home.absolute()}", "--json")
     in_child = die_with_parent if sys.platform == "linux" else None  # one system call, safe with threads

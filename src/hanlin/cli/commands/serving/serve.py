@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +19,13 @@ from hanlin.cli.commands.serving.shared_options import (
     ContextLength,
 )
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName, tell_edits
+from hanlin.cli.options import AsJson, EngineName, tell_edits
+from hanlin.cli.output import echo, print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
+
+if TYPE_CHECKING:
+    from hanlin.serve.server import Extension
 
 app = new_app()
 
@@ -89,6 +95,7 @@ def serve(
     ] = 256,
     max_body: Annotated[int, typer.Option(min=1, help=tr("most MiB of a request body"))] = 8,
     max_output_tokens: Annotated[int, typer.Option(min=0, help=tr("most tokens of an answer; 0: the context"))] = 0,
+    as_json: AsJson = False,
 ) -> None:
     from hanlin.serve.admission import Limits
     from hanlin.serve.auth import read_key_file, read_keys
@@ -121,6 +128,8 @@ def serve(
         extend = extend_with_page(ui_folder)
     elif ui_folder != Path("."):
         raise UserError(tr("--ui-folder is for the page"), ui_folder, tr("add --ui"))
+    if as_json:
+        extend, options["on_ready"] = announce_as_json(extend), _tell_people
     run_server(
         models,
         extend=extend,
@@ -147,6 +156,23 @@ def serve(
         unix_socket=unix_socket,
         **options,
     )
+
+
+def announce_as_json(extend: Callable[[Extension], Sequence[str]] | None) -> Callable[[Extension], Sequence[str]]:
+    """An extension that also prints where the server will answer, as one line of JSON on standard output."""
+
+    def announce(extension: Extension) -> Sequence[str]:
+        lines = extend(extension) if extend is not None else ()
+        names = sorted(extension.models.by_name)
+        print_json({"url": extension.url, "openai": f"{extension.url}/v1", "models": names}, indent=None)
+        sys.stdout.flush()
+        return lines
+
+    return announce
+
+
+def _tell_people(line: str) -> None:
+    echo(line, err=True)
 
 
 def choose_engine(engine: str, llama_server: list[str], vllm: list[str]) -> str:
