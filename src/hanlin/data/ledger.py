@@ -68,6 +68,7 @@ REASONS: dict[str, str] = {
     "too_long": mark("it is too long"),
     "repeated_lines": mark("too much of it is repeated lines"),
     "ellipsis_lines": mark("too many of its lines break off with an ellipsis"),
+    "keyword_list": mark("it is a list of keywords or addresses"),
     "repeated_phrases": mark("too much of it is repeated phrases"),
     "repeated_characters": mark("too much of it repeats one character"),
     "symbols": mark("too much of it is symbols"),

@@ -64,6 +64,22 @@ def test_news_an_encyclopedia_a_buyer_a_lesson_and_an_office_are_no_advertorials
     assert find_reason("advertorials", text + SPRING * 5) is None
 
 
+@pytest.mark.parametrize(
+    "cue",
+    [
+        "（湖心日报记者 赵一）",
+        "湖心网8月2日讯，",
+        "招股书显示，",
+        "青石管件（300904.SZ）",
+        "日前，青石县举行发布会。",
+        "厂长王山表示，",
+    ],
+)
+def test_a_report_of_a_newspaper_or_on_a_share_is_no_advertorial(cue: str) -> None:
+    for page in (PAGES["company"], PAGES["goods"]):
+        assert find_reason("advertorials", cue + page) is None
+
+
 def test_a_drop_says_the_words_that_sell() -> None:
     result = RULE_FUNCTIONS["advertorials"](PAGES["company"], **ALL_TEXT_RULES["advertorials"])
     assert isinstance(result, Drop) and "我公司" in result.detail

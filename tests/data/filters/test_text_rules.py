@@ -397,3 +397,84 @@ def test_a_list_of_articles_that_break_off_is_dropped(dots: str) -> None:
 )
 def test_pauses_of_a_story_and_an_article_with_a_few_teasers_are_no_list(text: str) -> None:
     assert apply("ellipsis_lines", text) == text
+
+
+MENU = "莲城 莲城历史沿革 莲城行政区划 莲城地理环境 莲城自然资源 莲城人口 莲城经济 莲城社会事业 莲城交通运输 莲城名优特产 莲城风景名胜 莲城著名人物"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MENU,
+        MENU.replace(" ", " | "),
+        f"首页\n{MENU}",
+        "http://img3.example.com/photo/600x450_1.jpg http://img3.example.com/photo/t_1.jpg\n图片",
+    ],
+    ids=["blanks", "bars", "lines", "addresses"],
+)
+def test_a_text_of_nothing_but_keywords_or_addresses_is_dropped(text: str) -> None:
+    assert reason("keyword_lists", text) == "keyword_list"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{MENU}。",
+        MENU.replace(" ", "\n"),
+        "床前明月光 疑是地上霜 举头望明月 低头思故乡 " * 4,
+        "赵一 钱二 孙三 李四 周五 吴六 郑七 王八 冯九 陈十 褚一 卫二 蒋三",
+        "你问我爱你有多深 我爱你有几分 我的情也真 我的爱也真 月亮代表我的心 你去想一想 你去看一看 轻轻的一个吻 已经打动我的心"
+        " 深深的一段情 教我思念到如今 你问我爱你有多深 我爱你有几分",
+        "姓名 赵一 身高 175cm 体重 75kg 出生日期 1974年4月3日 毕业院校 东山学院 职业 教师 著作 《湖心》 奖项 2003年金叶奖 住处 北京",
+        "见 https://example.com/a，第三章讲得更清楚",
+    ],
+    ids=["a sentence", "a line each", "verse", "names", "a song", "facts", "a link"],
+)
+def test_verse_names_and_facts_are_no_keywords(text: str) -> None:
+    assert apply("keyword_lists", text) == text
+
+
+def test_a_table_of_contents_with_leaders_is_dropped_but_a_dotted_price_list_is_not() -> None:
+    chapters = "\n".join(f"第{n}章 数值计算方法的对象与特点{'.' * 60} {n}" for n in range(9))
+    assert reason("repeated_characters", chapters) == "repeated_characters"
+    prices = "\n".join(f"第{n}道菜是后院里种的青菜和昨天捉的鱼{'.' * 6} {n} 元" for n in range(9))
+    assert apply("repeated_characters", prices) == prices
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "正在旧时，人平易近的糊口很坚苦，后来平易近间故事传了下来。",
+        f"卍长寿佛牌卍(www.example.com){SPRING * 3}",
+        f"☆长寿佛牌☆（http://example.com）{SPRING * 3}",
+        "离婚三年，他又找上门来。小说《湖心》无弹窗阅读，最新章节尽在云中书库。",
+        f"yabo手机版登录：{SPRING * 3}",
+    ],
+    ids=["spun", "address", "stars", "novel site", "opening bet"],
+)
+def test_forms_of_pages_that_programs_make_are_advertisements(text: str) -> None:
+    assert reason("advertisements", text) == "advertisement"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "他平易近人，大家都愿意同他说话。这样平易近人的先生不多见。",
+        "第七届中国—南亚博览会在昆明开幕，东北亚博览会将在长春举行。南亚博览会共有四个馆。",
+        "孩子们热爱体育，老师也热爱体育。热爱体育的人身体好。",
+        "涨水势必威胁到下游的村庄，势必威胁到田里的庄稼。",
+        "这里的中华体会到了春天，大家都从中华体会到了。",
+        "民警提醒：刷单、下注、网贷、包邮返利都是诈骗，遇到嫌疑人请立即报警。",
+        f"{SPRING * 8}医生说：“牙疼就来，欢迎来我们医院咨询。”老人听了很高兴，说以后一定常来。",
+        "这部小说的最新章节写得很好，读来让人想起少年时的夏天。",
+    ],
+    ids=["idiom", "expo", "sports", "threat", "inside words", "police", "quoted call", "one formula"],
+)
+def test_words_inside_other_words_warnings_and_quoted_calls_are_no_advertisement(text: str) -> None:
+    assert apply("advertisements", text) == text
+
+
+def test_entities_whose_ampersand_was_lost_are_mojibake() -> None:
+    assert reason("mojibake", "当代中国道?#20262;?#20917;和价值观念面临严峻挑战。") == "mojibake"
+    text = "见第三页?#12345;处，那里写着全部的经过和结果。"
+    assert apply("mojibake", text) == text

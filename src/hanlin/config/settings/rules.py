@@ -32,6 +32,7 @@ TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "replacement_characters": {"share": 0.001, "allowed": 2},
     "advertisement_lines": {"longest": 80, "share": 0.5},
     "ellipsis_lines": {"share": 0.3, "least": 3},
+    "keyword_lists": {"least": 12},
     "repeated_lines": {"share": 0.5},
     "repeated_characters": {"share": 0.2, "run": 10},
     "repeated_phrases": {"share": 0.6, "length": 15},

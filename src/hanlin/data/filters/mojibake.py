@@ -340,11 +340,20 @@ def _complete_bytes(remaining: bytes, size: int) -> str:
     return "".join(sorted(options)) if len(remaining) < size or not options else min(options)
 
 
+_LOST_ENTITY, _MIN_LOST_ENTITIES = re.compile(r"\?#\d{4,5};"), 2
+
+
 def mojibake(text: str, tolerated: float) -> str | Drop:
     """Repair wrongly decoded text; drop it if more than this share of its characters cannot be repaired.
 
-    Why: a model learns `å¥½` as readily as 好. Default 0.005: a few stray characters in a long page may stay.
+    Why: a model learns `å¥½` as readily as 好. Default 0.005: a few stray characters in a long page may stay. Entities
+    whose & was lost to an encoding (`?#36947;`) stand for characters that are not those that were there.
     """
+    if "?#" in text:
+        entities = _LOST_ENTITY.findall(text)
+        chars = sum(map(len, entities))
+        if len(entities) >= _MIN_LOST_ENTITIES and chars > tolerated * len(text):
+            return Drop("mojibake", f"{chars} of {len(text)} characters")
     repaired, lost = repair(text)
     if lost > tolerated * len(text):
         return Drop("mojibake", f"{lost} of {len(text)} characters")

@@ -14,7 +14,13 @@ from hanlin.data.filters.language import chinese_share, language
 from hanlin.data.filters.mojibake import mojibake
 from hanlin.data.filters.ocr import markdown, ocr_debris
 from hanlin.data.filters.pii import personal_data
-from hanlin.data.filters.repetition import ellipsis_lines, repeated_characters, repeated_lines, repeated_phrases
+from hanlin.data.filters.repetition import (
+    ellipsis_lines,
+    keyword_lists,
+    repeated_characters,
+    repeated_lines,
+    repeated_phrases,
+)
 from hanlin.data.filters.text import (
     advertisements,
     chinese_or_english,
@@ -93,6 +99,7 @@ RULE_FUNCTIONS: dict[str, Callable[..., str | Drop]] = {
         replacement_characters,
         advertisement_lines,
         ellipsis_lines,
+        keyword_lists,
         repeated_lines,
         repeated_phrases,
         repeated_characters,

@@ -18,11 +18,17 @@ from hanlin.data.text.lexicons import (
     GENERATED_CUE,
     INSTITUTION,
     NOT_A_SALES_CALL,
+    NOVEL_CUES,
+    NOVEL_SITE,
     ON_BETTING,
+    ON_CRIME,
+    OPENING_ADDRESS,
     SALES_CALL,
     SALES_CALL_WORDS,
     SEWN_IN_BETTING,
     SPAM_PHRASES,
+    SPUN,
+    SPUN_CUE,
 )
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
 
@@ -151,6 +157,8 @@ _ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S[^\n]{5,})", re.
 _ABSTRACT_HEAD, _ABSTRACT_END = 15, 12
 _MIN_INSTITUTION_WORDS, _MIN_GENERATED = 4, 4
 _MAX_COPY_CHARS = 5_000
+_OPENING_CHARS = 24
+_MAX_BLURB_CHARS, _MIN_FORMULAS, _MIN_CRIME_WORDS = 600, 2, 2
 _BETTING_CUES = (
     *("赌博", "网赌", "赌球", "娱乐平", "娱乐城", "娱乐网", "娱乐官", "娱人网", "葡京", "萄京"),
     *("棋牌", "比分网", "快三"),
@@ -168,12 +176,16 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     """Drop a text with `per_thousand` phrases of gambling, quack medicine, sales and the like in 1,000 characters.
 
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
-    sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is one word of theirs
-    after a last colon, or on a page of a school or institute that does not speak of betting (赌博软件师范学院). Copies
+    sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is one name in the
+    first 24 characters of a text that does not speak of betting, and one word of theirs after a last colon, or on a
+    page of a school or institute that does not speak of betting (赌博软件师范学院). Copies
     with words replaced have a form: 本文摘要： and then the same beginning or end again, or 本文关键词： at the end and
     then the words of the title one by one; and so have essays of a widespread generator. A text of 200 to 3,000
-    characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. Defaults 5 and 3, on
-    labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
+    characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. A text in which 民 has
+    become 平易近 was rewritten by a program, one that begins with a keyword between two marks and an address was sewn
+    together, and a short one with two formulas of novel sites (无弹窗, 最新章节) has nothing else. Phrases and names
+    are not counted on pages of the police and the courts, which warn of them. Defaults 5 and 3, on labeled spam against
+    encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
     copied = _COPY_PREFILTER.may_match(text) and any(
         text.startswith(_COPY_CUES, start) for start in _COPY_PREFILTER.find_starts(text)
@@ -188,9 +200,13 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
         return Drop("advertisement", closing_bet[0])
     if "关键" in closing_part and (keywords := _find_title_keywords(text, closing_part)):
         return Drop("advertisement", keywords)
+    if form := _find_copied_form(text):
+        return Drop("advertisement", form)
     names = BETTING_SITES.find_all(text, minimum=max(2, math.ceil(len(text) / _CHARS_PER_BETTING_NAME)))
-    if names:
+    if names and not _is_on_crime(text):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
+    if opening := _find_opening_bet(text):
+        return Drop("advertisement", opening)
     if _MIN_SALES_CHARS <= len(text) <= _MAX_SALES_CHARS and (call := _find_sales_call(text[-_CLOSING_CHARS:])):
         return Drop("advertisement", call)
     if copied and (sewn_in := _find_sewn_in_betting(text)):
@@ -198,9 +214,34 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     if GENERATED_CUE in text and len(generated := GENERATED.findall(text)) >= _MIN_GENERATED:
         return Drop("advertisement", generated[0])
     hits = SPAM_PHRASES.find_all(text, minimum=max(different, math.ceil(per_thousand * len(text) / 1000)))
-    if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
+    if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different and not _is_on_crime(text):
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text
+
+
+def _find_copied_form(text: str) -> str | None:
+    """Find what only texts have that programs rewrote, sewed together or copied from sites of novels, or None."""
+    if SPUN_CUE in text and (spun := SPUN.search(text)):
+        return spun[0]
+    if (not text[:1].isalnum() or text[0] in "卍卐") and (address := OPENING_ADDRESS.match(text)):
+        return address[0]
+    if len(text) <= _MAX_BLURB_CHARS and any(cue in text for cue in NOVEL_CUES):
+        formulas = sorted(set(NOVEL_SITE.findall(text)))
+        return "、".join(formulas[:5]) if len(formulas) >= _MIN_FORMULAS else None
+    return None
+
+
+def _find_opening_bet(text: str) -> str | None:
+    """Find the name of a betting site with which a text begins that does not speak of betting, or None."""
+    if not BETTING_SITES.prefilter.count_candidates(text, _OPENING_CHARS) or ON_BETTING.search(text):
+        return None
+    names = BETTING_SITES.find_all(text[: 2 * _OPENING_CHARS])
+    return names[0] if names else None
+
+
+def _is_on_crime(text: str) -> bool:
+    """Whether a text has two different words of the police and the courts."""
+    return len(set(ON_CRIME.findall(text))) >= _MIN_CRIME_WORDS
 
 
 def _find_title_keywords(text: str, closing: str) -> str | None:
@@ -242,4 +283,12 @@ def _find_sales_call(closing: str) -> str | None:
     if NOT_A_SALES_CALL.search(closing):
         return None
     call = SALES_CALL.search(closing)
-    return call[0] if call else None
+    if call is None or _is_quoted(closing[call.end() :]):
+        return None
+    return call[0]
+
+
+def _is_quoted(after: str) -> bool:
+    """Whether what comes before a part of a text is within quotation marks: somebody says it, and not the page."""
+    closes, opens = after.find("”"), after.find("“")
+    return closes >= 0 and (opens < 0 or closes < opens)

@@ -12,6 +12,7 @@ import numpy as np
 from hanlin.data.text.advertorial_phrases import KINDS, find_advertorial_phrases
 from hanlin.data.text.char_stats import code_points
 from hanlin.data.text.ngrams import hash_short_ngrams
+from hanlin.data.text.patterns import compile_on_use
 
 _JOB_WORDS = frozenset((
     *("招聘", "应聘", "岗位职责", "任职要求", "任职资格", "薪资", "五险", "招聘会", "简历", "面试"),
@@ -19,6 +20,20 @@ _JOB_WORDS = frozenset((
 ))  # fmt: skip
 _MIN_JOB_WORDS = 2
 """A page with as many of them, and no more than a profile of a company beside them, offers jobs."""
+_NEWS_REPORT = compile_on_use(
+    r"(?:记者|通讯员|特约|见习)\s?[\u4e00-\u9fff]{2,4}(?=[\s，,）)、]|摄|报道|$)"
+    r"|[（(][^（）()\n]{0,14}(?:记者|通讯员)[^（）()\n]{1,30}[）)]"
+    r"|\d ?日[^，。\n]{0,8}(?:消息|电|讯|获悉|报道|晚间|宣布)|[网报社端]讯|讯\s?[（(]"
+    r"|招股书|IPO|半年报|年报|净利润|营收|募资|质押"
+    r"|\d{6}\.S[HZ]|[（(]\d{6}[）)]|[（(]\d{4,5}\.HK[）)]|\(\d+\.\d{2,3}, -?\d"
+    r"|表示[，,：:。]|据介绍|据悉|记者从|(?:告诉|对)[^，。\n]{0,10}记者"
+    r"|\A[^。]{0,80}?(?:近日|日前|昨日|月\d{1,2}日)[，,]",
+    re.M,
+)
+"""What news has and an advertorial seldom: a byline, a date line, a stock code and accounts, somebody who is quoted.
+Of 119 news of 2023 that the model took for advertorials 90 were wrong, and 82 of those have it; of 147 pages of SkyPile
+that it drops rightly 7 have it.
+"""
 _MAX_REPEATS = 3
 """A word counts this often at most: what a page is about does not make it an advertorial."""
 _LEAST_CHARS = 300
@@ -161,8 +176,8 @@ def _count_most_frequent(text: str, length: int) -> int:
 def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | None:
     """Tell how likely a page is written to sell, and what words say so.
 
-    A page that offers jobs sells nothing. The form is measured only if words and length leave it a chance, diseases
-    apart, and repeats, which cost most, only if all else does.
+    A page that offers jobs sells nothing, nor does a report of a newspaper or on a share. The form is measured only if
+    words and length leave it a chance, diseases apart, and repeats, which cost most, only if all else does.
 
     Args:
         text: The page.
@@ -183,7 +198,7 @@ def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | N
     if logit + _MOST_FROM_REPEATS < needed:
         return None
     logit += _weigh(_measure_repeats(text))
-    if logit < needed:
+    if logit < needed or _NEWS_REPORT.search(text):
         return None
     words = dict.fromkeys(word for kind in _TELLING_KINDS for word in found.get(kind, ()))
     return 1 / (1 + math.exp(-min(30.0, logit))), list(words)[:5]

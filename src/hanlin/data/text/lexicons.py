@@ -64,22 +64,37 @@ def compile_phrases(text: str, *phrases: str, bits: int = 4, forms: Mapping[str,
     return Phrases((*text.split(), *phrases), bits, forms)
 
 
+_SITE_WORD = (
+    "体育|娱乐|国际|电竞|彩票|真人|棋牌|视讯|官方|官网|网[址站页]|手机|登[录陆]|注册|平台|下载|投注|买球|客户端|入口|客服"
+    "|开奖|计划|走势|赛车|app|APP|vip|VIP|pk|PK|com"
+)
+_OF_A_SITE = rf"(?={_SITE_WORD}|[^\u4e00-\u9fff]|\Z)"
+"""What follows the name of a betting site, if the same characters are in other words too: 东北亚博览会, 势必威胁."""
 BETTING_SITES = compile_phrases(
     """
-    亚博 yabo 欧宝体育 华体会 必威 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
-    米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 九游会 天博体育 pg电子 时时彩
-    北京赛车 幸运飞艇 现金网 真人荷官 六合彩 新葡京 太阳城娱乐 皇冠体育 金沙娱乐 万博体育 bob体育 BOB体育 江南体育
-    爱体育 九州体育 乐动体育 正规买球 手机买球 网上买球 体育买球 世界杯买球 欧洲杯买球
+    yabo 欧宝体育 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
+    米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 天博体育 pg电子 时时彩
+    幸运飞艇 真人荷官 六合彩 新葡京 太阳城娱乐 皇冠体育 金沙娱乐 万博体育 bob体育 BOB体育 江南体育
+    九州体育 乐动体育 正规买球 手机买球 网上买球 体育买球 世界杯买球 欧洲杯买球
     皇冠比分 皇冠现金 皇冠官网 皇冠正网 皇冠新网 皇冠网址 皇冠投注 皇冠足球 正规网赌 网赌软件 赌球网
     威尼斯人网站 威尼斯人官网 威尼斯人网址 威尼斯人娱乐 威尼斯人平台 威尼娱人 葡京网站 葡京官网 葡京娱乐 葡京网址
     葡京平台 葡京赌 新葡萄京 新萄京 金沙网站 金沙官网 金沙网址 永利官网 永利网址 太阳城官网 太阳城网站 太阳城网址
     ag亚游 AG亚游 凯发k8 凯发娱乐 凯发国际 尊龙凯时 利来国际 利来娱乐 ag真人 AG真人 ag旗舰 AG旗舰 龙8国际 优发国际
-    优发娱乐 和记娱乐 博天堂 狗万 伟德国际 伟德体育 韦德体育 大发体育 大发娱乐 大发彩票
+    优发娱乐 和记娱乐 博天堂 伟德国际 伟德体育 韦德体育 大发体育 大发娱乐 大发彩票
     大发扑克 明升体育 新利体育 沙巴体育 竞技宝 雷竞技 泛亚电竞 火狐体育 芒果体育 博鱼体育 博鱼app 贝博体育
-    亿德体育 环亚娱乐 同乐城 千亿国际 千亿体育 乐鱼app 乐鱼官网 开元棋牌 开云app
+    亿德体育 环亚娱乐 千亿国际 千亿体育 乐鱼app 乐鱼官网 开元棋牌 开云app
     """,
     bits=5,
     forms={
+        "亚博": rf"(?<![东西南北中欧])亚博{_OF_A_SITE}",
+        "必威": rf"(?<!势)必威{_OF_A_SITE}",
+        "狗万": rf"狗万{_OF_A_SITE}",
+        "华体会": rf"(?<!中)华体会{_OF_A_SITE}",
+        "九游会": r"九游会(?!员)",
+        "同乐城": r"同乐城(?![堡市镇])",
+        "现金网": r"现金网(?![点络银])",
+        "爱体育": rf"爱体育(?={_SITE_WORD})(?!国际|登录|注册)",
+        "北京赛车": rf"北京赛车(?={_SITE_WORD}|群|技巧|精准)(?!体育|国际|手机)",
         "杯竞猜": r"杯(?:决赛|冠军)?(?:竞猜|下注|投注|押注|外围)(?!活动|游戏|大赛|有奖|型|彩)",
         **dict.fromkeys(("杯决赛", "杯冠军", "杯下注", "杯投注", "杯押注", "杯外围")),
         "联赛下注": r"联赛(?:下注|投注|押注|买球)",
@@ -105,6 +120,23 @@ SEWN_IN_BETTING = re.compile(
     r"|(?:江苏|安徽|湖北|吉林|上海|北京|广西|河北|甘肃|彩票|内蒙古|福建)快三|棋牌(?:平台|官网|app)"
 )
 """Words of betting sites that a program has put in the place of a name on a copied page."""
+ON_CRIME = re.compile("[民特辅]警|警方|公安|派出所|反诈|诈骗|涉赌|涉案|嫌疑|刑拘|刑事|犯罪|法院|检察|骗局|典型案")
+"""Words of the police and the courts: who warns of fraud and betting writes the phrases of those who advertise it."""
+SPUN_CUE = "平易近"
+SPUN = re.compile(
+    "[人国农居市公渔村股网难选彩]平易近(?![人。，、；！？”])|平易近[间族主营生众政俗办警航事用心意权商企]"
+)
+"""平易近, by which a program replaced 民: 人平易近币, 平易近间故事. Writers have it in 平易近人 only."""
+OPENING_ADDRESS = re.compile(
+    r"[卍卐]?([卍卐]|[^\w\s，。、“”《》【】「」『』()（）\-*#])[^\n，。]{2,24}?\1\s*[（(]\s*(?:https?://|www\.)"
+)
+"""A keyword between two marks and an address behind it, with which a page begins that goes on with the news."""
+NOVEL_CUES = ("章节", "弹窗", "书友", "全集下载", "在线阅读", "免费阅读")
+NOVEL_SITE = re.compile(
+    "无弹窗|最新章节|免费(?:在线|全文)?阅读|全文(?:免费)?阅读|在线阅读|(?i:txt)(?:全集)?下载|书友群|各位书友要是觉得"
+    "|章节列表|全文字更新|推荐票|读者群|请不要忘记向您QQ群"
+)
+"""What sites of novels say around the name of one."""
 INSTITUTION = re.compile("学院|大学|学校|教授|研究生|研究所|研究员|医院|学生|教师|科研|学科|专业|党委|论文|专家")
 """Words of the pages that are copied: on schools, institutes and hospitals."""
 ON_BETTING = re.compile(
@@ -137,6 +169,7 @@ SPAM_PHRASES = compile_phrases(
     量大从优 欢迎选购 欢迎订购 厂家批发 免费量房 免费设计 上门维修 售后维修 免费领取 限量抢购 咨询热线 预约热线
     订购热线 微信同号 同微信 扫码领取 点击领取 立即报名 立即抢购 立即咨询 免费咨询热线 包邮到家 全国包邮 一件代发
     零风险 月入过万 轻松赚钱
+    肉棒 骚穴 淫水 无码 一区二区 内射 潮喷 自拍偷拍 成人视频 黄片 口交 鸡巴 肏 尻屄
     """,
     bits=4,
 )
