@@ -399,7 +399,10 @@ def test_pauses_of_a_story_and_an_article_with_a_few_teasers_are_no_list(text: s
     assert apply("ellipsis_lines", text) == text
 
 
-MENU = "莲城 莲城历史沿革 莲城行政区划 莲城地理环境 莲城自然资源 莲城人口 莲城经济 莲城社会事业 莲城交通运输 莲城名优特产 莲城风景名胜 莲城著名人物"
+MENU = (
+    "莲城 莲城历史沿革 莲城行政区划 莲城地理环境 莲城自然资源 莲城人口 莲城经济 莲城社会事业 莲城交通运输"
+    " 莲城名优特产 莲城风景名胜 莲城著名人物"
+)
 
 
 @pytest.mark.parametrize(
@@ -408,9 +411,12 @@ MENU = "莲城 莲城历史沿革 莲城行政区划 莲城地理环境 莲城�
         MENU,
         MENU.replace(" ", " | "),
         f"首页\n{MENU}",
-        "http://img3.example.com/photo/600x450_1.jpg http://img3.example.com/photo/t_1.jpg\n图片",
+        "http://img3.example.com/photo/600x450_1.jpg?a=1 http://img3.example.com/photo/t_1.jpg?a=2\n图片",
+        "平陆| 惠安| 项城| 大余| 浏阳| 青白江| 邳州| 清徐| 姜堰| 江油| 张北| 北戴河| 五华",
+        "东山村 西山村 南山村 北山村 上河村 下河村 前屯村 后屯村 大湾村 小湾村 石桥村 木桥村",
+        "前往第 " + " ".join(map(str, range(1, 40))) + " 卷",
     ],
-    ids=["blanks", "bars", "lines", "addresses"],
+    ids=["blanks", "bars", "lines", "addresses", "short names", "villages", "page numbers"],
 )
 def test_a_text_of_nothing_but_keywords_or_addresses_is_dropped(text: str) -> None:
     assert reason("keyword_lists", text) == "keyword_list"
@@ -423,12 +429,14 @@ def test_a_text_of_nothing_but_keywords_or_addresses_is_dropped(text: str) -> No
         MENU.replace(" ", "\n"),
         "床前明月光 疑是地上霜 举头望明月 低头思故乡 " * 4,
         "赵一 钱二 孙三 李四 周五 吴六 郑七 王八 冯九 陈十 褚一 卫二 蒋三",
-        "你问我爱你有多深 我爱你有几分 我的情也真 我的爱也真 月亮代表我的心 你去想一想 你去看一看 轻轻的一个吻 已经打动我的心"
-        " 深深的一段情 教我思念到如今 你问我爱你有多深 我爱你有几分",
-        "姓名 赵一 身高 175cm 体重 75kg 出生日期 1974年4月3日 毕业院校 东山学院 职业 教师 著作 《湖心》 奖项 2003年金叶奖 住处 北京",
+        "你问我爱你有多深 我爱你有几分 我的情也真 我的爱也真 月亮代表我的心 你去想一想 你去看一看"
+        " 轻轻的一个吻 已经打动我的心 深深的一段情 教我思念到如今 你问我爱你有多深 我爱你有几分",
+        "姓名 赵一 身高 175cm 体重 75kg 出生日期 1974年4月3日 毕业院校 东山学院 职业 教师"
+        " 著作 《湖心》 奖项 2003年金叶奖 住处 北京",
         "见 https://example.com/a，第三章讲得更清楚",
+        "\n".join(f"{n} {n * 37 % 101} {n * 53 % 97}" for n in range(30)),
     ],
-    ids=["a sentence", "a line each", "verse", "names", "a song", "facts", "a link"],
+    ids=["a sentence", "a line each", "verse", "names", "a song", "facts", "a link", "a table"],
 )
 def test_verse_names_and_facts_are_no_keywords(text: str) -> None:
     assert apply("keyword_lists", text) == text
@@ -449,8 +457,12 @@ def test_a_table_of_contents_with_leaders_is_dropped_but_a_dotted_price_list_is_
         f"☆长寿佛牌☆（http://example.com）{SPRING * 3}",
         "离婚三年，他又找上门来。小说《湖心》无弹窗阅读，最新章节尽在云中书库。",
         f"yabo手机版登录：{SPRING * 3}",
+        f"亚博游戏娱乐_亚博足彩{SPRING * 3}",
+        "睁开全数湖心市是中邦第二大都市，是经邦务院照准的都市。",
+        "说到名言，大家肯定都不陌生吧？下面是小编整理的励志名言，欢迎阅读，希望大家能够喜欢。",
+        "导读：　校园活动总结(共8篇)校园活动总结一年来，我们坚持以活动育人为宗旨，在创新...",
     ],
-    ids=["spun", "address", "stars", "novel site", "opening bet"],
+    ids=["spun", "address", "stars", "novel site", "opening bet", "opening game", "spun state", "editor", "samples"],
 )
 def test_forms_of_pages_that_programs_make_are_advertisements(text: str) -> None:
     assert reason("advertisements", text) == "advertisement"
@@ -467,8 +479,15 @@ def test_forms_of_pages_that_programs_make_are_advertisements(text: str) -> None
         "民警提醒：刷单、下注、网贷、包邮返利都是诈骗，遇到嫌疑人请立即报警。",
         f"{SPRING * 8}医生说：“牙疼就来，欢迎来我们医院咨询。”老人听了很高兴，说以后一定常来。",
         "这部小说的最新章节写得很好，读来让人想起少年时的夏天。",
+        "下面就和小编一起来看看吧！湖心市的高考成绩六月二十五日公布，志愿从二十七日填到七月一日，各校的招生计划已经发到手里。",
+        "各友邦的使节都到了，邦国之间互通有无。先王之制，邦内甸服，邦外侯服。",
+        "本校发现有人假冒本校名义建QQ群、发微信号、在公众号上收费，请谨防上当。",
+        "欧洲优胜者杯外围赛抽签，世界杯外围赛首轮，球队以首名出线。",
     ],
-    ids=["idiom", "expo", "sports", "threat", "inside words", "police", "quoted call", "one formula"],
+    ids=[
+        *("idiom", "expo", "sports", "threat", "inside words", "police", "quoted call", "one formula"),
+        *("editor and sample", "states", "warning", "qualifiers"),
+    ],
 )
 def test_words_inside_other_words_warnings_and_quoted_calls_are_no_advertisement(text: str) -> None:
     assert apply("advertisements", text) == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,12 +42,15 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
 
 _SENTENCE_MARKS = ("。", "！", "？", "!", "?")
 _SEPARATOR = re.compile(r"[\s|｜│•>»/]+")
+_NUMBER, _MIN_PAGE_NUMBERS = re.compile(r"(?<![\d.])\d{1,4}(?![\d.])"), 15
+_BAR = re.compile("[|｜│]")
+_HEAD_CHARS = 200
 _ADDRESS = re.compile(r"https?://[!-~]+")
 _FUNCTION_WORD = re.compile("[的了是在和我你他她这那有也就不都而与之]")
 _FACT = re.compile(r"[0-9《》，,、；;：:=\[\](){}（）]")
 _EVEN_LENGTHS = (2, 3, 4, 5, 7)
 _MAX_ADDRESS_SHARE, _MIN_HAN_SHARE, _MAX_FUNCTION_SHARE, _MAX_FACT_SHARE = 0.7, 0.6, 0.05, 0.08
-_MIN_KEYWORD_CHARS, _MAX_KEYWORD_CHARS, _MAX_SAME_LENGTH = 3, 14, 0.7
+_MIN_KEYWORD_CHARS, _MAX_KEYWORD_CHARS, _MAX_SAME_LENGTH, _MAX_SAME_END = 3, 14, 0.7, 0.4
 
 
 def keyword_lists(text: str, least: int) -> str | Drop:
@@ -54,30 +58,50 @@ def keyword_lists(text: str, least: int) -> str | Drop:
 
     Why: menus, lists of other titles and words for search engines teach which names stand together and nothing else; C4
     drops lines without a sentence mark for the same reason (Raffel et al. 2020, section 2.2). Default 12 items, of 3 to
-    14 characters on average, divided by blanks, bars or arrows. Only Chinese text without any sentence mark, with
-    hardly any function words, digits or commas is judged, and not if most items have the same length of two to five or
-    of seven characters: verse without marks and lists of persons. A text of which seven tenths are addresses goes too.
+    14 characters on average, divided by blanks or arrows, or of 2 to 14 divided by bars. Only Chinese text without any
+    sentence mark, with hardly any function words, digits or commas is judged, and not if most items between blanks have
+    the same length of two to five or of seven characters: verse without marks and lists of persons. A text of which
+    seven tenths are addresses, or a half numbers of pages, goes too.
     """
+    if "http" in text[:_HEAD_CHARS] and sum(map(len, _ADDRESS.findall(text))) > _MAX_ADDRESS_SHARE * len(text):
+        return Drop("keyword_list", "addresses")  # which have question marks
     for mark in _SENTENCE_MARKS:  # twice as fast as `any`; nearly every text has the first
         if mark in text:
             return text
-    if "http" in text and sum(map(len, _ADDRESS.findall(text))) > _MAX_ADDRESS_SHARE * len(text):
-        return Drop("keyword_list", "addresses")
+    if _count_page_numbers(text) >= _MIN_PAGE_NUMBERS:
+        return Drop("keyword_list", "page numbers")
     rows = [list(filter(None, _SEPARATOR.split(line))) for line in split_lines(text)]
     items = [item for row in rows if len(row) >= least for item in row]
     chars, listed = sum(len(item) for row in rows for item in row), sum(map(len, items))
     if not items or listed < _MIN_HAN_SHARE * chars or count_char_kinds(text)[0] < _MIN_HAN_SHARE * chars:
         return text
-    if not _MIN_KEYWORD_CHARS * len(items) <= listed <= _MAX_KEYWORD_CHARS * len(items):
+    shortest = _MIN_KEYWORD_CHARS - (2 * len(_BAR.findall(text)) > len(items))
+    if not shortest * len(items) <= listed <= _MAX_KEYWORD_CHARS * len(items):
         return text
-    lengths = Counter(map(len, items))
-    if max(lengths[size] for size in _EVEN_LENGTHS) > _MAX_SAME_LENGTH * len(items):
+    if shortest == _MIN_KEYWORD_CHARS and _is_even(items):
         return text
     if len(_FUNCTION_WORD.findall(text)) > _MAX_FUNCTION_SHARE * chars:
         return text
     if len(_FACT.findall(text)) > _MAX_FACT_SHARE * chars:
         return text
     return Drop("keyword_list", f"{len(items)} items: {' '.join(items[:3])}")
+
+
+def _is_even(items: Sequence[str]) -> bool:
+    """Whether most items have the same length, like verse and names of persons, and do not end alike, like villages."""
+    lengths = Counter(map(len, items))
+    ends = Counter(item[-1] for item in items)
+    even = max(lengths[size] for size in _EVEN_LENGTHS)
+    return even > _MAX_SAME_LENGTH * len(items) and max(ends.values()) < _MAX_SAME_END * len(items)
+
+
+def _count_page_numbers(text: str) -> int:
+    """How many numbers of a text follow the one before by one, if most of the text is such numbers: links to pages."""
+    numbers = _NUMBER.findall(text)
+    if len(numbers) < _MIN_PAGE_NUMBERS or 2 * sum(map(len, numbers)) < len(text) - text.count(" ") - text.count(","):
+        return 0
+    values = list(map(int, numbers))
+    return sum(1 for before, after in pairwise(values) if after == before + 1)
 
 
 def repeated_lines(text: str, share: float) -> str | Drop:

@@ -14,6 +14,8 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.lexicons import (
     BETTING_SITES,
+    EDITOR_CUES,
+    EDITOR_FRAME,
     GENERATED,
     GENERATED_CUE,
     INSTITUTION,
@@ -29,6 +31,8 @@ from hanlin.data.text.lexicons import (
     SPAM_PHRASES,
     SPUN,
     SPUN_CUE,
+    SPUN_STATE,
+    STATE_CUE,
 )
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
 
@@ -158,7 +162,7 @@ _ABSTRACT_HEAD, _ABSTRACT_END = 15, 12
 _MIN_INSTITUTION_WORDS, _MIN_GENERATED = 4, 4
 _MAX_COPY_CHARS = 5_000
 _OPENING_CHARS = 24
-_MAX_BLURB_CHARS, _MIN_FORMULAS, _MIN_CRIME_WORDS = 600, 2, 2
+_MAX_BLURB_CHARS, _MAX_FRAME_CHARS, _MIN_FORMULAS, _MIN_CRIME_WORDS = 600, 300, 2, 2
 _BETTING_CUES = (
     *("赌博", "网赌", "赌球", "娱乐平", "娱乐城", "娱乐网", "娱乐官", "娱人网", "葡京", "萄京"),
     *("棋牌", "比分网", "快三"),
@@ -182,10 +186,11 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     with words replaced have a form: 本文摘要： and then the same beginning or end again, or 本文关键词： at the end and
     then the words of the title one by one; and so have essays of a widespread generator. A text of 200 to 3,000
     characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. A text in which 民 has
-    become 平易近 was rewritten by a program, one that begins with a keyword between two marks and an address was sewn
-    together, and a short one with two formulas of novel sites (无弹窗, 最新章节) has nothing else. Phrases and names
-    are not counted on pages of the police and the courts, which warn of them. Defaults 5 and 3, on labeled spam against
-    encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
+    become 平易近, or 国 邦, was rewritten by a program, one that begins with a keyword between two marks and an address
+    was sewn together, and a short one has nothing else that has two formulas of novel sites (无弹窗, 最新章节) or ends
+    where the editor of a site announces a sample (一起来看看吧). Phrases and names are not counted on pages of the
+    police and the courts, which warn of them. Defaults 5 and 3, on labeled spam against encyclopedia, law and news.
+    Advertising that reads like an article is for `advertorials`.
     """
     copied = _COPY_PREFILTER.may_match(text) and any(
         text.startswith(_COPY_CUES, start) for start in _COPY_PREFILTER.find_starts(text)
@@ -223,17 +228,27 @@ def _find_copied_form(text: str) -> str | None:
     """Find what only texts have that programs rewrote, sewed together or copied from sites of novels, or None."""
     if SPUN_CUE in text and (spun := SPUN.search(text)):
         return spun[0]
+    if STATE_CUE in text and len(states := set(SPUN_STATE.findall(text))) >= _MIN_FORMULAS:
+        return "、".join(sorted(states))
     if (not text[:1].isalnum() or text[0] in "卍卐") and (address := OPENING_ADDRESS.match(text)):
         return address[0]
-    if len(text) <= _MAX_BLURB_CHARS and any(cue in text for cue in NOVEL_CUES):
+    if len(text) > _MAX_BLURB_CHARS:
+        return None
+    if any(cue in text for cue in NOVEL_CUES):
         formulas = sorted(set(NOVEL_SITE.findall(text)))
-        return "、".join(formulas[:5]) if len(formulas) >= _MIN_FORMULAS else None
+        if len(formulas) >= _MIN_FORMULAS:
+            return "、".join(formulas[:5])
+    if len(text) <= _MAX_FRAME_CHARS and any(cue in text for cue in EDITOR_CUES):
+        frame = EDITOR_FRAME.search(text)
+        return frame[0][:20] if frame else None
     return None
 
 
 def _find_opening_bet(text: str) -> str | None:
     """Find the name of a betting site with which a text begins that does not speak of betting, or None."""
-    if not BETTING_SITES.prefilter.count_candidates(text, _OPENING_CHARS) or ON_BETTING.search(text):
+    if not BETTING_SITES.prefilter.count_candidates(text, _OPENING_CHARS):
+        return None
+    if ON_BETTING.search(text, 2 * _OPENING_CHARS):  # not in the opening: 亚博游戏娱乐
         return None
     names = BETTING_SITES.find_all(text[: 2 * _OPENING_CHARS])
     return names[0] if names else None

@@ -65,7 +65,7 @@ def compile_phrases(text: str, *phrases: str, bits: int = 4, forms: Mapping[str,
 
 
 _SITE_WORD = (
-    "体育|娱乐|国际|电竞|彩票|真人|棋牌|视讯|官方|官网|网[址站页]|手机|登[录陆]|注册|平台|下载|投注|买球|客户端|入口|客服"
+    "体育|娱乐|国际|电竞|游戏|足彩|彩票|真人|棋牌|视讯|官方|官网|网[址站页]|手机|登[录陆]|注册|平台|下载|投注|买球|客户端|入口|客服"
     "|开奖|计划|走势|赛车|app|APP|vip|VIP|pk|PK|com"
 )
 _OF_A_SITE = rf"(?={_SITE_WORD}|[^\u4e00-\u9fff]|\Z)"
@@ -93,9 +93,12 @@ BETTING_SITES = compile_phrases(
         "九游会": r"九游会(?!员)",
         "同乐城": r"同乐城(?![堡市镇])",
         "现金网": r"现金网(?![点络银])",
-        "爱体育": rf"爱体育(?={_SITE_WORD})(?!国际|登录|注册)",
-        "北京赛车": rf"北京赛车(?={_SITE_WORD}|群|技巧|精准)(?!体育|国际|手机)",
-        "杯竞猜": r"杯(?:决赛|冠军)?(?:竞猜|下注|投注|押注|外围)(?!活动|游戏|大赛|有奖|型|彩)",
+        "爱体育": rf"爱体育(?={_SITE_WORD})(?!国际|登录|注册|游戏)",
+        "北京赛车": rf"北京赛车(?={_SITE_WORD}|群|技巧|精准)(?!体育|国际|手机|游戏)",
+        "真钱": r"真钱(?:下注|投注|游戏|棋牌|平台|娱乐|赌|爱拼|麻将|扎金花|百家乐|德州)",
+        "彩神": r"彩神(?:争霸|[8８]|[vVⅤ]|官|app|平台|登录|下载)",
+        "特马": r"特马(?:号|资料|开奖|查询|网|诗|图)",
+        "杯竞猜": r"杯(?:决赛|冠军)?(?:竞猜|下注|投注|押注|外围)(?!活动|游戏|大赛|有奖|型|彩|赛)",
         **dict.fromkeys(("杯决赛", "杯冠军", "杯下注", "杯投注", "杯押注", "杯外围")),
         "联赛下注": r"联赛(?:下注|投注|押注|买球)",
         **dict.fromkeys(("联赛投注", "联赛押注", "联赛买球")),
@@ -120,15 +123,21 @@ SEWN_IN_BETTING = re.compile(
     r"|(?:江苏|安徽|湖北|吉林|上海|北京|广西|河北|甘肃|彩票|内蒙古|福建)快三|棋牌(?:平台|官网|app)"
 )
 """Words of betting sites that a program has put in the place of a name on a copied page."""
-ON_CRIME = re.compile("[民特辅]警|警方|公安|派出所|反诈|诈骗|涉赌|涉案|嫌疑|刑拘|刑事|犯罪|法院|检察|骗局|典型案")
+ON_CRIME = re.compile(
+    "[民特辅]警|警方|公安|派出所|反诈|诈骗|涉赌|涉案|嫌疑|刑拘|刑事|犯罪|法院|检察|骗局|典型案"
+    "|不法分子|假冒|冒充|谨防|严正声明"
+)
 """Words of the police and the courts: who warns of fraud and betting writes the phrases of those who advertise it."""
 SPUN_CUE = "平易近"
 SPUN = re.compile(
     "[人国农居市公渔村股网难选彩]平易近(?![人。，、；！？”])|平易近[间族主营生众政俗办警航事用心意权商企]"
 )
 """平易近, by which a program replaced 民: 人平易近币, 平易近间故事. Writers have it in 平易近人 only."""
+STATE_CUE = "邦"
+SPUN_STATE = re.compile("中邦|全邦|邦际|邦度|邦产|邦营|邦务院|邦有企")
+"""邦, by which a program replaced 国: 中邦, 邦务院. Two of them are in no text of a writer."""
 OPENING_ADDRESS = re.compile(
-    r"[卍卐]?([卍卐]|[^\w\s，。、“”《》【】「」『』()（）\-*#])[^\n，。]{2,24}?\1\s*[（(]\s*(?:https?://|www\.)"
+    r"[卍卐]?([卍卐]|[^\w\s，。、“”《》【】「」『』()（）\-*#])[^\n，。]{2,24}?\1\s*[（(]\s*(?:https?://|www\.|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|cn)\b)"
 )
 """A keyword between two marks and an address behind it, with which a page begins that goes on with the news."""
 NOVEL_CUES = ("章节", "弹窗", "书友", "全集下载", "在线阅读", "免费阅读")
@@ -137,6 +146,14 @@ NOVEL_SITE = re.compile(
     "|章节列表|全文字更新|推荐票|读者群|请不要忘记向您QQ群"
 )
 """What sites of novels say around the name of one."""
+EDITOR_CUES = ("小编", "本站", "导读")
+EDITOR_FRAME = re.compile(
+    r"\A导读[：:][^\n]{0,60}[（(]共\d{1,2}篇[)）][^\n]*(?:\.\.\.|…)\W*\Z"
+    r"|(?:(?:小编|本站)[^。\n]{0,8}(?:整理|准备|分享|推荐|带来|收录)|[随和跟]小编)[^\n]{0,50}"
+    r"(?:欢迎[^。\n]{0,4}(?:阅读|参考|借鉴|查看)|希望[^。\n]{0,14}(?:喜欢|帮助|参考|借鉴)"
+    r"|供[^。\n]{0,10}参考|一起来?看|来看)[^\n]{0,24}\Z"
+)
+"""What the editor of a site of samples writes before them: a short text that ends with it has no sample."""
 INSTITUTION = re.compile("学院|大学|学校|教授|研究生|研究所|研究员|医院|学生|教师|科研|学科|专业|党委|论文|专家")
 """Words of the pages that are copied: on schools, institutes and hospitals."""
 ON_BETTING = re.compile(
