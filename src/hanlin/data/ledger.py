@@ -149,6 +149,7 @@ class FileStats:
         dropped: Dropped rows by reason.
         changed: Records changed by each rule.
         unread_fields: Records that do not carry a field of their row, by its name (`turn.field` for one of a turn).
+        read_languages: Records of rows in several languages, by the one read; `plain`: of columns that name none.
         cut_lines: Records from which rules cut a line, by the line.
         characters: Characters of the records that are kept.
     """
@@ -164,6 +165,7 @@ class FileStats:
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     unread_fields: Counter[str] = field(default_factory=Counter)
+    read_languages: Counter[str] = field(default_factory=Counter)
     cut_lines: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: FileStats) -> None:
@@ -175,6 +177,7 @@ class FileStats:
         self.dropped.update(other.dropped)
         self.changed.update(other.changed)
         self.unread_fields.update(other.unread_fields)
+        self.read_languages.update(other.read_languages)
         self.cut_lines.update(other.cut_lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -194,6 +197,7 @@ class FileStats:
             "dropped": dict(sorted(self.dropped.items())),
             "changed": dict(sorted(self.changed.items())),
             "unread_fields": dict(sorted(self.unread_fields.items())),
+            **({"read_languages": dict(sorted(self.read_languages.items()))} if self.read_languages else {}),
         }
 
 

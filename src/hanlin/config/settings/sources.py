@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
+from hanlin.core.grades import read_grade
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import ROLES
 
@@ -68,6 +69,12 @@ PREFERENCE_FIELDS = (
 
 UNPAIRED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
 
+LANGUAGES = (
+    *("zh", "zh-Hant", "yue", "en", "ja", "ko", "fr", "de", "es", "it", "pt", "nl", "sv", "pl", "cs", "ru", "uk", "tr"),
+    *("ar", "fa", "hi", "bn", "ta", "te", "th", "vi", "id", "ms", "bo", "ug", "mn", "translated"),
+)
+"""Languages that the columns of a row may be in."""
+
 
 class Source(Settings):
     """One entry of `sources`: a file, folder or glob, and how to read it."""
@@ -85,9 +92,14 @@ class Source(Settings):
         "roles of turns in the files that have names of their own, such as `患者: user, 医生: assistant`",
         unless_default=True,
     )
-    min_rating: dict[str, float] = setting(
+    min_rating: dict[str, float | str] = setting(
         {},
-        "drop rows rated lower, by the field of the rating, such as `rating: 3` or `labels.quality: 0.5`",
+        "drop rows rated lower, by the field of the rating, such as `rating: 3`, `labels.quality: 0.5` or `grade: B`",
+        unless_default=True,
+    )
+    read_language: str = setting(
+        "zh",
+        "language to read of rows that hold fields in several (`output_zh`, `output_en`); all: each as its own row",
         unless_default=True,
     )
     limit: int | None = setting(None, "read only the first rows of the source, up to this many", ge=1)
@@ -97,10 +109,33 @@ class Source(Settings):
     def _from_text(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
+    @field_validator("read_language")
+    @classmethod
+    def _is_language(cls, value: str) -> str:
+        if value not in (*LANGUAGES, "all"):
+            known = join_list((*LANGUAGES, "all"))
+            raise ValueError(tr("no language '{language}' here; known: {known}", language=value, known=known))
+        return value
+
+    @field_validator("min_rating", mode="before")
+    @classmethod
+    def _are_grades(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        named = {True: "yes", False: "no"}  # YAML reads both words as truth values
+        return {name: _read_least(named[least] if isinstance(least, bool) else least) for name, least in value.items()}
+
     @field_validator("roles", mode="before")
     @classmethod
     def _numbers_are_names(cls, value: Any) -> Any:
         return {str(name): role for name, role in value.items()} if isinstance(value, Mapping) else value
+
+
+def _read_least(least: Any) -> float | str:
+    grade = read_grade(least)
+    if grade is None:
+        raise ValueError(tr("'{least}' is no rating: a number, or a grade such as B, 良 or good", least=least))
+    return str(least).strip() if grade.scale else grade.rank
 
 
 def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:

@@ -48,6 +48,7 @@ class ParsedRow(Generic[Item]):
         item: The record, or a Drop.
         row: The row as it is in the file.
         unread: Names of the row's fields that its record does not carry: `field`, or `turn.field` for one of a turn.
+        language: The language that the row was read in, if it holds several.
     """
 
     record_number: int
@@ -55,6 +56,7 @@ class ParsedRow(Generic[Item]):
     item: Item | Drop
     row: Any
     unread: tuple[str, ...] = ()
+    language: str = ""
 
 
 def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class ConversionStats:
     Attributes:
         lost_parts: Records written without a part, by the part.
         unread_fields: Records that do not carry a field of their row, by its name.
+        read_languages: Records of rows in several languages, by the one that was read.
     """
 
     path: str
@@ -38,11 +39,13 @@ class ConversionStats:
     dropped: Counter[str] = field(default_factory=Counter)
     lost_parts: Counter[str] = field(default_factory=Counter)
     unread_fields: Counter[str] = field(default_factory=Counter)
+    read_languages: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         row = {"path": self.path, "format": self.format, "encoding": self.encoding, "rows_in": self.rows_in}
         counts = {"kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
         parts = {"lost_parts": self.lost_parts, "unread_fields": self.unread_fields}
+        parts |= {"read_languages": self.read_languages} if self.read_languages else {}
         return row | counts | {name: dict(sorted(counter.items())) for name, counter in parts.items()}
 
 
@@ -96,6 +99,7 @@ def _convert_file(file: SourceFile, target: OutputFormat, writer: _JsonWriter, d
                 file_stats.kept += 1
                 file_stats.lost_parts.update(result.lost_parts)
                 count_unread_fields(file_stats.unread_fields, parsed.unread)
+                file_stats.read_languages.update([parsed.language] if parsed.language else [])
             if parsed.record_number == file.settings.limit:
                 break
         else:

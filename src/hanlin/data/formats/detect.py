@@ -22,8 +22,9 @@ from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.documents import ParsedText
 from hanlin.data.formats.look_alike import describe_look_alike
 from hanlin.data.formats.trees.judged import unfold_judged
+from hanlin.data.formats.trees.languages import OneLanguage, choose_languages
 from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
-from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings
+from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings, mark_low_turns
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
@@ -104,8 +105,8 @@ def detect_format(
         first = list(islice(read_rows(file, layout, input_file), SAMPLE_ROWS))
     if file.settings.min_rating:
         values = [row.value for row in first if not isinstance(row.value, Drop)]
-        check_ratings(values, file.settings.min_rating, file.path)
-    is_joined = bool(first) and is_message_row(adapt_row(first[0], file.settings).value)
+        check_ratings([*values, *map(decode_cells, values)], file.settings.min_rating, file.path)
+    is_joined = bool(first) and is_message_row(next(adapt_row(first[0], file.settings)).value)
     chosen = _choose_format(file, layout, list(adapt_rows(iter(first), file.settings)), formats, other_formats)
     return DetectedFormat(layout, chosen, find_others(file, formats), is_joined)
 
@@ -139,9 +140,10 @@ def _parse_rows(
         for item in _read_row(row.value, detected, earlier, known_shapes):
             record_number += 1
             unread = getattr(item, "unread", ())
-            if rated and not isinstance(item, Drop | ParsedText):
-                unread = tuple(dict.fromkeys((*unread, *rated)))
-            yield ParsedRow(record_number, row.line, item, row.value, unread)
+            if row.unread or (rated and not isinstance(item, Drop | ParsedText)):
+                unread = tuple(dict.fromkeys((*unread, *row.unread, *rated)))
+            unread = tuple(name for name in unread if name not in judged) if judged else unread
+            yield ParsedRow(record_number, row.line, item, row.raw or row.value, unread, row.language)
 
 
 _TAGGED_FIELDS = frozenset({"text", "plain_text", "chat", "sample", "conversation", "conversations", "dialogue"})
@@ -251,7 +253,7 @@ def adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
     """
     if settings.min_rating:
         rows = (_judge_row(row, settings) for row in rows)
-    return join_message_rows(adapt_row(row, settings) for row in rows)
+    return join_message_rows(adapted for row in rows for adapted in adapt_row(row, settings))
 
 
 def _judge_row(row: Row, settings: Source) -> Row:
@@ -259,13 +261,23 @@ def _judge_row(row: Row, settings: Source) -> Row:
     return row if drop is None else Row(row.line, drop, row.value)
 
 
-def adapt_row(row: Row, settings: Source) -> Row:
-    """Rename the fields and the roles of a row to our names, as its source says, and decode lists written as text."""
+def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
+    """Rename the fields and the roles of a row to our names, as its source says, and decode lists written as text.
+
+    A row in several languages is read in the one that the source asks for, or in each, unless the source names fields.
+    """
     row = rename_fields(row, settings.fields)
-    value = unfold_judged(decode_cells(row.value))
-    if settings.roles and not isinstance(value, Drop):
-        value = rename_roles(value, settings.roles)
-    return row if value is row.value else Row(row.line, value, row.raw)
+    decoded = decode_cells(row.value)
+    for chosen in (OneLanguage(decoded),) if settings.fields else choose_languages(decoded, settings.read_language):
+        value = unfold_judged(mark_low_turns(chosen.row, settings.min_rating) if settings.min_rating else chosen.row)
+        if settings.roles and not isinstance(value, Drop):
+            value = rename_roles(value, settings.roles)
+        if isinstance(value, Drop) and not isinstance(row.value, Drop):
+            yield Row(row.line, value, row.value)
+        elif chosen.unread:
+            yield Row(row.line, value, row.value, chosen.unread, chosen.language)
+        else:
+            yield row if value is row.value else Row(row.line, value, row.raw)
 
 
 def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:

@@ -73,6 +73,7 @@ def _cut_shard(cut: _Cut, shard: Shard, progress: ProgressCounter) -> Shard:
     stats = FileStats(**{name: getattr(shard.stats, name) for name in FileStats.__dataclass_fields__})
     stats.dropped, stats.changed = Counter(stats.dropped), Counter(stats.changed)
     stats.unread_fields, stats.cut_lines = Counter(stats.unread_fields), Counter(stats.cut_lines)
+    stats.read_languages = Counter(stats.read_languages)
     kept: list[bytes] = []
     dropped: list[bytes] = []
     arrays, builder = shard.load_arrays(), ShardArrayBuilder(spec, cut.worker.seed)

@@ -144,6 +144,8 @@ class _SplitProcessor:
                     count_cut_lines(stats.cut_lines, row.item.text, record.text)
                 if row.unread:
                     count_unread_fields(stats.unread_fields, row.unread)
+                if row.language:
+                    stats.read_languages[row.language] += 1
                 kept.append(line)
                 arrays.append(record, row.record_number, row.line, len(line), tail_bytes)
                 size += len(line)

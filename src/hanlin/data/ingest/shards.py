@@ -109,7 +109,8 @@ def load_shard(stem: Path, reference_path: Path | None = None) -> Shard | None:
     except (OSError, ValueError):
         return None
     counts = summary["stats"]
-    counters = {name: Counter(counts[name]) for name in ("dropped", "changed", "unread_fields", "cut_lines")}
+    names = ("dropped", "changed", "unread_fields", "read_languages", "cut_lines")
+    counters = {name: Counter(counts[name]) for name in names}
     stats = FileStats(**{**counts, **counters})
     return Shard(
         stem,

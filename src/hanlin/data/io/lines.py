@@ -28,12 +28,16 @@ class Row:
     Attributes:
         line: The line that it begins on, from 1.
         value: A text or JSON value, or a Drop if the row cannot be read.
-        raw: The text of a row that cannot be read.
+        raw: The text of a row that cannot be read, or the row in the file of which `value` holds one language.
+        unread: Names of the columns that `value` was left without.
+        language: The language that was chosen of several.
     """
 
     line: int
     value: Any
-    raw: str = ""
+    raw: Any = ""
+    unread: tuple[str, ...] = ()
+    language: str = ""
 
 
 def read_record_lines(input_file: InputFile, encoding: str) -> Iterator[Row]:

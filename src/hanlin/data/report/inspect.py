@@ -58,7 +58,8 @@ def inspect(
 
     Yields:
         For each file path, stage, format, encoding, records, rows_in, kept, dropped {reason: count}, changed
-        {rule: count}, unread_fields {name: count}, characters and up to three samples of kept records; or path and
+        {rule: count}, unread_fields {name: count}, read_languages {language: count}, characters and up to three
+        samples of kept records; or path and
         `error` for a file that cannot be read, and `skipped` for one that has no reader. With a template also
         `refused`: for each reason how many kept records it has no form for, and the sentence on the first of them.
 
@@ -137,6 +138,7 @@ def _inspect_file(file: SourceFile, template: ChatTemplate | None) -> dict[str, 
         "dropped": file_stats["dropped"],
         "changed": file_stats["changed"],
         "unread_fields": file_stats["unread_fields"],
+        "read_languages": file_stats.get("read_languages", {}),
         "characters": file_stats["characters"],
         "samples": samples,
         **({} if refused is None else {"refused": refused}),

@@ -12,7 +12,7 @@ import typer
 from hanlin.cli.help import command
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import echo, echo_data, print_json
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 from hanlin.core.records import ROLES
 
@@ -40,8 +40,12 @@ Ratings = Annotated[
     list[str],
     typer.Option(
         "--min-rating",
-        help=tr("field=lowest rating that is kept, such as rating=3; may repeat"),
+        help=tr("field=lowest rating that is kept, such as rating=3 or grade=B; may repeat"),
     ),
+]
+ReadLanguage = Annotated[
+    str,
+    typer.Option(help=tr("language to read of rows that hold several, such as zh or en; all: each as its own row")),
 ]
 Limit = Annotated[int, typer.Option(min=1, help=tr("rows to read of each file"))]
 NO_LIMIT = 2**62
@@ -63,12 +67,20 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _source(
-    format_: str, encoding: str, fields: list[str], roles: list[str], ratings: list[str], limit: int
+    format_: str,
+    encoding: str,
+    fields: list[str],
+    roles: list[str],
+    ratings: list[str],
+    language: str,
+    limit: int,
 ) -> dict[str, Any]:
     """The settings of a source, as a recipe would hold them, from the options of a command."""
-    from hanlin.data.formats.trees.ratings import to_number
+    from hanlin.config.settings.sources import LANGUAGES
+    from hanlin.core.grades import read_grade
 
     settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}, "roles": {}, "min_rating": {}}
+    settings["read_language"] = language
     for text in fields:
         field, equals, column = text.partition("=")
         if not (equals and field and column):
@@ -83,12 +95,14 @@ def _source(
         settings["roles"][name] = role
     for text in ratings:
         name, _, least = text.rpartition("=")
-        number = to_number(least)
-        if name and number is not None:
-            settings["min_rating"][name] = number
+        if name and read_grade(least) is not None:
+            settings["min_rating"][name] = least
         else:
             hint = tr("write --min-rating rating=3")
-            raise UserError(tr("'{text}' is not a field and a number", text=text), "--min-rating", hint)
+            raise UserError(tr("'{text}' is not a field and a number or grade", text=text), "--min-rating", hint)
+    if language not in (*LANGUAGES, "all"):
+        hint = did_you_mean(language, (*LANGUAGES, "all")) or tr("such as zh, en or all")
+        raise UserError(tr("'{text}' is no language", text=language), "--read-language", hint)
     return settings | ({"limit": limit} if limit < NO_LIMIT else {})
 
 
@@ -99,6 +113,7 @@ def inspect(
     field: Fields = [],
     role: Roles = [],
     min_rating: Ratings = [],
+    read_language: ReadLanguage = "zh",
     limit: Limit = NO_LIMIT,
     template: Annotated[
         str, typer.Option(help=tr("packaged chat template or Jinja file: say which records it has no form for"))
@@ -113,7 +128,8 @@ def inspect(
     failed = False
     rows = []
     chat_template = _load_template(template, model)
-    for row in inspect_files(paths, _source(format_, encoding, field, role, min_rating, limit), chat_template):
+    settings = _source(format_, encoding, field, role, min_rating, read_language, limit)
+    for row in inspect_files(paths, settings, chat_template):
         failed = failed or ("error" in row and not row.get("skipped"))
         if as_json:
             rows.append(row)
@@ -162,7 +178,7 @@ def _print_file(row: dict[str, Any]) -> None:
         why = describe_reason(reason)
         echo(tr("    dropped {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
     if row["unread_fields"]:
-        _print_unread_fields(row["unread_fields"])
+        _print_unread_fields(row["unread_fields"], row["read_languages"])
     for reason, refused in row.get("refused", {}).items():
         why = tr(REFUSAL_REASONS[reason])
         echo(tr("    refused {count:,}  {reason}: {why}", count=refused["count"], reason=reason, why=why))
@@ -173,13 +189,16 @@ def _print_file(row: dict[str, Any]) -> None:
         echo(f"  · {shorten_row(sample)}")
 
 
-def _print_unread_fields(counts: Mapping[str, int]) -> None:
+def _print_unread_fields(counts: Mapping[str, int], languages: Mapping[str, int]) -> None:
+    from hanlin.data.formats.trees.languages import describe_languages
     from hanlin.data.formats.trees.ratings import describe_ratings
     from hanlin.data.ledger import describe_unread_fields
 
     echo("    " + describe_unread_fields(counts))
     if (ratings := describe_ratings(counts)) is not None:
         echo("    " + ratings)
+    if languages:
+        echo("    " + describe_languages(languages))
 
 
 def convert(
@@ -191,6 +210,7 @@ def convert(
     field: Fields = [],
     role: Roles = [],
     min_rating: Ratings = [],
+    read_language: ReadLanguage = "zh",
     limit: Limit = NO_LIMIT,
     as_json: AsJson = False,
 ) -> None:
@@ -198,7 +218,8 @@ def convert(
     from hanlin.data.formats.writers import describe_lost_part
     from hanlin.data.ledger import describe_reason
 
-    all_stats = convert_files(paths, to, out, _source(format_, encoding, field, role, min_rating, limit))
+    settings = _source(format_, encoding, field, role, min_rating, read_language, limit)
+    all_stats = convert_files(paths, to, out, settings)
     if as_json:
         print_json([stats.to_json() for stats in all_stats])
         return
@@ -213,5 +234,5 @@ def convert(
             what = describe_lost_part(part)
             echo(tr("    written without {count:,}  {part}: {what}", count=count, part=part, what=what))
         if stats.unread_fields:
-            _print_unread_fields(stats.unread_fields)
+            _print_unread_fields(stats.unread_fields, stats.read_languages)
     echo_data(str(out))

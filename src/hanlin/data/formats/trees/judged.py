@@ -2,6 +2,7 @@
 
     {"response_0": "甲", "response_1": "乙", "better_response_id": 1}        chosen 乙, rejected 甲
     {"completions": [{"response": "甲", "overall_score": 8}, ...]}           chosen the best, rejected each worse one
+    {"responses": ["甲", "乙"], "scores": [8, 3]}                             the same
 
 Two answers without a known verdict are left as they are. If the verdict is a tie, both get the same score.
 """
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.formats.trees.ratings import ANSWER_LISTS, ANSWER_SCORES
 
 _PAIRS = (
     *(("response_0", "response_1"), ("response_a", "response_b"), ("response_1", "response_2")),
@@ -22,10 +24,11 @@ _INDICES = ("better_response_id", "choice")
 _STRENGTHS = ("preference_strength", "overall_preference")
 """Fields that are below 0 if the first answer is better, above 0 if the second is."""
 _SCORES = (("score_0", "score_1"), ("score_A", "score_B"), ("score_a", "score_b"))
-_LISTS = ("completions", "answers", "responses", "candidates")
+_LISTS = (*ANSWER_LISTS, "outputs")
+_SCORE_LISTS = ("scores", "ratings", "rewards", "overall_scores", "ranks", "ranking")
+"""Lists of ratings beside a list of answers, in its order; the least rank is the best."""
 _TEXTS = ("response", "answer", "text", "completion", "output")
-_SCORE_NAMES = ("overall_score", "score", "rating", "reward")
-_ANSWER_READ = frozenset((*_TEXTS, *_SCORE_NAMES, "rank"))
+_ANSWER_READ = frozenset((*_TEXTS, *ANSWER_SCORES, "rank"))
 _MARKS = frozenset((*(name for pair in _PAIRS for name in pair), *_LISTS))
 Row = dict[str, Any]
 
@@ -114,6 +117,7 @@ def _unfold_list(row: Row, name: str) -> Row | None:
 
     What else the answers hold, and those as good as the best, stay in the list.
     """
+    row = _join_scores(row, name)
     ranked: list[tuple[float, str]] = []
     for answer in row[name]:
         found = _read_scored(answer) if isinstance(answer, dict) else None
@@ -133,9 +137,21 @@ def _unfold_list(row: Row, name: str) -> Row | None:
     return {**rest, "chosen": chosen, "rejected": rejected}
 
 
+def _join_scores(row: Row, name: str) -> Row:
+    """A row whose answers are texts with their ratings in a list beside them, as answers with a score each."""
+    answers = row[name]
+    for field in _SCORE_LISTS:
+        scores = row.get(field)
+        if isinstance(scores, list) and len(scores) == len(answers) and all(map(_is_number, scores)):
+            key = "rank" if field.startswith("rank") else "score"
+            joined = [{"text": text, key: score} for text, score in zip(answers, scores, strict=True)]
+            return {**{other: item for other, item in row.items() if other != field}, name: joined}
+    return row
+
+
 def _read_scored(answer: Mapping[str, Any]) -> tuple[float, str] | None:
     text = next((answer[name] for name in _TEXTS if isinstance(answer.get(name), str)), None)
-    score = next((float(answer[name]) for name in _SCORE_NAMES if _is_number(answer.get(name))), None)
+    score = next((float(answer[name]) for name in ANSWER_SCORES if _is_number(answer.get(name))), None)
     if score is None and _is_number(answer.get("rank")):
         score = -float(answer["rank"])
     return None if text is None or score is None else (score, text)

@@ -161,7 +161,9 @@ def _build_chat(group: Sequence[Row]) -> Row:
     shared = _find_shared(turns)
     left_out = {chat_field, order_field, *shared}
     messages = [{name: item for name, item in turn.items() if name not in left_out} for turn in turns]
-    return Row(group[0].line, {chat_field: turns[0][chat_field], **shared, "messages": messages})
+    unread = tuple(dict.fromkeys(f"turn.{name}" for row in group for name in row.unread))
+    value = {chat_field: turns[0][chat_field], **shared, "messages": messages}
+    return Row(group[0].line, value, "", unread, group[0].language)
 
 
 def _build_tree(group: Sequence[Row]) -> Iterator[Row]:
