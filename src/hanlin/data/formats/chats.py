@@ -11,6 +11,7 @@ from hanlin.data.formats.agents.glaive import is_glaive, read_glaive
 from hanlin.data.formats.agents.moss import is_moss, read_moss
 from hanlin.data.formats.agents.xlam import is_xlam, read_xlam
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.api_shapes import is_turn_list
 from hanlin.data.formats.content.labels import find_wrong_verdict
 from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag, says_not_to_learn
 from hanlin.data.formats.content.reasoning import (
@@ -60,6 +61,8 @@ _TURN_LIST_FIELDS = (
     *("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data", "items", "contents"),
 )
 _NESTED_FIELDS = ("messages", "conversations", "conversation")
+_TURN_LIST_ENDINGS = ("_messages", "_conversations", "_conversation", "_dialogue", "_dialog", "_turns")
+"""Endings of other names of a list of turns, if it is the only one and no answer stands beside it."""
 _PROMPT_LISTS = ("prompt", "input", "question", "context")
 _COMPLETIONS = ("completion", "response", "output", "answer")
 
@@ -77,6 +80,9 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
     for name in _TURN_LIST_FIELDS:
         if isinstance(value.get(name), list):
             return value[name], (name,)
+    ending = [name for name in value if _ends_as_turn_list(str(name)) and is_turn_list(value[name])]
+    if len(ending) == 1 and not any(isinstance(value.get(name), list | str) for name in _COMPLETIONS):
+        return value[ending[0]], (ending[0],)
     prompt = next((name for name in _PROMPT_LISTS if isinstance(value.get(name), list)), None)
     if prompt is None or not value[prompt] or not isinstance(value[prompt][0], dict):
         return None
@@ -88,6 +94,11 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
             return [*value[prompt], *roles], (prompt, name)
     is_chat = prompt in ("prompt", "input") and any(key in value[prompt][0] for key in ("role", "from"))
     return (value[prompt], (prompt,)) if is_chat else None
+
+
+def _ends_as_turn_list(name: str) -> bool:
+    """Whether a field has another name of a list of turns, which is not that of another format."""
+    return name.endswith(_TURN_LIST_ENDINGS) and name.partition("_")[0] not in ("chat", "prompt", "chosen", "rejected")
 
 
 def _split_nested(value: Any) -> list[dict[str, Any]] | None:

@@ -20,7 +20,7 @@ from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.documents import ParsedText
-from hanlin.data.formats.look_alike import describe_look_alike
+from hanlin.data.formats.look_alike import describe_look_alike, describe_unknown
 from hanlin.data.formats.trees.judged import unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages
 from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
@@ -209,6 +209,9 @@ def _choose_format(
         for candidate in formats:
             if candidate.recognize(value):
                 return candidate
+    described = describe_unknown(values[0])
+    if described is not None:
+        raise UserError(described[0], f"{file.path}:{rows[0].line}", described[1])
     names = join_list([candidate.name for candidate in formats])
     hint = tr("name its fields with `fields`, or set `format` ({names})", names=names)
     for stage, formats_of_stage in other_formats().items():

@@ -12,6 +12,8 @@ from typing import Any
 from hanlin.core.i18n import mark, tr
 from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.documents import TEXT_FIELDS
+from hanlin.data.formats.trees.judged import find_undecided
+from hanlin.data.formats.trees.languages import find_parallel
 from hanlin.data.io.tables import is_numbered
 
 _EXAM_QUESTIONS = (
@@ -60,6 +62,8 @@ _CHAT_FIELDS = ("messages", "conversations", "conversation", "instruction", "out
 _QAS_FIELDS = ("qas", "questions")
 
 EXAM = mark("these are questions of an exam, with choices")
+UNDECIDED = mark("these are several answers to one question, without a verdict that is known")
+PARALLEL = mark("these are sentences in several languages")
 TURNS_TO_ASK = mark("these are questions to ask one after another, as in MT-Bench")
 READING = mark("these are passages with questions about them, as in SQuAD")
 
@@ -82,6 +86,30 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
         return tr(READING), hint
     if _is_turns_to_ask(row):
         return tr(TURNS_TO_ASK), tr("`generate` asks them; they hold no answers to learn")
+    return None
+
+
+def describe_unknown(row: Any) -> tuple[str, str] | None:
+    """Describe a row in no known format: (what it is, the way out) in the user's language; None if nothing is known."""
+    if not isinstance(row, dict):
+        return None
+    undecided = find_undecided(row)
+    if undecided:
+        example = f"{{chosen: {undecided[0]}, rejected: {undecided[-1]}}}"
+        hint = tr(
+            "name the better one with `fields` where it is always the same, such as {example} for the stage "
+            "`preferences`, or {answer} for `conversations`; else write `chosen` and `rejected`",
+            example=example,
+            answer=f"{{response: {undecided[0]}}}",
+        )
+        return tr(UNDECIDED), hint
+    languages = find_parallel(row)
+    if languages:
+        hint = tr(
+            "to learn to translate, name them with `fields`, such as {example}, or write an instruction beside them",
+            example=f"{{prompt: {languages[0]}, response: {languages[1]}}}",
+        )
+        return tr(PARALLEL), hint
     return None
 
 

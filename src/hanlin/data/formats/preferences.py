@@ -224,12 +224,19 @@ def _list_answers(value: Any) -> list[Any] | Drop:
     if not value:
         return Drop("no_answer")
     if all(isinstance(item, str) for item in value) or all(isinstance(item, list) for item in value):
-        return value
+        return ["\n\n".join(value)] if _is_tagged_turns(value) else value
     if not _is_turn_list(value):
         return Drop("other_format", "an answer is neither text nor turns")
     names = [find_role_name(turn) for turn in value]
     is_one = any(ROLE_NAMES.get(name) != "assistant" or name in CALL_ROLES for name in names)
     return [value] if is_one or any("tool_calls" in turn for turn in value) else value
+
+
+def _is_tagged_turns(texts: Sequence[Any]) -> bool:
+    """Whether texts are the turns of one conversation, `Human: ...` and `Assistant: ...`, the user first."""
+    tags = [_TAG.match(text) if isinstance(text, str) else None for text in texts]
+    names = [ROLE_NAMES[tag[1].lower()] if tag is not None else "" for tag in tags]
+    return len(names) > 1 and names[-1] == "assistant" and "user" in names and "" not in names
 
 
 def _read_answer(value: Any, prompt: _Prompt) -> tuple[Message, ...] | Drop:

@@ -17,7 +17,10 @@ from hanlin.data.formats.turns import ParsedChat, alternate_roles, prepend_syste
 from hanlin.data.ledger import Drop
 
 QUESTION_FIELDS = ("prompt", "question", "query", "input", "inputs", "ask", "q", "问题", "问")
-ANSWER_FIELDS = (*("response", "answer", "target", "targets", "output", "completion", "reply", "a", "回答", "答"),)
+ANSWER_FIELDS = (
+    *("response", "answer", "target", "targets", "output", "completion", "reply", "a", "回答", "答"),
+    *("llm_response", "model_response", "model_output", "assistant_response", "generated_answer"),
+)
 ROLE_PAIRS = (
     *(("human", "assistant"), ("user", "assistant"), ("human", "gpt"), ("user", "bot"), ("human", "bot")),
     *(("user", "ai"), ("human", "ai"), ("user", "gpt"), ("user", "model"), ("用户", "助手")),

@@ -100,6 +100,9 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
         names = ("data",) if value.keys() <= _ONLY_FIELDS else _TEXT_LIST_FIELDS
         fields = tuple(name for name in names if isinstance(value.get(name), list))[:1]
         texts = value[fields[0]] if fields else None
+        said = _find_said(value)
+        if said is not None:
+            return said
         questions, answers = value.get("input"), value.get("output")
         if isinstance(questions, list) and isinstance(answers, list) and len(questions) == len(answers):
             texts, fields = (
@@ -112,6 +115,18 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
         texts = [turn["message"] for turn in texts]
     is_list = isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
     return (texts, fields) if is_list else None
+
+
+_CONTEXTS, _NEXT = ("context", "dialog_history", "input"), ("target", "response", "output", "answer", "completion")
+
+
+def _find_said(row: Mapping[str, Any]) -> tuple[list[str], tuple[str, ...]] | None:
+    """Find the texts said in turn, and the answer to the last: {context: [question, answer, question], target}."""
+    context = next((name for name in _CONTEXTS if isinstance(row.get(name), list) and row[name]), "")
+    answer = next((name for name in _NEXT if isinstance(row.get(name), str)), "")
+    if not context or not answer or not all(isinstance(text, str) for text in row[context]):
+        return None
+    return ([*row[context], row[answer]], (context, answer)) if len(row[context]) % 2 else None
 
 
 def _is_text_turn(turn: Any) -> bool:

@@ -31,6 +31,7 @@ _BLOCK = compile_on_use(
     r"|<\|action_start\|>\s*(?:<\|(?:plugin|interpreter)\|>)?(.*?)(?:<\|action_end\|>|\Z)"
     r"|<｜tool▁calls▁begin｜>(.*?)(?:<｜tool▁calls▁end｜>|\Z)"
     r"|<\|tool_calls_section_begin\|>(.*?)(?:<\|tool_calls_section_end\|>|\Z)"
+    r"|<\|fn_start\|>\s*(.*?)(?:<\|fn_end\|>|\Z)"
     r"|(<function=[^>]*>.*?</function>|<invoke name=.*?</invoke>)",
     re.S,
 )

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hanlin.data.formats.content.calls import parse_data
-from hanlin.data.formats.trees.ratings import ANSWER_LISTS, ANSWER_SCORES
+from hanlin.data.formats.questions import ANSWER_FIELDS
+from hanlin.data.formats.trees.ratings import ANSWER_LISTS, ANSWER_SCORES, SCORED_LISTS
 
 _PAIRS = (
     *(("response_0", "response_1"), ("response_a", "response_b"), ("response_1", "response_2")),
@@ -24,8 +25,19 @@ _INDICES = ("better_response_id", "choice")
 _STRENGTHS = ("preference_strength", "overall_preference")
 """Fields that are below 0 if the first answer is better, above 0 if the second is."""
 _SCORES = (("score_0", "score_1"), ("score_A", "score_B"), ("score_a", "score_b"))
-_LISTS = (*ANSWER_LISTS, "outputs")
-_SCORE_LISTS = ("scores", "ratings", "rewards", "overall_scores", "ranks", "ranking")
+_LISTS = (*ANSWER_LISTS, *SCORED_LISTS)
+_SCORE_LISTS = (
+    "scores",
+    "ratings",
+    "rewards",
+    "overall_scores",
+    "score",
+    "rating",
+    "reward",
+    "ranks",
+    "ranking",
+    "rank",
+)
 """Lists of ratings beside a list of answers, in its order; the least rank is the best."""
 _TEXTS = ("response", "answer", "text", "completion", "output")
 _ANSWER_READ = frozenset((*_TEXTS, *ANSWER_SCORES, "rank"))
@@ -60,6 +72,26 @@ def unfold_judged(row: Any) -> Any:
     scores = sorted(float(row[name]) for name in used) if used in _SCORES else [0.0, 0.0] if verdict == 0 else []
     named = {"score_chosen": scores[1], "score_rejected": scores[0]} if scores else {}
     return {**rest, **named, "chosen": chosen, "rejected": rejected}
+
+
+def find_undecided(row: Any) -> tuple[str, ...]:
+    """Find the fields of several answers to one question of which no verdict is known; empty for any other row."""
+    if not isinstance(row, dict) or "chosen" in row or "rejected" in row:
+        return ()
+    if any(isinstance(row.get(name), str) and row[name] for name in ANSWER_FIELDS):
+        return ()
+    pairs = (*_PAIRS, ("reply_1", "reply_2"))
+    pair = next((pair for pair in pairs if all(isinstance(row.get(name), str | list) for name in pair)), ())
+    return pair or next(((name,) for name in _LISTS if _is_answers(name, row.get(name))), ())
+
+
+def _is_answers(name: str, value: Any) -> bool:
+    """Whether a list holds several answers: texts, but not those that are all right, or objects with a text."""
+    if not isinstance(value, list) or len(value) < 2:
+        return False
+    if all(isinstance(answer, str) for answer in value):
+        return name not in ("answers", "output", "outputs")
+    return all(isinstance(answer, dict) and any(isinstance(answer.get(n), str) for n in _TEXTS) for answer in value)
 
 
 def _find_verdict(row: Row) -> tuple[tuple[str, ...], float] | None:

@@ -232,6 +232,15 @@ def _name_left(row: dict[str, Any], columns: Mapping[str, Any], variants: _Varia
     return OneLanguage({name: value for name, value in columns.items() if name not in left}, PLAIN, tuple(left))
 
 
+def find_parallel(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Find the columns of a row whose names are languages and nothing else, if there are several with texts."""
+    names = [str(name) for name, value in row.items() if isinstance(value, str) and _find_language(str(name))]
+    inner = row.get("translation")
+    if not names and isinstance(inner, dict):
+        names = [f"translation.{name}" for name in inner if _find_language(str(name))]
+    return tuple(names) if len(names) > 1 else ()
+
+
 def _choose_in_turns(row: dict[str, Any], asked: str) -> Sequence[OneLanguage]:
     """Choose the language of a row whose turns hold their texts in several."""
     for name in _TURN_LISTS.intersection(row):

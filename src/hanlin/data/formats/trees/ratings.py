@@ -38,7 +38,9 @@ _GROUPS = frozenset(("labels", "ratings", "scores", "annotations", "quality", "m
 """Fields that may hold several ratings, as an object or as a list of objects."""
 ANSWER_LISTS = ("completions", "answers", "responses", "candidates")
 """Fields with several answers to one question, of which the best is chosen."""
-ANSWER_SCORES = ("overall_score", "score", "rating", "reward")
+SCORED_LISTS = ("outputs", "output", "generations", "generated_responses")
+"""Fields with several answers if a list of their ratings is beside them."""
+ANSWER_SCORES = ("overall_score", "score", "rating", "reward", "pm_score")
 """Ratings of an answer in such a list."""
 TURN = "turn."
 _TURN_LISTS = ("messages", "conversations", "conversation", "dialogue", "turns", "chosen", "chosen_messages")
@@ -200,7 +202,7 @@ def _is_answer_score(row: Any, name: str) -> bool:
         return True
     ratings = row.get(name) if isinstance(row, dict) else None
     return isinstance(ratings, list) and any(
-        isinstance(row.get(field), list) and len(row[field]) == len(ratings) for field in (*ANSWER_LISTS, "outputs")
+        isinstance(row.get(field), list) and len(row[field]) == len(ratings) for field in (*ANSWER_LISTS, *SCORED_LISTS)
     )
 
 

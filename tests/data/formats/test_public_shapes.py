@@ -1,0 +1,92 @@
+"""Rows as public sets hold them, found in their cards: read, or named for what they are with the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanlin.config.settings.data import Conversations, Preferences
+from hanlin.core.errors import UserError
+from stage_runs import Made
+
+Put = Callable[[str, Any], Path]
+Run = Callable[..., Made]
+QUESTION, ANSWER, WORSE = "桥在哪里？", "在江边。", "不知道。"
+TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"context": [QUESTION], "target": ANSWER}, [QUESTION, ANSWER]),
+        ({"context": [QUESTION, ANSWER, "多长？"], "target": "百米。"}, [QUESTION, ANSWER, "多长？", "百米。"]),
+        ({"simple_messages": TURNS, "lang": "zh"}, [QUESTION, ANSWER]),
+        ({"prompt": QUESTION, "gold_standard_solution": "江边", "llm_response": ANSWER}, [QUESTION, ANSWER]),
+    ],
+)
+def test_conversations_are_read(put: Put, run: Run, row: dict[str, Any], said: list[str]) -> None:
+    (kept,) = run(Conversations, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert [turn["text"] for turn in kept["messages"]] == said
+
+
+def test_calls_between_marks_of_their_own_are_read(put: Put, run: Run) -> None:
+    call = '<|fn_start|>{"name": "find", "arguments": "{\\"what\\": \\"桥\\"}"}<|fn_end|>'
+    turns = [("human", QUESTION), ("gpt", call), ("function", '{"at": "江边"}'), ("gpt", ANSWER)]
+    row = {"conversations": [{"from": name, "value": text} for name, text in turns]}
+    (kept,) = run(Conversations, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert kept["messages"][1]["tool_calls"] == [{"name": "find", "arguments": {"what": "桥"}}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": QUESTION, "output": [WORSE, ANSWER], "scores": [0.1, 0.9]},
+        {"instruction": QUESTION, "generations": [WORSE, ANSWER], "rating": [1, 5]},
+        {"prompt": QUESTION, "responses": [WORSE, ANSWER], "score": [0.0, 1.0]},
+        {"question": QUESTION, "answers": [{"text": WORSE, "pm_score": 1}, {"text": ANSWER, "pm_score": 5}]},
+        {
+            "chosen": [f"Human: {QUESTION}", f"Assistant: {ANSWER}"],
+            "rejected": [f"Human: {QUESTION}", f"Assistant: {WORSE}"],
+        },
+    ],
+)
+def test_the_better_answer_is_chosen_by_its_score(put: Put, run: Run, row: dict[str, Any]) -> None:
+    (pair,) = run(Preferences, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert [turn["text"] for turn in pair["prompt"]] == [QUESTION]
+    assert (pair["chosen"]["text"], pair["rejected"]["text"]) == (ANSWER, WORSE)
+
+
+@pytest.mark.parametrize(
+    ("row", "what", "hint"),
+    [
+        ({"prompt": QUESTION, "response1": WORSE, "response2": ANSWER, "net_utility": -3.5}, "verdict", "response1"),
+        ({"prompt": QUESTION, "reply_1": ANSWER, "reply_2": WORSE}, "verdict", "rejected: reply_2"),
+        ({"prompt": QUESTION, "completions": [{"response": ANSWER}, {"response": WORSE}]}, "verdict", "completions"),
+        ({"english": "Where?", "chinese": "哪里？"}, "several languages", "prompt: english, response: chinese"),
+        ({"translation": {"en": "Where?", "zh": "哪里？"}}, "several languages", "translation.en"),
+    ],
+)
+def test_what_is_no_record_is_named_with_the_way_out(
+    put: Put, run: Run, row: dict[str, Any], what: str, hint: str
+) -> None:
+    with pytest.raises(UserError, match=what) as error:
+        run(Conversations, put("a.jsonl", [row, row]))
+    assert error.value.hint is not None and hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": QUESTION, "response": ANSWER, "response_1": WORSE, "response_2": "无。"},
+        {"instruction": QUESTION, "output": ANSWER, "candidates": ["甲", "乙"]},
+        {"question": QUESTION, "answer": ANSWER, "zh": "中文", "en": "English"},
+    ],
+)
+def test_a_row_with_an_answer_of_its_own_is_read_whatever_stands_beside_it(
+    put: Put, run: Run, row: dict[str, Any]
+) -> None:
+    (kept,) = run(Conversations, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert [turn["text"] for turn in kept["messages"]] == [QUESTION, ANSWER]
