@@ -102,7 +102,7 @@ class BpeTrainer:
 
     def _open_barrier(self, positions: Positions, symbol: int) -> None:
         self._symbols[positions] = symbol
-        self._count_pairs(np.union1d(self._previous[positions], positions))
+        self._count_pairs(_distinct(self._previous[positions], positions))
 
     def _apply_merge(self, positions: Positions, left: int, right: int, symbol: int) -> None:
         symbols, after, previous = self._symbols, self._next, self._previous
@@ -110,14 +110,13 @@ class BpeTrainer:
         if left == right:  # of "aaa" only the first two join
             first = _without_overlap(first, after)
         second = after[first]
-        changed = np.unique(np.concatenate((previous[first], first, second)))
-        self._remove_pairs(changed)
+        self._remove_pairs(_distinct(previous[first], first, second))
         symbols[first] = symbol
         symbols[second] = BARRIER
         beyond = after[second]
         after[first] = beyond
         previous[beyond] = first
-        self._count_pairs(np.union1d(previous[first], first))
+        self._count_pairs(_distinct(previous[first], first))
 
     def _pairs(self, positions: Positions) -> tuple[NDArray[np.int64], Positions]:
         """Keys of the pairs that begin at `places`, barriers left out, and where they begin."""
@@ -155,16 +154,30 @@ class BpeTrainer:
             pair_positions = positions[start:end]
             if key in self._saved:
                 total += self._saved[key]
-                pair_positions = np.union1d(self._positions[key], pair_positions)
+                pair_positions = _distinct(self._positions[key], pair_positions)
             self._saved[key] = total
             self._positions[key] = pair_positions
             heapq.heappush(self._heap, (-total, key))
 
 
+def _distinct(*parts: Positions) -> Positions:
+    """The distinct values of all parts in ascending order. Each part is in that order, so a merge sort reads them once;
+    `np.unique` hashes them first.
+    """
+    values = np.sort(np.concatenate(parts), kind="stable")
+    is_first = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=is_first[1:])
+    return values[is_first]
+
+
 def _sum_by_key(keys: NDArray[np.int64], weights: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """Each distinct key with the sum of its weights."""
-    distinct, positions = np.unique(keys, return_inverse=True)
-    return distinct.tolist(), np.bincount(positions, weights=weights, minlength=len(distinct)).astype(np.int64).tolist()
+    """Each distinct key with the sum of its weights, in ascending order."""
+    if not len(keys):
+        return [], []
+    order = np.argsort(keys)
+    keys = keys[order]
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    return keys[starts].tolist(), np.add.reduceat(weights[order], starts).tolist()
 
 
 def _without_overlap(first: Positions, after: Positions) -> Positions:
