@@ -9,7 +9,6 @@ told, as by `hanlin plan`, but what they hold is not.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import language, tr
 from hanlin.core.process import die_with_parent, python_command, run_process
 
@@ -136,7 +136,7 @@ def evaluate(
         command, cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=in_child
     )
     try:
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = parse_json(done.stdout)
     except ValueError as error:
         raise UserError(tr("the evaluation ended without a result"), model, None, "crashed") from error
     if "error" in answer:
