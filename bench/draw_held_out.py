@@ -1,4 +1,4 @@
-"""Draw the rows on which the rules are judged from checkouts of public repositories.
+r"""Draw the rows on which the rules are judged from checkouts of public repositories.
 
 `python bench/draw_held_out.py --repos DIR --out MATERIAL.jsonl`. `bench/held_out/sources.toml` has a table for each
 source:
@@ -7,12 +7,14 @@ source:
     repo = "THUDM/AlignBench"
     commit = "0b4e8b1..."            # all 40 digits
     path = "data/answers/*.jsonl"    # a file, or files that match
-    form = "chats"                   # chats, documents or lines (every line a document)
+    form = "chats"                   # chats, documents, lines (every line a document) or strings
     sample = 300                     # rows to draw, and those that a label names; 0: all
     seed = 1
     fields = {prompt = "question"}   # if the rows need it, as in a recipe
     values = true                    # if a file is one JSON object with a row as each value
     items = "documents"              # if a file is JSON Lines with a list of rows in this field of each
+    strings = ["context"]            # of form strings: fields of JSON Lines whose strings, also in lists, are documents
+    split = 'Passage \d+:'           # of form strings: every part between matches is a document
 
 A repository is looked for as DIR/OWNER+NAME, DIR/OWNER+NAME/repo or DIR/OWNER/NAME: a Git repository (with or without
 a work tree) that has the commit, or else a folder with the files. A source whose repository is not there is counted
@@ -30,6 +32,7 @@ import fnmatch
 import hashlib
 import json
 import random
+import re
 import subprocess
 import tempfile
 import tomllib
@@ -49,7 +52,7 @@ from hanlin.data.ledger import Drop
 
 SOURCES = Path(__file__).resolve().parent / "held_out" / "sources.toml"
 NEEDED = {"repo", "commit", "path", "form", "sample", "seed"}
-KEYS = NEEDED | {"fields", "values", "items"}
+KEYS = NEEDED | {"fields", "values", "items", "strings", "split"}
 
 
 def judged_text(row: Mapping[str, Any]) -> str:
@@ -77,7 +80,8 @@ def read_sources(path: Path) -> dict[str, dict[str, Any]]:
     """Read the tables of sources by name. Raises SystemExit for a key that is missing or not known."""
     sources: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
     for name, source in sources.items():
-        unknown, missing = set(source) - KEYS, NEEDED - set(source)
+        needed = NEEDED | ({"strings"} if source.get("form") == "strings" else set())
+        unknown, missing = set(source) - KEYS, needed - set(source)
         if unknown or missing:
             raise SystemExit(f"{path}: {name}: unknown {sorted(unknown)}, missing {sorted(missing)}")
     return sources
@@ -121,6 +125,15 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
                 if line.strip():
                     yield _make_row(name, source, text=line.strip())
         return
+    if source["form"] == "strings":
+        for data in files.values():
+            for line in filter(str.strip, data.decode("utf-8", "replace").split("\n")):
+                row = json.loads(line)
+                for text in _find_strings([row.get(field) for field in source["strings"]]):
+                    for part in re.split(source["split"], text) if "split" in source else [text]:
+                        if part.strip():
+                            yield _make_row(name, source, text=part.strip())
+        return
     formats: Sequence[Any] = {"chats": CHAT_FORMATS, "documents": DOCUMENT_FORMATS}[source["form"]]
     with tempfile.TemporaryDirectory() as folder:
         for path, data in files.items():
@@ -142,6 +155,15 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
                         yield _make_row(name, source, text=parsed.item.text)
                     else:
                         yield _make_row(name, source, messages=[turn.to_json() for turn in parsed.item.messages])
+
+
+def _find_strings(value: Any) -> Iterator[str]:
+    """The strings of a value, also those in lists of lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _find_strings(item)
 
 
 def _make_row(name: str, source: Mapping[str, Any], **content: Any) -> dict[str, Any]:

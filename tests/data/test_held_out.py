@@ -83,6 +83,23 @@ def test_rows_are_drawn_at_the_commit_and_the_rules_counted_against_the_labels(
     assert "labels of rows that the material lacks: 1" in out
 
 
+def test_strings_in_lists_are_drawn_and_split(tmp_path: Path, scripts: tuple[Any, Any]) -> None:
+    draw, _ = scripts
+    rows = [{"a": "第1段：春天。第2段：夏天。", "b": [["秋天。", "春天。"], 5], "c": "冬天。"}, {"a": "第1段："}]
+    commit = write_repository(tmp_path / "owner+pages", {"a.jsonl": "\n".join(json.dumps(row) for row in rows)})
+    source = {"repo": "owner/pages", "commit": commit, "path": "*", "form": "strings", "sample": 0, "seed": 1}
+    source |= {"strings": ["a", "b", "absent"], "split": r"第\d段："}
+    drawn, _ = draw.draw(tmp_path, {"pages": source})
+    assert [row["text"] for row in drawn] == ["春天。", "夏天。", "秋天。"]
+
+
+def test_strings_need_fields(tmp_path: Path, scripts: tuple[Any, Any]) -> None:
+    file = tmp_path / "sources.toml"
+    file.write_text('[a]\nrepo = "a/b"\ncommit = "0"\npath = "x"\nform = "strings"\nsample = 0\nseed = 1\n')
+    with pytest.raises(SystemExit, match=r"missing \['strings'\]"):
+        scripts[0].read_sources(file)
+
+
 def test_two_verdicts_on_one_row_are_refused(tmp_path: Path, scripts: tuple[Any, Any]) -> None:
     file = tmp_path / "labels.tsv"
     row = f"symbols\t{{}}\t{'0' * 16}\tlines\n"

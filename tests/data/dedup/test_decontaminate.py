@@ -183,6 +183,10 @@ def test_text_that_says_the_same_or_asks_something_else_is_not_a_reworded_questi
             "Is 123 divisible by 11? If not, what is the remainder?",
             "If not, what was a remainder? Is 123 divisible by 11?",
         ),
+        (
+            "when was the last time a hurricane hit the uk",
+            "Exercise 7. When is the last time one hurricane hit this uk The answer is on the next page.",
+        ),
     ],
 )
 def test_a_question_too_short_for_ngrams_is_found_where_it_stands_alone(asked: str, text: str) -> None:
@@ -198,6 +202,14 @@ def test_a_question_too_short_for_ngrams_is_found_where_it_stands_alone(asked: s
         (
             "What fraction is half-way between 2 and 2.5?",
             "A fraction half-way between 2 and 2.5 is easily drawn.",
+        ),
+        (
+            "when was the last time a hurricane hit the uk",
+            "It was the last time a hurricane hit the UK The roofs were mended.",
+        ),
+        (
+            "when was the last time a hurricane hit the uk",
+            "When they wrote that it was the last time a hurricane hit the UK, nobody knew the next one.",
         ),
     ],
 )

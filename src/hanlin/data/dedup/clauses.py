@@ -63,7 +63,7 @@ class ClauseIndex:
             for row in np.flatnonzero(self._filter.take((keys % _FILTER_SIZE).astype(np.int64))).tolist():
                 asked = self._asked.get(int(keys[row]))
                 if asked:
-                    window = _cut_window(content, int(edges[row]), int(edges[row + clauses]))
+                    window = _cut_window(content, ends, int(edges[row]), int(edges[row + clauses]))
                     found.update(index for index, numbers, has_cue in asked if self._asks(window, numbers, has_cue))
         return found
 
@@ -94,9 +94,13 @@ def _count_not_numbers(content: Content) -> int:
     return sum(not content.text[start].isnumeric() for start in content.starts.tolist())
 
 
-def _cut_window(content: Content, first: int, end: int) -> str:
-    """The text of a part of the content, with what is just before and after it."""
-    return content.text[max(0, int(content.starts[first]) - _AROUND) : int(content.starts[end - 1]) + _AROUND]
+def _cut_window(content: Content, ends: npt.NDArray[np.int64], first: int, end: int) -> str:
+    """The text of whole clauses, with what is just before and after them: `when was the` has no content, but asks."""
+    start, last = int(content.starts[first]), int(content.starts[end - 1])
+    before, after = np.searchsorted(ends, (start, last)).tolist()
+    start = min(start - _AROUND, int(ends[before - 1]) if before else 0)
+    last = max(last + _AROUND, int(ends[after]) if after < len(ends) else len(content.text))
+    return content.text[max(0, start) : last]
 
 
 def _hash_codes(codes: npt.NDArray[np.uint32]) -> Hashes:

@@ -49,9 +49,16 @@ _CHINESE_CUE = compile_on_use(
     r"|几[个天小年本元人只次分千米公时种]|求[出：:得这该此其]|请[问选写计回算你根将给把]|试[求问计证]|[的是][:：]"
 )
 _ENGLISH_CUE = compile_on_use(
-    r"[?？]|\b(?:what|which|who|whom|whose|when|where|why|how|find|calculate|determine|compute|solve|simplify"
+    r"[?？](?!\w)|\b(?:what|which|who|whom|whose|when|where|why|how|find|calculate|determine|compute|solve|simplify"
     r"|evaluate|fill in|write)\b|_{2,}|\\uline"
 )
+"""Not the mark in an address (`index.php?item=1`)."""
+_SENTENCE_START = compile_on_use(
+    r"(?<=[a-z\d]) (?=(?:The|An?|This|That|These|Those|It|Its|He|She|They|We|You|His|Her|Their|Our|Your|My|In|On|At|By"
+    r"|For|From|To|With|As|If|But|And|Or|So|There|Here|Is|Are|Was|Were|Do|Does|Did|Can|What|Which|Who|When|Where|Why"
+    r"|How)\b)"
+)
+"""The blank before a function word with a capital: a sentence begins there, also after one without a mark."""
 _NUMBER = compile_on_use(r"[0-9]+(?:\.[0-9]+)?")
 _WORD = compile_on_use(r"[^\W_]+")
 
@@ -92,7 +99,7 @@ def extract_content(text: str, of_words: bool) -> Content:
 
 
 def _extract_words(text: str) -> Content:
-    text = unify_english_numbers(text.casefold())
+    text = unify_english_numbers(_SENTENCE_START.sub("\n", text).casefold())
     words = [(match.start(), match.group()) for match in _WORD.finditer(text) if match.group() not in _STOPWORDS]
     codes = np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for _, word in words], dtype=np.uint32)
     return Content(text, codes, np.array([start for start, _ in words], dtype=np.int64))
