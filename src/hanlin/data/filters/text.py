@@ -226,7 +226,7 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
 
 def _find_copied_form(text: str) -> str | None:
     """Find what only texts have that programs rewrote, sewed together or copied from sites of novels, or None."""
-    if SPUN_CUE in text and (spun := SPUN.search(text)):
+    if SPUN_CUE[1] in text and SPUN_CUE in text and (spun := SPUN.search(text)):
         return spun[0]
     if STATE_CUE in text and len(states := set(SPUN_STATE.findall(text))) >= _MIN_FORMULAS:
         return "、".join(sorted(states))
@@ -234,24 +234,25 @@ def _find_copied_form(text: str) -> str | None:
         return address[0]
     if len(text) > _MAX_BLURB_CHARS:
         return None
-    if any(cue in text for cue in NOVEL_CUES):
-        formulas = sorted(set(NOVEL_SITE.findall(text)))
-        if len(formulas) >= _MIN_FORMULAS:
-            return "、".join(formulas[:5])
-    if len(text) <= _MAX_FRAME_CHARS and any(cue in text for cue in EDITOR_CUES):
-        frame = EDITOR_FRAME.search(text)
-        return frame[0][:20] if frame else None
+    for cue in NOVEL_CUES:
+        if cue in text and len(formulas := set(NOVEL_SITE.findall(text))) >= _MIN_FORMULAS:
+            return "、".join(sorted(formulas)[:5])
+    if len(text) > _MAX_FRAME_CHARS:
+        return None
+    for cue in EDITOR_CUES:
+        if cue in text and (frame := EDITOR_FRAME.search(text)):
+            return frame[0][:20]
     return None
 
 
 def _find_opening_bet(text: str) -> str | None:
     """Find the name of a betting site with which a text begins that does not speak of betting, or None."""
-    if not BETTING_SITES.prefilter.count_candidates(text, _OPENING_CHARS):
-        return None
-    if ON_BETTING.search(text, 2 * _OPENING_CHARS):  # not in the opening: 亚博游戏娱乐
+    if not BETTING_SITES.prefilter.may_match(text, _OPENING_CHARS):
         return None
     names = BETTING_SITES.find_all(text[: 2 * _OPENING_CHARS])
-    return names[0] if names else None
+    if not names or ON_BETTING.search(text, 2 * _OPENING_CHARS):  # not in the opening: 亚博游戏娱乐
+        return None
+    return names[0]
 
 
 def _is_on_crime(text: str) -> bool:

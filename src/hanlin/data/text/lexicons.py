@@ -140,7 +140,7 @@ OPENING_ADDRESS = re.compile(
     r"[卍卐]?([卍卐]|[^\w\s，。、“”《》【】「」『』()（）\-*#])[^\n，。]{2,24}?\1\s*[（(]\s*(?:https?://|www\.|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|cn)\b)"
 )
 """A keyword between two marks and an address behind it, with which a page begins that goes on with the news."""
-NOVEL_CUES = ("章节", "弹窗", "书友", "全集下载", "在线阅读", "免费阅读")
+NOVEL_CUES = ("阅读", "章节", "书友")
 NOVEL_SITE = re.compile(
     "无弹窗|最新章节|免费(?:在线|全文)?阅读|全文(?:免费)?阅读|在线阅读|(?i:txt)(?:全集)?下载|书友群|各位书友要是觉得"
     "|章节列表|全文字更新|推荐票|读者群|请不要忘记向您QQ群"
@@ -186,7 +186,7 @@ SPAM_PHRASES = compile_phrases(
     量大从优 欢迎选购 欢迎订购 厂家批发 免费量房 免费设计 上门维修 售后维修 免费领取 限量抢购 咨询热线 预约热线
     订购热线 微信同号 同微信 扫码领取 点击领取 立即报名 立即抢购 立即咨询 免费咨询热线 包邮到家 全国包邮 一件代发
     零风险 月入过万 轻松赚钱
-    肉棒 骚穴 淫水 无码 一区二区 内射 潮喷 自拍偷拍 成人视频 黄片 口交 鸡巴 肏 尻屄
+    一区二区 自拍偷拍 成人视频
     """,
     bits=4,
 )

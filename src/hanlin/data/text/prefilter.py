@@ -62,9 +62,12 @@ class Prefilter:
         """Make a prefilter of all single characters that a pattern matches."""
         return cls([["".join(characters.findall(_all_chars()))]])
 
-    def may_match(self, text: str) -> bool:
-        """False if none of the strings is in the text."""
-        return _scan(text).any & self._bit_set != 0
+    def may_match(self, text: str, end: int | None = None) -> bool:
+        """False if none of the strings is in the text, or none begins before `end`."""
+        scan = _scan(text)
+        if end is None or not scan.any & self._bit_set:
+            return scan.any & self._bit_set != 0
+        return int(np.bitwise_or.reduce(scan.masks[:end])) & self._bit_set != 0
 
     def count_candidates(self, text: str, end: int | None = None) -> int:
         """Count the positions before `end` at which one of the strings may begin; never fewer than there are."""
