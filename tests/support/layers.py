@@ -65,6 +65,7 @@ ORDER: dict[str, list[str]] = {
         "context discover resumable",
     ],
     "config": [
+        "grades",
         "settings",
         "budgets kinds references validation yaml_text",
         "recipe",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hanlin.data.filters import mojibake
 from hanlin.data.filters import text as clean
+from hanlin.data.text import prefilter
 from hanlin.data.text.lexicons import BETTING_SITES, SPAM_PHRASES, Phrases
 from hanlin.data.text.prefilter import find_composing_chars
 
@@ -51,3 +52,15 @@ def test_the_prefilter_sees_mojibake_of_every_kind(text: str) -> None:
     assert mojibake._PAIR_PREFILTER.may_match(text) == bool(mojibake._PAIR.search(text))
     assert mojibake._GBK_PREFILTER.count_candidates(text) == text.count("锛") + text.count("銆")
     assert mojibake._LOSSY_PREFILTER.may_match(text) or not any(mark in text for mark in mojibake._LOSSY_MARKS)
+
+
+def test_a_text_without_the_line_ends_around_it_is_scanned_as_it_would_be_alone() -> None:
+    texts = [f"{'  ' * n}欢迎来电咨询\n\n{'字' * n}公司产品\t \n质量价格" for n in range(20)]
+    for text in texts:
+        for before, after in (("\n", ""), ("", "\n"), ("\n\n", "\n\n\n"), ("", "")):
+            alone = prefilter._scan_whole(text)
+            prefilter._scan(before + text + after)
+            scan = prefilter._scan(text)
+            assert scan.any & alone.any == alone.any
+            assert (scan.masks & alone.masks).tolist() == alone.masks.tolist()
+            assert scan.masks[:-2].tolist() == alone.masks[:-2].tolist()

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
+from hanlin.config.grades import read_grade
 from hanlin.config.settings.base import Settings, ref, setting
-from hanlin.core.grades import read_grade
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import ROLES
 

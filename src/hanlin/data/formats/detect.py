@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
@@ -15,14 +16,14 @@ from hanlin.config.settings.sources import TURN_FIELDS, Source
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.base import Format, Item, ParsedRow
-from hanlin.data.formats.content.cells import decode_cells
+from hanlin.data.formats.content.cells import ADAPTED_FIELDS, decode_cells
 from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.documents import ParsedText
 from hanlin.data.formats.look_alike import describe_look_alike, describe_unknown
-from hanlin.data.formats.trees.judged import unfold_judged
-from hanlin.data.formats.trees.languages import OneLanguage, choose_languages
+from hanlin.data.formats.trees.judged import JUDGED_FIELDS, unfold_judged
+from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
 from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
 from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings, mark_low_turns
 from hanlin.data.io.input_file import InputFile
@@ -256,7 +257,27 @@ def adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
     """
     if settings.min_rating:
         rows = (_judge_row(row, settings) for row in rows)
-    return join_message_rows(adapted for row in rows for adapted in adapt_row(row, settings))
+    if settings.fields or settings.roles or settings.min_rating:
+        return join_message_rows(adapted for row in rows for adapted in adapt_row(row, settings))
+    return join_message_rows(_adapt_rows(rows, settings))
+
+
+def _adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
+    for row in rows:
+        value = row.value
+        types = set(map(type, value.values())) if type(value) is dict else (dict,)
+        if dict not in types and _is_plain(tuple(value), list in types):
+            yield row
+        else:
+            yield from adapt_row(row, settings)
+
+
+@lru_cache(maxsize=4096)
+def _is_plain(names: tuple[Any, ...], has_lists: bool) -> bool:
+    """Whether no field of rows with these names, none of them an object, is decoded, judged or in a language."""
+    fields = ADAPTED_FIELDS | JUDGED_FIELDS
+    fields = fields if has_lists else fields - {"input", "output"}  # they are of interest as lists alone
+    return fields.isdisjoint(names) and not may_name_languages(names)
 
 
 def _judge_row(row: Row, settings: Source) -> Row:

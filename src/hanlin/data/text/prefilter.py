@@ -144,8 +144,25 @@ class _Scan(NamedTuple):
     any: int
 
 
+_last_scan: list[tuple[str, _Scan]] = []
+"""The text scanned last, alone: a rule mostly takes line ends off it, so that its masks are those of the next text."""
+_MAX_TAKEN_OFF = 8
+
+
 @lru_cache(maxsize=2)
 def _scan(text: str) -> _Scan:
+    last, scan = _last_scan[0] if _last_scan else ("", None)
+    if scan is not None and 0 < len(last) - len(text) <= _MAX_TAKEN_OFF and last.strip("\n") == text:
+        first = len(last) - len(last.lstrip("\n"))
+        masks = scan.masks[first : first + len(text)]  # a window over the end has a line end for nothing
+        scan = _Scan(masks, int(np.bitwise_or.reduce(masks)))
+    else:
+        scan = _scan_whole(text)
+    _last_scan[:] = [(text, scan)]
+    return scan
+
+
+def _scan_whole(text: str) -> _Scan:
     codes = code_points(text)
     if len(codes) <= _BLOCK:
         masks = _scan_block(codes, len(codes))

@@ -76,8 +76,8 @@ def _source(
     limit: int,
 ) -> dict[str, Any]:
     """The settings of a source, as a recipe would hold them, from the options of a command."""
+    from hanlin.config.grades import read_grade
     from hanlin.config.settings.sources import LANGUAGES
-    from hanlin.core.grades import read_grade
 
     settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}, "roles": {}, "min_rating": {}}
     settings["read_language"] = language

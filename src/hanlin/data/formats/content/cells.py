@@ -19,6 +19,8 @@ _ITEM_FIELDS = ("input", "output")
 """Fields that hold the items of OpenAI's Responses API, and are never decoded from text: a task may give a list."""
 _API_FIELDS = frozenset((*_ITEM_FIELDS, "request", "body", "data", "conversation", "sample", "chat_template_kwargs"))
 """Those, and fields that may hold a request as an object."""
+ADAPTED_FIELDS = _LIST_FIELDS | _API_FIELDS
+"""Fields that `decode_cells` looks at."""
 _ROLE_KEYS = (*ROLE_FIELDS, "human", "user", "input")
 _HAS_ROLE = frozenset(ROLE_FIELDS)
 

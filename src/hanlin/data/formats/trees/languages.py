@@ -116,7 +116,7 @@ def choose_languages(row: Any, asked: str) -> Sequence[OneLanguage]:
     names = tuple(row)
     variants: _Variants = {}
     columns = row
-    if _may_name_languages(names) or any(type(value) is dict for value in row.values()):
+    if may_name_languages(names) or any(type(value) is dict for value in row.values()):
         columns = _unfold(row)
         variants = _find_variants(columns, _FIELDS)
     if not variants:
@@ -129,7 +129,8 @@ def choose_languages(row: Any, asked: str) -> Sequence[OneLanguage]:
 
 
 @lru_cache(maxsize=4096)
-def _may_name_languages(names: tuple[Any, ...]) -> bool:
+def may_name_languages(names: tuple[Any, ...]) -> bool:
+    """Whether one of some names of columns is a language, or a field and a language."""
     return any(isinstance(name, str) and (split_column(name)[0] or _find_language(name)) for name in names)
 
 
@@ -245,7 +246,7 @@ def _choose_in_turns(row: dict[str, Any], asked: str) -> Sequence[OneLanguage]:
     """Choose the language of a row whose turns hold their texts in several."""
     for name in _TURN_LISTS.intersection(row):
         turns = row[name]
-        if not isinstance(turns, list) or not any(isinstance(t, dict) and _may_name_languages(tuple(t)) for t in turns):
+        if not isinstance(turns, list) or not any(isinstance(t, dict) and may_name_languages(tuple(t)) for t in turns):
             continue
         if asked != ALL:
             return (_read_turns(row, name, asked),)

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from hanlin.config.grades import Grade, read_grade
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.grades import Grade, read_grade
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.names import show_name
 from hanlin.data.ledger import Drop
