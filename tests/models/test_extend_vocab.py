@@ -45,9 +45,11 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-def extend_model(model: Path, documents: Path, out: Path, new_entries: int = 12, init: str = "mean") -> dict[str, Any]:
+def extend_model(
+    model: Path, documents: Path, out: Path, new_entries: int = 12, init: str = "mean", **more: Any
+) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
-    settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries, init=init)
+    settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries, init=init, **more)
     inputs = Inputs({"model": (model,), "text": (documents,)})
     return extend_vocab.run(settings, inputs, out, StageContext())
 
@@ -93,6 +95,18 @@ def test_every_init_makes_other_rows_than_the_others_and_changes_nothing_else(
         extend_model(tied_model, documents, tmp_path / "mean")
         mean = weights(tmp_path / "mean")["model.embed_tokens.weight"]
         assert not torch.equal(new["model.embed_tokens.weight"][first:], mean[first:])
+
+
+def test_rows_are_distilled_from_as_much_text_as_asked(tied_model: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(tied_model, documents, tmp_path / "all", init="distilled")
+    extend_model(tied_model, documents, tmp_path / "little", init="distilled", distill_tokens=20)
+    name = "model.embed_tokens.weight"
+    assert not torch.equal(weights(tmp_path / "all")[name], weights(tmp_path / "little")[name])
+
+
+def test_tokens_to_distill_without_distilling_are_refused() -> None:
+    with pytest.raises(ValueError, match="distill_tokens is for init: distilled; init is mean"):
+        ExtendVocabulary(model="./m", text="./d", init="mean", distill_tokens=100)
 
 
 def test_logits_of_old_tokens_over_old_ids_are_unchanged(base: Path, documents: Path, tmp_path: Path) -> None:

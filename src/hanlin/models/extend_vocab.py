@@ -133,6 +133,7 @@ def _init_rows(
         extension.old_ids,
         extension.tokenizer,
         texts,
+        distill_tokens=settings.distill_tokens,
         seed=context.seed,
         progress=context.progress,
     )

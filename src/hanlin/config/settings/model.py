@@ -170,6 +170,12 @@ class ExtendVocabulary(Settings):
         "arXiv:2506.06607); distilled: rows fitted to what the model does with the pieces when it reads a part of the "
         "text (as Token Distillation, Dobler et al. 2025, arXiv:2505.20133)",
     )
+    distill_tokens: int = setting(
+        120_000,
+        "tokens of the text that the model reads for `init: distilled`; fewer take less time and leave worse rows",
+        ge=1,
+        unless_default=True,
+    )
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
@@ -179,6 +185,12 @@ class ExtendVocabulary(Settings):
             )
         if any(not 0.01 <= weight <= 1000 for weight in self.weights):
             raise ValueError(tr("weights must be between 0.01 and 1000"))
+        return self
+
+    @model_validator(mode="after")
+    def _check_distill_tokens(self) -> Self:
+        if "distill_tokens" in self.model_fields_set and self.init != "distilled":
+            raise ValueError(tr("distill_tokens is for init: distilled; init is {init}", init=self.init))
         return self
 
 

@@ -64,12 +64,12 @@ class _Observed:
     Attributes:
         ids: [tokens].
         early: Hidden states after the first blocks, behind each token, [tokens, hidden].
-        last: The last hidden states before each token, [tokens, hidden]; None if only the first blocks read it.
+        last: The last hidden states before each token, [tokens, hidden].
     """
 
     ids: Row
     early: torch.Tensor
-    last: torch.Tensor | None
+    last: torch.Tensor
 
 
 def distill_rows(
@@ -77,7 +77,6 @@ def distill_rows(
     first_id: int,
     old_ids: Sequence[Sequence[int]],
     rows: Sequence[Row],
-    more_rows: Sequence[Row],
     stream: Sequence[Row],
     counts: torch.Tensor,
     begin_id: int,
@@ -92,7 +91,6 @@ def distill_rows(
         first_id: Id of the first new token.
         old_ids: For each new token the ids that its text had before.
         rows: Texts in new ids that the model reads (`sample.select_rows`).
-        more_rows: Texts in new ids that only the first blocks read, for the embeddings' rows.
         stream: Texts in new ids that all rows are trained on in the end (`tune.cut_stream`).
         counts: How often each id occurs in all texts, [first_id + new].
         begin_id: The token that a text begins with.
@@ -106,11 +104,9 @@ def distill_rows(
     fit = _Fit(model, first_id, old_ids, begin_id)
     observed: list[_Observed] = []
     with torch.no_grad():
-        total = len(rows) + len(more_rows)
-        for part, observe in ((rows, fit.observe), (more_rows, fit.observe_early)):
-            for batch in _batches(part, READ_ROWS):
-                observed += observe([part[index] for index in batch])
-                progress.update(len(observed), total, tr("rows read"), force=len(observed) == total)
+        for batch in _batches(rows, READ_ROWS):
+            observed += fit.observe([rows[index] for index in batch])
+            progress.update(len(observed), len(rows), tr("rows read"), force=len(observed) == len(rows))
         progress.close()
         head_rows = fit.head_rows(counts.to(model.device))
     head_rows = fit.train_head(head_rows, observed, seed, progress)
@@ -152,15 +148,6 @@ class _Fit:
             self._positions += len(states)
             observed.append(_Observed(row, early[0][index, ends[1:]], last[index, ends[:-1]]))
         return observed
-
-    def observe_early(self, rows: Sequence[Row]) -> list[_Observed]:
-        """Read rows in old ids with the first blocks alone."""
-        pieces, ids = self._spell(rows)
-        hidden = self._run_blocks(self._model.model.embed_tokens(ids))
-        return [
-            _Observed(row, hidden[index, self._ends(spelled)[1:]], None)
-            for index, (row, spelled) in enumerate(zip(rows, pieces, strict=True))
-        ]
 
     def _spell(self, rows: Sequence[Row]) -> tuple[list[list[Sequence[int]]], torch.Tensor]:
         """The old ids of each token, and of each row behind a begin token, padded."""
@@ -208,9 +195,8 @@ class _Fit:
         self, head_rows: torch.Tensor, observed: Sequence[_Observed], seed: int, progress: Progress
     ) -> torch.Tensor:
         """Train the output head's rows on the hidden states that the old ids gave."""
-        read = [(row.ids, row.last) for row in observed if row.last is not None]
-        ids = torch.tensor([token_id for row, _ in read for token_id in row], device=self._device)
-        targets = HeadTargets.of(torch.cat([last for _, last in read]), ids, self._old_head)
+        ids = torch.tensor([token_id for row in observed for token_id in row.ids], device=self._device)
+        targets = HeadTargets.of(torch.cat([row.last for row in observed]), ids, self._old_head)
         stop = self._first_id + len(self._old_ids)
         counts = torch.bincount(ids, minlength=stop)[self._first_id :]
         rows = TrainedRows(self._old_head, head_rows, self._old_ids, counts, self.moment)

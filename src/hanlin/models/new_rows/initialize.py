@@ -25,9 +25,6 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 Init = Literal["weighted", "omp", "average_of_similar", "distilled"]
 
-READ_TOKENS, EARLY_TOKENS = 120_000, 120_000
-"""Old tokens that the model reads for `distilled`, and those that only its first blocks read."""
-
 
 def init_new_rows(
     model: LlamaForCausalLM,
@@ -37,6 +34,7 @@ def init_new_rows(
     tokenizer: Tokenizer,
     texts: Iterable[str],
     *,
+    distill_tokens: int,
     seed: int,
     progress: Progress,
 ) -> dict[str, float]:
@@ -49,6 +47,7 @@ def init_new_rows(
         old_ids: For each new token the ids that its text had before.
         tokenizer: The extended tokenizer.
         texts: What the rows are learned from (`sample.sample_texts`).
+        distill_tokens: Old tokens of the texts that the model reads for `distilled`.
         seed: Seed of the order in which `distilled` reads them.
         progress: Where progress is reported.
 
@@ -58,19 +57,14 @@ def init_new_rows(
     encoded = tokenizer.encode_batch(list(texts))
     if init == "distilled":
         lengths = [len(ids) for ids in old_ids]
-        cut = cut_rows(encoded, lengths, first_id)
-        rows = select_rows(cut, lengths, first_id, READ_TOKENS)
+        rows = select_rows(cut_rows(encoded, lengths, first_id), lengths, first_id, distill_tokens)
         if not rows:
             return {}  # the texts hold no new token
-        selected = set(map(id, rows))
-        more_rows = select_rows([row for row in cut if id(row) not in selected], lengths, first_id, EARLY_TOKENS)
         ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
         counts = torch.from_numpy(np.bincount(ids, minlength=first_id + len(old_ids)))
         begin_id = next((one for one in (tokenizer.bos_id, tokenizer.eos_id) if one is not None), 0)
         stream = cut_stream(encoded, begin_id, STEPS * STEP_ROWS + VALIDATION_ROWS)
-        return distill_rows(
-            model, first_id, old_ids, rows, more_rows, stream, counts, begin_id, seed=seed, progress=progress
-        )
+        return distill_rows(model, first_id, old_ids, rows, stream, counts, begin_id, seed=seed, progress=progress)
     combination = _combine(init, encoded, first_id, old_ids)
     embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight
     with torch.no_grad():
