@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
-from hanlin.core.files import parse_json
+from hanlin.core.files import parse_json_object
 from hanlin.core.i18n import language, tr
 from hanlin.core.process import die_with_parent, python_command, run_process
 
@@ -136,8 +136,8 @@ def evaluate(
         command, cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=in_child
     )
     try:
-        answer: dict[str, Any] = parse_json(done.stdout)
-    except ValueError as error:
+        answer = parse_json_object(done.stdout)
+    except (TypeError, ValueError) as error:
         raise UserError(tr("the evaluation ended without a result"), model, None, "crashed") from error
     if "error" in answer:
         wrong_input = answer["error"]
