@@ -148,10 +148,10 @@ class ChatStore:
         with self._open() as connection:
             rows = connection.execute(
                 "SELECT id, title, updated, (SELECT count(*) FROM message WHERE conversation = conversation.id) AS size"
-                " FROM conversation WHERE owner = ?1 AND (?2 = '%%' OR title LIKE ?2 ESCAPE '\\' OR EXISTS ("
-                "SELECT 1 FROM message WHERE conversation = conversation.id AND content LIKE ?2 ESCAPE '\\'))"
-                " ORDER BY updated DESC, rowid DESC LIMIT ?3",
-                (owner, pattern, limit),
+                " FROM conversation WHERE owner = :owner AND (:pattern = '%%' OR title LIKE :pattern ESCAPE '\\'"
+                " OR EXISTS (SELECT 1 FROM message WHERE conversation = conversation.id"
+                " AND content LIKE :pattern ESCAPE '\\')) ORDER BY updated DESC, rowid DESC LIMIT :limit",
+                {"owner": owner, "pattern": pattern, "limit": limit},
             ).fetchall()
         return [dict(row) for row in rows]
 
