@@ -298,7 +298,7 @@ def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
             value = rename_roles(value, settings.roles)
         if isinstance(value, Drop) and not isinstance(row.value, Drop):
             yield Row(row.line, value, row.value)
-        elif chosen.unread:
+        elif chosen.language or chosen.unread:
             yield Row(row.line, value, row.value, chosen.unread, chosen.language)
         else:
             yield row if value is row.value else Row(row.line, value, row.raw)

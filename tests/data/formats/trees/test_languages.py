@@ -78,7 +78,7 @@ def test_chinese_is_read_by_default_and_the_other_columns_are_named(
     assert list(made.metrics["read_languages"].values()) == [2] and not made.kept[0].get("meta")
     both = run(Conversations, path, source={"read_language": "all"}, validation_fraction=0)
     assert sorted(said(both)) == sorted([[QUESTION, ANSWER], [ASKED, ANSWERED]])
-    assert both.ledger["rows_in"] == 4
+    assert both.ledger["rows_in"] == 4 and both.ledger["unread_fields"] == {}
 
 
 def test_another_language_is_read_if_it_is_asked_for(put: Put, run: Run) -> None:

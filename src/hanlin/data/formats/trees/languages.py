@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -125,7 +125,7 @@ def choose_languages(row: Any, asked: str) -> Sequence[OneLanguage]:
         return (_name_left(row, columns, variants),)
     languages = [language for language in _list_languages(variants) if _is_whole(variants, language)]
     chosen = languages if asked == ALL else _prefer(languages, asked)[:1]
-    return [_read_in(columns, variants, language) for language in chosen] or (OneLanguage(row),)
+    return _name_unread([_read_in(columns, variants, language) for language in chosen]) or (OneLanguage(row),)
 
 
 @lru_cache(maxsize=4096)
@@ -233,6 +233,14 @@ def _name_left(row: dict[str, Any], columns: Mapping[str, Any], variants: _Varia
     return OneLanguage({name: value for name, value in columns.items() if name not in left}, PLAIN, tuple(left))
 
 
+def _name_unread(rows: Sequence[OneLanguage]) -> list[OneLanguage]:
+    """The rows made of one, without the names of columns that another of them is read from."""
+    if len(rows) < 2:
+        return list(rows)
+    unread = set.intersection(*(set(one.unread) for one in rows))
+    return [replace(one, unread=tuple(name for name in one.unread if name in unread)) for one in rows]
+
+
 def find_parallel(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Find the columns of a row whose names are languages and nothing else, if there are several with texts."""
     names = [str(name) for name, value in row.items() if isinstance(value, str) and _find_language(str(name))]
@@ -252,7 +260,7 @@ def _choose_in_turns(row: dict[str, Any], asked: str) -> Sequence[OneLanguage]:
             return (_read_turns(row, name, asked),)
         found = [_find_variants(turn, _TURN_FIELDS) for turn in turns if isinstance(turn, dict)]
         languages = dict.fromkeys(language for variants in found for language in _list_languages(variants))
-        return [_read_turns(row, name, language) for language in languages] or (OneLanguage(row),)
+        return _name_unread([_read_turns(row, name, language) for language in languages]) or (OneLanguage(row),)
     return (OneLanguage(row),)
 
 
