@@ -44,6 +44,15 @@ def test_every_recipe_plans_with_a_forecast_of_its_memory(
         assert one.memory.peak > 0 and one.operations > 0 and one.disk.artifact > 0
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_settings_of_every_stage_survive_the_way_to_its_process(
+    recipe: Path, tmp_path: Path, tiny_model: Path, tiny_tokenizer: Path
+) -> None:
+    checked = small_world(recipe, tmp_path / "root", tiny_model, tiny_tokenizer)
+    for stage in checked.stages.values():
+        assert type(stage.settings).model_validate(stage.settings.model_dump(mode="json")) == stage.settings
+
+
 def tiny(recipe: Path, tmp_path: Path, model: Path, tokenizer: Path) -> Recipe:
     """A recipe's tiny version: all its stages and methods over small data, a few steps each."""
     checked = small_world(recipe, tmp_path / "root", model, tokenizer)

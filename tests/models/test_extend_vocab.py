@@ -107,6 +107,8 @@ def test_rows_are_distilled_from_as_much_text_as_asked(tied_model: Path, documen
 def test_tokens_to_distill_without_distilling_are_refused() -> None:
     with pytest.raises(ValueError, match="distill_tokens is for init: distilled; init is mean"):
         ExtendVocabulary(model="./m", text="./d", init="mean", distill_tokens=100)
+    settings = ExtendVocabulary(model="./m", text="./d", init="mean")
+    assert ExtendVocabulary.model_validate(settings.model_dump()) == settings, "as the process of the stage gets them"
 
 
 def test_logits_of_old_tokens_over_old_ids_are_unchanged(base: Path, documents: Path, tmp_path: Path) -> None:

@@ -141,6 +141,10 @@ class InitModel(Settings):
         return -(-8 * self.hidden_size // (3 * INTERMEDIATE_MULTIPLE)) * INTERMEDIATE_MULTIPLE
 
 
+DISTILL_TOKENS = 120_000
+"""Tokens that `init: distilled` reads if nothing is said."""
+
+
 class ExtendVocabulary(Settings):
     """Add entries learned from text to a model's vocabulary, and resize its embeddings and output head."""
 
@@ -171,7 +175,7 @@ class ExtendVocabulary(Settings):
         "text (as Token Distillation, Dobler et al. 2025, arXiv:2505.20133)",
     )
     distill_tokens: int = setting(
-        120_000,
+        DISTILL_TOKENS,
         "tokens of the text that the model reads for `init: distilled`; fewer take less time and leave worse rows",
         ge=1,
         unless_default=True,
@@ -189,7 +193,7 @@ class ExtendVocabulary(Settings):
 
     @model_validator(mode="after")
     def _check_distill_tokens(self) -> Self:
-        if "distill_tokens" in self.model_fields_set and self.init != "distilled":
+        if self.distill_tokens != DISTILL_TOKENS and self.init != "distilled":
             raise ValueError(tr("distill_tokens is for init: distilled; init is {init}", init=self.init))
         return self
 
