@@ -22,7 +22,7 @@ from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.documents import ParsedText
 from hanlin.data.formats.look_alike import describe_look_alike, describe_unknown
-from hanlin.data.formats.trees.judged import JUDGED_FIELDS, unfold_judged
+from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
 from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
 from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings, mark_low_turns
@@ -275,7 +275,7 @@ def _adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
 @lru_cache(maxsize=4096)
 def _is_plain(names: tuple[Any, ...], has_lists: bool) -> bool:
     """Whether no field of rows with these names, none of them an object, is decoded, judged or in a language."""
-    fields = ADAPTED_FIELDS | JUDGED_FIELDS
+    fields = ADAPTED_FIELDS | VERDICT_FIELDS
     fields = fields if has_lists else fields - {"input", "output"}  # they are of interest as lists alone
     return fields.isdisjoint(names) and not may_name_languages(names)
 

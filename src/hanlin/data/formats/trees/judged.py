@@ -41,13 +41,13 @@ _SCORE_LISTS = (
 """Lists of ratings beside a list of answers, in its order; the least rank is the best."""
 _TEXTS = ("response", "answer", "text", "completion", "output")
 _ANSWER_READ = frozenset((*_TEXTS, *ANSWER_SCORES, "rank"))
-JUDGED_FIELDS = frozenset((*(name for pair in _PAIRS for name in pair), *_LISTS))
+VERDICT_FIELDS = frozenset((*(name for pair in _PAIRS for name in pair), *_LISTS))
 Row = dict[str, Any]
 
 
 def unfold_judged(row: Any) -> Any:
     """Write two or more answers with a verdict as `chosen` and `rejected`; other rows are returned as they are."""
-    if not isinstance(row, dict) or JUDGED_FIELDS.isdisjoint(row) or "chosen" in row or "rejected" in row:
+    if not isinstance(row, dict) or VERDICT_FIELDS.isdisjoint(row) or "chosen" in row or "rejected" in row:
         return row
     for name in _LISTS:
         if isinstance(row.get(name), list) and (unfolded := _unfold_list(row, name)) is not None:
