@@ -14,7 +14,7 @@ import torch
 
 from hanlin.config.recipe import adapter_hint
 from hanlin.config.settings import preference
-from hanlin.config.settings.train import Training
+from hanlin.config.settings.train import Sft, Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.files import parse_json, write_text
 from hanlin.core.hardware.devices import best_device
@@ -25,6 +25,7 @@ from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import NEW_BLOCKS
 from hanlin.models.load import load_model
+from hanlin.tokenizer.generation_config import write_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.callbacks.base import Callback
 from hanlin.train.callbacks.checkpoint import load_best_weights
@@ -175,6 +176,8 @@ class TrainingRun:
             save_trained(
                 full_model, self.out, self.model_folder, settings, self.data.tokenizer, template, self._model_files
             )
+            if isinstance(settings, Sft) and settings.sampling is not None:
+                write_sampling_params(self.out, settings.sampling.model_dump(exclude_none=True))
         dist.shutdown()
         return {
             **metrics,

@@ -13,13 +13,12 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer
-from hanlin.config.settings.train import Sft, Training
+from hanlin.config.settings.train import Training
 from hanlin.models.adapters import get_trainable_tokens_layer, save_adapter
 from hanlin.models.folder.checks import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.models.sentencepiece_file import carry_model
-from hanlin.tokenizer.generation_config import write_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.optim.trainable import trains_subset
@@ -34,7 +33,7 @@ def save_trained(
     template: ChatTemplate | None,
     base_files: ModelFiles,
 ) -> None:
-    """Save an adapter if `lora` is set, else a model in the dtype of the base; with the settings' sampling defaults.
+    """Save an adapter if `lora` is set, else a model in the dtype of the base.
 
     Args:
         model: The trained model, with full weights.
@@ -45,20 +44,6 @@ def save_trained(
         template: The chat template to save, if there is one.
         base_files: What is known of the base.
     """
-    _save_weights(model, out, base_folder, settings, tokenizer, template, base_files)
-    if isinstance(settings, Sft) and settings.sampling is not None:
-        write_sampling_params(out, settings.sampling.model_dump(exclude_none=True))
-
-
-def _save_weights(
-    model: TrainModel,
-    out: Path,
-    base_folder: Path,
-    settings: Training,
-    tokenizer: Tokenizer,
-    template: ChatTemplate | None,
-    base_files: ModelFiles,
-) -> None:
     if isinstance(model.hf_model, PeftModel) and settings.lora is not None:
         save_adapter(model.hf_model, out, base=base_folder, initial=model.adapter_init)
         save_tokenizer(tokenizer, template, out)
