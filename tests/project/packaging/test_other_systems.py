@@ -36,7 +36,7 @@ class Finder:
         if name in POSIX:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Finder())
-import importlib.metadata, multiprocessing.connection, subprocess, tempfile  # of Python itself, as they are
+import asyncio, importlib.metadata, multiprocessing.connection, subprocess, tempfile  # of Python itself, as they are
 for module, names in {
     os: "fork killpg getuid geteuid getpgid setsid nice sysconf sched_getaffinity pwrite O_NOFOLLOW O_NONBLOCK",
     signal: "SIGKILL SIGHUP SIGALRM setitimer ITIMER_REAL ITIMER_PROF",
