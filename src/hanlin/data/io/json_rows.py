@@ -76,6 +76,7 @@ class StrictDecoder:
         return Drop("broken_json", self.errors[0]) if self.errors else value
 
 
+_COMMA = re.compile(r"(?:,\s*)?")
 _STRING_OR_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])')
 
 
@@ -185,11 +186,17 @@ def read_value(path: Path, buffer: TextBuffer, decoder: StrictDecoder) -> tuple[
                 message = f"a value of more than {MAX_LINE_LENGTH} characters"
                 raise json_error(path, buffer.line_at(buffer.pos), message) from error
             if not (is_truncated(error, len(buffer.text)) and buffer.read_more()):
-                is_comma = buffer.text[error.pos : error.pos + 1] in ("}", "]")
-                message = f"a comma before {buffer.text[error.pos]}" if is_comma else error.msg
-                raise json_error(path, buffer.line_at(error.pos), message) from error
+                place = _find_end_after_comma(buffer.text, error.pos)
+                message = error.msg if place is None else f"a comma before {buffer.text[place]}"
+                raise json_error(path, buffer.line_at(error.pos if place is None else place), message) from error
         except (ValueError, RecursionError) as error:
             raise json_error(path, buffer.line_at(buffer.pos), describe_json_error(error)) from error
+
+
+def _find_end_after_comma(text: str, position: int) -> int | None:
+    """Where the } or ] is that a comma stands before; an error is at it, and since Python 3.13 at the comma."""
+    end = _COMMA.match(text, position).end()  # type: ignore[union-attr]
+    return end if text[end : end + 1] in ("}", "]") else None
 
 
 def is_truncated(error: json.JSONDecodeError, size: int) -> bool:
