@@ -159,9 +159,18 @@ def test_commas_before_closing_brackets_lose_no_row(put: Put) -> None:
     assert read(put("a.json", '[\n{"a": 1},\n{"a": 2},\n]'))[1] == [{"a": 1}, {"a": 2}]
 
 
-def test_a_comma_inside_an_object_of_a_list_is_named_with_its_line(put: Put) -> None:
-    error = refusal(put("a.json", '[\n{"a": 1},\n{"a": 2,}\n]'))
-    assert "a comma before }" in str(error) and "a.json:3" in str(error)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[\n{"a": 1},\n{"a": 2,}\n]', "a comma before }"),
+        ('[\n{"a": 1},\n{"a": [2, ]}\n]', "a comma before ]"),
+        ('[\n{"a": 1},\n{"a": 2, }\n]', "a comma before }"),
+        ('[\n{"a": 1},\n{"b": 1, "a": }\n]', "Expecting value"),
+    ],
+)
+def test_what_is_wrong_inside_an_object_of_a_list_is_named_with_its_line(text: str, message: str, put: Put) -> None:
+    error = refusal(put("a.json", text))
+    assert message in str(error) and "a.json:3" in str(error)
 
 
 @pytest.mark.parametrize("indent", [None, 1])

@@ -76,7 +76,7 @@ class StrictDecoder:
         return Drop("broken_json", self.errors[0]) if self.errors else value
 
 
-_COMMA = re.compile(r"(?:,\s*)?")
+_COMMA_BEFORE_END = re.compile(r",\s*([}\]])")
 _STRING_OR_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])')
 
 
@@ -194,9 +194,10 @@ def read_value(path: Path, buffer: TextBuffer, decoder: StrictDecoder) -> tuple[
 
 
 def _find_end_after_comma(text: str, position: int) -> int | None:
-    """Where the } or ] is that a comma stands before; an error is at it, and since Python 3.13 at the comma."""
-    end = _COMMA.match(text, position).end()  # type: ignore[union-attr]
-    return end if text[end : end + 1] in ("}", "]") else None
+    """Where the } or ] is that a comma stands before: at an error, or since Python 3.13 behind it."""
+    comma = text.rfind(",", 0, position + 1)
+    found = _COMMA_BEFORE_END.match(text, comma) if comma >= 0 else None
+    return found.start(1) if found is not None and found.start(1) >= position else None
 
 
 def is_truncated(error: json.JSONDecodeError, size: int) -> bool:
