@@ -131,17 +131,9 @@ def write_modelfile(
         raise RuntimeError(f"{path}: the Modelfile reads otherwise than it was written")
 
 
-def check_modelfile(
-    model: str,
-    template: ChatTemplate,
-    *,
-    context: int | None = None,
-    system: str = "",
-    license: str = "",
-    sampling: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
-    """Raise what `write_modelfile` raises for these texts, and write nothing."""
-    _checked_instructions("Modelfile", model, template, context, system, license, sampling)
+def check_modelfile(model: str, template: ChatTemplate, **settings: Any) -> None:
+    """Raise what `write_modelfile` raises for the same arguments, and write nothing."""
+    _checked_instructions("Modelfile", model, template, **settings)
 
 
 _SAMPLING = {
@@ -154,10 +146,10 @@ def _checked_instructions(
     where: str | Path,
     model: str,
     template: ChatTemplate,
-    context: int | None,
-    system: str,
-    license: str,
-    sampling: Mapping[str, Any],
+    context: int | None = None,
+    system: str = "",
+    license: str = "",
+    sampling: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[tuple[str, str]]:
     """The instructions of `write_modelfile` in order: name and value.
 
