@@ -333,11 +333,15 @@ class Pretrain(TokenBatchSettings, Training):
 class SamplingDefaults(Settings):
     """How answers are drawn where nobody says otherwise."""
 
-    temperature: float | None = setting(None, "temperature; none or 0: the likeliest token each time", ge=0, le=2)
-    top_p: float | None = setting(None, "nucleus: the likeliest tokens of so much probability together", gt=0, le=1)
-    top_k: int | None = setting(None, "the so many likeliest tokens; 0: all", ge=0)
+    temperature: float | None = setting(
+        None, "temperature; none or 0: greedy, the likeliest token each time", ge=0, le=2
+    )
+    top_p: float | None = setting(
+        None, "sample from the likeliest tokens whose probabilities add up to this (nucleus sampling)", gt=0, le=1
+    )
+    top_k: int | None = setting(None, "sample from this many of the likeliest tokens; 0: all", ge=0)
     repetition_penalty: float | None = setting(
-        None, "divides the logits of tokens that were there before; 1: nothing, 1.1 ends most loops", ge=0.5, le=2
+        None, "lowers the logits of tokens that occurred before; 1: off, 1.1 ends most loops", ge=0.5, le=2
     )
 
     @model_validator(mode="after")
