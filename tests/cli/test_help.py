@@ -76,6 +76,7 @@ def test_a_command_without_arguments_shows_its_help() -> None:
     ("words", "sentence"),
     [
         (["trian"], "error: hanlin: there is no command 'trian'\n  hint: did you mean pretrain?"),
+        (["inspect", "x"], "error: hanlin: there is no command 'inspect'\n  hint: did you mean data inspect?"),
         (["data", "conver"], "error: hanlin data: there is no command 'conver'\n  hint: did you mean convert?"),
         (["plan", "--untl", "x"], "error: hanlin plan: no option --untl\n  hint: did you mean --until?"),
         (["plan"], "error: hanlin plan: recipe is missing\n  hint: see `hanlin plan --help`"),

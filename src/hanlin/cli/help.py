@@ -191,8 +191,18 @@ class HelpGroup(_TranslatedHelp, TyperGroup):
         name = args[0].replace("_", "-")
         if not name.startswith("-") and name not in self.list_commands(ctx):
             what = tr("there is no command '{args}'", args=args[0])
-            raise UserError(what, ctx.command_path, did_you_mean(name, self.list_commands(ctx)), "usage")
+            nested = self._find_in_groups(ctx, name)
+            hint = tr("did you mean {near}?", near=nested) if nested else did_you_mean(name, self.list_commands(ctx))
+            raise UserError(what, ctx.command_path, hint, "usage")
         return super().resolve_command(ctx, args)
+
+    def _find_in_groups(self, ctx: Any, name: str) -> str | None:
+        """The command of a group below this one that has this name, with the group: `data inspect` for `inspect`."""
+        for group in self.list_commands(ctx):
+            command = self.get_command(ctx, group)
+            if isinstance(command, TyperGroup) and name in command.list_commands(ctx):
+                return f"{group} {name}"
+        return None
 
     def command_rows(self, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """Sections of commands: the title of each, and names with summaries."""
