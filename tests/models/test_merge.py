@@ -19,6 +19,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.models import merge
 from hanlin.models.adapter_tensors import AdapterTensors
 from hanlin.models.adapters import attach_lora, save_adapter
@@ -50,7 +51,7 @@ def merge_into(
         {"adapter": [f"./{path.name}" for path in adapters], "dtype": dtype, **named, **row}
     )
     paths = {"adapter": adapters, **({} if base is None else {"model": (base,)})}
-    return merge.run(settings, Inputs(paths), out, StageContext())
+    return merge.run(settings, Inputs(paths), out, StageContext(progress=Progress("merged")))
 
 
 @pytest.mark.parametrize(("base", "lora"), KINDS)
@@ -126,6 +127,19 @@ def test_the_rounding_loss_is_reported(make_adapter: MakeAdapter, tmp_path: Path
     adapter = make_adapter()
     assert merge_into(adapter, tmp_path / "fine", "float32")["rounding_loss"] == 0.0
     assert 0.0 < merge_into(adapter, tmp_path / "coarse", "bfloat16")["rounding_loss"] < 1.0
+
+
+def test_a_rounding_as_large_as_the_change_is_told(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(load_model(store / "untied"), store / "half", tokenizer=Tokenizer.load(store / "untied"),
+               dtype="bfloat16")  # fmt: skip
+    model = attach_lora(load_model(store / "half"), LoraSettings(alpha=0.02), seed=1)
+    save_adapter(perturb_trainable(model), store / "slight", base=store / "half")
+    assert 0.5 < merge_into(store / "slight", tmp_path / "coarse")["rounding_loss"] < 1.0
+    assert "as large as what the adapter changes" in capsys.readouterr().err
+    merge_into(store / "slight", tmp_path / "fine", "float32")
+    assert "as large as" not in capsys.readouterr().err
 
 
 def test_an_adapter_that_rounding_would_wipe_out_is_refused(store: Path, tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ PIECE_ENTRIES = 1 << 18
 takes two to four times as long."""
 MEASURED_PIECES = 8
 """One of so many pieces is measured for `rounding_loss`; measuring takes as long as merging."""
+LARGE_ROUNDING_LOSS = 0.5
+"""From this on the rounding is told. After 12 small steps of DPO it was 0.92 in bfloat16: the merged model's mean KL
+from the adapter was 0.0009 nats, where the adapter's whole effect was 0.0037."""
 CHECKED_ROWS = 64
 """Rows of a tensor that are computed a second time."""
 
@@ -146,6 +149,15 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
                 "rounding to {dtype} removes the whole adapter: the merged model would equal its base", dtype=dtype
             )
             raise UserError(what, "dtype", tr("set dtype: float32, or train longer"))
+        if plan.rounding_loss > LARGE_ROUNDING_LOSS:
+            share = f"{plan.rounding_loss:.0%}"
+            context.progress.log(
+                tr(
+                    "rounding to {dtype} is {share} as large as what the adapter changes: dtype: float32 keeps it",
+                    dtype=dtype,
+                    share=share,
+                )
+            )
         checked = verify_weights(plan, written, context.seed)
         agreement = _compare_logits(settings, base, folders, out, render_prompts(tokenizer, template))
     return {
