@@ -379,6 +379,57 @@ def test_marks_that_begin_after_the_prompt_are_found(tokenizer: Tokenizer) -> No
         ChatTemplate(source, tokenizer, "t").render(CHAT[1:3])
 
 
+UNASKED_HEAD = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + m.content "
+    "+ '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}"
+)
+"""Some templates begin a next answer behind every conversation, asked for a prompt or not (ToolACE's, Phi-4-mini's)."""
+
+
+def test_the_head_of_a_next_answer_that_a_template_writes_unasked_is_not_learned(
+    template_for: Callable[[str], ChatTemplate],
+) -> None:
+    tokenizer = template_for("llama3").tokenizer
+    template = ChatTemplate(UNASKED_HEAD, tokenizer, "unasked")
+    (example,) = template.render_examples(CHAT)
+    assert target_texts(template, example) == ["我叫小翰。<|eot_id|>", "My name is Xiaohan.<|eot_id|>"]
+    assert template.turn_end_ids == (tokenizer.token_id("<|eot_id|>"),)
+    prompt = template.render(CHAT[:-1], prompt=True).ids
+    assert example.ids[: len(prompt)] == prompt
+
+
+def test_an_answer_in_two_marked_blocks_is_one_answer(template_for: Callable[[str], ChatTemplate]) -> None:
+    """Phi-3's training template marks the last end token by itself, and marks the line end behind each answer."""
+    tokenizer = template_for("chatml").tokenizer
+    source = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>' }}{% generation %}"
+        "{{ m.content + '<|im_end|>\\n' }}{% endgeneration %}{% else %}{{ '<|im_start|>' + m.content }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>' }}{% else %}{% generation %}{{ eos_token }}"
+        "{% endgeneration %}{% endif %}"
+    )
+    template = ChatTemplate(source, tokenizer, "two blocks")
+    first, last = target_texts(template, template.render(CHAT[1:]))
+    assert first == "我叫小翰。<|im_end|>"
+    assert last.startswith("My name is Xiaohan.<|im_end|>") and last.endswith(str(tokenizer.config["eos_token"]))
+
+
+def test_a_begin_token_behind_white_space_is_not_written_twice(tokenizer: Tokenizer) -> None:
+    source = "\n\n{{ bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    assert ChatTemplate(source, tokenizer, "t").render(CHAT[1:3]).ids.count(tokenizer.bos_id) == 1
+
+
+def test_a_file_of_your_own_is_trained_with_in_its_portable_form(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Every program that reads the saved model renders what was trained: the same white space off, the same date."""
+    file = tmp_path / "mine.jinja"
+    source = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content | trim + eos_token }}{% endfor %}"
+    file.write_text(source, encoding="utf-8")
+    template = ChatTemplate.from_packaged(str(file), tokenizer)
+    assert "strftime_now" not in template.source and "'26 Jul 2024'" in template.source
+    assert "| trim" not in template.source
+    chat = [Message("user", "你好\u3000"), Message("assistant", "好")]
+    assert "26 Jul 2024你好\u3000" in template.render_text(chat)
+
+
 def test_an_answer_that_would_never_learn_to_stop_is_refused(tokenizer: Tokenizer) -> None:
     source = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
     source += "{% if add_generation_prompt %}assistant: {% endif %}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from hanlin.chat.packaged import (
     keep_setting,
+    packaged_names,
     packaged_special_tokens,
     packaged_template_sources,
     read_folder_template,
@@ -19,7 +20,7 @@ from hanlin.chat.packaged import (
     without_keep_setting,
 )
 from hanlin.chat.reasoning import BEGIN_TAG, ReasoningForm
-from hanlin.chat.rendering.answer_spans import MarkedText
+from hanlin.chat.rendering.answer_spans import MarkedText, end_marks_at_stop
 from hanlin.chat.rendering.batches import RenderedConversation, encode_batches
 from hanlin.chat.rendering.jinja import Markers, make_portable
 from hanlin.chat.rendering.loss_rules import (
@@ -97,7 +98,7 @@ class ChatTemplate:
 
     @classmethod
     def from_packaged(cls, name: str, tokenizer: Tokenizer) -> ChatTemplate:
-        """Load a template that is packaged with Hanlin, or a Jinja file of your own.
+        """Load a template that is packaged with Hanlin, or a Jinja file of your own, in its portable form.
 
         Raises UserError if there is none of this name, or the tokenizer lacks a special token that it writes.
         """
@@ -116,7 +117,7 @@ class ChatTemplate:
                 tokenizer.folder,
                 tr("choose the template of the model's own family"),
             )
-        return cls(source, tokenizer, name)
+        return cls(source if name in packaged_names() else make_portable(source), tokenizer, name)
 
     @property
     def reasoning_form(self) -> ReasoningForm:
@@ -363,7 +364,9 @@ class ChatTemplate:
             text, markers = marked
             before, start, answer = text.rpartition(markers.start)
             marked = MarkedText(_without_markers(before, markers) + start + answer, markers)
-        return self._encode_prompt(marked) if prompt else self._encode(marked, True)
+        if prompt:
+            return self._encode_prompt(marked)
+        return self._encode(end_marks_at_stop(marked, self._renderer.special_token_ends), True)
 
     def render_text(self, messages: Sequence[Message]) -> str:
         """The text that the template writes for turns. Raises UserError if it has no form for them."""
@@ -458,8 +461,7 @@ class ChatTemplate:
             marked = self._renderer.render_text([Message("user", "?")], (), True, None)
         except UserError:  # it wants other turns; then its own word is taken
             return True
-        first = next(self._renderer.special_tokens.split(*marked), None)
-        return first is not None and first.token_id == self.tokenizer.bos_id
+        return any(span.token_id == self.tokenizer.bos_id for span in self._renderer.special_tokens.split(*marked))
 
 
 def _without_markers(text: str, markers: Markers) -> str:

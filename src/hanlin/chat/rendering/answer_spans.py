@@ -128,6 +128,24 @@ def _loss_start(text: str, start: int, reasoning: str, form: ReasoningForm, read
     return position if gap is None else gap.end()
 
 
+def end_marks_at_stop(marked: MarkedText, find_ends: Callable[[str, int], Iterator[int]]) -> MarkedText:
+    """End the stretches that a template marks with their last special token: what it marks behind that is no answer.
+
+        marked by the template     assistant ⟦你好！<|im_end|>↵⟧
+        returned                   assistant ⟦你好！<|im_end|>⟧↵
+
+    Args:
+        marked: The text with markers around what the template says is generated.
+        find_ends: Yields the ends of the special tokens in a text from an offset on.
+    """
+    text, markers = marked
+    for start in reversed([found.end() for found in re.finditer(markers.start, text)]):
+        end = max(find_ends(text[: text.index(markers.end, start)], start), default=-1)
+        if end >= 0 and text[end] != markers.end:
+            text = text[:end] + markers.end + text[end:].replace(markers.end, "", 1)
+    return MarkedText(text, markers)
+
+
 def _mark(text: str, spans: Sequence[AnswerSpan], markers: Markers) -> MarkedText:
     """Put markers around what is learned. An empty pair before reasoning that is only read lets it be encoded apart
     from the prompt, as the model wrote it.

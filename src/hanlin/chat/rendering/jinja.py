@@ -18,7 +18,7 @@ from jinja2.ext import loopcontrols as LoopControls
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 
-from hanlin.chat.rendering.sandbox import SandboxEnvironment
+from hanlin.chat.rendering.sandbox import REFERENCE_DATE, SandboxEnvironment
 from hanlin.chat.rendering.symbolic import Segment, SymbolicRenderer
 from hanlin.chat.rendering.work_budget import TemplateLimitError
 
@@ -32,13 +32,16 @@ _TRIMMED = re.compile(
 """Bounded, so that a long template takes no more than linear time."""
 _TRIM = re.compile(r"\|\s*trim\b(?!\s*\()")
 _STRIP = re.compile(r"\.strip\(\s*\)")
+_DATE = re.compile(r"\bstrftime_now\(\s{0,99}(?:'([^'\"\\\0]{0,99})'|\"([^'\"\\\0]{0,99})\")\s{0,99}\)")
 
 
 def make_portable(source: str) -> str:
-    """Give every `trim` and `strip()` an explicit set of white space.
+    """Give every `trim` and `strip()` an explicit set of white space, and write out the date of training.
 
-    Python's Jinja and llama.cpp's strip different characters by default; with the argument they agree.
+    Python's Jinja and llama.cpp's strip different characters by default; with the argument they agree. `strftime_now`
+    is today's date in other programs, another prompt every day; what was trained is the text that is written out.
     """
+    source = _DATE.sub(lambda match: f"'{REFERENCE_DATE.strftime(match[1] or match[2] or '')}'", source)
     named = _TRIMMED.sub(lambda match: f"{match[1]}.strip({WHITE_SPACE})", source)
     return _STRIP.sub(lambda _: f".strip({WHITE_SPACE})", _TRIM.sub(lambda _: f"| trim({WHITE_SPACE})", named))
 

@@ -75,7 +75,8 @@ class TemplateRenderer:
 
         def render(turns: Sequence[Mapping[str, Any]], prompt: bool) -> str:
             switches = dict.fromkeys(self.thinking_switches, True)
-            return self.template.render(DEFAULT_MARKERS, {**self._variables(turns, None, prompt), **switches})
+            text = self.template.render(DEFAULT_MARKERS, {**self._variables(turns, None, prompt), **switches})
+            return text.replace(DEFAULT_MARKERS.start, "").replace(DEFAULT_MARKERS.end, "")
 
         form = find_form(self.template.source, render)
         return form._replace(keeps_past=False) if self.strips_inline else form
@@ -97,6 +98,9 @@ class TemplateRenderer:
     ) -> MarkedText:
         """The template's text for these turns, typed special tokens shielded and generated stretches marked.
 
+        The head of a next answer that a template writes unasked is left out (`unasked_head`), unless `shield` is false:
+        then it is the text as other programs render it.
+
         Args:
             messages: The turns.
             tools: Tools that the assistant may call.
@@ -109,6 +113,21 @@ class TemplateRenderer:
         Raises:
             TemplateRefusal: The template refuses the turns.
         """
+        marked = self._render(messages, tools, prompt, where, markers, shield, thinking)
+        if prompt or not shield or not self.unasked_head:
+            return marked
+        return marked._replace(text=marked.text.removesuffix(self.unasked_head))
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        prompt: bool,
+        where: str | None,
+        markers: Markers | None,
+        shield: bool,
+        thinking: bool | None,
+    ) -> MarkedText:
         switched = bool(self.thinking_switches) and thinking is not None
         if shield and not tools and not switched and markers in (None, DEFAULT_MARKERS):
             cached = self.cache.render_text(messages, prompt)
@@ -135,6 +154,40 @@ class TemplateRenderer:
             )
             hint = tr("change the turns as it says, or choose another template")
             raise TemplateRefusal("template_refuses", what, where, hint) from error
+
+    @cached_property
+    def unasked_head(self) -> str:
+        """The head of a next answer that a template writes behind every conversation, asked for a prompt or not.
+
+            asked for no prompt    <user>?<end><assistant>!<end><assistant>
+            returned               <assistant>
+
+        Learned with the answer before it, a model would write it and not stop. Most templates write none.
+        """
+        question, answer = {"role": "user", "content": "questionprobe"}, {"role": "assistant", "content": "answerprobe"}
+
+        def render(turns: list[dict[str, str]], prompt: bool = False) -> str:
+            return self.template.render(DEFAULT_MARKERS, self._variables(turns, None, prompt))
+
+        try:
+            asked, full = render([question]), render([question, answer])
+            if asked != render([question], True):
+                return ""
+            longer = render([question, answer, question])
+        except jinja2.TemplateError:
+            return ""
+        if longer.startswith(full) or answer["content"] not in full:
+            return ""
+        shared = _count_shared(full, longer)
+        tail = max(
+            len(full) - _count_shared(full[::-1], asked[::-1]),
+            full.rindex(answer["content"]) + len(answer["content"]),
+        )
+        ends = [end for end in self.special_token_ends(full, full.rindex(answer["content"])) if end <= shared]
+        if not ends:
+            return ""
+        head = full[max((end for end in ends if end <= tail), default=ends[0]) :]
+        return head if asked.endswith(head) else ""
 
     def choose_markers(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Markers:
         """Characters that occur in no text of a conversation."""
@@ -228,6 +281,12 @@ class TemplateRenderer:
             return "besidecalls" not in self.render_text(turns, (), False, None).text
         except UserError:
             return False  # told when a conversation is refused
+
+
+def _count_shared(left: str, right: str) -> int:
+    """How many characters two texts have in common at their start."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(left), len(right)))
 
 
 def _without_comments(source: str) -> str:

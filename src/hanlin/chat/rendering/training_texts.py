@@ -10,6 +10,7 @@ from hanlin.chat.rendering.answer_spans import (
     MarkedText,
     UnlearnableAnswer,
     begins_with_line_end,
+    end_marks_at_stop,
     find_examples,
     has_empty_block,
 )
@@ -153,7 +154,8 @@ def _check_markers(
 
     Returns the text with stretches that end with their stop token: what some templates mark behind it is no answer.
     """
-    text, markers = full
+    markers = full.markers
+    text = full.text.replace(markers.end + markers.start, "")  # one answer in two blocks
     starts = [found.end() for found in re.finditer(markers.start, text)]
     if len(starts) != len(answers):
         raise UserError(
@@ -171,8 +173,4 @@ def _check_markers(
             index < answers[-1] and begins_with_line_end(text, start)
         ):
             raise _RewritesTurns
-    for start in reversed(starts):
-        end = max(renderer.special_token_ends(text[: text.index(markers.end, start)], start), default=-1)
-        if end >= 0 and text[end] != markers.end:
-            text = text[:end] + markers.end + text[end:].replace(markers.end, "", 1)
-    return MarkedText(text, markers)
+    return end_marks_at_stop(MarkedText(text, markers), renderer.special_token_ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.parity.backends.base import ChatPrompt
 from hanlin.tokenizer.file_names import GENERATION_FILE
+
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 
 
 class TransformersBackend:
@@ -32,7 +35,7 @@ class TransformersBackend:
             what = tr("transformers cannot load this tokenizer: {reason}", reason=reason)
             raise UserError(what, folder) from error
         self._tokenizer.model_max_length = 10**9  # else it warns of long conversations
-        self._marks = "generation" in (self._tokenizer.chat_template or "").replace("add_generation_prompt", "")
+        self._marks = _GENERATION.search(self._tokenizer.chat_template or "") is not None
 
     def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         found: list[list[int] | str] = []
