@@ -14,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from hanlin.chat.packaged import packaged_names
+from hanlin.chat.rendering.tokenized import TokenizedExample
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.turn_order import check_order
+from hanlin.cli.commands.template import _print_verdicts
 from hanlin.cli.main import app
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
@@ -111,6 +113,43 @@ def test_llama3s_own_template_is_exported_in_a_form_that_llama_cpp_reads_alike(
             ChatTemplate.load(file.parent).render(asked.messages, prompt=True).ids
         ]
         assert theirs.render_prompts([asked]) != [own.render(asked.messages, prompt=True).ids]
+
+
+WHOLE_TURNS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+    "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' + m.content + '<|im_end|>\n' }}{% endgeneration %}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""A template that marks whole turns as generated, as some training templates do."""
+
+
+def test_a_mask_that_covers_heads_empty_blocks_and_line_ends_too_is_wider_and_no_mismatch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = train_tokenizer(["你好，世界"], vocab_size=400, template="chatml", out=tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(WHOLE_TURNS, encoding="utf-8")
+    template = ChatTemplate.load(tmp_path, tokenizer)
+    plain = [case for case in make_cases() if case.id.startswith("chinese")]
+    (result,) = check(template, backends_for(tmp_path), plain)
+    assert result.passed and result.wider_masks == result.cases == len(plain)
+    _print_verdicts([result])
+    assert "in 25 cases its loss mask also holds what is behind the end token" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("actual", "wrong"), [(b"\0\0\1\1\0", None), (b"\0\0\1\1\1", None), (b"\0\0\0\1\0", 2), (b"\1\0\1\1\0", 0)]
+)
+def test_a_mask_that_lacks_a_token_or_covers_a_question_is_a_mismatch(
+    actual: bytes, wrong: int | None, template: ChatTemplate
+) -> None:
+    """The ids are a question, the head of an answer, the answer, its end and a line end."""
+    tokenizer = template.tokenizer
+    end = tokenizer.token_id("<|eot_id|>")
+    assert end is not None
+    ids = [*tokenizer.encode("a"), end, *tokenizer.encode("b"), end, *tokenizer.encode("\n")]
+    expected = TokenizedExample(ids, b"\0\0\1\1\0")
+    assert contract._compare_masks(template, expected, actual)[0] == wrong
 
 
 class LlamaCppOf(LlamaCppBackend):

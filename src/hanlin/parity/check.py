@@ -6,6 +6,7 @@ The conversations are `cases`; the programs are `backends`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -13,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.reasoning import REASONING_FIELDS, ReasoningForm, with_tags
-from hanlin.chat.rendering.answer_spans import begins_with_line_end
+from hanlin.chat.reasoning import BEGIN_TAG, REASONING_FIELDS, ReasoningForm, with_tags
+from hanlin.chat.rendering.answer_spans import begins_with_line_end, has_empty_block
 from hanlin.chat.rendering.tokenized import TokenizedExample
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
@@ -70,6 +71,7 @@ class ParityResult:
     first: Mismatch | None = None
     missing_stop_ids: tuple[int, ...] = ()
     typed_tokens_parsed: int = 0
+    wider_masks: int = 0
     skip_reason: str | None = None
 
     @property
@@ -116,13 +118,14 @@ def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> l
             full_unshielded = template.render_unshielded(case.messages, tools, thinking=thinking, last_answer=several)
         except UserError:
             continue
-        sent = _as_sent(case.messages, template.reasoning_form)
+        sent = as_sent(case.messages, template.reasoning_form)
         prompt = ChatPrompt(sent[:-1], tools, thinking, template.reasoning_form.field or REASONING_FIELDS[0])
         expected.append(Expected(case, prompt, sent, ids, unshielded_ids, examples[-1], full_unshielded, not several))
     return expected
 
 
-def _as_sent(messages: Sequence[Message], form: ReasoningForm) -> tuple[Message, ...]:
+def as_sent(messages: Sequence[Message], form: ReasoningForm) -> tuple[Message, ...]:
+    """Turns as a client sends them: reasoning within the text if the template has no field for it."""
     if not form.inline:
         return tuple(messages)
     thinks = (bool(turn.reasoning.strip()) for turn in messages)
@@ -163,52 +166,78 @@ def compare(template: ChatTemplate, backend: Backend, expected: Sequence[Expecte
 
     Returns:
         The number of mismatches and the first one, stop ids that the program lacks, and the number of cases in which it
-        encodes special tokens that a user typed.
+        encodes special tokens that a user typed, or learns more than an answer.
     """
     mismatches: list[Mismatch] = []
-    typed_tokens_parsed = 0
+    typed_tokens_parsed = wider_masks = 0
     rendered = backend.render_prompts([item.prompt for item in expected])
     for item, ids in zip(expected, rendered, strict=True):
         mismatch = _compare_ids(template, item.case.id, item.ids, item.unshielded_ids, ids)
         if mismatch is None and isinstance(backend, TransformersBackend):
             answer = backend.render_conversation(item.sent, item.prompt)
-            mismatch = _compare_conversation(template, item, answer)
+            mismatch, is_wider = _compare_conversation(template, item, answer)
+            wider_masks += is_wider
         mismatches += [mismatch] if mismatch else []
         typed_tokens_parsed += item.ids != item.unshielded_ids and ids == item.unshielded_ids
     stops = backend.stop_ids()
     missing = () if stops is None else tuple(sorted(set(template.stop_ids) - stops))
-    return ParityResult(
-        backend.name, len(expected), len(mismatches), next(iter(mismatches), None), missing, typed_tokens_parsed
-    )
+    first = next(iter(mismatches), None)
+    return ParityResult(backend.name, len(expected), len(mismatches), first, missing, typed_tokens_parsed, wider_masks)
 
 
 def _compare_conversation(
     template: ChatTemplate, item: Expected, answer: tuple[list[int], bytes | None] | str
-) -> Mismatch | None:
-    """Compare the ids of a full conversation, and the loss mask if the program returns one."""
+) -> tuple[Mismatch | None, bool]:
+    """Compare the ids of a full conversation, and the loss mask if the program returns one.
+
+    The second value is whether its mask is right, but wider.
+    """
     name = tr("{id} (whole)", id=item.case.id)
     if isinstance(answer, str):
-        return Mismatch(name, 0, tr("ids"), answer)
+        return Mismatch(name, 0, tr("ids"), answer), False
     ids, loss_mask = answer
     if begins_with_line_end(_answer_text(template, item.full), 0):
-        return None  # it is learned apart from the line end before it, as a model writes it; the prompts were compared
+        return None, False  # it is learned apart from the line end before it, as it is written; prompts were compared
     mismatch = _compare_ids(template, name, item.full.ids, item.full_unshielded.ids, ids)
     expected = item.full if ids == item.full.ids else item.full_unshielded
     if mismatch or loss_mask is None:
-        return mismatch
+        return mismatch, False
     if not item.answers_alike:  # the answers before the last are learned from examples of their own
         start = expected.loss_mask.rindex(b"\0\1") + 1
         loss_mask = bytes(start) + loss_mask[start:]
         expected = TokenizedExample(expected.ids, bytes(start) + expected.loss_mask[start:])
-    if loss_mask == expected.loss_mask:
-        return None
-    index = next(
-        index for index, pair in enumerate(zip(loss_mask, expected.loss_mask, strict=True)) if pair[0] != pair[1]
-    )
+    wrong, is_wider = _compare_masks(template, expected, loss_mask)
+    if wrong is None:
+        return None, is_wider
     name = tr("{id} (mask)", id=item.case.id)
     labels = (tr("not learned"), tr("learned"))
-    shown = _show_context(template, ids, index)
-    return Mismatch(name, index, f"{shown} {labels[expected.loss_mask[index]]}", labels[loss_mask[index]])
+    shown = _show_context(template, ids, wrong)
+    return Mismatch(name, wrong, f"{shown} {labels[expected.loss_mask[wrong]]}", labels[loss_mask[wrong]]), False
+
+
+def _compare_masks(template: ChatTemplate, expected: TokenizedExample, actual: bytes) -> tuple[int | None, bool]:
+    """The index of the first token that only one side learns, and whether the program learns what is no answer.
+
+    Templates that mark whole turns make it learn three things that no model writes; they are no mismatch: what is
+    behind the end token (generation has stopped there), an empty thinking block, and the head of an answer, which the
+    prompt already holds.
+
+        template's marks     ⟦<assistant> <think></think> ! <end> ↵⟧
+        learned by Hanlin     <assistant> <think></think>⟦! <end>⟧↵
+    """
+    ids, mask = expected.ids, expected.loss_mask
+    if missing := [index for index, pair in enumerate(zip(mask, actual, strict=True)) if pair == (1, 0)]:
+        return missing[0], False
+    wider = bytes(learned and not own for own, learned in zip(mask, actual, strict=True))
+    for run in re.finditer(rb"\x01+", wider):
+        start, end = run.span()
+        special_ids = template.tokenizer.special_ids
+        is_behind = start > 0 and mask[start - 1] and ids[start - 1] in special_ids
+        text = template.tokenizer.decode(ids[start:end], skip_special=False)
+        is_head = ids[start] in special_ids or has_empty_block(text) or text.strip() in ("", BEGIN_TAG)
+        if not (is_behind or (end < len(mask) and mask[end] and is_head)):
+            return start, False
+    return None, any(wider)
 
 
 def _answer_text(template: ChatTemplate, example: TokenizedExample) -> str:

@@ -142,6 +142,14 @@ def _print_verdicts(results: list[ParityResult]) -> None:
         if result.missing_stop_ids:
             ids = ", ".join(map(str, result.missing_stop_ids))
             echo(tr("   would not stop at {ids}", ids=ids))
+        if result.wider_masks:
+            echo(
+                tr(
+                    "   in {count} cases its loss mask also holds what is behind the end token, an empty thinking "
+                    "block or the head of an answer; Hanlin learns none of these",
+                    count=result.wider_masks,
+                )
+            )
         if result.typed_tokens_parsed:
             count = result.typed_tokens_parsed
             echo(
