@@ -168,3 +168,10 @@ def test_the_setting_knows_the_languages_that_columns_are_known_by() -> None:
     assert set(LANGUAGES) == set(languages.LANGUAGES)
     with pytest.raises(ValueError, match="no language 'xx' here"):
         Source(path="x", read_language="xx")
+
+
+@pytest.mark.parametrize(("read", "other"), [("plain", "en"), ("zh", "en"), ("en", "zh")])
+def test_the_language_that_the_hint_proposes_is_another_one_than_was_read(read: str, other: str) -> None:
+    shown = languages.describe_languages({read: 2})
+    assert f"read in: {read} 2" in shown
+    assert f"--read-language {other}, reads another" in shown

@@ -285,8 +285,9 @@ def describe_languages(counts: Mapping[str, int]) -> str:
     """
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tr(
-        "rows hold their texts in several languages, read in: {names}; `read_language: en` of a source, or "
-        "--read-language en, reads another, `all` each ({plain}: columns that name no language)",
+        "rows hold their texts in several languages, read in: {names}; `read_language: {other}` of a source, or "
+        "--read-language {other}, reads another, `all` each ({plain}: columns that name no language)",
+        other=next(language for language in ("en", "zh", "ja") if language not in counts or language == "ja"),
         names=join_list([f"{name} {count:,}" for name, count in ranked]),
         plain=PLAIN,
     )
