@@ -80,6 +80,22 @@ def test_a_report_of_a_newspaper_or_on_a_share_is_no_advertorial(cue: str) -> No
         assert find_reason("advertorials", cue + page) is None
 
 
+GOODS = (
+    "这款主机配备了新的处理器，性能出色，散热效果好，外观紧凑时尚，占据的空间小，耐用。"
+    "它采用静音风扇，为用户提供稳定的性能，能满足用户对办公和娱乐的需求，价格优惠，非常适合放在书房里。"
+    "主机的外壳是深灰色的，两侧有散热孔，背面有四个接口，附带一根电源线和一本说明书，开机以后十秒就能进入桌面，"
+    "孩子可以用它上网课，老人可以用它看戏，也可以接上电视，看全家去年夏天在海边拍的照片。"
+)
+
+
+@pytest.mark.parametrize("cue", ["原标题：", "近日", "8月15日", "央视说", "来源：青石日报"])
+def test_a_day_or_a_source_counts_if_the_page_is_not_sure_to_sell(cue: str) -> None:
+    judged = judge_page(GOODS, 0.3)
+    assert judged is not None and judged[0] < 0.9
+    assert judge_page(f"{SPRING}{cue}{GOODS}", 0.3) is None
+    assert judge_page(f"{SPRING}{cue}{PAGES['company']}", 0.5) is not None
+
+
 def test_a_drop_says_the_words_that_sell() -> None:
     result = RULE_FUNCTIONS["advertorials"](PAGES["company"], **ALL_TEXT_RULES["advertorials"])
     assert isinstance(result, Drop) and "我公司" in result.detail

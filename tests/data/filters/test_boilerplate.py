@@ -54,10 +54,14 @@ KEPT = (
 )
 
 
+def judge(text: str) -> str | Drop:
+    return RULE_FUNCTIONS["advertisement_lines"](text, **TEXT_RULES["advertisement_lines"])
+
+
 def cut(*lines: str) -> list[str]:
     """The lines that are left of an article with these lines in it."""
     text = "\n".join((ARTICLE, ARTICLE[::-1], *lines, ARTICLE[1:], *[ARTICLE[2:]] * 9))
-    left = RULE_FUNCTIONS["advertisement_lines"](text, **TEXT_RULES["advertisement_lines"])
+    left = judge(text)
     assert not isinstance(left, Drop)
     return [line for line in left.split("\n") if line in lines]
 
@@ -102,3 +106,22 @@ def test_the_pairs_of_characters_are_in_every_line_that_is_cut(line: str) -> Non
     plain = line.replace("*", "")
     if any(pattern.search(plain) for pattern in (CALL, CREDIT, END_MARK, FURNITURE, LINKS_HEADING, SOURCE)):
         assert find_cues(plain + "\n")
+
+
+@pytest.mark.parametrize(
+    "post",
+    [
+        "风云足球明天凌晨03:45直播曼城对拜仁的比赛，敬请关注！",
+        "近日，某地一名女子在医院就诊的事引起了大家的讨论。详情请点击以下阅读原文",
+        "把一本书放进特制的外套里，隔层中的种子会慢慢发芽。（图片来自网络）",
+    ],
+)
+def test_a_post_that_says_something_stays(post: str) -> None:
+    assert judge(post) == post
+
+
+@pytest.mark.parametrize(
+    "post", ["精品课程免费报名，名额不多，敬请关注！", "敬请关注", "新书69元包邮到家，数量不多，欢迎关注"]
+)
+def test_a_post_that_sells_or_says_nothing_is_an_advertisement(post: str) -> None:
+    assert isinstance(judge(post), Drop)

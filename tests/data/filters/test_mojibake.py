@@ -241,3 +241,25 @@ def test_degrees_and_squares_in_english_are_no_characters() -> None:
 @pytest.mark.parametrize("char", ["呵", "嗯", "█"])
 def test_one_character_again_and_again_is_another_rule_s(char: str) -> None:
     assert mojibake(char * 80, 0.0) == char * 80
+
+
+@pytest.mark.parametrize("start", [0, 5, 10, 14])
+@pytest.mark.parametrize("read_as", ["euc_jp", "euc_kr"])
+def test_second_bytes_of_big5_that_stand_alone_count_as_lost(read_as: str, start: int) -> None:
+    text = "這家公司去年的收入比前年增加了一成，員工說老闆很高興，今年打算在台中和高雄再開兩家分店，並且給每個人加薪"
+    damaged = text[start : start + 40].encode("big5").decode(read_as, "ignore")
+    assert isinstance(mojibake(damaged, 0.005), Drop)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`use`文で導入した`Ordering`列挙型の列挙子を返します。`match`式を使用しており、`guess`と`secret`を比較します。",
+        "荣耀Magic、小米Note、魅族Pro、锤子Nut、诺基亚Lumia、索尼Xperia、摩托罗拉Edge",
+        "@张翀 @欧阳翾abc @司徒翊 @慕容珏xyz @上官睿",
+        "硫酸H₂SO₄、硝酸HNO₃、磷酸H₃PO₄、氢氟酸HF、次氯酸HClO、醋酸CH₃COOH",
+        "（づ｡◕‿‿◕｡）づ *｡٩(ˊᗜˋ*)و✧*｡ (๑•̀ㅂ•́)و✧ ヾ(◍°∇°◍)ﾉﾞ",
+    ],
+)
+def test_names_code_formulas_and_faces_have_no_lone_halves(text: str) -> None:
+    assert mojibake(text, 0.005) == text

@@ -126,9 +126,15 @@ def test_a_text_of_calls_to_action_alone_is_an_advertisement() -> None:
 
 def test_replacement_characters_beyond_a_few_drop_the_text() -> None:
     assert apply("replacement_characters", SPRING + "\ufffd") == SPRING + "\ufffd"
-    assert reason("replacement_characters", SPRING + "\ufffd\ufffd\ufffd") == "replacement_characters"
+    assert reason("replacement_characters", SPRING + "\ufffd春" * 3) == "replacement_characters"
     assert reason("replacement_characters", "春\ufffd来了") == "replacement_characters"
     assert apply("replacement_characters", SPRING * 50 + "\ufffd") == SPRING * 50 + "\ufffd"
+
+
+def test_three_marks_in_a_row_are_one_lost_character() -> None:
+    page = SPRING + "\ufffd\ufffd\ufffd" + SPRING
+    assert apply("replacement_characters", page) == page
+    assert reason("replacement_characters", SPRING + "\ufffd" * 9) == "replacement_characters"
 
 
 def test_repeated_lines_drop_a_text_and_a_refrain_does_not() -> None:
@@ -442,9 +448,42 @@ def test_verse_names_and_facts_are_no_keywords(text: str) -> None:
     assert apply("keyword_lists", text) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "洗脸的步骤 先用温水 + 洗面奶 + 毛巾 再用爽肤水 + 精华素 + 润肤霜 最后用防晒霜 + 粉底液 + 散粉 + 眉笔",
+        "★白羊座—经历 ★金牛座—奖励 ★双子座—电影 ★巨蟹座—亲情 ★狮子座—赞扬 ★处女座—书本 ★天秤座—音乐 ★天蝎座—爱情"
+        " ★射手座—快乐 ★魔羯座—目标 ★水瓶座—友情 ★双鱼座—美梦",
+    ],
+)
+def test_steps_and_pairs_are_no_keywords(text: str) -> None:
+    assert apply("keyword_lists", text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "正在为您跳转到访问页面……如果您的浏览器没有自动跳转，请检查以下设置。请确保浏览器没有禁止发送cookie。",
+        "签到排名：今日本吧第个签到，本吧因你更精彩，明天继续来努力！本吧签到人数：0。成为超级会员，赠送补签卡。",
+        "404 Not Found\nnginx/1.18",
+        "抱歉，您访问的页面不存在或已被删除！",
+        "Warning: file_get_contents(a.php): failed to open stream: HTTP request failed!",
+    ],
+)
+def test_what_a_server_says_in_the_place_of_a_page_is_dropped(text: str) -> None:
+    assert reason("keyword_lists", text) == "keyword_list"
+
+
+def test_an_article_on_errors_of_servers_stays() -> None:
+    lesson = "页面不存在时，服务器返回 404，即 Not Found。" + SPRING * 10
+    assert apply("keyword_lists", lesson) == lesson
+
+
 def test_a_table_of_contents_with_leaders_is_dropped_but_a_dotted_price_list_is_not() -> None:
     chapters = "\n".join(f"第{n}章 数值计算方法的对象与特点{'.' * 60} {n}" for n in range(9))
     assert reason("repeated_characters", chapters) == "repeated_characters"
+    document = chapters + "\n" + SPRING * 30
+    assert apply("repeated_characters", document) == document
     prices = "\n".join(f"第{n}道菜是后院里种的青菜和昨天捉的鱼{'.' * 6} {n} 元" for n in range(9))
     assert apply("repeated_characters", prices) == prices
 
@@ -497,3 +536,40 @@ def test_entities_whose_ampersand_was_lost_are_mojibake() -> None:
     assert reason("mojibake", "当代中国道?#20262;?#20917;和价值观念面临严峻挑战。") == "mojibake"
     text = "见第三页?#12345;处，那里写着全部的经过和结果。"
     assert apply("mojibake", text) == text
+
+
+OFFER = "青石县工地板房出租电话：13900001111王经理，本公司承接板房出租、岗亭出售。" + SPRING * 3
+
+
+def test_a_text_that_begins_with_a_number_to_call_is_an_advertisement() -> None:
+    assert reason("advertisements", OFFER) == "advertisement"
+    assert reason("advertisements", OFFER.replace("电话：13900001111", "【QQ号：123456789】")) == "advertisement"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        OFFER.replace("出租", "丢失", 1),
+        OFFER.replace("板房出租电话", "法院通知，原告王某，电话"),
+        OFFER.replace("电话：13900001111", "微信：nofashion"),
+        OFFER.replace("13900001111", "1.13900001111"),
+        SPRING * 4 + OFFER,
+        "联系电话：13900001111。",
+    ],
+    ids=["something lost", "a court", "the name of an account", "a decimal", "at the end", "a line"],
+)
+def test_a_number_in_another_place_or_for_another_purpose_is_none(text: str) -> None:
+    assert apply("advertisements", text) == text
+
+
+def test_tips_for_a_lottery_are_an_advertisement_and_a_plan_is_none() -> None:
+    news = "男子醒来点烟引发爆炸，警方正在调查。"
+    assert reason("advertisements", f"{news}pk10计划，加微信：abc123，约谈了市委副主任。") == "advertisement"
+    plan = f"{news}彩票中心的年度计划说，明年在群众中办三次活动。"
+    assert apply("advertisements", plan) == plan
+
+
+def test_a_casino_that_is_a_building_is_no_name_of_a_site() -> None:
+    report = "澳门半岛上的新葡京赌场是金色的建筑。" + SPRING + "新葡京酒店在它旁边。"
+    assert apply("advertisements", report) == report
+    assert reason("advertisements", report.replace("新葡京赌场", "新葡京官网")[:90] + "新葡京") == "advertisement"

@@ -26,6 +26,8 @@ from hanlin.data.text.page_furniture import (
     LONG_NOTICE,
     NOT_A_CALL,
     NOTICE_STARTS,
+    POST_END,
+    POST_THAT_SELLS,
     SOURCE,
     find_cues,
 )
@@ -38,6 +40,7 @@ _FIRST_LINES, _LAST_LINES, _TAIL = 3, 8, 0.6
 _MAX_TITLE_CHARS = 45
 _NOTICE_FACTOR = 4
 _MIN_CONTENT_CHARS = 100
+_MIN_POST_CHARS = 15
 
 
 def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
@@ -56,10 +59,21 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     if not cut:
         return text
     left = "\n".join(line for index, line in enumerate(lines) if index not in cut)
+    if not left.strip() and _is_post(text):
+        return text
     called = 1 - len(left) / len(text)
     if called > share and len(left) < _MIN_CONTENT_CHARS and not _SENTENCE.search(left):
         return Drop("advertisement", f"share {called:.2f} in lines with calls to action")
     return left
+
+
+def _is_post(text: str) -> bool:
+    """Whether a text of one line, such as a post, says something besides the furniture at its end and sells nothing."""
+    line = text.strip()
+    if "\n" in line or (end := POST_END.search(line)) is None:
+        return False
+    said = line[: end.start()]
+    return sum(map(str.isalnum, said)) >= _MIN_POST_CHARS and not POST_THAT_SELLS.search(said)
 
 
 def _find_candidates(lines: Sequence[str], longest: int) -> list[int]:

@@ -45,9 +45,17 @@ _SEPARATOR = re.compile(r"[\s|｜│•>»/]+")
 _NUMBER, _MIN_PAGE_NUMBERS = re.compile(r"(?<![\d.])\d{1,4}(?![\d.])"), 15
 _BAR = re.compile("[|｜│]")
 _HEAD_CHARS = 200
+_MAX_FRAME_CHARS = 400
+_FRAME = re.compile(
+    "今日本吧第|一键签到成为超级会员|正在为[您你]跳转|浏览器(?:没有|未能?)自动跳转|(?:[您你](?:要?访问|请求|查看)的|抱歉[，,]?)"
+    "(?:该|此)?(?:页面|网页|内容|文章|帖子)[^。，,\n]{0,6}(?:不存在|已?被?删除|找不到|无法)|(?:该|此)(?:内容|帖子|文章)已被(?:发布者|作者|管理员)?删除"
+    r"|\A\W*(?:40[34]|50[0234])\W{1,3}(?i:not found|forbidden|bad gateway|service|internal)"
+    r"|(?i:failed ?to ?open ?stream|enable javascript|javascript (?:is|seems) (?:disabled|to be))"
+)
+"""What a server or a site says where a page should be, or around one."""
 _ADDRESS = re.compile(r"https?://[!-~]+")
 _FUNCTION_WORD = re.compile("[的了是在和我你他她这那有也就不都而与之]")
-_FACT = re.compile(r"[0-9《》，,、；;：:=\[\](){}（）]")
+_FACT = re.compile(r"[0-9《》，,、；;：:=+＋—–→\[\](){}（）]")
 _EVEN_LENGTHS = (2, 3, 4, 5, 7)
 _MAX_ADDRESS_SHARE, _MIN_HAN_SHARE, _MAX_FUNCTION_SHARE, _MAX_FACT_SHARE = 0.7, 0.6, 0.05, 0.08
 _MIN_KEYWORD_CHARS, _MAX_KEYWORD_CHARS, _MAX_SAME_LENGTH, _MAX_SAME_END = 3, 14, 0.7, 0.4
@@ -61,8 +69,11 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     14 characters on average, divided by blanks or arrows, or of 2 to 14 divided by bars. Only Chinese text without any
     sentence mark, with hardly any function words, digits or commas is judged, and not if most items between blanks have
     the same length of two to five or of seven characters: verse without marks and lists of persons. A text of which
-    seven tenths are addresses, or a half numbers of pages, goes too.
+    seven tenths are addresses, or a half numbers of pages, goes too, and one of up to 400 characters that begins as the
+    frame of a page: the bar of a forum, a redirection, an error of the server.
     """
+    if len(text) <= _MAX_FRAME_CHARS and (frame := _FRAME.search(text, 0, _HEAD_CHARS)):
+        return Drop("keyword_list", frame[0])
     if "http" in text[:_HEAD_CHARS] and sum(map(len, _ADDRESS.findall(text))) > _MAX_ADDRESS_SHARE * len(text):
         return Drop("keyword_list", "addresses")  # which have question marks
     for mark in _SENTENCE_MARKS:  # twice as fast as `any`; nearly every text has the first
@@ -164,19 +175,23 @@ def repeated_characters(text: str, share: float, run: int) -> str | Drop:
 
     Fenced code, indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, because tables and
     calculations have them; unless drawn rules are most of the text, or dots that lead to page numbers are two fifths
-    of it: a table of contents.
+    of it and fewer than 1,000 characters follow the last of them: a table of contents, not the document behind one.
     """
     if _fraction_in_runs(text, run, share) <= share:
         return text
-    leaders = sum(len(leader[0]) for leader in _LEADER.finditer(text))
-    if leaders > _MAX_LEADERS * len(text):
-        return Drop("repeated_characters", f"share {leaders / len(text):.2f}")
-    fraction = _fraction_in_runs(strip_drawn_rules(strip_code(text)), run, share)
+    judged = text
+    leaders = [leader.span() for leader in _LEADER.finditer(text)]
+    led = sum(end - start for start, end in leaders)
+    if led > _MAX_LEADERS * len(text):
+        if len(text) - leaders[-1][1] < _MIN_AFTER_CONTENTS:
+            return Drop("repeated_characters", f"share {led / len(text):.2f}")
+        judged = _LEADER.sub("", text)
+    fraction = _fraction_in_runs(strip_drawn_rules(strip_code(judged)), run, share)
     return Drop("repeated_characters", f"share {fraction:.2f}") if fraction > share else text
 
 
 _LEADER = re.compile(r"(?:[.·…]\s?){9,}(?=\s*\d)")
-_MAX_LEADERS = 0.4
+_MAX_LEADERS, _MIN_AFTER_CONTENTS = 0.4, 1_000
 
 
 def _fraction_in_runs(text: str, run: int, threshold: float) -> float:

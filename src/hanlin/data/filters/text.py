@@ -19,15 +19,19 @@ from hanlin.data.text.lexicons import (
     GENERATED,
     GENERATED_CUE,
     INSTITUTION,
+    NO_OFFER,
     NOT_A_SALES_CALL,
     NOVEL_CUES,
     NOVEL_SITE,
     ON_BETTING,
     ON_CRIME,
     OPENING_ADDRESS,
+    OPENING_CONTACT,
     SALES_CALL,
     SALES_CALL_WORDS,
     SEWN_IN_BETTING,
+    SOLD_TIPS,
+    SOLD_TIPS_CUE,
     SPAM_PHRASES,
     SPUN,
     SPUN_CUE,
@@ -110,15 +114,22 @@ def whitespace(text: str) -> str | Drop:
 
 
 def replacement_characters(text: str, share: float, allowed: int) -> str | Drop:
-    """Drop a text with more than this share of U+FFFD, which decoders write for undecodable bytes.
+    """Drop a text with more than this share of lost characters: U+FFFD, which decoders write for undecodable bytes.
 
-    One or two of them (`allowed`, default 2) do not cost a text of any length, as long as they are not more than one
-    character in twenty of it: a page that lost one character of 150 is worth keeping.
+    Up to three U+FFFD in a row are one character, because decoders write one for each byte of it. One or two of them
+    (`allowed`, default 2) do not cost a text of any length, as long as they are not more than one character in twenty
+    of it: a page that lost one character of 150 is worth keeping.
     """
-    lost = text.count("\ufffd")
+    marks = text.count("\ufffd")
+    if marks <= share * len(text):
+        return text
+    lost = len(_LOST_CHARACTER.findall(text))
     if lost <= share * len(text) or (lost <= allowed and lost * 20 <= len(text)):
         return text
     return Drop("replacement_characters", f"{lost} of {len(text)}")
+
+
+_LOST_CHARACTER = re.compile("\ufffd{1,3}")
 
 
 def symbols(text: str, share: float) -> str | Drop:
@@ -161,6 +172,7 @@ _ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S[^\n]{5,})", re.
 _ABSTRACT_HEAD, _ABSTRACT_END = 15, 12
 _MIN_INSTITUTION_WORDS, _MIN_GENERATED = 4, 4
 _MAX_COPY_CHARS = 5_000
+_MIN_OFFER_CHARS, _CONTACT_CHARS, _OFFER_CHARS = 150, 120, 300
 _OPENING_CHARS = 24
 _MAX_BLURB_CHARS, _MAX_FRAME_CHARS, _MIN_FORMULAS, _MIN_CRIME_WORDS = 600, 300, 2, 2
 _BETTING_CUES = (
@@ -181,16 +193,17 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
 
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
     sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is one name in the
-    first 24 characters of a text that does not speak of betting, and one word of theirs after a last colon, or on a
-    page of a school or institute that does not speak of betting (赌博软件师范学院). Copies
-    with words replaced have a form: 本文摘要： and then the same beginning or end again, or 本文关键词： at the end and
-    then the words of the title one by one; and so have essays of a widespread generator. A text of 200 to 3,000
-    characters whose last 120 call to buy or to ask a company (欢迎来电洽谈) is written to sell. A text in which 民 has
-    become 平易近, or 国 邦, was rewritten by a program, one that begins with a keyword between two marks and an address
-    was sewn together, and a short one has nothing else that has two formulas of novel sites (无弹窗, 最新章节) or ends
-    where the editor of a site announces a sample (一起来看看吧). Phrases and names are not counted on pages of the
-    police and the courts, which warn of them. Defaults 5 and 3, on labeled spam against encyclopedia, law and news.
-    Advertising that reads like an article is for `advertorials`.
+    first 24 characters of a text that does not speak of betting, the number of a telephone or messenger in the first
+    120 of one that neither asks for help nor complains, and one word of theirs after a last colon, or on a page of a
+    school or institute that does not speak of betting (赌博软件师范学院). Copies with words replaced have a form:
+    本文摘要： and then the same beginning or end again, or 本文关键词： at the end and then the words of the title
+    one by one; and so have essays of a widespread generator. A text of 200 to 3,000 characters whose last 120 call to
+    buy or to ask a company (欢迎来电洽谈) is written to sell. A text in which 民 has become 平易近, or 国 邦, was
+    rewritten by a program, one that begins with a keyword between two marks and an address was sewn together, one of
+    up to 600 characters sells tips for a lottery (pk10计划，加微信), and a short one has nothing else that has two
+    formulas of novel sites (无弹窗, 最新章节) or ends where the editor of a site announces a sample (一起来看看吧).
+    Phrases and names are not counted on pages of the police and the courts, which warn of them. Defaults 5 and 3, on
+    labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
     copied = _COPY_PREFILTER.may_match(text) and any(
         text.startswith(_COPY_CUES, start) for start in _COPY_PREFILTER.find_starts(text)
@@ -212,6 +225,8 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
     if opening := _find_opening_bet(text):
         return Drop("advertisement", opening)
+    if len(text) >= _MIN_OFFER_CHARS and (contact := _find_opening_contact(text)):
+        return Drop("advertisement", contact)
     if _MIN_SALES_CHARS <= len(text) <= _MAX_SALES_CHARS and (call := _find_sales_call(text[-_CLOSING_CHARS:])):
         return Drop("advertisement", call)
     if copied and (sewn_in := _find_sewn_in_betting(text)):
@@ -234,6 +249,8 @@ def _find_copied_form(text: str) -> str | None:
         return address[0]
     if len(text) > _MAX_BLURB_CHARS:
         return None
+    if SOLD_TIPS_CUE in text and (tips := SOLD_TIPS.search(text)):
+        return tips[0]
     for cue in NOVEL_CUES:
         if cue in text and len(formulas := set(NOVEL_SITE.findall(text))) >= _MIN_FORMULAS:
             return "、".join(sorted(formulas)[:5])
@@ -253,6 +270,12 @@ def _find_opening_bet(text: str) -> str | None:
     if not names or ON_BETTING.search(text, 2 * _OPENING_CHARS):  # not in the opening: 亚博游戏娱乐
         return None
     return names[0]
+
+
+def _find_opening_contact(text: str) -> str | None:
+    """Find the number to call or to write to with which a text begins that offers something, or None."""
+    contact = OPENING_CONTACT.search(text, 0, _CONTACT_CHARS)
+    return None if contact is None or NO_OFFER.search(text, 0, _OFFER_CHARS) else contact[0]
 
 
 def _is_on_crime(text: str) -> bool:

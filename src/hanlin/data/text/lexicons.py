@@ -74,7 +74,7 @@ BETTING_SITES = compile_phrases(
     """
     yabo 欧宝体育 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
     米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 天博体育 pg电子 时时彩
-    幸运飞艇 真人荷官 六合彩 新葡京 太阳城娱乐 皇冠体育 金沙娱乐 万博体育 bob体育 BOB体育 江南体育
+    幸运飞艇 真人荷官 六合彩 太阳城娱乐 皇冠体育 金沙娱乐 万博体育 bob体育 BOB体育 江南体育
     九州体育 乐动体育 正规买球 手机买球 网上买球 体育买球 世界杯买球 欧洲杯买球
     皇冠比分 皇冠现金 皇冠官网 皇冠正网 皇冠新网 皇冠网址 皇冠投注 皇冠足球 正规网赌 网赌软件 赌球网
     威尼斯人网站 威尼斯人官网 威尼斯人网址 威尼斯人娱乐 威尼斯人平台 威尼娱人 葡京网站 葡京官网 葡京娱乐 葡京网址
@@ -82,7 +82,8 @@ BETTING_SITES = compile_phrases(
     ag亚游 AG亚游 凯发k8 凯发娱乐 凯发国际 尊龙凯时 利来国际 利来娱乐 ag真人 AG真人 ag旗舰 AG旗舰 龙8国际 优发国际
     优发娱乐 和记娱乐 博天堂 伟德国际 伟德体育 韦德体育 大发体育 大发娱乐 大发彩票
     大发扑克 明升体育 新利体育 沙巴体育 竞技宝 雷竞技 泛亚电竞 火狐体育 芒果体育 博鱼体育 博鱼app 贝博体育
-    亿德体育 环亚娱乐 千亿国际 千亿体育 乐鱼app 乐鱼官网 开元棋牌 开云app
+    亿德体育 环亚娱乐 千亿国际 千亿体育 乐鱼app 乐鱼官网 开元棋牌 开云app 分分彩 腾博会
+    pk10计划 PK10计划 pk10开奖 PK10开奖 飞艇计划 快三计划 赛车计划群 棋牌游戏中心
     """,
     bits=5,
     forms={
@@ -95,6 +96,7 @@ BETTING_SITES = compile_phrases(
         "现金网": r"现金网(?![点络银])",
         "爱体育": rf"爱体育(?={_SITE_WORD})(?!国际|登录|注册|游戏)",
         "北京赛车": rf"北京赛车(?={_SITE_WORD}|群|技巧|精准)(?!体育|国际|手机|游戏)",
+        "新葡京": "新葡京(?!赌场|大?酒店|娱乐场)",
         "真钱": r"真钱(?:下注|投注|游戏|棋牌|平台|娱乐|赌|爱拼|麻将|扎金花|百家乐|德州)",
         "彩神": r"彩神(?:争霸|[8８]|[vVⅤ]|官|app|平台|登录|下载)",
         "特马": r"特马(?:号|资料|开奖|查询|网|诗|图)",
@@ -146,6 +148,9 @@ NOVEL_SITE = re.compile(
     "|章节列表|全文字更新|推荐票|读者群|请不要忘记向您QQ群"
 )
 """What sites of novels say around the name of one."""
+SOLD_TIPS_CUE = "计划"
+SOLD_TIPS = re.compile(r"(?:pk\s?10|快三|[分时]{2}彩|赛车|飞艇|28|彩票?)\W{0,2}计划[^\n。]{0,6}(?:微信|QQ|群)", re.I)
+"""An offer of tips for a lottery, which is pasted into the news."""
 EDITOR_CUES = ("小编", "本站", "导读")
 EDITOR_FRAME = re.compile(
     r"\A导读[：:][^\n]{0,60}[（(]共\d{1,2}篇[)）][^\n]*(?:\.\.\.|…)\W*\Z"
@@ -201,6 +206,19 @@ SALES_CALL = re.compile(
 """A call to buy something or to ask a company for it, as sales texts end with."""
 SALES_CALL_WORDS = ("咨询", "联系", "致电", "来电", "洽谈", "选购", "订购", "我们")
 """One of them is in every `SALES_CALL`."""
+OPENING_CONTACT = re.compile(
+    r"(?<![\d.])1[3-9]\d[-= ]?\d{4}[-= ]?\d{4}(?!\d)"
+    r"|(?:[qQ]{2}|扣扣|微信|薇信?|徽信|[vV][xX信]|加[vVqQ])(?:[qQ号/]|同号|客服){0,3}\s?[:：【]\s?\d[\d ]{5,10}\d"
+)
+"""The number of a telephone or of a messenger with which a text begins that offers something.
+
+Names of messengers (微信：nofashion) are not among them: articles begin with the account from which they are.
+"""
+NO_OFFER = re.compile(
+    "寻[人找狗物]|启[事示]|丢失|走失|失联|举报|警[方察]|公安|报警|失物|求助|投诉|退款|订单|爆料|记者|邮编|通讯地址|法院|原告"
+    "|被告|律师|曝光|骗|简历|招聘|聘|姓名|作者|编辑|投稿|来稿|公众|关注|阅读原文|转载|版权|身份证|发帖人|反映|回复|楼主|提问"
+)
+"""What such a text has that asks for help, complains, or has an author."""
 NOT_A_SALES_CALL = re.compile(
     "版权|侵权|侵犯|删除|稿件|投稿|读者|考生|业主|市民|群众|居民|律师|法律|举报|监督|有误|错误|(?<!有所)帮助|疑问|物业|技术支持"
     r"|(?:如有|任何|遇到|其他)[^。！？\n]{0,4}问题"

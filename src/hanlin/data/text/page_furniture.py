@@ -142,6 +142,18 @@ LONG_NOTICE = re.compile(
     r".*(?:侵权|侵犯|版权|后果|责任|立场|非法|转载)"
 )
 """A disclaimer, which may be longer than other furniture."""
+POST_END = re.compile(
+    r"\W*(?:(?:敬请|欢迎)(?:大家|各位|新老\w{2})?(?:持续|继续|前往|届时)?(?:关注|留意|期待|收看|收听|观看)"
+    r"|(?:原文)?转发(?:原文)?评论|(?:图片?|视频)?(?:来自|源自?)网络"
+    r"|(?:(?<=[。！？])|(?<=[。！？] ))详情[^。]{0,12}阅读原文)"
+    r"\W*(?:标签\W*)?\Z"
+)
+"""Furniture at the end of a post that says something before it."""
+POST_THAT_SELLS = re.compile(
+    "微信|QQ|电话|热线|二维码|扫码|领取|免费|报名|订购|订阅|团购|购买|咨询|优惠|折扣|加盟|招生|上市|官方微博|蓝字|上方|下方|声明|版权"
+    r"|[¥￥]|\d\s?元|\d{3,4}-\d{7,8}|1[3-9]\d{9}"
+)
+"""What a post has before that end if it sells something, or is nothing but furniture."""
 NOTICE_STARTS = frozenset("免版特郑转声由仅内注请本")
 """The characters with which such a notice begins."""
 NOT_A_CALL = re.compile(

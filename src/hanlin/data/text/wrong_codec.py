@@ -43,6 +43,14 @@ _FOREIGN = (
     (re.compile("[\uac00-\ud7a3]"), 0.95),  # Hangul
 )
 """Letters that East Asian encodings have too, and the share of them from which on a text is in that script."""
+_HALVING = ("euc_jp", "cp949", "gb18030")
+_LONE_HALVES = re.compile(r"(?<=[^\x00-\x7f])[@-~]{1,10}(?=[^\x00-\x7f])")
+_ODD_HALF = re.compile(r"^[\\{}^]$|[a-z][A-Z]|[A-Z]{2}[a-z](?![a-z])|(?!@[A-Za-z]{3})(?=.*[A-Za-z]).*[@\[\\\]^_{|}~]")
+_MIN_LONE_HALVES, _MIN_LONE_SHARE, _MIN_ODD_HALVES, _MAX_FREQUENT_AMONG_HALVES = 4, 0.1, 2, 0.3
+_MANY_LONE, _MAX_MARKS = 0.15, 1
+_NEAR = 0.5
+"""The part of a score that is enough for half as many lone halves."""
+_FOREIGN_HALVES = ((_FOREIGN[0][0], 0.6), *_FOREIGN[1:3], (_FOREIGN[3][0], 0.9))
 _MIN_DISTINCT_CHARS = 6
 _MIN_UTF8_BYTES, _MIN_LEADS, _MAX_LEADS = 0.95, 0.2, 0.7
 
@@ -72,6 +80,7 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
     above_ascii = "".join(char for char in text if char > "\x7f")
     if len(set(above_ascii)) < _MIN_DISTINCT_CHARS:
         return None  # one character, again and again
+    nearest = 0.0
     frequent = sum(char in FREQUENT_CHARS for char in above_ascii)
     common = sum(char in COMMON_CHARS for char in above_ascii)
     for read_as, (per_char, max_frequent) in _READ_AS.items():
@@ -95,9 +104,43 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
         if read_as != "big5hkscs":  # the second bytes of Big5 may be ASCII
             codes = np.frombuffer(text.encode(read_as, "replace"), dtype=np.uint8)
             count = np.count_nonzero((codes[:-1] > 0x7F) & (codes[1:] >= 0x40)) / 2
-            if _score_pairs(codes, "big5hkscs") >= per_char * count + _EXTRA_FOR_FEW:
+            nearness = _score_pairs(codes, "big5hkscs") / (per_char * count + _EXTRA_FOR_FEW)
+            if nearness >= 1:
                 return WrongCodec("big5hkscs", read_as)
+            nearest = max(nearest, nearness)
+    needed = 0.5 if nearest >= _NEAR else 1.0
+    if frequent <= _MAX_FREQUENT_AMONG_HALVES * len(above_ascii) and _has_lone_halves(text, above_ascii, needed):
+        read_as = next((codec for codec in _HALVING if _can_encode(above_ascii, codec)), _HALVING[0])
+        return WrongCodec("big5hkscs", read_as)
     return None
+
+
+def _can_encode(text: str, codec: str) -> bool:
+    return text.encode(codec, "replace").count(b"?") <= (1 - _MIN_ENCODABLE) * len(text)
+
+
+def _has_lone_halves(text: str, above_ascii: str, needed: float) -> bool:
+    """Whether second bytes of Big5 stand alone between other characters, of which a decoder dropped the first bytes.
+
+    The pairs of two fifths of all characters have an ASCII character (@ to ~) as their second byte, and readers of
+    Japanese and Korean drop the byte before it. What is left is `春枌鋸WA酔廛祖紀讎B題wF@W~aklCbD飴鋸`: next to no
+    pair is whole, but nobody writes like this.
+
+    Args:
+        text: A part of a text.
+        above_ascii: Its characters above ASCII.
+        needed: The part of the usual evidence that is enough, 0 to 1.
+    """
+    if any(len(letters.findall(above_ascii)) > share * len(above_ascii) for letters, share in _FOREIGN_HALVES):
+        return False
+    if sum(map(above_ascii.count, "，。、；：")) > _MAX_MARKS:
+        return False  # a list of names or formulas; the marks of Big5 lose their first bytes too
+    halves = _LONE_HALVES.findall(text)
+    if len(halves) < needed * _MIN_LONE_HALVES or sum(map(len, halves)) < _MIN_LONE_SHARE * len(text):
+        return False
+    if len(halves) >= _MANY_LONE * len(text):
+        needed = min(needed, 0.5)
+    return sum(1 for half in halves if _ODD_HALF.search(half)) >= needed * _MIN_ODD_HALVES
 
 
 def _score_pairs(codes: npt.NDArray[np.uint8], codec: str) -> float:
