@@ -7,7 +7,7 @@ source:
     repo = "THUDM/AlignBench"
     commit = "0b4e8b1..."            # all 40 digits
     path = "data/answers/*.jsonl"    # a file, or files that match
-    form = "chats"                   # chats, documents, lines (every line a document) or strings
+    form = "chats"                   # chats, documents, lines (every line a document), strings, pickled
     sample = 300                     # rows to draw, and those that a label names; 0: all
     seed = 1
     fields = {prompt = "question"}   # if the rows need it, as in a recipe
@@ -15,10 +15,13 @@ source:
     items = "documents"              # if a file is JSON Lines with a list of rows in this field of each
     strings = ["context"]            # of form strings: fields of JSON Lines whose strings, also in lists, are documents
     split = 'Passage \d+:'           # of form strings: every part between matches is a document
+    column = 1                       # of form pickled (a tuple of lists): the list of which every text is a document
 
-A repository is looked for as DIR/OWNER+NAME, DIR/OWNER+NAME/repo or DIR/OWNER/NAME: a Git repository (with or without
-a work tree) that has the commit, or else a folder with the files. A source whose repository is not there is counted
-and left out. Rows that Hanlin's readers drop are left out too; of rows with the same judged text the first one stays.
+A package of PyPI is `repo = "pypi/NAME"` with its version as `commit`, unpacked into DIR/pypi+NAME; pickles are read
+without any class. A repository is looked for as DIR/OWNER+NAME, DIR/OWNER+NAME/repo or DIR/OWNER/NAME: a Git
+repository (with or without a work tree) that has the commit, or else a folder with the files. A source whose
+repository is not there is counted and left out. Rows that Hanlin's readers drop are left out too; of rows with the
+same judged text the first one stays.
 
 A row of the material is `{source, form, sha256, messages}` for a chat and `{source, form, sha256, text}` for a
 document. `sha256` is what the labels in `bench/held_out/*.tsv` name it by.
@@ -30,7 +33,9 @@ import argparse
 import csv
 import fnmatch
 import hashlib
+import io
 import json
+import pickle
 import random
 import re
 import subprocess
@@ -52,7 +57,7 @@ from hanlin.data.ledger import Drop
 
 SOURCES = Path(__file__).resolve().parent / "held_out" / "sources.toml"
 NEEDED = {"repo", "commit", "path", "form", "sample", "seed"}
-KEYS = NEEDED | {"fields", "values", "items", "strings", "split"}
+KEYS = NEEDED | {"fields", "values", "items", "strings", "split", "column"}
 
 
 def judged_text(row: Mapping[str, Any]) -> str:
@@ -134,6 +139,12 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
                         if part.strip():
                             yield _make_row(name, source, text=part.strip())
         return
+    if source["form"] == "pickled":
+        for data in files.values():
+            for text in PlainUnpickler(io.BytesIO(data)).load()[source["column"]]:
+                if text.strip():
+                    yield _make_row(name, source, text=text.strip())
+        return
     formats: Sequence[Any] = {"chats": CHAT_FORMATS, "documents": DOCUMENT_FORMATS}[source["form"]]
     with tempfile.TemporaryDirectory() as folder:
         for path, data in files.items():
@@ -155,6 +166,13 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
                         yield _make_row(name, source, text=parsed.item.text)
                     else:
                         yield _make_row(name, source, messages=[turn.to_json() for turn in parsed.item.messages])
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads lists, tuples, strings and numbers, and nothing that could run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise SystemExit(f"a pickle names {module}.{name}")
 
 
 def _find_strings(value: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_strings_in_lists_are_drawn_and_split(tmp_path: Path, scripts: tuple[Any
     source |= {"strings": ["a", "b", "absent"], "split": r"第\d段："}
     drawn, _ = draw.draw(tmp_path, {"pages": source})
     assert [row["text"] for row in drawn] == ["春天。", "夏天。", "秋天。"]
+
+
+def test_texts_of_a_package_are_drawn_from_a_pickle_that_names_no_class(
+    tmp_path: Path, scripts: tuple[Any, Any]
+) -> None:
+    draw, _ = scripts
+    folder = tmp_path / "pypi+texts" / "texts"
+    folder.mkdir(parents=True)
+    (folder / "a.pkl").write_bytes(pickle.dumps((["title"], ["春天。", " "], [1])))
+    source = {"repo": "pypi/texts", "commit": "1.0", "path": "texts/*.pkl", "form": "pickled", "column": 1}
+    source |= {"sample": 0, "seed": 1}
+    drawn, _ = draw.draw(tmp_path, {"texts": source})
+    assert [row["text"] for row in drawn] == ["春天。"]
+    (folder / "a.pkl").write_bytes(pickle.dumps(([], [Path("a")])))
+    with pytest.raises(SystemExit, match=r"a pickle names pathlib"):
+        draw.draw(tmp_path, {"texts": source})
 
 
 def test_strings_need_fields(tmp_path: Path, scripts: tuple[Any, Any]) -> None:

@@ -244,8 +244,8 @@ def test_one_character_again_and_again_is_another_rule_s(char: str) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 5, 10, 14])
-@pytest.mark.parametrize("read_as", ["euc_jp", "euc_kr"])
-def test_second_bytes_of_big5_that_stand_alone_count_as_lost(read_as: str, start: int) -> None:
+@pytest.mark.parametrize("read_as", ["euc_jp", "euc_kr", "gb18030"])
+def test_forty_characters_of_big5_decoded_with_losses_count_as_lost(read_as: str, start: int) -> None:
     text = "這家公司去年的收入比前年增加了一成，員工說老闆很高興，今年打算在台中和高雄再開兩家分店，並且給每個人加薪"
     damaged = text[start : start + 40].encode("big5").decode(read_as, "ignore")
     assert isinstance(mojibake(damaged, 0.005), Drop)

@@ -19,6 +19,7 @@ from hanlin.data.text.lexicons import (
     GENERATED,
     GENERATED_CUE,
     INSTITUTION,
+    LONG_NUMBER,
     NO_OFFER,
     NOT_A_SALES_CALL,
     NOVEL_CUES,
@@ -274,6 +275,8 @@ def _find_opening_bet(text: str) -> str | None:
 
 def _find_opening_contact(text: str) -> str | None:
     """Find the number to call or to write to with which a text begins that offers something, or None."""
+    if not LONG_NUMBER.search(text, 0, _CONTACT_CHARS):
+        return None
     contact = OPENING_CONTACT.search(text, 0, _CONTACT_CHARS)
     return None if contact is None or NO_OFFER.search(text, 0, _OFFER_CHARS) else contact[0]
 

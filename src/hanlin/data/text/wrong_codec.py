@@ -43,6 +43,8 @@ _FOREIGN = (
     (re.compile("[\uac00-\ud7a3]"), 0.95),  # Hangul
 )
 """Letters that East Asian encodings have too, and the share of them from which on a text is in that script."""
+_LETTERS = re.compile("[^\\W\\d_]|[\ue000-\uf8ff]")
+"""Letters, and what GB 18030 has for bytes that are no character in it, as a third of those of Big5 are."""
 _HALVING = ("euc_jp", "cp949", "gb18030")
 _LONE_HALVES = re.compile(r"(?<=[^\x00-\x7f])[@-~]{1,10}(?=[^\x00-\x7f])")
 _ODD_HALF = re.compile(r"^[\\{}^]$|[a-z][A-Z]|[A-Z]{2}[a-z](?![a-z])|(?!@[A-Za-z]{3})(?=.*[A-Za-z]).*[@\[\\\]^_{|}~]")
@@ -95,7 +97,7 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
         if read_as not in WESTERN:
             if any(len(letters.findall(above_ascii)) > share * len(above_ascii) for letters, share in _FOREIGN):
                 continue
-            if 2 * sum(map(str.isalpha, above_ascii)) < len(above_ascii):
+            if 2 * len(_LETTERS.findall(above_ascii)) < len(above_ascii):
                 continue  # degrees, squares and dashes of a text in English, not characters
             if _looks_like_utf8(codes):
                 return WrongCodec("utf-8", read_as)
