@@ -84,6 +84,10 @@ def _model_or_adapter(settings: Any) -> str:
     return "model" if settings.lora is None else "adapter"
 
 
+def _held(settings: Any) -> str:
+    return str(settings.holds)
+
+
 _TABLE = (
     StageKind("demo_world", "demo:DemoWorld", "files", "hanlin.demo.world:run",
               "write the small data set of the quickstart",
@@ -165,7 +169,7 @@ _TABLE = (
     StageKind("fuse_models", "surgery.fuse:FuseModels", "model", "hanlin.models.surgery.fuse:run",
               "fuse models by weights or changes (TIES, DARE, SLERP)", heavy=True,
               shows=("method", "models", "parameters", "checked_tensors", "max_error")),
-    StageKind("import_checkpoint", "surgery.import_checkpoint:ImportCheckpoint", "model",
+    StageKind("import_checkpoint", "surgery.import_checkpoint:ImportCheckpoint", _held,
               "hanlin.models.layouts.import_checkpoint:run",
               "read Meta's checkpoints and pickled weights", heavy=True,
               shows=("layout", "files", "dtype", "tensors_verified")),

@@ -28,7 +28,9 @@ from hanlin.models.save import is_finite
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PREFIX = "base_model.model."
-_LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>A\.weight|B\.weight|magnitude_vector(\.weight)?|embedding_[AB])")
+_LORA = re.compile(
+    r"(?P<module>.+)\.lora_(?P<part>A\.weight|B\.weight|B\.bias|magnitude_vector(\.weight)?|embedding_[AB])"
+)
 _STACKED = re.compile(
     r"(?P<block>model\.layers\.\d+\.)mlp\.experts(?P<inner>\.base_layer)?\.lora_(?P<side>[AB])\.weight"
 )
@@ -37,8 +39,9 @@ _ROUTER = re.compile(r"(?P<block>model\.layers\.\d+\.)mlp\.gate\.lora_(?P<side>[
 _ROWS = re.compile(r"(?P<module>.+?)(\.token_adapter)?\.trainable_tokens_delta")
 _STACKS = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}
 """Parameters of the experts of a block, and the matrices of an expert in each, one below the other."""
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "loftq", "orthogonal")
-"""Initializations that leave the base as it is on disk; PiSSA and its like subtract their first product from it."""
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Initializations that leave the base as it is on disk; PiSSA and its like subtract their first product from it, LoftQ
+rounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class AdapterTensors:
         self.lora: dict[str, LoraPart] = {}
         self.whole: dict[str, TensorEntry] = {}
         self.rows: dict[str, tuple[torch.Tensor, TensorEntry]] = {}
+        self.biases: dict[str, TensorEntry] = {}
+        self._tied = bool(base.config.get("tie_word_embeddings"))
         self._experts = int(base.config.get("num_local_experts") or 0)
         self._shapes = {HEAD: tuple(base.tensors[EMBEDDINGS].shape), **llama_shapes(base.config)}
         self._loaded = threading.local()
@@ -113,18 +118,22 @@ class AdapterTensors:
         for name, part in self.lora.items():
             self.lora[name] = replace(part, scaling=_scaling(config, part.module or name.removesuffix(".weight"), part))
             self._check_lora(name, part)
+        for name, entry in self.biases.items():
+            self._check_bias(name, entry)
 
     def changes(self, name: str) -> bool:
         """Whether the adapter changes a weight."""
-        return name in self.lora or name in self.whole or name in self.rows
+        return name in self.lora or name in self.whole or name in self.rows or name in self.biases
 
     def head_is_separate(self) -> bool:
         """Whether the output head of a tied base becomes a matrix of its own, different from the embeddings."""
         if HEAD not in self.whole and EMBEDDINGS in self.whole:
             return not self.files.config.get("ensure_weight_tying")
         if HEAD in self.whole and EMBEDDINGS in self.whole:
-            head, embeddings = read_rows(self.whole[HEAD]), read_rows(self.whole[EMBEDDINGS])
-            return not torch.equal(head, embeddings)
+            head, embeddings = self.whole[HEAD], self.whole[EMBEDDINGS]
+            if head != embeddings and not torch.equal(read_rows(head), read_rows(embeddings)):
+                return True
+            return HEAD in self.lora or EMBEDDINGS in self.lora  # over the matrix that both share
         return HEAD in self.whole or HEAD in self.lora or HEAD in self.rows or EMBEDDINGS in self.lora
 
     def apply(self, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:
@@ -142,6 +151,9 @@ class AdapterTensors:
         stop = start + len(weight)
         if name in self.whole:
             weight = self._read(name, self.whole[name], start, stop)
+        if name in self.biases:
+            part = self.lora[_weight_of(name)]
+            weight = weight + self._read(name, self.biases[name], start, stop) * part.scaling
         if name in self.lora:
             part = self.lora[name]
             a, b, magnitude = self._lora_matrices(name, part)
@@ -171,6 +183,9 @@ class AdapterTensors:
             if weight not in self._shapes or len(self._shapes[weight]) != 2:
                 return False
             part = self.lora.get(weight, LoraPart())
+            if kind == "B.bias":
+                self.biases[f"{match['module']}.bias"] = entry
+                return True
             if kind == "magnitude_vector":
                 part = replace(part, magnitude=entry)
             else:
@@ -186,11 +201,14 @@ class AdapterTensors:
                 return False
             self.rows[weight] = (torch.tensor(ids, dtype=torch.long), entry)
             return True
+        is_base, name = ".base_layer." in name, name.replace(".base_layer.", ".")
         if name not in self._shapes:
             return False
         if entry.shape != self._shapes[name]:
             raise self._shape_error(key, entry, self._shapes[name])
         self.whole[name] = entry
+        if is_base and self._tied and name in (EMBEDDINGS, HEAD):  # PEFT writes it into the matrix that both share
+            self.whole.setdefault(HEAD if name == EMBEDDINGS else EMBEDDINGS, entry)
         return True
 
     def _place_stack(self, match: re.Match[str], entry: TensorEntry) -> bool:
@@ -231,8 +249,23 @@ class AdapterTensors:
         for entry, shape in zip((part.a, part.b), expected, strict=True):
             if entry.shape != shape:
                 raise self._shape_error(name, entry, shape)
-        if part.magnitude is not None and (part.is_embedding or math.prod(part.magnitude.shape) != out):
+        if part.magnitude is not None and part.is_embedding:
+            what = tr("DoRA over the embeddings is not supported")
+            raise UserError(
+                what, self.files.folder, tr("train the embeddings whole (modules_to_save) or with plain LoRA")
+            )
+        if part.magnitude is not None and math.prod(part.magnitude.shape) != out:
             raise self._shape_error(name, part.magnitude, (out,))
+
+    def _check_bias(self, name: str, entry: TensorEntry) -> None:
+        """Raise UserError for a bias of B (`lora_bias`) without B, of another size, or over a layer without biases."""
+        if name not in self._shapes:
+            what = tr(
+                "the adapter adds biases (lora_bias), and {name} has none in the base model", name=_module_of(name)
+            )
+            raise UserError(what, self.files.folder, tr("train it again without lora_bias"))
+        if _weight_of(name) not in self.lora or entry.shape != self._shapes[name]:
+            raise self._shape_error(name, entry, self._shapes[name])
 
     def _shape_error(self, key: str, entry: TensorEntry, expected: tuple[int, ...]) -> UserError:
         what = tr(
@@ -261,6 +294,38 @@ class AdapterTensors:
             what = tr("the adapter's part for {name} holds numbers that are not finite", name=name)
             raise UserError(what, entry.file, tr("copy or download it again"))
         return tensor
+
+
+def grow_base(base: ModelFiles, files: AdapterFiles) -> ModelFiles:
+    """The base with embeddings and output head of an adapter that saved both whole, if they have more rows than it has.
+
+    Whoever extends the vocabulary and trains `modules_to_save: [embed_tokens, lm_head]` at once has a base on the disk
+    without the new rows (Cui et al. 2023, arXiv:2304.08177, Chinese-LLaMA-Alpaca).
+
+    Args:
+        base: The base, dense.
+        files: The adapter.
+
+    Returns:
+        A base whose weights lie in two folders; `base` itself if there is nothing to grow.
+    """
+    names = (EMBEDDINGS,) if base.config.get("tie_word_embeddings") else (EMBEDDINGS, HEAD)
+    plain = {key.removeprefix(_PREFIX).replace(".base_layer.", "."): entry for key, entry in files.tensors.items()}
+    saved = {name: plain[name] for name in names if name in plain}
+    shapes = {entry.shape for entry in saved.values()}
+    rows, *width = next(iter(shapes), ()) or (0,)
+    is_grown = len(saved) == len(names) and len(shapes) == 1 and rows > base.vocabulary_rows
+    if not is_grown or width != [int(base.config["hidden_size"])] or base.config.get("num_local_experts"):
+        return base
+    return ModelFiles(base.folder, {**base.config, "vocab_size": rows}, {**base.tensors, **saved})
+
+
+def _module_of(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _weight_of(bias: str) -> str:
+    return f"{_module_of(bias)}.weight"
 
 
 def _scaling(config: Mapping[str, Any], module: str, part: LoraPart) -> float:

@@ -6,7 +6,9 @@ Training an adapter is in `hanlin.train`, adding it to the base weights in `hanl
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +41,7 @@ from hanlin.models.folder.adapter import (
     build_base_record,
     check_adapter_folder,
     check_base,
+    name_tensors,
     read_token_ids,
     relative_base_path,
 )
@@ -46,9 +49,10 @@ from hanlin.models.folder.checks import ModelFiles, check_model_folder
 from hanlin.models.folder.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD
 from hanlin.models.patterns import check_patterns
 from hanlin.models.safetensors import save_safetensors
-from hanlin.tokenizer.file_names import TOKENIZER_FILE
+from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
+_LOG = logging.getLogger(__name__)
 EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 """The projections that each expert of a model of experts has."""
 _PEFT_INIT = {"zero": True, "pissa": "pissa", "pissa_fast": "pissa_niter_16"}
@@ -241,8 +245,9 @@ def load_adapter(
             raise UserError(what, folder / ADAPTER_CONFIG, tr("copy or download it again")) from error
     if not isinstance(config, LoraConfig):
         raise RuntimeError(f"{folder}: PEFT reads a {type(config).__name__}")
+    warn_of_unknown_settings(files)
     config.inference_mode = not trainable
-    weights = load_file(str(folder / ADAPTER_WEIGHTS))
+    weights = _load_weights(folder)
     with torch.random.fork_rng(devices=[]), _suppress_library_warnings():
         try:
             if isinstance(model, PeftModel):
@@ -260,6 +265,21 @@ def load_adapter(
     return adapted.train(trainable)
 
 
+def warn_of_unknown_settings(files: AdapterFiles) -> None:
+    """Log the settings of an adapter that this version of PEFT does not know, and so leaves out, if they are set."""
+    known = {field.name for field in dataclasses.fields(LoraConfig)}
+    names = [name for name, value in files.config.items() if value and name not in known]
+    if names:
+        what = tr("settings that PEFT does not know have no effect: {names}", names=join_list(sorted(names)))
+        _LOG.warning("%s: %s", files.folder / ADAPTER_CONFIG, what)
+
+
+def _load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter folder, by the names that `check_adapter_folder` gives them."""
+    tensors = load_file(str(folder / ADAPTER_WEIGHTS))
+    return {name: tensors[key] for key, name in name_tensors(tensors).items()}
+
+
 def set_adapter_weights(model: PeftModel, folder: Path) -> None:
     """Give a new adapter the weights of the adapter in a folder, to go on training it.
 
@@ -273,7 +293,7 @@ def set_adapter_weights(model: PeftModel, folder: Path) -> None:
         UserError: Tensors are missing, unused, or of another shape.
     """
     files = check_adapter_folder(folder)
-    weights = load_file(str(folder / ADAPTER_WEIGHTS))
+    weights = _load_weights(folder)
     current = get_peft_model_state_dict(model, save_embedding_layers=False)
     rows = {token_id: index for index, token_id in enumerate(read_token_ids(model.peft_config["default"].to_dict()))}
     index = torch.tensor([rows[token_id] for token_id in read_token_ids(files.config)], dtype=torch.long)
@@ -357,7 +377,8 @@ def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
     Raises:
         UserError: It has more entries than the base has rows.
     """
-    tokenizer = Tokenizer.load(folder if (folder / TOKENIZER_FILE).is_file() else base.folder)
+    own = any((folder / name).is_file() for name in (TOKENIZER_FILE, SENTENCEPIECE_FILE))
+    tokenizer = Tokenizer.load(folder if own else base.folder)
     if len(tokenizer) > base.vocabulary_rows:
         raise UserError(
             tr(

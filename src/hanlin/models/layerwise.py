@@ -16,6 +16,7 @@ from transformers import LlamaConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRotaryEmbedding
 
 from hanlin.models.folder.layout import ModelFiles
+from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.safetensors import read_rows
 
 
@@ -38,7 +39,7 @@ def open_layerwise(files: ModelFiles, resident: Collection[str] = ()) -> LlamaFo
         passing: list[tuple[nn.Parameter, str]] = []
         for name, module in _named_modules(model, block):
             for key in [key for key, parameter in module._parameters.items() if parameter is not None]:
-                stays = name.rpartition(".")[2] in resident
+                stays = key == "bias" or name.rpartition(".")[2] in resident  # an adapter may train biases
                 parameter = _read(files, f"{name}.{key}", resident=stays)
                 module._parameters[key] = parameter
                 if not stays:
@@ -52,6 +53,15 @@ def open_layerwise(files: ModelFiles, resident: Collection[str] = ()) -> LlamaFo
     if model.lm_head.weight.is_meta:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
+
+
+def can_be_layerwise(files: ModelFiles, whole: Collection[str]) -> bool:
+    """Whether a model can be computed block by block with an adapter that saved modules of these names whole.
+
+    A model of experts cannot, nor can one of which a block is saved whole: PEFT would copy the reading of its weights.
+    """
+    known = {name.split(".")[-2] for name in llama_shapes(files.config)}
+    return not files.config.get("num_local_experts") and known.issuperset(whole)
 
 
 @torch.no_grad()

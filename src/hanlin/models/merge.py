@@ -27,14 +27,14 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors
-from hanlin.models.adapters import load_adapter, load_adapter_tokenizer
+from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors, grow_base
+from hanlin.models.adapters import load_adapter, load_adapter_tokenizer, warn_of_unknown_settings
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes, separate_entries
-from hanlin.models.layerwise import compute_logits_together, open_layerwise
+from hanlin.models.layerwise import can_be_layerwise, compute_logits_together, open_layerwise
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import read_pieces, read_rows
 from hanlin.models.save import is_finite, remove_files_on_failure, round_weight, save_streamed
@@ -116,6 +116,17 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     for folder in folders:
         check_base(folder, base)
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
+    rows = base.vocabulary_rows
+    if len(files) == 1 and settings.weights is None and settings.quantization is None:
+        base = grow_base(base, files[0])
+    if base.vocabulary_rows > rows:
+        what = tr(
+            "the adapter was trained with {count:,} rows of the vocabulary, its base has {rows:,}: embeddings and "
+            "output head are the adapter's",
+            count=base.vocabulary_rows,
+            rows=rows,
+        )
+        context.progress.log(what)
     tokenizer = load_adapter_tokenizer(folders[-1], base)
     template = find_template(tokenizer)
     plan = MergePlan(base, [AdapterTensors(adapter, base) for adapter in files], settings.weights, torch_dtype(dtype))
@@ -183,6 +194,8 @@ def _compare_logits(
 ) -> dict[str, Any]:
     """Compare the saved model with the adapters in PEFT; nothing without `check: logits`."""
     if settings.check != "logits":
+        for folder in folders:  # loading it into PEFT would
+            warn_of_unknown_settings(check_adapter_folder(folder))
         return {}
     before, expected = compute_adapter_logits(base, folders, settings.weights, prompts)
     effect, rounded = compare_logits(expected, before), verify_logits(expected, out, prompts)
@@ -215,12 +228,13 @@ def compute_adapter_logits(
     other, or each into the base, of which the changes are added; the base is in memory in float32 then, as is one of
     experts.
     """
-    if len(folders) == 1 and weights is None and base.config.get("num_local_experts"):
+    paths = [path for folder in folders for path in check_adapter_folder(folder).config.get("modules_to_save") or ()]
+    whole = {path.rpartition(".")[2] for path in paths}
+    if len(folders) == 1 and weights is None and not can_be_layerwise(base, whole):
         model = load_model(base.folder, dtype="float32")
         before = compute_logits(model, prompts)
         return before, compute_logits(load_adapter(model, folders[0]), prompts)
     if len(folders) == 1 and weights is None:
-        whole = check_adapter_folder(folders[0]).config.get("modules_to_save") or ()
         layerwise = open_layerwise(base, whole)
         before = compute_logits_together(layerwise, prompts)
         return before, compute_logits_together(load_adapter(layerwise, folders[0]), prompts)
@@ -465,6 +479,9 @@ def _merge_in_float64(plan: MergePlan, name: str, start: int, stop: int) -> torc
             if part.magnitude is not None:
                 length = weight.square().sum(dim=1).sqrt()
                 weight = weight / length[:, None] * read_rows(part.magnitude).double().view(-1)[start:stop, None]
+        if name in adapter.biases:
+            scaling = adapter.lora[name.removesuffix("bias") + "weight"].scaling
+            weight = weight + scaling * read_rows(adapter.biases[name]).double()[start:stop]
         if name in adapter.rows:
             weight = weight.clone()
             ids, entry = adapter.rows[name]

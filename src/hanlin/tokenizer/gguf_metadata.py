@@ -86,6 +86,9 @@ def _read(path: Path, _modified: int, size: int) -> GgufMetadata:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = _Reader(data)
             version, tensors, count = reader.numbers("IQQ")
+            if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+                what = tr("this GGUF file is big-endian, and files of that kind are not read here")
+                raise UserError(what, path, tr("turn it with `gguf-convert-endian FILE little` of llama.cpp's package"))
             if version not in _VERSIONS:
                 what = tr("GGUF of version {version} is not read here", version=version)
                 raise UserError(what, path, tr("convert it with a current llama.cpp"))

@@ -253,6 +253,17 @@ def test_a_file_that_is_cut_off_says_so(plain_file: Path, tmp_path: Path) -> Non
         open_gguf(file)
 
 
+def test_a_big_endian_file_is_named(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "big.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.add_context_length(64)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(UserError, match="big-endian") as caught:
+        open_gguf(tmp_path / "big.gguf")
+    assert "gguf-convert-endian" in str(caught.value.hint)
+
+
 def test_damaged_lists_of_tensors_are_read_or_refused(plain_file: Path, tmp_path: Path) -> None:
     data, rng = plain_file.read_bytes(), random.Random(0)
     metadata = import_gguf.read_gguf_metadata(plain_file)

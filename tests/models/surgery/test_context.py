@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import LlamaConfig
 
 from hanlin.config.settings.surgery.context import ExtendContext
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.models.folder.checks import read_config
+from hanlin.models.folder.config import check_config
+from hanlin.models.folder.rope import read_rope
 from hanlin.models.load import load_model
 from hanlin.models.surgery import context
 from random_models import logits
@@ -87,6 +91,52 @@ def test_a_scaled_model_is_extended_again_by_its_own_method(tiny_model: Path) ->
     config = {**config_of(tiny_model), "rope_parameters": scaled, "max_position_embeddings": 2 * LENGTH}
     again = context.scale_rope(settings_of(method="linear"), config)
     assert again["factor"] == 4.0  # of the first training's positions
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "expected", "hint"),
+    [
+        ({"method": "yarn"}, {"beta_fast": 16.0}, "the model's beta_fast is 16, not 32", "set beta_fast: 16"),
+        ({"method": "llama3"}, {"low_freq_factor": 0.5}, "low_freq_factor is 0.5, not 1", "set low_freq_factor: 0.5"),
+        (
+            {"method": "yarn"},
+            {"attention_factor": 1.5, "truncate": False},
+            "attention_factor, truncate",
+            "made from",
+        ),
+    ],
+)
+def test_extending_again_loses_no_rotary_setting_of_the_model(
+    settings: dict[str, Any], kept: dict[str, Any], expected: str, hint: str, tiny_model: Path
+) -> None:
+    scaled = {"rope_type": settings["method"], "rope_theta": 1e4, "factor": 2.0, **kept}
+    config = {**config_of(tiny_model), "rope_parameters": {**scaled, "original_max_position_embeddings": 128}}
+    with pytest.raises(UserError, match=expected) as caught:
+        context.scale_rope(settings_of(**settings), config)
+    assert hint in str(caught.value.hint)
+
+
+def test_rope_scaling_added_by_hand_counts_as_in_transformers(tiny_model: Path) -> None:
+    config = {**config_of(tiny_model), "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    assert read_rope(config) == LlamaConfig.from_dict(config).rope_parameters
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"partial_rotary_factor": 0.5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}},
+    ],
+)
+def test_rotary_settings_that_no_llama_has_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be"):
+        check_config(values, tmp_path)
+
+
+def test_a_model_that_says_no_context_length_has_that_of_the_first_llama(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    assert read_config(tmp_path)["max_position_embeddings"] == LlamaConfig().max_position_embeddings == 2048
 
 
 @pytest.mark.parametrize(

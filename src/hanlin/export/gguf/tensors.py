@@ -155,6 +155,8 @@ def _rope_row_order(rows: int, heads: int) -> NDArray[np.int64]:
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary settings in one form, see `read_rope`. Raises UserError if llama.cpp does not compute them."""
     rope = read_rope(config)
+    if rope["rope_type"] in ("llama3", "yarn"):  # as in transformers
+        rope.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
     if rope["rope_type"] not in ("default", "linear", "llama3", "yarn"):
         kind = rope["rope_type"]
         what = tr("rotary scaling of type {kind!r} cannot be written", kind=kind)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hanlin.models.folder.checks import (
     check_safetensors,
     missing_weights_error,
     read_json_object,
+    same_bytes,
 )
 from hanlin.models.folder.config import check_adapter_config
 from hanlin.models.folder.layout import (
@@ -31,6 +33,8 @@ from hanlin.models.folder.layout import (
     is_adapter,
 )
 
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_NAME = re.compile(r"(?P<part>\.(?:lora_\w+|token_adapter\.trainable_tokens_delta))\.default(?=\.|$)")
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 
 
@@ -62,9 +66,58 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise missing_weights_error(folder, ADAPTER_WEIGHTS, INDEX)
-    tensors = check_safetensors(weights)
+    tensors: dict[str, TensorEntry] = {}
+    stored = check_safetensors(weights)
+    for key, name in name_tensors(stored).items():
+        entry = stored[key]
+        if name in tensors and not same_bytes(entry, tensors[name]):
+            raise UserError(tr("two tensors are both for {name}", name=name), weights, tr("copy or download it again"))
+        tensors[name] = entry
     _check_rank(config, tensors, folder / ADAPTER_CONFIG)
     return AdapterFiles(folder, config, tensors)
+
+
+def name_tensors(keys: Iterable[str]) -> dict[str, str]:
+    """Map the keys of an adapter file to the names of its tensors, see `normalize_key`.
+
+    If the vocabulary was resized, PEFT saves a module of `modules_to_save` under a second name and adds the base's own
+    (`original_module`), which counts for nothing and is left out.
+    """
+    names = {key: normalize_key(key) for key in keys}
+    known = set(names.values())
+    return {
+        key: name
+        for key, name in names.items()
+        if ".original_module." not in name or name.replace(".original_module.", ".") not in known
+    }
+
+
+def normalize_key(key: str) -> str:
+    """Return the name that PEFT gives a tensor of an adapter, whatever the model was wrapped in when it was saved.
+
+    torch.compile, FSDP and activation checkpointing put names between those of the modules, DDP one before them; a
+    state dict that was saved as it is names the adapter too, and may lack PEFT's prefix. PEFT skips most of these
+    tensors and goes on without them.
+
+    Example:
+        `module.base_model.model._orig_mod.lm_head.lora_A.default.weight` is `base_model.model.lm_head.lora_A.weight`.
+    """
+    name = ".".join(part for part in key.split(".") if part not in _WRAPPERS).removeprefix("module.")
+    name = _NAME.sub(r"\g<part>", name).replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")
+    return f"base_model.model.{name}" if name.startswith(("model.", "lm_head.")) else name
+
+
+def find_base_tensors(files: AdapterFiles) -> list[str]:
+    """The tensors of an adapter that replace some of its base: trained biases, embeddings saved with their adapter.
+
+    PEFT writes them into the base when it loads the adapter, so that they count for any other adapter as well.
+    """
+    has_biases = files.config.get("bias") not in (None, "none")
+    return sorted(
+        key
+        for key in files.tensors
+        if key.endswith(".base_layer.weight") or (has_biases and key.endswith(".bias") and ".lora_" not in key)
+    )
 
 
 def read_token_ids(config: Mapping[str, Any]) -> list[int]:

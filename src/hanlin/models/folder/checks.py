@@ -270,7 +270,7 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
             raise UserError(what, entry.file, tr("supported: F32, BF16, F16"))
     extra = [name for name in tensors if name not in expected and not name.endswith("rotary_emb.inv_freq")]
     if extra == ["lm_head.weight"]:
-        if not _same_bytes(tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]):
+        if not same_bytes(tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]):
             what = tr("the configuration says that the embeddings are tied, but the output head is another matrix")
             hint = tr('set "tie_word_embeddings": false in {config}', config=CONFIG)
             raise UserError(what, folder / CONFIG, hint)
@@ -317,7 +317,8 @@ def _count_tokens(tokenizer: Path, size: int, mtime_ns: int) -> int:
     return highest + 1
 
 
-def _same_bytes(entry: TensorEntry, other: TensorEntry) -> bool:
+def same_bytes(entry: TensorEntry, other: TensorEntry) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes."""
     if (entry.dtype, entry.shape) != (other.dtype, other.shape):
         return False
     with entry.file.open("rb") as first, other.file.open("rb") as second:
@@ -333,10 +334,13 @@ def _same_bytes(entry: TensorEntry, other: TensorEntry) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the `config.json` of a folder, see `check_config`."""
+    """Read the `config.json` of a folder, see `check_config`.
+
+    The first Llama models do not say their context length; transformers takes 2,048 for it, and so does Hanlin.
+    """
     config = read_json_object(folder / CONFIG)
     check_config(config, folder / CONFIG)
-    return config
+    return config if config.get("max_position_embeddings") else {**config, "max_position_embeddings": 2048}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -388,8 +392,8 @@ def missing_weights_error(folder: Path, name: str, index: str) -> UserError:
             names=shorten(pickles),
         )
         hint = tr(
-            "convert pytorch_model*.bin and consolidated.*.pth with `import_checkpoint`, in a process that can run "
-            "nothing"
+            "convert pytorch_model*.bin, consolidated.*.pth and adapter_model.bin (holds: adapter) with "
+            "`import_checkpoint`, in a process that can run nothing"
         )
         return UserError(what, folder, hint)
     if sorted(folder.glob("model-*-of-*.safetensors")):

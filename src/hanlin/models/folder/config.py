@@ -43,6 +43,8 @@ def _is_rope(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     for name, entry in value.items():
+        if isinstance(entry, dict) or (name == "partial_rotary_factor" and entry not in (None, 1)):
+            return False  # of models whose layers, or dimensions of a head, turn differently
         is_name = name in ("type", "rope_type")
         if is_name and not isinstance(entry, str):
             return False
@@ -74,7 +76,7 @@ _TEXT: _Check = (lambda value: isinstance(value, str), mark("a text"))
 _TEXTS: _Check = (_is_texts, mark("a list of texts"))
 _TEXT_OR_TEXTS: _Check = (lambda value: isinstance(value, str) or _is_texts(value), mark("a text or a list of texts"))
 _OBJECT: _Check = (lambda value: isinstance(value, dict), mark("an object"))
-_ROPE: _Check = (_is_rope, mark("an object of positive numbers and names"))
+_ROPE: _Check = (_is_rope, mark("an object of positive numbers and names, for whole heads and all layers"))
 _TOKEN_IDS: _Check = (
     lambda value: _is_token_id(value) or (isinstance(value, list) and all(map(_is_token_id, value))),
     mark("a token id or a list of them"),
@@ -91,6 +93,7 @@ _CONFIG: dict[str, _Check] = {
     **dict.fromkeys(("model_type", "hidden_act", "dtype", "torch_dtype", "transformers_version"), _TEXT),
     "architectures": _TEXTS,
     **dict.fromkeys(("rope_scaling", "rope_parameters"), _ROPE),
+    "partial_rotary_factor": (lambda value: value == 1, mark("1: in a Llama, all dimensions of a head turn")),
     **dict.fromkeys(("bos_token_id", "pad_token_id"), (_is_token_id, mark("a token id"))),
     "eos_token_id": _TOKEN_IDS,
     NEW_BLOCKS: (

@@ -10,9 +10,9 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary settings in one form, with `rope_type` and `rope_theta`.
 
     transformers 5 writes `rope_parameters`, 4 `rope_scaling` (with `type` before 4.45) and `rope_theta`. What is
-    null counts as left out.
+    null counts as left out. If a file has both, `rope_scaling` counts, as in transformers: people add it by hand.
     """
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     rope = {name: value for name, value in given.items() if value is not None}
     rope.setdefault("rope_type", rope.pop("type", "default"))
     rope.setdefault("rope_theta", config.get("rope_theta") or 10_000.0)

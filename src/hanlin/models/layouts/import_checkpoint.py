@@ -1,4 +1,6 @@
-"""The stage `import_checkpoint`: a model folder from Meta's original checkpoint, or from pickled weights."""
+"""The stage `import_checkpoint`: a model folder from Meta's original checkpoint or from pickled weights, or an adapter
+from pickled ones.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,10 @@ from hanlin.models.folder.checks import (
     get_quantization_method,
     read_config,
 )
-from hanlin.models.folder.layout import CONFIG, SUPPORTED_ARCHITECTURES, ModelFiles, TensorEntry
+from hanlin.models.folder.layout import CONFIG, SUPPORTED_ARCHITECTURES, ModelFiles, TensorEntry, is_adapter
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.layouts import meta
+from hanlin.models.layouts.adapter_checkpoint import import_adapter
 from hanlin.models.layouts.meta_tokenizer import load_meta_tokenizer
 from hanlin.models.layouts.pickles import convert_pickles
 from hanlin.models.layouts.row_order import undo_interleaving
@@ -69,17 +72,23 @@ def run(settings: ImportCheckpoint, inputs: Inputs, out: Path, context: StageCon
         The layout, and how many files and tensors it has.
 
     Raises:
-        UserError: The folder is no checkpoint of a Llama model, or a file holds anything but weights.
+        UserError: The folder is no checkpoint of a Llama model or adapter of one, or a file holds anything but weights.
         RuntimeError: A tensor was written with other values.
     """
     folder = inputs.path("checkpoint")
     scratch = context.scratch_folder(out)
     if not folder.is_dir():
         raise UserError(tr("there is no such folder"), folder, code="not_found")
+    if settings.holds == "adapter":
+        dtype = None if settings.dtype == "checkpoint" else torch_dtype(settings.dtype)
+        convert = partial(_convert, scratch=scratch, context=context)
+        return import_adapter(folder, out, convert, dtype, inputs.optional_path("tokenizer"))
     if (folder / meta.PARAMS).is_file() and any(folder.glob("consolidated.*pth")):
         checkpoint = _open_meta(settings, folder, inputs.optional_path("tokenizer"), scratch, context)
     elif (folder / CONFIG).is_file() and any(folder.glob(PICKLES)):
         checkpoint = _open_pickled(folder, inputs.optional_path("tokenizer"), scratch, context)
+    elif is_adapter(folder):
+        raise UserError(tr("this is an adapter"), folder, tr("set `holds: adapter`"))
     else:
         what = tr("there is no checkpoint here")
         hint = tr("name a folder with params.json and consolidated.*.pth, or with config.json and pytorch_model*.bin")

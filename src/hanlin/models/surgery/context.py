@@ -23,7 +23,7 @@ from hanlin.config.settings.surgery.context import ExtendContext
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import catch_full_disk, read_json, write_json, write_sorted_json
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import join_list, tr
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
@@ -44,6 +44,8 @@ MAX_ANGLE_ERROR = 1e-6
 """Largest error of a sine or cosine for each position that an angle is away from zero, by float32's rounding."""
 MAX_MEAN_KL = 1e-4
 """Largest mean KL divergence in nats that these differences cause in the logits."""
+_OF_ONE_FACTOR = ("attention_factor", "mscale", "mscale_all_dim", "truncate")
+"""Settings of YaRN that Hanlin does not write; the first three are chosen for one factor."""
 LONG_ROW = 512
 """Tokens of the row that is compared beside the prompts."""
 
@@ -173,6 +175,7 @@ def scale_rope(settings: ExtendContext, config: Mapping[str, Any]) -> dict[str, 
             what = tr("a base of {theta:g} is not larger than the model's, {old:g}", theta=new_theta, old=theta)
             raise UserError(what, "rope_theta", tr("a longer context needs a larger base; leave it out to compute it"))
         return {"rope_type": "default", "rope_theta": new_theta}
+    _check_kept(settings, before)
     rope: dict[str, Any] = {"rope_type": method, "rope_theta": theta, "factor": factor}
     if method == "yarn":
         rope |= {"beta_fast": settings.beta_fast, "beta_slow": settings.beta_slow}
@@ -181,6 +184,19 @@ def scale_rope(settings: ExtendContext, config: Mapping[str, Any]) -> dict[str, 
     if method in ("yarn", "llama3"):
         rope["original_max_position_embeddings"] = length
     return rope
+
+
+def _check_kept(settings: ExtendContext, before: Mapping[str, Any]) -> None:
+    """Raise UserError if a model that is extended again has rotary settings that the new ones would lose."""
+    for name in ("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"):
+        if before.get(name) is not None and float(before[name]) != getattr(settings, name):
+            what = tr("the model's {name} is {value:g}, not {other:g}", name=name, value=float(before[name]),
+                      other=getattr(settings, name))  # fmt: skip
+            raise UserError(what, name, tr("set {name}: {value:g}", name=name, value=float(before[name])))
+    lost = [name for name in _OF_ONE_FACTOR if before.get(name) is not None]
+    if lost:
+        what = tr("the model's rotary settings have {names}, which belong to its factor", names=join_list(lost))
+        raise UserError(what, "method", tr("extend the model that it was made from"))
 
 
 def head_dim(config: Mapping[str, Any]) -> int:

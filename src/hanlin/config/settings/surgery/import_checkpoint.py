@@ -16,6 +16,11 @@ class ImportCheckpoint(Settings):
     checkpoint: str = ref(
         "files", description="folder with params.json and consolidated.*.pth, or config.json and pytorch_model*.bin"
     )
+    holds: Literal["model", "adapter"] = setting(
+        "model",
+        "what the folder holds; adapter: adapter_config.json and adapter_model.bin, of which an adapter is made",
+        unless_default=True,
+    )
     tokenizer: str | None = ref(
         "tokenizer", default=None, description="the tokenizer of the model; none: the one in the checkpoint's folder"
     )

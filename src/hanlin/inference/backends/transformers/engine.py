@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hanlin.core.errors import UserError
 from hanlin.core.hardware.devices import read_device
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import join_list, tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
 from hanlin.inference.backends.transformers.precision import gains_by_bfloat16, multiply_in_bfloat16
 from hanlin.inference.backends.transformers.scoring import score_pairs
@@ -23,7 +23,7 @@ from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
 from hanlin.inference.tasks import GenerationTask, TokenSink
-from hanlin.models.folder.adapter import check_base
+from hanlin.models.folder.adapter import check_adapter_folder, check_base, find_base_tensors
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import is_adapter
 from hanlin.models.load import load_model
@@ -135,6 +135,10 @@ class Adapters:
         adapted: Any = model
         for name, folder in folders.items():
             check_base(folder, files)
+            replaced = find_base_tensors(check_adapter_folder(folder))
+            if replaced:
+                what = tr("the adapter replaces weights of its base ({names})", names=join_list(replaced[:3]))
+                raise UserError(what, folder, tr("merge it first, with a `merge` stage"))
             adapted = load_adapter(adapted, folder, name=self._peft_names[name])
         self._model = adapted
         self._active: str | None = next(iter(folders))
