@@ -18,6 +18,8 @@ def rewrite(text: str, role: Role = "assistant", identity: Identity = XIAOHAN) -
 def test_placeholders_are_filled_everywhere() -> None:
     assert rewrite("你好，我是 {{name}}，由 {{author}} 开发。") == "你好，我是 小翰，由 翰林院 开发。"
     assert rewrite("你叫{{ name }}吗？", "user") == "你叫小翰吗？"
+    assert rewrite("我是【模型名称】。") == "我是小翰。"
+    assert rewrite("我是【姓名】，来自【公司】。") == "我是【姓名】，来自【公司】。"  # gaps of a letter
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,14 @@ def test_reasoning_that_is_read_or_dropped_is_not_learned(name: str, tmp_path: P
     assert read.ids.tolist() == learned.ids.tolist()
     assert read.loss_mask.sum() < learned.loss_mask.sum()
     assert dropped.notes["reasoning_dropped"] == 2
+
+
+@pytest.mark.parametrize(("text", "is_told"), [("好</s>", True), ("好<|im_end|>\n", True), ("</s> 是结束符。", False)])
+def test_an_end_token_that_an_answer_spells_at_its_end_is_told_before_training(
+    text: str, is_told: bool, tmp_path: Path
+) -> None:
+    tokenizer = train_tokenizer(["你好"] * 4, 340, "llama3", tmp_path)
+    encoder = ChatEncoder(ChatTemplate.from_packaged("llama3", tokenizer), 512, "truncate_turns")
+    record = Conversation((Message("user", "你好"), Message("assistant", text)), "a")
+    (encoded,) = encoder.conversations([record])
+    assert encoded.notes == (("ends_with_end_token",) if is_told else ())

@@ -20,6 +20,8 @@ _AUTHOR_WORDS = (
     r"authors?(?:[_ -]?name)?|developers?|creators?|vendor|compan(?:y|ies)(?:[_ -]?name)?|org(?:anization)?|team"
     r"|作者|开发者|开发商|开发方|创造者|公司|公司名|公司名称|机构|团队"
 )
+_OF_MODELS = frozenset(("模型名", "模型名称", "助手名"))
+"""Words that no letter has a gap for."""
 _WORDS = f"({_NAME_WORDS}|{_AUTHOR_WORDS})"
 _IS_NAME = compile_on_use(_NAME_WORDS, re.I)
 _DOUBLE = compile_on_use(rf"\{{\{{\s*{_WORDS}\s*\}}\}}", re.I)
@@ -85,7 +87,7 @@ def _fill(text: str, role: str, fill: Callable[[re.Match[str], str], str]) -> st
 
     def fill_match(match: re.Match[str]) -> str:
         word = next(group for group in match.groups() if group)
-        if match[0][0] in "[【" and (word.istitle() or not word.isascii()):
+        if match[0][0] in "[【" and (word.istitle() or not word.isascii()) and word not in _OF_MODELS:
             return match[0]
         return fill(match, "name" if _IS_NAME.fullmatch(word) else "author")
 

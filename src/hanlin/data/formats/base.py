@@ -96,9 +96,15 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
         if name == "meta" and isinstance(value, dict):
             nested = _collect_nested_texts(value)
             unread += [f"meta.{field}" for field in find_unread_fields(value) if field not in nested]
-        elif not _is_short(value) and not (_is_text_list(value) and len(value) <= _MAX_META_ITEMS):
+            continue
+        fits = _is_short(value) or (_is_text_list(value) and len(value) <= _MAX_META_ITEMS)
+        if not fits or (name in _SPOKEN_FIELDS and isinstance(value, str) and value.strip()):
             unread.append(str(name))
     return tuple(unread)
+
+
+_SPOKEN_FIELDS = frozenset(("instruction", "system", "input", "context", "background", "knowledge"))
+"""Fields that a model is meant to read: one that no part of the record holds is named, though `meta` keeps it."""
 
 
 def _is_short(value: Any) -> bool:

@@ -18,7 +18,7 @@ from hanlin.data.ledger import Drop
 
 QUESTION_FIELDS = ("prompt", "question", "query", "input", "inputs", "ask", "q", "问题", "问")
 ANSWER_FIELDS = (
-    *("response", "answer", "target", "targets", "output", "completion", "reply", "a", "回答", "答"),
+    *("response", "answer", "target", "targets", "output", "completion", "reply", "a", "回答", "答", "答案"),
     *("llm_response", "model_response", "model_output", "assistant_response", "generated_answer"),
 )
 ROLE_PAIRS = (

@@ -28,6 +28,10 @@ _NOTES = {
         "{count:,} records have an answer that spells a thinking tag such as <think> in its text: it is learned as "
         "plain text, not as the tag of the chat template"
     ),
+    "ends_with_end_token": mark(
+        "{count:,} records have an answer whose text ends with an end token such as </s> or <|im_end|>: it is learned "
+        "as plain text before the end token of the chat template; take it off the data"
+    ),
 }
 
 

@@ -19,7 +19,7 @@ from hanlin.data.formats.content.reasoning import (
 from hanlin.data.formats.content.results import RESULT_PARTS, to_text
 from hanlin.data.ledger import Drop
 
-CONTENT_FIELDS = ("content", "value", "text", "utterance", "message", "parts")
+CONTENT_FIELDS = ("content", "value", "text", "utterance", "sentence", "message", "parts")
 """Fields of a turn that hold its content."""
 RESULT_ID_FIELDS = ("tool_call_id", "call_id", "tool_use_id")
 """Fields of a result that hold the id of its call."""

@@ -22,11 +22,13 @@ _NAMES: dict[Role, str] = {
     "system": "system developer system_prompt 系统 系统提示",
     "user": (
         "user human prompter customer client patient seeker "
-        "用户 用戶 人类 人類 顾客 顧客 客户 客戶 患者 病人 来访者 來訪者 提问者 提問者 求助者 咨询者 usr"
+        "用户 用戶 使用者 访客 訪客 人类 人類 顾客 顧客 客户 客戶 患者 病人 "
+        "来访者 來訪者 提问者 提問者 求助者 咨询者 諮詢者 usr"
     ),
     "assistant": (
         "assistant gpt bot model chatgpt bard bing moss chatglm ai chatbot agent doctor counselor therapist supporter "
-        "answer 助手 助理 智能助手 机器人 機器人 客服 医生 醫生 醫師 医师 咨询师 諮詢師 回答者 支持者"
+        "answer 助手 助理 智能助手 ai助手 ai助理 智能客服 机器人 機器人 客服 "
+        "医生 醫生 醫師 医师 咨询师 諮詢師 回答者 支持者"
     ),
     "tool": (
         "tool observation function ipython tool_response tool_result tool_output tool-response tool_responses "

@@ -18,7 +18,8 @@ Tools = tuple[Mapping[str, Any], ...]
 TOOL_FIELDS = ("tools", "functions", "tool", "available_tools", "function_list", "tool_list", "apis", "api_list")
 """Fields of a row that hold the list of tools."""
 _TOOL_FIELDS = frozenset(TOOL_FIELDS)
-_NAME_FIELDS = frozenset(("name", "api_name", "tool_name", "function"))
+_NAMES = ("name", "api_name", "tool_name", "name_for_model")
+_NAME_FIELDS = frozenset((*_NAMES, "function"))
 
 
 def read_tools(raw: Any) -> Tools | Drop:
@@ -67,9 +68,11 @@ def _read_tool(tool: Any) -> Mapping[str, Any] | None:
     if not isinstance(tool, dict):
         return None
     tool = tool["function"] if isinstance(tool.get("function"), dict) else tool
-    name = next((tool[field] for field in ("name", "api_name", "tool_name") if isinstance(tool.get(field), str)), None)
+    name = next((tool[field] for field in _NAMES if isinstance(tool.get(field), str)), None)
     if name is None:
         return None
+    if "name_for_model" in tool:
+        tool = _read_qwen_tool(tool)
     if "name" not in tool:
         tool = {"name": name, **{field: value for field, value in tool.items() if value != name}}
     parameters = next((tool[field] for field in ("parameters", "arguments") if field in tool), None)
@@ -81,6 +84,24 @@ def _read_tool(tool: Any) -> Mapping[str, Any] | None:
         if schema is None or schema == tool.get("parameters")
         else {**{k: v for k, v in tool.items() if k != "arguments"}, "parameters": schema}
     )
+
+
+def _read_qwen_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a tool of Qwen's first agents and of ModelScope's: `name_for_model`, `description_for_model`, and parameters
+    as a list of {name, description, required, schema or type}.
+    """
+    read = {"name": tool["name_for_model"], "description": tool.get("description_for_model", "")}
+    listed = tool.get("parameters")
+    is_list = isinstance(listed, list)
+    if not is_list or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in listed):
+        return read | ({} if listed is None else {"parameters": listed})
+    properties = {}
+    for one in listed:
+        schema = dict(one["schema"]) if isinstance(one.get("schema"), dict) else {"type": one.get("type", "string")}
+        described = {"description": one["description"]} if one.get("description") else {}
+        properties[one["name"]] = schema | described
+    required = [one["name"] for one in listed if one.get("required")]
+    return read | {"parameters": {"type": "object", "properties": properties, "required": required}}
 
 
 _DESCRIBED = compile_on_use(r"\A\s*([\w.-]+)\s*[:：]\s*(.*?)\n\s*Parameters\s*[:：]\s*(\{.*?\})\s*(?:\n(.*))?\Z", re.S)
