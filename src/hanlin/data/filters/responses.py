@@ -29,6 +29,11 @@ _COMPLETE_END = compile_on_use(
 _UNFINISHED_END = compile_on_use(
     "[也而且和与與或并並但地得把被将將在从從向对對为為以及是就都还還又再更最很]$|(?:^|[，,；;])[^，,；;是会會可能要应應需]*的$"
 )
+_ENDED_BEFORE_MARK = compile_on_use(
+    r"[。！？!?]$|[了吧吗嗎呢啊呀哦喔啦嘛哈]$|(?:^|[，,、；;。！？])[^，,、；;。！？]*[是会會能要可就][^，,、；;。！？]*的$"
+    r"|(?:^|[，,、；;。！？])(?:[祝愿願盼]|希望|早日?)[^，,、；;。！？]*$"
+)
+"""What is before a comma with which people end an answer: a full stop, a particle, 是…的, or a wish."""
 _SENTENCE_ENDS = compile_on_use(r"[。！？]|(?<!\d)[.!?] ")
 _STOPS = tuple("。！？.!?;；")
 _MANY_SENTENCES, _MIN_CUT_CHARS = 8, 200
@@ -48,7 +53,8 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
     number with its unit, 了 or 吧 is an end), in an answer of 200 characters or with an end like 并且. Why: generated
     data was cut at a token limit, and a model learns to stop there. Headings, names, numbers, formulas, list items,
     verse, phrases, code, chats that are written with commas, links, closings of letters and signatures end without
-    punctuation and stay, and so does an end that the question has too. Default 40. Not in the default set.
+    punctuation and stay, as does a comma behind a full stop, a particle or a wish (祝早日康复，), and so does an end
+    that the question has too. Default 40. Not in the default set.
     """
     question = ""
     for turn_number, message in enumerate(messages, start=1):
@@ -68,6 +74,8 @@ def _find_truncation(text: str, question: str, longest_open: int) -> str | None:
         return fences[-1][:20] if text.count("\n", text.rindex("```")) > 1 else None
     line = _ITEM.sub("", text.rsplit("\n", 1)[-1], count=1)
     if "```" in line or len(line) <= _MAX_SIGNATURE or _FREE_END.search(line[-100:]) or text[-6:] in question:
+        return None
+    if (before := line.rstrip("，,、 ")) != line and _ENDED_BEFORE_MARK.search(before):
         return None
     sentences = _SENTENCE_ENDS.split(text)
     if (
