@@ -475,8 +475,12 @@ def test_what_a_server_says_in_the_place_of_a_page_is_dropped(text: str) -> None
 
 
 def test_an_article_on_errors_of_servers_stays() -> None:
-    lesson = "页面不存在时，服务器返回 404，即 Not Found。" + SPRING * 10
-    assert apply("keyword_lists", lesson) == lesson
+    for lesson in (
+        "页面不存在时，服务器返回 404，即 Not Found。" + SPRING * 10,
+        "404 很有名：当你访问的页面不存在时，服务器就会返回它。",
+        "你访问的页面不存在，服务器就返回 404。",
+    ):
+        assert apply("keyword_lists", lesson) == lesson
 
 
 def test_a_table_of_contents_with_leaders_is_dropped_but_a_dotted_price_list_is_not() -> None:
@@ -551,12 +555,14 @@ def test_a_text_that_begins_with_a_number_to_call_is_an_advertisement() -> None:
     [
         OFFER.replace("出租", "丢失", 1),
         OFFER.replace("板房出租电话", "法院通知，原告王某，电话"),
+        OFFER.replace("板房出租电话", "民政局关于集体婚礼的通知，报名电话"),
+        OFFER.replace("青石县工地板房出租电话：", "怎么注册账号？先输入手机号"),
         OFFER.replace("电话：13900001111", "微信：nofashion"),
         OFFER.replace("13900001111", "1.13900001111"),
         SPRING * 4 + OFFER,
         "联系电话：13900001111。",
     ],
-    ids=["something lost", "a court", "the name of an account", "a decimal", "at the end", "a line"],
+    ids=["lost", "a court", "an office", "a lesson", "the name of an account", "a decimal", "at the end", "a line"],
 )
 def test_a_number_in_another_place_or_for_another_purpose_is_none(text: str) -> None:
     assert apply("advertisements", text) == text

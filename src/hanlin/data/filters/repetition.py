@@ -47,10 +47,12 @@ _BAR = re.compile("[|｜│]")
 _HEAD_CHARS = 200
 _MAX_FRAME_CHARS = 400
 _FRAME = re.compile(
-    "今日本吧第|一键签到成为超级会员|正在为[您你]跳转|浏览器(?:没有|未能?)自动跳转|(?:[您你](?:要?访问|请求|查看)的|抱歉[，,]?)"
-    "(?:该|此)?(?:页面|网页|内容|文章|帖子)[^。，,\n]{0,6}(?:不存在|已?被?删除|找不到|无法)|(?:该|此)(?:内容|帖子|文章)已被(?:发布者|作者|管理员)?删除"
-    r"|\A\W*(?:40[34]|50[0234])\W{1,3}(?i:not found|forbidden|bad gateway|service|internal)"
-    r"|(?i:failed ?to ?open ?stream|enable javascript|javascript (?:is|seems) (?:disabled|to be))"
+    "今日本吧第|一键签到成为超级会员|(?<![当如果若])正在为[您你]跳转|浏览器(?:没有|未能?)自动跳转"
+    "|(?<![当如果若])(?:[您你](?:要?访问|请求|查看)的|抱歉[，,]?)(?:该|此)?(?:页面|网页|内容|文章|帖子)[^。，,\n]{0,6}"
+    "(?:不存在|已?被?删除|找不到|无法(?:访问|打开|显示))(?!时|的时候|[，,](?:服务器|就|则))"
+    "|(?:该|此)(?:内容|帖子|文章)已被(?:发布者|作者|管理员)?删除(?!时|的时候)"
+    r"|\A\W*(?:40[34]|50[0234])\W{1,3}(?i:not found|forbidden|bad gateway|service unavailable|internal server)"
+    r"|(?i:failed ?to ?open ?stream|\A\W*(?:please )?enable javascript|javascript (?:is|seems) (?:disabled|to be))"
 )
 """What a server or a site says where a page should be, or around one."""
 _ADDRESS = re.compile(r"https?://[!-~]+")

@@ -218,7 +218,8 @@ LONG_NUMBER = re.compile(r"\d[-= \d]{5}")
 """What is in every `OPENING_CONTACT`, and found in half the time."""
 NO_OFFER = re.compile(
     "寻[人找狗物]|启[事示]|丢失|走失|失联|举报|警[方察]|公安|报警|失物|求助|投诉|退款|订单|爆料|记者|邮编|通讯地址|法院|原告"
-    "|被告|律师|曝光|骗|简历|招聘|聘|姓名|作者|编辑|投稿|来稿|公众|关注|阅读原文|转载|版权|身份证|发帖人|反映|回复|楼主|提问"
+    "|被告|律师|曝光|骗|简历|招聘|聘|姓名|作者|编辑|投稿|来稿|公众|关注|阅读原文|转载|版权|身份证|发帖人|反映|回复|楼主|提问|如何|怎[么样]|验证码"
+    "|通知|公告|各单位|政府|委员会|主办|承办|值班|急诊|医院|学校"
 )
 """What such a text has that asks for help, complains, or has an author."""
 NOT_A_SALES_CALL = re.compile(

@@ -150,7 +150,7 @@ POST_END = re.compile(
 )
 """Furniture at the end of a post that says something before it."""
 POST_THAT_SELLS = re.compile(
-    "微信|QQ|电话|热线|二维码|扫码|领取|免费|报名|订购|订阅|团购|购买|咨询|优惠|折扣|加盟|招生|上市|官方微博|蓝字|上方|下方|声明|版权"
+    "微信|QQ|电话|热线|二维码|扫码|领取|免费(?!入场|开放|参观|观看)|报名|订购|订阅|团购|购买|咨询|优惠|折扣|加盟|招生|上市|官方微博|蓝字|上方|下方|声明|版权"
     r"|[¥￥]|\d\s?元|\d{3,4}-\d{7,8}|1[3-9]\d{9}"
 )
 """What a post has before that end if it sells something, or is nothing but furniture."""
