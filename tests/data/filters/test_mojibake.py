@@ -256,6 +256,9 @@ def test_forty_characters_of_big5_decoded_with_losses_count_as_lost(read_as: str
     [
         "`use`文で導入した`Ordering`列挙型の列挙子を返します。`match`式を使用しており、`guess`と`secret`を比較します。",
         "荣耀Magic、小米Note、魅族Pro、锤子Nut、诺基亚Lumia、索尼Xperia、摩托罗拉Edge",
+        "D:\\鲈鱼\\鳜鱼\\鲫鱼\\鳊鱼\\鲢鱼\\鳙鱼",
+        "琥珀^翡翠^玛瑙^珊瑚^珍珠^玳瑁^砗磲",
+        "蕨类Pteris\\苔藓Bryum\\藻类Chara\\地衣Usnea\\蓝藻Nostoc",
         "@张翀 @欧阳翾abc @司徒翊 @慕容珏xyz @上官睿",
         "硫酸H₂SO₄、硝酸HNO₃、磷酸H₃PO₄、氢氟酸HF、次氯酸HClO、醋酸CH₃COOH",
         "（づ｡◕‿‿◕｡）づ *｡٩(ˊᗜˋ*)و✧*｡ (๑•̀ㅂ•́)و✧ ヾ(◍°∇°◍)ﾉﾞ",

@@ -49,7 +49,7 @@ _HALVING = ("euc_jp", "cp949", "gb18030")
 _LONE_HALVES = re.compile(r"(?<=[^\x00-\x7f])[@-~]{1,10}(?=[^\x00-\x7f])")
 _ODD_HALF = re.compile(r"^[\\{}^]$|[a-z][A-Z]|[A-Z]{2}[a-z](?![a-z])|(?!@[A-Za-z]{3})(?=.*[A-Za-z]).*[@\[\\\]^_{|}~]")
 _MIN_LONE_HALVES, _MIN_LONE_SHARE, _MIN_ODD_HALVES, _MAX_FREQUENT_AMONG_HALVES = 4, 0.1, 2, 0.3
-_MANY_LONE, _MAX_MARKS = 0.15, 1
+_MANY_LONE, _MAX_MARKS, _MAX_HALF_CHARS = 0.15, 1, 4
 _NEAR = 0.5
 """The part of a score that is enough for half as many lone halves."""
 _FOREIGN_HALVES = ((_FOREIGN[0][0], 0.6), *_FOREIGN[1:3], (_FOREIGN[3][0], 0.9))
@@ -138,8 +138,11 @@ def _has_lone_halves(text: str, above_ascii: str, needed: float) -> bool:
     if sum(map(above_ascii.count, "，。、；：")) > _MAX_MARKS:
         return False  # a list of names or formulas; the marks of Big5 lose their first bytes too
     halves = _LONE_HALVES.findall(text)
-    if len(halves) < needed * _MIN_LONE_HALVES or sum(map(len, halves)) < _MIN_LONE_SHARE * len(text):
-        return False
+    chars = sum(map(len, halves))
+    if len(set(halves)) < needed * _MIN_LONE_HALVES or chars < _MIN_LONE_SHARE * len(text):
+        return False  # a path or a list has one mark again and again
+    if chars > _MAX_HALF_CHARS * len(halves):
+        return False  # words, not bytes
     if len(halves) >= _MANY_LONE * len(text):
         needed = min(needed, 0.5)
     return sum(1 for half in halves if _ODD_HALF.search(half)) >= needed * _MIN_ODD_HALVES
