@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from hanlin.config.settings.model import Merge
@@ -40,7 +40,7 @@ def save(store: Path, tiny_tokenizer: Path) -> Save:
 
     def save_with_peft(base: str = "untied", **config: Any) -> Path:
         settings = LoraConfig(task_type="CAUSAL_LM", **{"r": 4, "target_modules": ATTENTION, **config})
-        perturb_trainable(get_peft_model(load_model(store / base), settings)).save_pretrained(store / "adapter")
+        perturb_trainable(get_peft_model(load_model(store / base), settings)).save_pretrained(str(store / "adapter"))
         edit_config(store / "adapter", base_model_name_or_path=f"../{base}")
         return store / "adapter"
 
@@ -73,6 +73,7 @@ def merge_one(adapter: Path, out: Path) -> dict[str, Any]:
         ("biased", {"bias": "lora_only", "use_dora": True}),
         ("biased", {"lora_bias": True, "use_rslora": True}),
         ("untied", {"target_modules": ["model.layers.1.self_attn.q_proj"], "modules_to_save": ["layers.0"]}),
+        ("untied", {"init_lora_weights": "eva", "eva_config": EvaConfig(), "rank_pattern": {"q_proj": 3}}),
         ("untied", {"target_modules": ["v_proj"], "target_parameters": ["mlp.up_proj.weight", "lm_head.weight"]}),
     ],
 )
@@ -120,7 +121,7 @@ def test_an_adapter_trained_with_more_rows_than_its_base_brings_them(
         task_type="CAUSAL_LM", target_modules=ATTENTION, modules_to_save=names, ensure_weight_tying=base == "tied"
     )
     trained = perturb_trainable(get_peft_model(model, settings))
-    trained.save_pretrained(store / "adapter")
+    trained.save_pretrained(str(store / "adapter"))
     edit_config(store / "adapter", base_model_name_or_path=f"../{base}")
     merge_one(store / "adapter", tmp_path / "merged")
     merged = load_model(tmp_path / "merged")

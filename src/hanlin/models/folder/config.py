@@ -133,7 +133,7 @@ _ADAPTER: dict[str, _Check] = {
     "init_lora_weights": (lambda value: isinstance(value, bool | str), mark("true, false or a text")),
 }
 _OTHER_METHODS = (
-    *("alora_invocation_tokens", "arrow_config", "corda_config", "eva_config", "kasa_config", "layer_replication"),
+    *("alora_invocation_tokens", "arrow_config", "corda_config", "kasa_config", "layer_replication"),
     *("lora_ga_config", "megatron_config", "monteclora_config", "runtime_config"),
     *("use_bdlora", "use_qalora", "velora_config"),
 )
