@@ -82,6 +82,17 @@ def trim(llama2: Path, used: list[str], compared: list[str], out: Path) -> tuple
     return out, write_trimmed_model(llama2, kept.ids, tokenizer, out, compared)
 
 
+def test_a_trimmed_vocabulary_keeps_runs_of_spaces_so_that_both_files_split_them_alike(
+    trimmed: Path, llama2: Path
+) -> None:
+    tokenizer = Tokenizer.load(trimmed)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(trimmed / "tokenizer.model"))
+    indented = [f"春{' ' * count}天\n{' ' * count}return x" for count in range(1, 16)]
+    assert model.encode(indented) == tokenizer.encode_batch(indented)
+    lengths = map(len, Tokenizer.load(llama2).encode_batch([" " * count + "天" for count in range(1, 16)]))
+    assert list(map(len, tokenizer.encode_batch([" " * count + "天" for count in range(1, 16)]))) == list(lengths)
+
+
 def test_sentencepiece_gives_the_ids_of_the_trimmed_tokenizer(trimmed: Path, llama2: Path) -> None:
     tokenizer = Tokenizer.load(trimmed)
     model = sentencepiece.SentencePieceProcessor(model_file=str(trimmed / "tokenizer.model"))

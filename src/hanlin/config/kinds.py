@@ -133,7 +133,7 @@ _TABLE = (
               "make a sparse model of experts from a dense one", heavy=True,
               shows=("experts", "experts_per_token", "parameters.after", "parameters.active", "max_abs_difference")),
     StageKind("trim_vocabulary", "model:TrimVocabulary", "model", "hanlin.models.trim_vocab:run",
-              "keep only the vocabulary entries that your texts need", heavy=True,
+              "keep only the vocabulary entries that your texts need", version=2, heavy=True,
               shows=("entries", "saved_bytes", "saved_share")),
     StageKind("pretrain", "train:Pretrain", _model_or_adapter, "hanlin.train.stages:pretrain",
               "train on plain text", heavy=True, group=True,

@@ -22,7 +22,7 @@ import tokenizers
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_sorted_json
 from hanlin.core.i18n import tr
-from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE
+from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE, SENTENCEPIECE_SPACE
 from hanlin.tokenizer.extend import is_known_bpe
 from hanlin.tokenizer.file_names import GENERATION_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -39,7 +39,8 @@ class KeptEntries:
         ids: Old ids; the index of each is its new id.
         used: How many the texts use.
         merge_parts: How many others lie on the way of merges to a used entry.
-        always: How many are kept whatever the texts are: single bytes, special and other added tokens.
+        always: How many are kept whatever the texts are: single bytes, special and other added tokens, and runs of
+            spaces of a SentencePiece vocabulary.
     """
 
     ids: tuple[int, ...]
@@ -84,11 +85,15 @@ class TrimmableVocabulary:
         self._is_byte_level = not model.get("byte_fallback")
         spelled = CHAR_TO_BYTE.items() if self._is_byte_level else ((f"<0x{byte:02X}>", byte) for byte in range(256))
         self._byte_entries = {byte: self.entries[token] for token, byte in spelled if token in self.entries}
+        # All runs have one score in Llama 2's `tokenizer.model`, which then joins from the left; without some of them
+        # `tokenizer.json`, which joins pairs first, splits other runs otherwise.
+        runs = [] if self._is_byte_level else [token for token in self.entries if not token.strip(SENTENCEPIECE_SPACE)]
+        self._runs_of_spaces = [self.entries[token] for token in runs]
         self._check_bytes()
 
     def choose(self, used: Iterable[int], named: Iterable[int] = ()) -> KeptEntries:
         """Which entries stay if texts use the ids `used`; `named` are ids that settings of the model name."""
-        always = {*self._byte_entries.values(), *self.added.values()}
+        always = {*self._byte_entries.values(), *self.added.values(), *self._runs_of_spaces}
         always |= {token_id for token_id in named if self.tokenizer.backend.id_to_token(token_id) is not None}
         always |= {self.entries[token] for token in (self.data["model"].get("unk_token"),) if token in self.entries}
         used = {token_id for token_id in used if token_id in self._tokens or token_id in always}
