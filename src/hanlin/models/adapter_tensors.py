@@ -6,6 +6,7 @@ PEFT.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import threading
@@ -26,6 +27,7 @@ from hanlin.models.patterns import check_patterns
 from hanlin.models.safetensors import read_rows
 from hanlin.models.save import is_finite
 
+_LOG = logging.getLogger(__name__)
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PREFIX = "base_model.model."
 _LORA = re.compile(
@@ -317,6 +319,13 @@ def grow_base(base: ModelFiles, files: AdapterFiles) -> ModelFiles:
     is_grown = len(saved) == len(names) and len(shapes) == 1 and rows > base.vocabulary_rows
     if not is_grown or width != [int(base.config["hidden_size"])] or base.config.get("num_local_experts"):
         return base
+    what = tr(
+        "the adapter was trained with {count:,} rows of the vocabulary, its base has {rows:,}: embeddings and output "
+        "head are the adapter's",
+        count=rows,
+        rows=base.vocabulary_rows,
+    )
+    _LOG.warning("%s: %s", files.folder, what)
     return ModelFiles(base.folder, {**base.config, "vocab_size": rows}, {**base.tensors, **saved})
 
 

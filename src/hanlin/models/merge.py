@@ -116,24 +116,13 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     for folder in folders:
         check_base(folder, base)
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
-    rows = base.vocabulary_rows
     if len(files) == 1 and settings.weights is None and settings.quantization is None:
         base = grow_base(base, files[0])
-    if base.vocabulary_rows > rows:
-        what = tr(
-            "the adapter was trained with {count:,} rows of the vocabulary, its base has {rows:,}: embeddings and "
-            "output head are the adapter's",
-            count=base.vocabulary_rows,
-            rows=rows,
-        )
-        context.progress.log(what)
     tokenizer = load_adapter_tokenizer(folders[-1], base)
     template = find_template(tokenizer)
     plan = MergePlan(base, [AdapterTensors(adapter, base) for adapter in files], settings.weights, torch_dtype(dtype))
     total = sum(torch.Size(plan.shape(name)).numel() for name in plan.names)
-    done = 0
-    counting = threading.Lock()
-    unit = tr("parameters")
+    done, counting, unit = 0, threading.Lock(), tr("parameters")
 
     def make(name: str) -> Iterator[torch.Tensor]:
         nonlocal done

@@ -112,7 +112,7 @@ def test_an_adapter_saved_out_of_wrappers_is_merged(save: Save, tmp_path: Path) 
 
 @pytest.mark.parametrize(("base", "names"), [("untied", ["embed_tokens", "lm_head"]), ("tied", ["embed_tokens"])])
 def test_an_adapter_trained_with_more_rows_than_its_base_brings_them(
-    save: Save, store: Path, tmp_path: Path, base: str, names: list[str]
+    save: Save, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, base: str, names: list[str]
 ) -> None:
     rows = check_model_folder(store / base).vocabulary_rows + 9
     model = load_model(store / base)
@@ -124,6 +124,7 @@ def test_an_adapter_trained_with_more_rows_than_its_base_brings_them(
     trained.save_pretrained(str(store / "adapter"))
     edit_config(store / "adapter", base_model_name_or_path=f"../{base}")
     merge_one(store / "adapter", tmp_path / "merged")
+    assert f"trained with {rows} rows of the vocabulary, its base has {rows - 9}" in caplog.text
     merged = load_model(tmp_path / "merged")
     assert merged.config.vocab_size == rows and merged.config.tie_word_embeddings == (base == "tied")
     torch.testing.assert_close(logits(merged), logits(trained), rtol=0, atol=1e-5)
