@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +102,7 @@ class AdapterTensors:
         self.whole: dict[str, TensorEntry] = {}
         self.rows: dict[str, tuple[torch.Tensor, TensorEntry]] = {}
         self.biases: dict[str, TensorEntry] = {}
+        self.base_matrices: set[str] = set()
         self._tied = bool(base.config.get("tie_word_embeddings"))
         self._experts = int(base.config.get("num_local_experts") or 0)
         self._shapes = {HEAD: tuple(base.tensors[EMBEDDINGS].shape), **llama_shapes(base.config)}
@@ -209,6 +210,8 @@ class AdapterTensors:
         if entry.shape != self._shapes[name]:
             raise self._shape_error(key, entry, self._shapes[name])
         self.whole[name] = entry
+        if is_base:
+            self.base_matrices.add(name)
         if is_base and self._tied and name in (EMBEDDINGS, HEAD):  # PEFT writes it into the matrix that both share
             self.whole.setdefault(HEAD if name == EMBEDDINGS else EMBEDDINGS, entry)
         return True
@@ -296,6 +299,24 @@ class AdapterTensors:
             what = tr("the adapter's part for {name} holds numbers that are not finite", name=name)
             raise UserError(what, entry.file, tr("copy or download it again"))
         return tensor
+
+
+def check_together(base: ModelFiles, adapters: Sequence[AdapterTensors], factors: Sequence[float] | None) -> None:
+    """Raise UserError for adapters that mean something only over the base itself, merged with others or by a factor.
+
+    LoRA over tied embeddings leaves the output head as it was, but PEFT, which the result is compared with, merges into
+    the matrix that both share. And a matrix of the base that is saved beside LoRA would undo what an earlier adapter
+    made of it.
+    """
+    if len(adapters) == 1 and factors is None:
+        return
+    for index, adapter in enumerate(adapters):
+        over = sorted({EMBEDDINGS, HEAD} & adapter.lora.keys()) if base.config.get("tie_word_embeddings") else []
+        earlier = adapters[:index] if factors is None else ()
+        over += sorted(name for name in adapter.base_matrices if any(other.changes(name) for other in earlier))
+        if over:
+            what = tr("an adapter over {name} can be merged only by itself here", name=_module_of(over[0]))
+            raise UserError(what, adapter.files.folder, tr("merge it alone, then the others into the result"))
 
 
 def grow_base(base: ModelFiles, files: AdapterFiles) -> ModelFiles:

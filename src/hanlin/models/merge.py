@@ -27,7 +27,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors, grow_base
+from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors, check_together, grow_base
 from hanlin.models.adapters import load_adapter, load_adapter_tokenizer, warn_of_unknown_settings
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
@@ -267,6 +267,7 @@ class MergePlan:
         factors: Sequence[float] | None,
         dtype: torch.dtype,
     ) -> None:
+        check_together(base, adapters, factors)
         self.base = base
         self.adapters = adapters
         self.factors = factors
@@ -276,8 +277,7 @@ class MergePlan:
         )
         self.names = list(llama_shapes({**base.config, "tie_word_embeddings": self.tied}))
         self._entries = separate_entries(base)
-        self.equals_base = True
-        self.is_changed = False
+        self.equals_base, self.is_changed = True, False
         self._squares: dict[str, tuple[float, float]] = {}
 
     @property

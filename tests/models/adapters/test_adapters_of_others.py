@@ -130,6 +130,18 @@ def test_an_adapter_trained_with_more_rows_than_its_base_brings_them(
     torch.testing.assert_close(logits(merged), logits(trained), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("base", "weights"), [("tied", None), ("tied", (0.5, 0.5)), ("untied", None)])
+def test_adapters_over_the_embeddings_are_not_mixed_with_others_unsaid(
+    save: Save, tmp_path: Path, base: str, weights: tuple[float, ...] | None
+) -> None:
+    adapter = save(base, target_modules=["embed_tokens", "q_proj"])
+    (tmp_path / "merged").mkdir()
+    settings, inputs = Merge(adapter=("./a", "./b"), weights=weights), Inputs({"adapter": (adapter, adapter)})
+    with pytest.raises(UserError, match=r"over model\.embed_tokens can be merged only by itself"):
+        merge.run(settings, inputs, tmp_path / "merged", StageContext())
+    assert not any((tmp_path / "merged").iterdir())
+
+
 def test_two_tensors_of_one_name_that_differ_are_refused(save: Save) -> None:
     adapter = save()
     tensors = load_file(adapter / "adapter_model.safetensors")

@@ -219,7 +219,7 @@ def check_family(config: Mapping[str, Any], where: Path, families: Mapping[str, 
     if family not in families or (names and names[0] != families[family]):
         if family in MOE_ARCHITECTURES:
             what = tr(
-                "the architecture {architecture} is not supported here: it can be trained as a whole, exported and run",
+                "the architecture {architecture} is not supported here: it can be trained, merged, exported and run",
                 architecture=architecture,
             )
         else:

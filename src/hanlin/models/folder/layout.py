@@ -17,7 +17,7 @@ BASE_RECORD = "base.json"
 """Which base model an adapter was trained on."""
 SUPPORTED_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
 MOE_ARCHITECTURES = {"mixtral": "MixtralForCausalLM"}
-"""Mixture-of-experts models, which can be trained as a whole, exported and run."""
+"""Mixture-of-experts models, which can be trained, merged, exported and run."""
 NEW_BLOCKS = "new_blocks"
 """The entry of `config.json` that lists the decoder blocks that `expand_blocks` added, so that training finds them."""
 DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
