@@ -48,6 +48,11 @@ def test_a_text_that_the_model_should_read_and_no_turn_holds_is_named(put: Put, 
     assert made.kept[0]["meta"]["domain"] == "translation"
 
 
+def test_a_label_of_a_conversation_in_words_that_say_nothing_known_is_named(put: Put, run: Run) -> None:
+    rows = [{"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}], "label": "😡"}]
+    assert run(Conversations, put("a.jsonl", rows), validation_fraction=0).metrics["unread_fields"] == {"label": 1}
+
+
 def test_tools_of_qwens_first_agents_are_read(put: Put, run: Run) -> None:
     city = {"name": "city", "description": "城市", "required": True, "schema": {"type": "string"}}
     days = {"name": "days", "type": "integer"}

@@ -98,13 +98,14 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
             unread += [f"meta.{field}" for field in find_unread_fields(value) if field not in nested]
             continue
         fits = _is_short(value) or (_is_text_list(value) and len(value) <= _MAX_META_ITEMS)
-        if not fits or (name in _SPOKEN_FIELDS and isinstance(value, str) and value.strip()):
+        if not fits or (name in _NAMED_FIELDS and isinstance(value, str) and value.strip()):
             unread.append(str(name))
     return tuple(unread)
 
 
-_SPOKEN_FIELDS = frozenset(("instruction", "system", "input", "context", "background", "knowledge"))
-"""Fields that a model is meant to read: one that no part of the record holds is named, though `meta` keeps it."""
+_NAMED_FIELDS = frozenset(("instruction", "system", "input", "context", "background", "knowledge", "label"))
+"""Texts that a model is meant to read, and labels, which may say that an answer is bad: one that no part of the record
+holds is named, though `meta` keeps it."""
 
 
 def _is_short(value: Any) -> bool:
