@@ -415,6 +415,7 @@ def test_an_answer_in_two_marked_blocks_is_one_answer(template_for: Callable[[st
 
 def test_a_begin_token_behind_white_space_is_not_written_twice(tokenizer: Tokenizer) -> None:
     source = "\n\n{{ bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    assert tokenizer.bos_id is not None
     assert ChatTemplate(source, tokenizer, "t").render(CHAT[1:3]).ids.count(tokenizer.bos_id) == 1
 
 

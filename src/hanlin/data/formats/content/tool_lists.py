@@ -92,8 +92,9 @@ def _read_qwen_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     """
     read = {"name": tool["name_for_model"], "description": tool.get("description_for_model", "")}
     listed = tool.get("parameters")
-    is_list = isinstance(listed, list)
-    if not is_list or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in listed):
+    if not isinstance(listed, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) for one in listed
+    ):
         return read | ({} if listed is None else {"parameters": listed})
     properties = {}
     for one in listed:
