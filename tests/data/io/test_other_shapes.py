@@ -191,6 +191,35 @@ def test_rows_inside_one_object_are_rows(put: Put, value: Any, indent: int | Non
     assert read(put("a.json", text))[1] == ROWS
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"result": {"list": ROWS}},
+        {"code": 0, "data": {"total": 2, "conversations": ROWS}, "message": ""},
+        {"response": {"body": {"page": 1, "items": ROWS}}, "ok": True},
+        {"data": {"rows": [{"row_idx": n, "row": row} for n, row in enumerate(ROWS)]}},
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3000])
+def test_the_only_list_of_rows_below_objects_is_read(put: Put, value: Any, indent: int | None, times: int) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    whole = text[: text.index("[") + 1] + ", ".join([text[text.index("[") + 1 : text.rindex("]")]] * times)
+    container, rows = read(put("a.json", whole + text[text.rindex("]") :]))
+    assert container == "json_wrapped" and rows == ROWS * times
+
+
+def test_fields_beside_rows_below_objects_are_named_as_unread(put: Put) -> None:
+    value = {"code": 0, "result": {"total": 2, "list": ROWS, "page": 1}, "message": "ok"}
+    (found,) = inspect([str(put("a.json", json.dumps(value)))])
+    assert found["unread_fields"] == {"code": 1, "result.total": 1, "result.page": 1, "message": 1}
+
+
+def test_several_lists_of_rows_below_objects_are_named_with_the_way_out(put: Put) -> None:
+    (found,) = inspect([str(put("a.json", json.dumps({"data": {"first": ROWS, "second": ROWS}})))])
+    assert "data.first" in found["error"] and "data.second" in found["error"] and "jq '.data.first'" in found["error"]
+
+
 def test_rows_by_their_ids_keep_them(put: Put) -> None:
     text = json.dumps({"q1": ROWS[0], "q2": ROWS[1]})
     assert read(put("a.json", text))[1] == [{"id": "q1", **ROWS[0]}, {"id": "q2", **ROWS[1]}]
@@ -230,6 +259,8 @@ def test_a_row_that_the_viewer_cut_is_a_drop(put: Put) -> None:
         {"instruction": "一", "instances": [{"input": "", "output": "二"}]},
         {"title": "咏柳", "paragraphs": ["碧玉妆成一树高", "万条垂下绿丝绦"]},
         {"id": 3, "data": ["你好", "你好呀"]},
+        {"id": 4, "data": {"messages": [{"role": "user", "content": "你好"}]}},
+        {"instruction": "一", "output": "二", "meta": {"list": [{"source": "三"}]}},
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])

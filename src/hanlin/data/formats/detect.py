@@ -21,7 +21,7 @@ from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.documents import ParsedText
-from hanlin.data.formats.look_alike import describe_look_alike, describe_unknown
+from hanlin.data.formats.look_alike import describe_look_alike, describe_nested, describe_unknown
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
 from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
@@ -210,7 +210,7 @@ def _choose_format(
         for candidate in formats:
             if candidate.recognize(value):
                 return candidate
-    described = describe_unknown(values[0])
+    described = describe_unknown(values[0]) or (describe_nested(values[0]) if len(values) == 1 else None)
     if described is not None:
         raise UserError(described[0], f"{file.path}:{rows[0].line}", described[1])
     names = join_list([candidate.name for candidate in formats])
@@ -299,9 +299,9 @@ def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
         if isinstance(value, Drop) and not isinstance(row.value, Drop):
             yield Row(row.line, value, row.value)
         elif chosen.language or chosen.unread:
-            yield Row(row.line, value, row.value, chosen.unread, chosen.language)
+            yield Row(row.line, value, row.value, (*row.unread, *chosen.unread), chosen.language)
         else:
-            yield row if value is row.value else Row(row.line, value, row.raw)
+            yield row if value is row.value else Row(row.line, value, row.raw, row.unread)
 
 
 def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
@@ -319,7 +319,7 @@ def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
     )
     if turns and isinstance(value, dict):
         value = {name: _rename_turn_fields(content, turns) for name, content in value.items()}
-    return Row(row.line, _rename_turn_fields(value, turns) if turns else value, row.raw)
+    return Row(row.line, _rename_turn_fields(value, turns) if turns else value, row.raw, row.unread)
 
 
 def _rename_turn_fields(value: Any, fields: Mapping[str, str]) -> Any:

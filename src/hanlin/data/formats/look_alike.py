@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hanlin.core.i18n import mark, tr
+from hanlin.core.i18n import join_list, mark, tr
 from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.documents import TEXT_FIELDS
 from hanlin.data.formats.trees.judged import find_undecided
@@ -59,11 +59,13 @@ _ANSWERS = (
 )
 _LETTERS = re.compile(r"\(?[A-Ha-h0-9]\)?(?:[\s,，、;]*[A-Ha-h])*\.?")
 _CHAT_FIELDS = ("messages", "conversations", "conversation", "instruction", "output", "chosen")
+_MAX_OUTER = 3
 _QAS_FIELDS = ("qas", "questions")
 
 EXAM = mark("these are questions of an exam, with choices")
 UNDECIDED = mark("these are several answers to one question, without a verdict that is known")
 PARALLEL = mark("these are sentences in several languages")
+NESTED = mark("these are lists of rows inside other objects: {names}")
 TURNS_TO_ASK = mark("these are questions to ask one after another, as in MT-Bench")
 READING = mark("these are passages with questions about them, as in SQuAD")
 
@@ -111,6 +113,27 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
         )
         return tr(PARALLEL), hint
     return None
+
+
+def describe_nested(row: Any) -> tuple[str, str] | None:
+    """Describe the only row of a file that holds lists of objects below objects, as `describe_unknown` does."""
+    names = [name for name in _list_nested(row, ()) if "." in name] if isinstance(row, dict) else []
+    if not names:
+        return None
+    example = "jq '." + names[0] + "' in.json > out.json"
+    hint = tr("write each list to a file of its own, such as with {example}", example=example)
+    return tr(NESTED, names=join_list(names[:5])), hint
+
+
+def _list_nested(value: Any, outer: tuple[str, ...]) -> list[str]:
+    """The lists of objects in an object and in those below it, as `outer.name`."""
+    found: list[str] = []
+    for name, content in value.items():
+        if isinstance(content, dict) and len(outer) < _MAX_OUTER:
+            found += _list_nested(content, (*outer, str(name)))
+        elif isinstance(content, list) and content and isinstance(content[0], dict):
+            found.append(".".join((*outer, str(name))))
+    return found
 
 
 def _is_turns_to_ask(row: Mapping[str, Any]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ _COLUMNS = frozenset((
     *("text", "content", "completion", "target", "问题", "回答", "答案", "问", "答", "内容", "正文"),
 ))  # fmt: skip
 """Names that tell columns of rows from the lists of one record, in lower case."""
+_NESTED_FIELDS = frozenset((
+    *("conversations", "conversation", "messages", "dialogues", "dialogs", "chats", "sessions", "questions"),
+    "contents",
+    *("itemlist", "item_list", "datalist", "data_list", "rowlist", "row_list", "列表", "对话", "结果", "记录"),
+))  # fmt: skip
+"""Further fields that hold the rows of a file below an object, in lower case."""
+_MAX_OUTER = 2
 _TURN_KEYS = ("role", "from", "speaker")
 _MIN_ROWS = 2
 _MANY_VALUES = 40
@@ -33,18 +41,59 @@ def read_split_rows(path: Path, chunks: Iterator[str]) -> Iterator[Row]:
         yield from read_values(path, buffer, decoder, closing="]")
 
 
-def read_wrapped_rows(path: Path, chunks: Iterator[str], field: str) -> Iterator[Row]:
-    """Read the rows under one field of an object, holding one at a time; other fields are about the file.
+def read_wrapped_rows(path: Path, chunks: Iterator[str], field: str, outer: Sequence[str] = ()) -> Iterator[Row]:
+    """Read the rows under one field of an object, holding one or two at a time; other fields are about the file.
 
     The rows that a hub's viewer exports, `{"row_idx": 0, "row": {...}, "truncated_cells": []}`, are taken out; one with
     a truncated cell becomes a Drop.
+
+    Args:
+        path: The file, for messages.
+        chunks: Its text.
+        field: The field that holds the rows.
+        outer: Fields of the objects around it, the outermost first. What stands beside the rows in them is named by the
+            first row, and what stands behind the rows by the last.
     """
-    for buffer, decoder, name in _read_fields(path, chunks):
-        if name != field:
-            buffer.advance(read_value(path, buffer, decoder)[1])
-            continue
-        expect_mark(path, buffer, "[", f"'{name}' is not a list")
-        yield from map(_take_out, read_values(path, buffer, decoder, closing="]"))
+    if not outer:
+        for buffer, decoder, name in _read_fields(path, chunks):
+            if name == field:
+                expect_mark(path, buffer, "[", f"'{name}' is not a list")
+                yield from map(_take_out, read_values(path, buffer, decoder, closing="]"))
+            else:
+                buffer.advance(read_value(path, buffer, decoder)[1])
+        return
+    unread: dict[str, None] = {}
+    held: Row | None = None
+    for row in _read_nested(path, chunks, (*outer, field), unread):
+        if held is not None:
+            yield held
+        held = replace(row, unread=(*row.unread, *unread)) if unread else row
+        unread.clear()
+    if held is not None:
+        yield replace(held, unread=tuple(dict.fromkeys((*held.unread, *unread)))) if unread else held
+
+
+def _read_nested(path: Path, chunks: Iterator[str], names: Sequence[str], unread: dict[str, None]) -> Iterator[Row]:
+    """Read the rows below objects in objects, and add to `unread` the fields beside them as they are passed."""
+    buffer, decoder = TextBuffer(chunks), StrictDecoder()
+    if buffer.peek() == "\ufeff":
+        buffer.pos += 1
+
+    def read_level(level: int) -> Iterator[Row]:
+        for name in _read_field_names(path, buffer, decoder):
+            if name != names[level]:
+                value, end = read_value(path, buffer, decoder)
+                if value not in (None, "", [], {}):
+                    unread[".".join((*names[:level], name))] = None
+                buffer.advance(end)
+            elif level + 1 < len(names):
+                yield from read_level(level + 1)
+            else:
+                expect_mark(path, buffer, "[", f"'{name}' is not a list")
+                yield from map(_take_out, read_values(path, buffer, decoder, closing="]"))
+
+    yield from read_level(0)
+    expect_mark(path, buffer, "", "text after the end of the object")
 
 
 def _take_out(row: Row) -> Row:
@@ -79,6 +128,13 @@ def _read_fields(path: Path, chunks: Iterator[str]) -> Iterator[tuple[TextBuffer
     buffer, decoder = TextBuffer(chunks), StrictDecoder()
     if buffer.peek() == "\ufeff":
         buffer.pos += 1
+    for name in _read_field_names(path, buffer, decoder):
+        yield buffer, decoder, name
+    expect_mark(path, buffer, "", "text after the end of the object")
+
+
+def _read_field_names(path: Path, buffer: TextBuffer, decoder: StrictDecoder) -> Iterator[str]:
+    """Read the names of the fields of the object that comes next, up to the mark that closes it."""
     mark = "{"
     seen: set[str] = set()
     while mark != "}":
@@ -91,20 +147,20 @@ def _read_fields(path: Path, chunks: Iterator[str]) -> Iterator[tuple[TextBuffer
         buffer.advance(end)
         expect_mark(path, buffer, ":", "no colon")
         buffer.peek()
-        yield buffer, decoder, name
+        yield name
         mark = buffer.peek()
     buffer.pos += 1
-    expect_mark(path, buffer, "", "text after the end of the object")
 
 
 # --- which it is ------------------------------------------------------------------------------------------------------
 
 
-def detect_object(start: str) -> tuple[str, str] | None:
+def detect_object(start: str) -> tuple[str, str, tuple[str, ...]] | None:
     """Detect how one object holds rows, from the first characters of its text.
 
     Returns:
-        ("json_wrapped", the field of the rows), ("json_columns", ""), or None if the object is a row itself.
+        ("json_wrapped", the field of the rows, the fields of the objects around it), ("json_columns", "", ()), or None
+        if the object is a row itself.
     """
     decoder = json.JSONDecoder()
     try:
@@ -115,12 +171,96 @@ def detect_object(start: str) -> tuple[str, str] | None:
         return None
     field = next((name for name, content in value.items() if _holds_rows(name, content, value)), None)
     if field is not None:
-        return "json_wrapped", field
-    return None if to_rows(value) is None else ("json_columns", "")
+        return "json_wrapped", field, ()
+    if to_rows(value) is not None:
+        return "json_columns", "", ()
+    names = find_nested_rows(value)
+    return ("json_wrapped", names[-1], names[:-1]) if names else None
 
 
-def _detect_cut_object(start: str, decoder: json.JSONDecoder) -> tuple[str, str] | None:
+def find_nested_rows(value: Mapping[str, Any]) -> tuple[str, ...]:
+    """Find the only list of rows in an object that lies below one or two objects in it; empty without any.
+
+    An object with a text of its own, such as an instruction, is a row, and a list of turns is a conversation.
+
+    Example:
+        `("result", "list")` for {"code": 0, "result": {"total": 9, "list": [{"question": "a", "answer": "b"}, ...]}}
+    """
+    found = _list_nested_rows(value, ())
+    return found[0] if found is not None and len(found) == 1 else ()
+
+
+def _list_nested_rows(value: Mapping[str, Any], outer: tuple[str, ...]) -> list[tuple[str, ...]] | None:
+    """The lists of rows in an object and below it; None if an object is a row itself."""
+    found: list[tuple[str, ...]] = []
+    for name, content in value.items():
+        if name.lower() in _COLUMNS and isinstance(content, str) and content:
+            return None
+        if isinstance(content, list) and content and isinstance(content[0], dict | list):
+            if not outer or not _are_nested_rows(name, content):
+                return None
+            found.append((*outer, name))
+        elif isinstance(content, dict) and len(outer) < _MAX_OUTER:
+            nested = _list_nested_rows(content, (*outer, name))
+            if nested is None:
+                return None
+            found += nested
+    return found
+
+
+def _are_nested_rows(name: str, content: list[Any]) -> bool:
+    """Whether a list below objects holds rows: objects that are no turns, or conversations that are lists of turns."""
+    if name.lower() not in _ROWS_FIELDS | _NESTED_FIELDS:
+        return False
+    is_turns = isinstance(content[0], list)
+    first = content[0][0] if is_turns and content[0] else content[0]
+    return isinstance(first, dict) and bool(first) and any(key in first for key in _TURN_KEYS) is is_turns
+
+
+def _detect_cut_object(start: str, decoder: json.JSONDecoder) -> tuple[str, str, tuple[str, ...]] | None:
     """Detect the same from the beginning of an object that goes on."""
+    seen, name, begin = _read_beginning(start, decoder)
+    if seen is None:
+        return None
+    earlier: dict[str, Any] = {}
+    for field, value in seen.items():
+        if _holds_rows(field, value, earlier):
+            return "json_wrapped", field, ()
+        earlier[field] = value
+    if len(seen) > _MIN_ROWS and to_rows(seen) is not None:
+        return "json_columns", "", ()
+    if begin < 0:
+        return None
+    if start[begin : begin + 1] == "{":
+        names = _find_cut_rows(start, begin, seen, (name,), decoder)
+        return ("json_wrapped", names[-1], names[:-1]) if names else None
+    if start[begin : begin + 1] != "[":
+        return None
+    first = _first_values(start, begin + 1, decoder)
+    if _holds_rows(name, first, seen):
+        return "json_wrapped", name, ()
+    is_column = name.lower() in _COLUMNS and len(first) >= _MANY_VALUES and all(isinstance(item, str) for item in first)
+    return ("json_columns", "", ()) if is_column else None
+
+
+def _find_cut_rows(
+    start: str, pos: int, before: Mapping[str, Any], outer: tuple[str, ...], decoder: json.JSONDecoder
+) -> tuple[str, ...]:
+    """Find rows as `find_nested_rows` does in an object that begins at `pos` and goes on; `before` stands before it."""
+    seen, name, begin = _read_beginning(start[pos:], decoder)
+    if len(outer) > _MAX_OUTER or seen is None or begin < 0 or _list_nested_rows(before, ()) != []:
+        return ()
+    if start[pos + begin] == "{":
+        return _find_cut_rows(start, pos + begin, seen, (*outer, name), decoder)
+    first = _first_values(start, pos + begin + 1, decoder) if start[pos + begin] == "[" else []
+    is_only = _list_nested_rows(seen, outer) == [] and bool(first) and _are_nested_rows(name, first)
+    return (*outer, name) if is_only else ()
+
+
+def _read_beginning(start: str, decoder: json.JSONDecoder) -> tuple[dict[str, Any] | None, str, int]:
+    """The fields of an object up to where its text breaks off, the field it breaks off in, and where that one's value
+    begins, or -1; None for what is no object.
+    """
     pos, begin, name = start.find("{") + 1, -1, ""
     seen: dict[str, Any] = {}
     while True:
@@ -129,27 +269,16 @@ def _detect_cut_object(start: str, decoder: json.JSONDecoder) -> tuple[str, str]
             begin, (name, pos) = -1, decoder.raw_decode(start, pos)
             pos = _skip_blanks(start, pos)
             if not isinstance(name, str) or start[pos : pos + 1] != ":":
-                return None
+                return None, "", -1
             begin = _skip_blanks(start, pos + 1)
             value, pos = decoder.raw_decode(start, begin)
         except (ValueError, RecursionError):
-            break
-        if _holds_rows(name, value, seen):
-            return "json_wrapped", name
+            return seen, name, begin if start[begin : begin + 1] else -1
         seen[name] = value
         pos = _skip_blanks(start, pos)
         if start[pos : pos + 1] != ",":
-            return None
+            return (None if start[pos : pos + 1] else seen), "", -1
         pos += 1
-    if len(seen) > _MIN_ROWS and to_rows(seen) is not None:
-        return "json_columns", ""
-    if begin < 0 or start[begin : begin + 1] != "[":
-        return None
-    first = _first_values(start, begin + 1, decoder)
-    if _holds_rows(name, first, seen):
-        return "json_wrapped", name
-    is_column = name.lower() in _COLUMNS and len(first) >= _MANY_VALUES and all(isinstance(item, str) for item in first)
-    return ("json_columns", "") if is_column else None
 
 
 def _first_values(text: str, pos: int, decoder: json.JSONDecoder) -> list[Any]:

@@ -53,12 +53,14 @@ class Layout:
         encoding: Name of a Python codec, or `binary`.
         delimiter: What separates the columns of `csv` and `tsv`.
         field: The field of `json_wrapped` that holds the rows.
+        outer: Fields of the objects around that field, the outermost first.
     """
 
     container: str
     encoding: str
     delimiter: str = ""
     field: str = ""
+    outer: tuple[str, ...] = ()
 
 
 def detect_layout(file: SourceFile) -> Layout:
@@ -85,7 +87,7 @@ def detect_layout(file: SourceFile) -> Layout:
     if container in ("jsonl", "json_objects"):
         found = detect_object(head.lstrip("\ufeff \t\n"))
         if found is not None:
-            return Layout(found[0], encoding, field=found[1])
+            return Layout(found[0], encoding, field=found[1], outer=found[2])
         if are_literal_lines(head, is_complete):
             return Layout("literals", encoding)
     elif container.startswith("text") and file.suffix not in _MARKUP_SUFFIXES:
@@ -136,7 +138,7 @@ def read_rows(file: SourceFile, layout: Layout, input_file: InputFile) -> Iterat
     if kind == "literals":
         return read_literal_rows(input_file, encoding)
     if kind == "json_wrapped":
-        return read_wrapped_rows(file.path, decode_chunks(input_file, encoding), layout.field)
+        return read_wrapped_rows(file.path, decode_chunks(input_file, encoding), layout.field, layout.outer)
     if kind == "json_columns":
         return read_column_rows(file.path, decode_chunks(input_file, encoding))
     if kind == "json_splits":
