@@ -105,6 +105,8 @@ def test_chats_that_only_resemble_an_exam_are_chats(put: Put, row: dict[str, Any
         ({"chosen": "你好呀"}, "paired_answers"),
         ({"label": 1, "messages": [{"who": "甲"}]}, "unpaired_messages"),
         ({"标号": 3, "摘要": "无"}, "prompt_response"),
+        ({"问题": "你好", "较好的回复": "你好呀", "较差的回复": "嗯"}, "paired_answers"),
+        ({"问题": "你好", "better_reply": "你好呀", "worse_reply": "嗯"}, "paired_answers"),
     ],
 )
 def test_hints_list_the_formats_of_the_kind_that_the_data_looks_like(put: Put, row: Any, name: str) -> None:

@@ -164,6 +164,31 @@ def test_turns_before_the_question_are_part_of_the_prompt(put: Put, history: lis
     assert [turn.text for turn in pair.prompt] == ["你是馆员。", "一楼有什么？", "阅览室。", "二楼呢？"]
 
 
+@pytest.mark.parametrize("question", ["问题", "提问"])
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [("好回答", "坏回答"), ("优质回答", "劣质回答"), ("好答案", "坏答案"), ("正例", "负例"), ("回答", "差回答")],
+)
+def test_columns_with_chinese_names_are_pairs(put: Put, question: str, good: str, bad: str) -> None:
+    form, (pair,) = read(put("a.jsonl", [{question: "你好", good: "你好呀", bad: "Hello"}]))
+    assert isinstance(pair, ParsedPreference) and form == "paired_answers" and pair.unread == ()
+    assert [pair.prompt[0].text, pair.chosen.text, pair.rejected.text] == ["你好", "你好呀", "Hello"]
+
+
+@pytest.mark.parametrize(
+    "names", [("rejected_1", "rejected_2"), ("rejected2", "rejected10"), ("rejected", "rejected_0")]
+)
+@pytest.mark.parametrize("as_turns", [False, True])
+def test_rejected_answers_in_numbered_columns_are_as_many_pairs(
+    put: Put, names: tuple[str, str], as_turns: bool
+) -> None:
+    answers = [[USER, BAD], [USER, GOOD | {"content": "嗯"}]] if as_turns else ["Hello", "嗯"]
+    row = {"prompt": "你好", "chosen": [USER, GOOD] if as_turns else "你好呀", "rejected_3": ""}
+    _, pairs = read(put("a.jsonl", [row | dict(zip(names, answers, strict=True))]))
+    assert [pair.rejected.text for pair in pairs if isinstance(pair, ParsedPreference)] == ["Hello", "嗯"]
+    assert all(isinstance(pair, ParsedPreference) and pair.unread == () and not pair.meta for pair in pairs)
+
+
 def test_several_rejected_answers_are_as_many_pairs(put: Put, run: Callable[..., Made]) -> None:
     row = {"prompt": "怎么挑西瓜？", "chosen": "听声音。", "rejected": ["不清楚。", "都行。"]}
     _, pairs = read(put("a.jsonl", [row]))

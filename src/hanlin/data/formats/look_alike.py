@@ -6,7 +6,7 @@ Read as conversations, an exam would teach bare letters without the choices that
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from hanlin.core.i18n import join_list, mark, tr
@@ -199,13 +199,37 @@ def _is_answer_spans(answers: Any) -> bool:
 _DIALOGUE_FIELDS = ("dialogue", "dialog", "turns", "history")
 
 
+_PAIRED_WORDS = (
+    *(("chosen", "rejected"), ("chosen", "reject"), ("accepted", "rejected"), ("accept", "reject")),
+    *(("preferred", "rejected"), ("better", "worse"), ("best", "worst"), ("winner", "loser"), ("win", "lose")),
+    *(
+        ("good", "bad"),
+        ("好", "坏"),
+        ("好", "差"),
+        ("优", "劣"),
+        ("优", "差"),
+        ("正", "负"),
+        ("采纳", "拒绝"),
+        ("接受", "拒绝"),
+    ),
+)
+"""Words in the names of a better and of a worse answer."""
+
+
+def _is_named_as_pair(names: Collection[str]) -> bool:
+    """Whether two of the names are those of a better and a worse answer."""
+    return any(
+        better in name and name.replace(better, worse) in names for name in names for better, worse in _PAIRED_WORDS
+    )
+
+
 def guess_stage(rows: list[Any]) -> str:
     """Guess the stage that rows in no known format are for, by the names of their fields."""
     from hanlin.data.formats.preferences import PAIRED_FIELDS  # a stage that reads documents needs no other formats
     from hanlin.data.formats.questions import ANSWER_FIELDS, QUESTION_FIELDS
 
     names = {str(name).lower() for row in rows if isinstance(row, dict) for name in row}
-    if names & PAIRED_FIELDS:
+    if names & PAIRED_FIELDS or _is_named_as_pair(names):
         return "preferences"
     if any(map(is_labeled_answer, rows)):
         return "unpaired_preferences"

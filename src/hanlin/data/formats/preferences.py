@@ -61,19 +61,39 @@ SCORE_FIELDS = (
 )
 _ZH_ANSWER_FIELDS = ("answer_zh", "zh", "chinese", "response_zh", "output_zh", "chosen_zh", "中文", "中文回答")
 _EN_ANSWER_FIELDS = ("answer_en", "en", "english", "response_en", "output_en", "rejected_en", "英文", "英文回答")
-_QUESTION_FIELDS = ("prompt", "question", "query", "instruction", "input", "问题")
+_QUESTION_FIELDS = (
+    *("prompt", "question", "query", "instruction", "input", "问题", "提问", "用户提问", "用户问题", "指令", "提示词"),
+    *("题目", "提示", "问"),
+)
 _TURN_FIELDS = ("conversations", "messages", "conversation", "prompt", "prompt_messages", "context", "history")
 _CHOSEN_FIELDS = (
     *("chosen", "chosen_messages", "response_chosen", "chosen_response", "response_j", "preferred", "good"),
     *("accepted", "pos_resp", "positive", "preferred_output"),
+    *("好回答", "好的回答", "优质回答", "优回答", "好答案", "优质答案", "好回复", "优质回复", "正例回答", "正例"),
 )
 _REJECTED_FIELDS = (
     *("rejected", "rejected_messages", "rejected_response", "response_rejected", "response_k", "dispreferred", "bad"),
     *("neg_resp", "negative", "non_preferred_output"),
+    *(
+        "坏回答",
+        "坏的回答",
+        "差回答",
+        "劣质回答",
+        "劣回答",
+        "坏答案",
+        "差答案",
+        "劣质答案",
+        "坏回复",
+        "差回复",
+        "劣质回复",
+    ),
+    *("负例回答", "负例"),
 )
-PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS)) - {"good", "bad", "positive", "negative", "accepted"}
+_AMBIGUOUS = frozenset(("good", "bad", "positive", "negative", "accepted", "正例", "负例"))
+PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS)) - _AMBIGUOUS
 """Names of fields that only pairs have."""
 _ANSWER_FIELDS = ("response", "output", "answer", "completion", "target", "回答")
+_NUMBERED_REJECTED = compile_on_use(r"(rejected(?:_response|_answer|_messages)?)_?(\d{1,3})")
 _TAG = compile_on_use(r"(?:\A|\n)[ \t]*(Human|Assistant|User|System|用户|助手)[ \t]*[:：]", re.I)
 _PLAIN_TAGS = ("human", "assistant")
 _SENTENCE_MARKS = compile_on_use(r"</?s>")
@@ -138,10 +158,29 @@ def _has_own_prompt(answer: Any) -> bool:
     return isinstance(answer, list) and bool(answer) and _has_own_prompt(answer[0])
 
 
+def _join_rejected(row: dict[str, Any]) -> dict[str, Any]:
+    """Write rejected answers in numbered fields, `rejected_1` and `rejected_2`, as a list in `rejected`."""
+    numbered = {
+        name: int(match[2])
+        for name in row
+        if isinstance(name, str) and name[-1:].isdigit() and (match := _NUMBERED_REJECTED.fullmatch(name))
+    }
+    if not numbered:
+        return row
+    names = [name for name in (*_REJECTED_FIELDS, *sorted(numbered, key=numbered.__getitem__)) if row.get(name)]
+    answers = [row[name] for name in names]
+    if not answers or any(type(answer) is not type(answers[0]) for answer in answers):
+        return row
+    if isinstance(answers[0], list) and not all(map(_is_turn_list, answers)):
+        return row
+    return {**{name: item for name, item in row.items() if name not in (*names, *numbered)}, "rejected": answers}
+
+
 def _find_shape(row: Any) -> str:
     """The name of the format of a row; empty if it is no pair."""
     if not isinstance(row, dict):
         return ""
+    row = _join_rejected(row)
     if isinstance(row.get("instruction"), str) and _find_ranked_output(row) is not None:
         return "paired_alpaca"
     fields = _find_fields(row)
@@ -271,6 +310,7 @@ def read_pairs(value: Any) -> Iterator[ParsedPreference | Drop]:
     if not isinstance(value, dict):
         yield Drop("other_format")
         return
+    value = _join_rejected(value)
     ranked = _find_ranked_output(value) if isinstance(value.get("instruction"), str) else None
     fields = _Fields("", "instruction", "output", "output") if ranked else _find_fields(value)
     if fields is None:
