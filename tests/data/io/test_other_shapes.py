@@ -268,6 +268,33 @@ def test_an_object_that_is_a_row_itself_stays_one(put: Put, row: Any, indent: in
     assert read(put("a.json", json.dumps(row, ensure_ascii=False, indent=indent)))[1] == [row]
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("[\n  {'question': 'a', 'answer': 'b'}\n]", 2, "double quotes"),
+        ('[\n  {"question": \'a\', "answer": "b"}\n]', 2, "double quotes"),
+        ('[\n  // rows\n  {"question": "a", "answer": "b"}\n]', 2, "no comments"),
+        ('[\n  {"question": "a", "answer": "b"}, # one\n  {"question": "c", "answer": "d"}\n]', 2, "no comments"),
+        ('[\n  {"question": "a", "answer": "b"} /* one */,\n  {"question": "c", "answer": "d"}\n]', 2, "no comments"),
+        ('{"data": [\n  {"question": "a", // why\n   "answer": "b"}]}', 2, "no comments"),
+        ('// rows\n[\n  {\n"question": "a", "answer": "b"}\n]', 1, "no comments"),
+        ('[\n  {"question": "a", "answer": "b"}\n]\n# end', 4, "no comments"),
+    ],
+)
+def test_single_quotes_and_comments_in_json_are_named_with_their_line_and_the_way_out(
+    put: Put, text: str, line: int, hint: str
+) -> None:
+    refused = refusal(put("a.json", text))
+    assert str(refused.where).endswith(f"a.json:{line}") and hint in (refused.hint or "")
+
+
+def test_a_line_with_a_comment_or_single_quotes_is_a_drop_that_says_so(put: Put) -> None:
+    lines = ['{"question": "a", "answer": "b"}', "// rows", "{'question': 'a'}", '{"question": "c"} # why']
+    _, rows = read(put("a.jsonl", "\n".join(lines)))
+    details = [row.detail for row in rows[1:] if isinstance(row, Drop)]
+    assert [detail.rpartition(": ")[2] for detail in details] == ["a comment", "single quotes", "a comment"]
+
+
 # -------------------------------------------------------------------------------------------------------- literals
 
 

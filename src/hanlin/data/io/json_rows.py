@@ -21,6 +21,8 @@ from hanlin.data.ledger import Drop
 MAX_DEPTH = 100
 """Levels of nesting in one row; records have fewer than ten, and much deeper ones exhaust Python's stack."""
 _CLOSE_TO_END = 16
+_SINGLE_QUOTES = ("'", "\u2018", "\u2019")
+_COMMENT_MARKS = ("//", "/*", "#")
 
 
 class StrictDecoder:
@@ -72,7 +74,8 @@ class StrictDecoder:
                 return self.decode_row(without)
             return Drop("broken_json", describe_json_error(error))
         if text[end:].strip(" \t\n\r") not in ("", ","):
-            return Drop("broken_json", f"Extra data at column {end + 1}")
+            column, pos = end + 1, end + len(text[end:]) - len(text[end:].lstrip(" \t\n\r,"))
+            return Drop("broken_json", f"Extra data at column {column}{_name_mistake(text, pos)}")
         return Drop("broken_json", self.errors[0]) if self.errors else value
 
 
@@ -100,8 +103,27 @@ def _depth(value: Any) -> int:
 def describe_json_error(error: Exception) -> str:
     """Describe a JSON error, the same in every language."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
+        return f"{error.msg} at column {error.colno}{_name_mistake(error.doc, error.pos)}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
+
+
+def _name_mistake(text: str, pos: int) -> str:
+    """Name what stands at an error of a row for its Drop, the same in every language; empty if it is not known."""
+    if text[pos : pos + 1] in _SINGLE_QUOTES:
+        return ": single quotes"
+    return ": a comment" if text.startswith(_COMMENT_MARKS, pos) else ""
+
+
+def _explain_mistake(text: str, pos: int) -> str | None:
+    """The way out of an error in JSON as other languages write it: single quotes, comments; None for any other."""
+    if text[pos : pos + 1] in _SINGLE_QUOTES:
+        return tr(
+            "names and texts stand in double quotes in JSON, not in single ones; {example} of Python writes them so",
+            example="json.dumps(rows, ensure_ascii=False)",
+        )
+    if text.startswith(_COMMENT_MARKS, pos):
+        return tr("JSON has no comments: delete those that begin with {marks}", marks="//, # or /*")
+    return None
 
 
 def read_jsonl_rows(input_file: InputFile, encoding: str) -> Iterator[Row]:
@@ -142,7 +164,7 @@ def read_json_rows(path: Path, chunks: Iterator[str], is_list: bool) -> Iterator
 def expect_mark(path: Path, buffer: TextBuffer, mark: str, message: str, consume: bool = True) -> None:
     """Check that `mark` comes next, and step over it if `consume`. Raises UserError with `message`."""
     if buffer.peek() != mark:
-        raise json_error(path, buffer.line_at(buffer.pos), message)
+        raise json_error(path, buffer.line_at(buffer.pos), message, _explain_mistake(buffer.text, buffer.pos))
     buffer.pos += len(mark) if consume else 0
 
 
@@ -169,7 +191,9 @@ def read_values(path: Path, buffer: TextBuffer, decoder: StrictDecoder, closing:
         if mark == closing:
             return
         if mark != ",":
-            raise json_error(path, buffer.line_at(buffer.pos - 1), "the list is not closed" if not mark else "no comma")
+            hint = _explain_mistake(buffer.text, buffer.pos - 1)
+            line = buffer.line_at(buffer.pos - 1)
+            raise json_error(path, line, "the list is not closed" if not mark else "no comma", hint)
     if closing:
         raise json_error(path, buffer.line_at(buffer.pos), "the list is not closed")
 
@@ -188,7 +212,8 @@ def read_value(path: Path, buffer: TextBuffer, decoder: StrictDecoder) -> tuple[
             if not (is_truncated(error, len(buffer.text)) and buffer.read_more()):
                 place = _find_end_after_comma(buffer.text, error.pos)
                 message = error.msg if place is None else f"a comma before {buffer.text[place]}"
-                raise json_error(path, buffer.line_at(error.pos if place is None else place), message) from error
+                hint = _explain_mistake(buffer.text, error.pos)
+                raise json_error(path, buffer.line_at(error.pos if place is None else place), message, hint) from error
         except (ValueError, RecursionError) as error:
             raise json_error(path, buffer.line_at(buffer.pos), describe_json_error(error)) from error
 
@@ -210,9 +235,9 @@ def is_truncated(error: json.JSONDecodeError, size: int) -> bool:
     return error.pos >= size - _CLOSE_TO_END or error.msg.startswith("Unterminated string")
 
 
-def json_error(path: Path, line: int, message: str) -> UserError:
-    """The error of a file that is not JSON, with the line of the mistake."""
-    return UserError(tr("not JSON: {value}", value=message), f"{path}:{line}")
+def json_error(path: Path, line: int, message: str, hint: str | None = None) -> UserError:
+    """The error of a file that is not JSON, with the line of the mistake and the way out if it is known."""
+    return UserError(tr("not JSON: {value}", value=message), f"{path}:{line}", hint)
 
 
 class TextBuffer:
