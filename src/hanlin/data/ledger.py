@@ -48,6 +48,7 @@ REASONS: dict[str, str] = {
     "unclosed_reasoning": mark("the reasoning of an answer has no end"),
     "broken_history": mark("the turns before the question are in no known form"),
     "loss_weight": mark("a turn has a loss weight other than 0 and 1"),
+    "other_loss_mask": mark("its list of loss flags is not as long as its turns"),
     "low_rating": mark("its rating is below `min_rating`"),
     "broken_rating": mark("its rating is no number"),
     "marked_wrong": mark("the data marks its answer as wrong"),

@@ -77,6 +77,30 @@ def test_a_flag_that_would_teach_questions_is_named() -> None:
     assert read_chat({"messages": [{**USER, "loss": False}, ANSWER]}).unread == ()
 
 
+@pytest.mark.parametrize("name", ["loss_mask", "train_mask"])
+@pytest.mark.parametrize("mask", [[0, 0, 0, 1], [False, False, False, True], ["0", "0", "0", "1"], [0, 0, None, 1.0]])
+def test_a_list_of_flags_as_long_as_the_turns_is_obeyed(name: str, mask: list[Any]) -> None:
+    chat = read_chat({"messages": [USER, ANSWER, USER, ANSWER], name: mask})
+    assert [turn.train for turn in chat.messages] == [None, False, None, True]
+    assert chat.unread == () and not chat.meta
+
+
+def test_a_list_of_flags_is_obeyed_beside_the_flags_of_turns_and_for_pairs() -> None:
+    assert read_chat({"messages": [USER, {**ANSWER, "loss": False}], "loss_mask": [0, 1]}).messages[1].train is False
+    assert read_chat({"messages": [USER, {**ANSWER, "loss_mask": 1}], "loss_mask": [0, 0]}).messages[1].train is False
+    pairs = {"conversation": [{"human": "甲", "assistant": "乙"}] * 2, "loss_mask": [0, 1]}
+    assert [turn.train for turn in read_chat(pairs).messages] == [None, False, None, True]
+    assert read_chat({"messages": [USER, ANSWER], "loss_mask": [1, 1]}).unread == ("turn.loss_mask",)
+
+
+def test_a_list_of_flags_of_another_length_or_with_weights_is_dropped_by_name() -> None:
+    item = read_row({"messages": [USER, ANSWER], "loss_mask": [0, 0, 1]})
+    assert item == Drop("other_loss_mask", "loss_mask: 3 flags, 2 turns")
+    assert read_row({"messages": [USER, ANSWER], "loss_mask": [0, 0.5]}) == Drop("loss_weight", "loss_mask: 0.5")
+    broken = read_row({"messages": [USER, ANSWER], "loss_mask": ["甲", "乙"]})
+    assert isinstance(broken, Drop) and broken.reason == "loss_weight"
+
+
 def test_xtuner_pairs_have_system_texts_and_flags() -> None:
     pairs = [
         {"system": "你是图书馆助手。", "input": "几点开馆？", "output": "八点。", "output_with_loss": False},

@@ -13,7 +13,13 @@ from hanlin.data.formats.agents.xlam import is_xlam, read_xlam
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
 from hanlin.data.formats.content.api_shapes import is_turn_list
 from hanlin.data.formats.content.labels import find_wrong_verdict
-from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag, says_not_to_learn
+from hanlin.data.formats.content.loss_flags import (
+    LOSS_FIELDS,
+    MASK_FIELDS,
+    read_loss_flag,
+    says_not_to_learn,
+    spread_flags,
+)
 from hanlin.data.formats.content.reasoning import (
     TURN_REASONING_FIELDS,
     join_reasoning,
@@ -142,6 +148,11 @@ def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
         yield Drop("no_question")
         return
     row = value if isinstance(value, dict) else {}
+    spread = spread_flags(row, turns)
+    if isinstance(spread, Drop):
+        yield spread
+        return
+    mask_field, turns = spread
     messages, tools = join_turns(turns), read_turn_tools(turns)
     for part in (messages, tools):
         if isinstance(part, Drop):
@@ -154,7 +165,7 @@ def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
     messages = _join_history(history, messages)
     reasoning_field, messages = _add_row_reasoning(row, messages, is_last=len(fields) > 1)
     messages, system_field = place_system(row, messages)
-    used = (*fields, system_field, reasoning_field, find_row_tools(row)[0], *_own_fields(row, turns))
+    used = (*fields, system_field, reasoning_field, mask_field, find_row_tools(row)[0], *_own_fields(row, turns))
     used = (*used, find_history(row)) if history else used
     unread = (
         *find_unread_fields(row, used),
@@ -243,9 +254,14 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
     if found is None or pair is None or not all(isinstance(turn, dict) for turn in found[0]):
         yield Drop("other_format")
         return
+    row = value if isinstance(value, dict) else {}
+    spread = spread_flags(row, found[0])
+    if isinstance(spread, Drop):
+        yield spread
+        return
     messages: list[Message] = []
     unread: dict[str, None] = {}
-    for turn in found[0]:
+    for turn in spread[1]:
         question, answer = turn.get(pair[0]), turn.get(pair[1])
         if not isinstance(question, str) or not isinstance(answer, str):
             yield Drop("no_answer", f"a turn without {pair[0]} or {pair[1]}")
@@ -264,9 +280,8 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
         for key, content in turn.items():
             if key not in pair and key not in _PAIR_FIELDS and content not in (None, "", [], {}):
                 unread[f"turn.{key}"] = None
-    row = value if isinstance(value, dict) else {}
     placed, system_field = place_system(row, tuple(messages))
-    used = (*found[1], system_field, find_row_tools(row)[0], "id")
+    used = (*found[1], system_field, spread[0], find_row_tools(row)[0], "id")
     yield ParsedChat(
         placed,
         (),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hanlin.data.ledger import Drop
@@ -26,6 +26,16 @@ _ROW_FIELDS = frozenset(
 """Fields of a row of which false means that nothing of it is learned; its `loss` may be a figure."""
 _ROW_WEIGHTS = ("weight", "loss_weight", "sample_weight")
 """Fields of a row of which 0 means that nothing of it is learned; any other weight is a figure for `meta`."""
+_LIST_FIELDS = (
+    "loss_mask",
+    "loss_masks",
+    "train_mask",
+    "turn_mask",
+    "turn_loss_mask",
+    "loss_weights",
+    "train_on_turns",
+)
+"""Fields of a row that list a flag for each of its turns."""
 _TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -51,6 +61,32 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
                 return Drop("loss_weight", f"{name}: {turn[name]!s}"[:80])
             flags.add(bool(value) is learned)
     return None if not flags else flags == {True}
+
+
+def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, Sequence[Any]] | Drop:
+    """Give each turn its flag from a list of the row, such as `loss_mask: [0, 1, 0, 1]`.
+
+    Args:
+        row: A row.
+        turns: Its turns.
+
+    Returns:
+        The field of the list, empty without any, and the turns with their flags; a Drop if there are more or fewer
+        flags than turns, since it is unknown whose they are.
+    """
+    field = next((name for name in _LIST_FIELDS if isinstance(row.get(name), list) and row[name]), "")
+    if not field:
+        return "", turns
+    flags = row[field]
+    if len(flags) != len(turns):
+        return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {len(turns)} turns")
+    if any(flag is not None and _read_number(flag) is None for flag in flags):
+        return Drop("loss_weight", f"{field}: {flags!s}"[:80])
+    flagged = []
+    for turn, flag in zip(turns, flags, strict=True):
+        name = "loss_mask" if isinstance(turn, dict) and "loss_mask" not in turn else "loss"
+        flagged.append({**turn, name: flag} if isinstance(turn, dict) and flag is not None else turn)
+    return field, flagged
 
 
 def says_not_to_learn(row: Mapping[str, Any]) -> bool:
