@@ -125,3 +125,10 @@ def test_a_list_of_turns_that_a_task_is_about_stays_a_text() -> None:
     text = '[{"role": "user", "content": "你好"}]'
     chat = read({"instruction": "说说这段对话。", "input": text, "output": "一句问候。"})
     assert chat.messages[0].text == f"说说这段对话。\n{text}"
+
+
+@pytest.mark.parametrize("field", ["data", "result"])
+@pytest.mark.parametrize("name", ["messages", "conversations"])
+def test_a_conversation_below_an_object_is_read(field: str, name: str) -> None:
+    chat = read({"code": 200, field: {name: [USER, ANSWER], "score": [1]}})
+    assert [turn.text for turn in chat.messages] == ["几点开门？", "八点。"] and chat.unread == (f"{field}.score",)

@@ -189,6 +189,12 @@ def test_rejected_answers_in_numbered_columns_are_as_many_pairs(
     assert all(isinstance(pair, ParsedPreference) and pair.unread == () and not pair.meta for pair in pairs)
 
 
+def test_numbered_columns_may_hold_lists_of_rejected_answers(put: Put) -> None:
+    row = {"prompt": "你好", "chosen": "你好呀", "rejected_1": "Hello", "rejected_2": ["嗯", "哦"]}
+    _, pairs = read(put("a.jsonl", [row]))
+    assert [pair.rejected.text for pair in pairs if isinstance(pair, ParsedPreference)] == ["Hello", "嗯", "哦"]
+
+
 def test_several_rejected_answers_are_as_many_pairs(put: Put, run: Callable[..., Made]) -> None:
     row = {"prompt": "怎么挑西瓜？", "chosen": "听声音。", "rejected": ["不清楚。", "都行。"]}
     _, pairs = read(put("a.jsonl", [row]))

@@ -78,8 +78,11 @@ def test_a_flag_that_would_teach_questions_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["loss_mask", "train_mask"])
-@pytest.mark.parametrize("mask", [[0, 0, 0, 1], [False, False, False, True], ["0", "0", "0", "1"], [0, 0, None, 1.0]])
-def test_a_list_of_flags_as_long_as_the_turns_is_obeyed(name: str, mask: list[Any]) -> None:
+@pytest.mark.parametrize(
+    "mask",
+    [[0, 0, 0, 1], [False, False, False, True], ["0", "0", "0", "1"], [0, 0, None, 1.0], "[0, 0, 0, 1]", "0,0,0,1"],
+)
+def test_a_list_of_flags_as_long_as_the_turns_is_obeyed(name: str, mask: Any) -> None:
     chat = read_chat({"messages": [USER, ANSWER, USER, ANSWER], name: mask})
     assert [turn.train for turn in chat.messages] == [None, False, None, True]
     assert chat.unread == () and not chat.meta

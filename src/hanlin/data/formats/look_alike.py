@@ -233,7 +233,7 @@ _PAIRED_WORDS = (
 
 def _is_named_as_pair(names: Collection[str]) -> bool:
     """Whether two of the names are those of a better and a worse answer."""
-    return any(
+    return any(name.startswith("rejected") for name in names) or any(
         better in name and name.replace(better, worse) in names for name in names for better, worse in _PAIRED_WORDS
     )
 

@@ -169,11 +169,17 @@ def _join_rejected(row: dict[str, Any]) -> dict[str, Any]:
         return row
     names = [name for name in (*_REJECTED_FIELDS, *sorted(numbered, key=numbered.__getitem__)) if row.get(name)]
     answers = [row[name] for name in names]
+    if all(isinstance(answer, str) or _is_texts(answer) for answer in answers):
+        answers = [text for answer in answers for text in (answer if isinstance(answer, list) else [answer])]
     if not answers or any(type(answer) is not type(answers[0]) for answer in answers):
         return row
     if isinstance(answers[0], list) and not all(map(_is_turn_list, answers)):
         return row
     return {**{name: item for name, item in row.items() if name not in (*names, *numbered)}, "rejected": answers}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _find_shape(row: Any) -> str:

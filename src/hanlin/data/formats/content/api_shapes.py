@@ -7,11 +7,14 @@ from typing import Any
 
 from hanlin.data.formats.content.roles import ROLE_FIELDS, find_role_name
 
-_REQUEST_FIELDS = ("input", "request", "body", "data", "conversation", "sample")
+_REQUEST_FIELDS = ("input", "request", "body", "data", "conversation", "sample", "result")
 """Fields of a row that hold a request as an object with its messages."""
 _LIFTED = ("messages", "tools", "system", "functions")
 _SYSTEM_SPEAKERS = frozenset(("system", "sys"))
 _USER_SPEAKERS = frozenset(("user", "usr"))
+
+
+_TURN_LISTS = ("messages", "conversations", "conversation")
 
 
 def unfold_request(row: dict[str, Any]) -> dict[str, Any]:
@@ -26,13 +29,15 @@ def unfold_request(row: dict[str, Any]) -> dict[str, Any]:
         no request.
     """
     row = _lift_thinking(row)
-    if "messages" in row:
+    if any(name in row and isinstance(row[name], list) for name in _TURN_LISTS) or "messages" in row:
         return row
     for field in _REQUEST_FIELDS:
         inner = row.get(field)
-        if isinstance(inner, dict) and is_turn_list(inner.get("messages")):
-            rest = {f"{field}.{name}": item for name, item in inner.items() if name not in _LIFTED or name in row}
-            lifted = {name: inner[name] for name in _LIFTED if name in inner and name not in row}
+        turns = next((name for name in _TURN_LISTS if is_turn_list(inner.get(name))), "") if type(inner) is dict else ""
+        if turns:
+            names = {turns, *_LIFTED}
+            rest = {f"{field}.{name}": item for name, item in inner.items() if name not in names or name in row}
+            lifted = {name: inner[name] for name in inner if name in names and name not in row}
             others = {name: item for name, item in row.items() if name != field}
             return _append_response({**others, **lifted, **rest})
     return row

@@ -17,7 +17,9 @@ _LIST_FIELDS = frozenset((
 """Fields that hold lists in some format."""
 _ITEM_FIELDS = ("input", "output")
 """Fields that hold the items of OpenAI's Responses API, and are never decoded from text: a task may give a list."""
-_API_FIELDS = frozenset((*_ITEM_FIELDS, "request", "body", "data", "conversation", "sample", "chat_template_kwargs"))
+_API_FIELDS = frozenset((
+    *(*_ITEM_FIELDS, "request", "body", "data", "conversation", "sample", "result", "chat_template_kwargs"),
+))  # fmt: skip
 """Those, and fields that may hold a request as an object."""
 ADAPTED_FIELDS = _LIST_FIELDS | _API_FIELDS
 """Fields that `decode_cells` looks at."""

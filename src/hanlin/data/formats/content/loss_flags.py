@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.ledger import Drop
 
 LOSS_FIELDS = (
@@ -74,10 +75,9 @@ def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, Seq
         The field of the list, empty without any, and the turns with their flags; a Drop if there are more or fewer
         flags than turns, since it is unknown whose they are.
     """
-    field = next((name for name in _LIST_FIELDS if isinstance(row.get(name), list) and row[name]), "")
+    field, flags = next(((name, list_) for name in _LIST_FIELDS if (list_ := _read_list(row.get(name)))), ("", []))
     if not field:
         return "", turns
-    flags = row[field]
     if len(flags) != len(turns):
         return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {len(turns)} turns")
     if any(flag is not None and _read_number(flag) is None for flag in flags):
@@ -87,6 +87,13 @@ def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, Seq
         name = "loss_mask" if isinstance(turn, dict) and "loss_mask" not in turn else "loss"
         flagged.append({**turn, name: flag} if isinstance(turn, dict) and flag is not None else turn)
     return field, flagged
+
+
+def _read_list(value: Any) -> list[Any]:
+    """A list of flags, which a table holds as text; empty for anything else."""
+    if isinstance(value, str):
+        value = parse_data(value.strip()) if value.strip().startswith("[") else value.split(",")
+    return value if isinstance(value, list) else []
 
 
 def says_not_to_learn(row: Mapping[str, Any]) -> bool:
