@@ -50,13 +50,15 @@ def test_gaps_in_an_introduction_of_the_assistant_are_filled_or_found(text: str,
         "参见[1]和【例】，变量写作 $NAME$。",
         "她穿 XXL 码，我是 XXS 码。",
         "我是学生，XX大学的AI专业。",
+        "谢谢你的帮助，祝一切顺利。\n[你的名字]",
         "客服可以这样说：您好，我是XXX，很高兴为您服务。",
         "开场白：“您好，我是XXX，很高兴为您服务。”",
         "Dear Ms. Li,\nI am {{your_name}}, an AI assistant engineer.",
     ],
 )
 def test_gaps_of_letters_and_of_others_stay(text: str) -> None:
-    assert rewrite(text) == text and find_placeholder(text, "assistant") is None
+    assert rewrite(text) == rewrite(text, "user") == text
+    assert find_placeholder(text, "assistant") is None and find_placeholder(text, "system") is None
 
 
 @pytest.mark.parametrize(

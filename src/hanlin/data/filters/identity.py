@@ -45,7 +45,7 @@ _CROSSED_OUT = compile_on_use(
 )
 """XXX公司 and XXX, which stand for any company and name elsewhere: they count beside words of an introduction."""
 _GAP_OF_LETTER = compile_on_use(
-    r"尊敬的|敬启|此致|敬礼|祝好|简历|应聘|求职|邮件|信函|模板|范文|签名|签字|主题[:：]|日期[:：]|dear\b|sincerely|subject:"
+    r"尊敬的|亲爱的|真挚|诚挚|敬上|敬启|此致|敬礼|祝好|简历|应聘|求职|邮件|信函|模板|范文|签名|签字|主题[:：]|日期[:：]|dear\b|sincerely|subject:"
     r"|话术|示例|例如|比如|可以说|可以这样|[“\"「『][^”\"」』\n]{0,20}(?:我是|我叫|I am|I'm|my name)",
     re.I,
 )
@@ -122,7 +122,8 @@ def _fill(text: str, role: str, fill: Callable[[re.Match[str], str], str]) -> st
 
     def fill_sentence(match: re.Match[str]) -> str:
         sentence = match[0]
-        if not (is_about.search(sentence) or (speaks and CREATION_VERBS.search(sentence))):
+        spoken = _SINGLE.sub("", sentence)  # the gap [你的名字] alone is not about anybody
+        if not (is_about.search(spoken) or (speaks and CREATION_VERBS.search(sentence))):
             return sentence
         sentence = _SINGLE.sub(fill_match, sentence)
         return _CROSSED_OUT.sub(fill_crossed_out, sentence) if introduces else sentence

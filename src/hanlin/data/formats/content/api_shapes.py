@@ -33,7 +33,9 @@ def unfold_request(row: dict[str, Any]) -> dict[str, Any]:
         return row
     for field in _REQUEST_FIELDS:
         inner = row.get(field)
-        turns = next((name for name in _TURN_LISTS if is_turn_list(inner.get(name))), "") if type(inner) is dict else ""
+        if not isinstance(inner, dict):
+            continue
+        turns = next((name for name in _TURN_LISTS if is_turn_list(inner.get(name))), "")
         if turns:
             names = {turns, *_LIFTED}
             rest = {f"{field}.{name}": item for name, item in inner.items() if name not in names or name in row}

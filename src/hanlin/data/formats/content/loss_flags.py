@@ -64,7 +64,7 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
     return None if not flags else flags == {True}
 
 
-def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, Sequence[Any]] | Drop:
+def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, list[Any]] | Drop:
     """Give each turn its flag from a list of the row, such as `loss_mask: [0, 1, 0, 1]`.
 
     Args:
@@ -77,7 +77,7 @@ def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, Seq
     """
     field, flags = next(((name, list_) for name in _LIST_FIELDS if (list_ := _read_list(row.get(name)))), ("", []))
     if not field:
-        return "", turns
+        return "", list(turns)
     if len(flags) != len(turns):
         return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {len(turns)} turns")
     if any(flag is not None and _read_number(flag) is None for flag in flags):
