@@ -23,10 +23,16 @@ def vllm_program() -> str:
     """The program that HANLIN_VLLM names; without it the test is skipped."""
     named = os.environ.get("HANLIN_VLLM", "")
     if not named:
-        pytest.skip("needs a vLLM in an environment of its own (HANLIN_VLLM names its program, see docs/vllm.md)")
+        pytest.skip("needs a vLLM in an environment of its own (HANLIN_VLLM names its program, see docs/en/vllm.md)")
     program = shutil.which(named)
     assert program, f"HANLIN_VLLM names no program: {named}"
     return program
+
+
+def vllm_environment() -> dict[str, str]:
+    """Variables for a vLLM of its own environment: without our packages, with a small cache, and off the network."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return environment | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
@@ -36,11 +42,9 @@ def live_vllm(folder: Path, log: Path, *options: str) -> Iterator[str]:
         port = found.getsockname()[1]
     command = [vllm_program(), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--served-model-name", "tiny", "--dtype", "bfloat16", "--enforce-eager", *options]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, cwd=log.parent, stdout=output, stderr=output, start_new_session=True
+            command, env=vllm_environment(), cwd=log.parent, stdout=output, stderr=output, start_new_session=True
         )
     try:
         address = f"http://127.0.0.1:{port}"
