@@ -22,12 +22,14 @@ MODELS = json.dumps({"object": "list", "data": [{"id": "big"}, {"id": "small"}]}
 
 
 @contextmanager
-def answering(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
-    """A server whose paths answer as they are told; all others are not found."""
+def answering(answers: dict[str, tuple[int, str]], bodies: list[bytes] | None = None) -> Iterator[str]:
+    """A server whose paths answer as they are told; all others are not found. What it is sent is added to `bodies`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if bodies is not None:
+                bodies.append(body)
             status, text = answers.get(self.path, (404, '{"detail":"Not Found"}'))
             self.send_response(status)
             if status == 302:
@@ -116,6 +118,17 @@ def test_ids_come_from_the_model_that_was_asked_for_however_the_address_ends(end
         assert backend.render_prompts([PROMPT] * 9) == [[1, 2]] * 9
         assert backend.render_prompts([]) == []
         backend.close()
+
+
+def test_reasoning_is_sent_in_the_field_that_tokenize_reads() -> None:
+    """`/tokenize` of vLLM 0.32 leaves `reasoning_content` out of the prompt without a word."""
+    thinking = Message("assistant", "", (ToolCall("a", {}),), reasoning="想")
+    prompt = ChatPrompt((Message("user", "?"), thinking, Message("tool", "1", name="a")))
+    bodies: list[bytes] = []
+    with answering({"/v1/models": (200, MODELS), "/tokenize": (200, '{"tokens": [1]}')}, bodies) as url:
+        VllmBackend(url).render_prompts([prompt])
+    sent = json.loads(bodies[-1])["messages"][1]
+    assert sent["reasoning"] == "想" and "reasoning_content" not in sent
 
 
 def test_a_call_has_an_id_that_its_result_names_and_its_arguments_as_text() -> None:

@@ -54,21 +54,21 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def openai_body(prompt: ChatPrompt) -> dict[str, Any]:
-    """A prompt as OpenAI's chat API takes it."""
-    body: dict[str, Any] = {"messages": openai_messages(prompt.messages)}
+def openai_body(prompt: ChatPrompt, reasoning_field: str = REASONING_FIELDS[0]) -> dict[str, Any]:
+    """A prompt as OpenAI's chat API takes it; `reasoning_field` is the one in which the server reads reasoning."""
+    body: dict[str, Any] = {"messages": openai_messages(prompt.messages, reasoning_field)}
     tools = to_template_tools(prompt.tools)
     if prompt.thinking is not None:
         body["chat_template_kwargs"] = prompt.template_arguments
     return {**body, "tools": tools} if tools else body
 
 
-def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def openai_messages(messages: Sequence[Message], reasoning_field: str = REASONING_FIELDS[0]) -> list[dict[str, Any]]:
     """Messages as OpenAI's API takes them: a call has an id and its arguments as JSON text, a result names its call.
 
     Servers turn the arguments back into an object before their template sees them, and pass it the ids too.
     """
-    rows = to_template_messages(messages)
+    rows = to_template_messages(messages, reasoning_field)
     waiting: list[str] = []
     for index, row in enumerate(rows):
         calls = row.get("tool_calls", [])

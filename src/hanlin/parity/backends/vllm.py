@@ -17,6 +17,11 @@ SECONDS = 30.0
 AT_ONCE = 4
 """Requests under way at a time: few, for the server may be at work for others."""
 
+REASONING = "reasoning"
+"""The field of an answer's reasoning. `/v1/chat/completions` takes `reasoning_content` too and renames it, `/tokenize`
+of vLLM 0.32 drops it; the template is given both names.
+"""
+
 
 class VllmBackend:
     """vLLM at `url`. Its `/tokenize` renders by the same code as `/v1/chat/completions`."""
@@ -60,7 +65,7 @@ class VllmBackend:
 
     def _ids(self, prompt: ChatPrompt) -> list[int]:
         body = {
-            **openai_body(prompt),
+            **openai_body(prompt, REASONING),
             "model": self.model,
             "add_generation_prompt": True,
             "add_special_tokens": False,  # the template writes them
