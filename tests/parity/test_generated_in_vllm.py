@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, seed, settings
@@ -32,8 +33,13 @@ pytestmark = pytest.mark.vllm
 PAIRS = [(tokenizer, template) for tokenizer, names in TEMPLATES_OF.items() for template in names]
 OWN = {"llama3": "llama3.1", "llama2": "llama2"}
 """The template that is saved in the served folder; the others are sent with each request."""
-SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "max_position_embeddings": 16_384}
-HEADS = {"num_attention_heads": 1, "num_key_value_heads": 1, "tie_word_embeddings": True}
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "max_position_embeddings": 16_384,
+}
+HEADS: dict[str, Any] = {"num_attention_heads": 1, "num_key_value_heads": 1, "tie_word_embeddings": True}
 """One head of 32 numbers: the smallest that vLLM computes on a CPU."""
 
 

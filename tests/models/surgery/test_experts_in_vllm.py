@@ -114,8 +114,10 @@ def test_vllm_computes_upcycled_experts_as_the_dense_model_and_as_transformers(
     vllm_program()
     tokenizer = Tokenizer.load(tiny_tokenizer)
     # heads of 32 numbers, the smallest that vLLM computes on a CPU; weights are large, so that choices are clear
-    shape = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.15}
-    dense = tiny_llama(tmp_path / "dense", tokenizer, seed=5, **shape, **({"rope_parameters": rope} if rope else {}))
+    shape: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.15}
+    if rope:
+        shape["rope_parameters"] = rope
+    dense = tiny_llama(tmp_path / "dense", tokenizer, seed=5, **shape)
     tokenizer.save(dense)
     born = tmp_path / "born"
     born.mkdir()
