@@ -94,7 +94,6 @@ ORDER: dict[str, list[str]] = {
         "dtypes adapters embedding_rows new_rows sentencepiece_file",
         "load save",
         "adapter_tensors layerwise",
-        "merge_plan",
         "merge init_model extend_vocab train_tokenizer layouts",
         "surgery",
         "trim_vocab",

@@ -27,7 +27,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors, grow_base
+from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors, MergePlan, grow_base
 from hanlin.models.adapters import load_adapter, load_adapter_tokenizer, warn_of_unknown_settings
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
@@ -35,7 +35,6 @@ from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.layerwise import can_be_layerwise, compute_logits_together, open_layerwise
 from hanlin.models.load import load_model
-from hanlin.models.merge_plan import MergePlan
 from hanlin.models.safetensors import read_rows
 from hanlin.models.save import remove_files_on_failure, save_streamed
 from hanlin.tokenizer.tokenizer import Tokenizer
