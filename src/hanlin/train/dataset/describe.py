@@ -29,8 +29,8 @@ _NOTES = {
         "plain text, not as the tag of the chat template"
     ),
     "ends_with_end_token": mark(
-        "{count:,} records have an answer whose text ends with an end token such as </s> or <|im_end|>: it is learned "
-        "as plain text before the end token of the chat template; take it off the data"
+        "{count:,} records have an answer whose text ends with a spelled end token of some chat template: it is "
+        "learned as plain text before the end token of this one; take it off the data"
     ),
 }
 
