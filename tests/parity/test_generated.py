@@ -12,9 +12,8 @@ from contextlib import closing
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
 
-from conversations import conversations
+from conversations import any_conversations
 from hanlin.chat.template import ChatTemplate
 from hanlin.parity.backends.llama_cpp import LlamaCppBackend
 from hanlin.parity.backends.transformers import TransformersBackend
@@ -41,11 +40,7 @@ def test_any_conversation_is_read_alike_by_transformers_and_llama_cpp(
 
         @seed(SEED)
         @settings(max_examples=COUNT, deadline=None, database=None, suppress_health_check=QUIET)
-        @given(
-            st.tuples(st.booleans(), st.booleans()).flatmap(
-                lambda kind: conversations(tools=kind[0] and name in WITH_TOOLS, thinks=kind[1])
-            )
-        )
+        @given(any_conversations(name in WITH_TOOLS))
         def draw(case: Case) -> None:
             expected = compute_expected(template, [case])
             counts["conversations"] += 1

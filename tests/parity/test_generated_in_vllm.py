@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 from hypothesis import given, seed, settings
-from hypothesis import strategies as st
 from test_generated import COUNT, QUIET, SEED, WITH_TOOLS
 
-from conversations import conversations
+from conversations import any_conversations
 from hanlin.chat.template import ChatTemplate
 from hanlin.parity.backends.vllm import VllmBackend
 from hanlin.parity.cases import Case
@@ -80,11 +79,7 @@ def test_any_conversation_is_read_alike_by_vllm(
 
     @seed(SEED)
     @settings(max_examples=COUNT, deadline=None, database=None, suppress_health_check=QUIET)
-    @given(
-        st.tuples(st.booleans(), st.booleans()).flatmap(
-            lambda kind: conversations(tools=kind[0] and name in WITH_TOOLS, thinks=kind[1])
-        )
-    )
+    @given(any_conversations(name in WITH_TOOLS))
     def draw(case: Case) -> None:
         cases.append(case)
 

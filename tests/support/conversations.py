@@ -50,3 +50,9 @@ def conversations(draw: st.DrawFn, tools: bool, thinks: bool = False) -> Case:
             turns += [Message("tool", draw(texts), name=call.name, tool_call_id=call.id) for call in calls]
         turns.append(Message("assistant", draw(texts), reasoning=draw(thoughts)))
     return Case("generated", tuple(turns), cases.TOOLS if tools else ())
+
+
+def any_conversations(tools: bool) -> st.SearchStrategy[Case]:
+    """Conversations with and without thoughts, and, if a template can call `tools`, with and without calls."""
+    kinds = st.tuples(st.booleans(), st.booleans())
+    return kinds.flatmap(lambda kind: conversations(tools=kind[0] and tools, thinks=kind[1]))

@@ -1,7 +1,8 @@
-"""What an adapter does to each weight of its base, tensor by tensor, without loading either model.
+"""What an adapter does to each weight of its base, tensor by tensor, without loading either model, and the merged weights
+that follow from it.
 
-Every tensor of an adapter file is used or refused by name. `hanlin.models.merge` writes the result and compares it with
-PEFT.
+Every tensor of an adapter file is used or refused by name. `hanlin.models.merge` writes the weights of a `MergePlan` and
+compares the model with PEFT.
 """
 
 from __future__ import annotations
