@@ -1,5 +1,4 @@
-"""What an adapter does to each weight of its base, tensor by tensor, without loading either model, and the merged weights
-that follow from it.
+"""What adapters do to each weight of their base, and the merged weights, tensor by tensor, without loading models.
 
 Every tensor of an adapter file is used or refused by name. `hanlin.models.merge` writes the weights of a `MergePlan` and
 compares the model with PEFT.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import join_list, tr
 from hanlin.data.io.input_file import CHUNK_SIZE, InputFile
 from hanlin.data.io.lines import MAX_LINE_LENGTH, Row, read_record_lines
 from hanlin.data.ledger import Drop
@@ -122,7 +122,7 @@ def _explain_mistake(text: str, pos: int) -> str | None:
             example="json.dumps(rows, ensure_ascii=False)",
         )
     if text.startswith(_COMMENT_MARKS, pos):
-        return tr("JSON has no comments: delete those that begin with {marks}", marks="//, # or /*")
+        return tr("JSON has no comments: delete those that begin with {marks}", marks=join_list(_COMMENT_MARKS))
     return None
 
 
