@@ -1,7 +1,7 @@
 """What adapters do to each weight of their base, and the merged weights, tensor by tensor, without loading models.
 
-Every tensor of an adapter file is used or refused by name. `hanlin.models.merge` writes the weights of a `MergePlan` and
-compares the model with PEFT.
+Every tensor of an adapter file is used or refused by name. `hanlin.models.merge` writes the weights of a `MergePlan`
+and compares the model with PEFT.
 """
 
 from __future__ import annotations
