@@ -96,7 +96,11 @@ def agree(template: ChatTemplate, backend: VllmBackend, batch: Sequence[ChatProm
     assert not mismatches, f"{len(mismatches)} of {len(batch)}, the first: {mismatches[0]}"
 
 
-@pytest.mark.parametrize("name", packaged_names())
+WITH_OWN_TOKENS = {"deepseek_r1"}
+"""Templates whose special tokens Llama 3's tokenizer lacks; `test_generated_in_vllm` adds them."""
+
+
+@pytest.mark.parametrize("name", [name for name in packaged_names() if name not in WITH_OWN_TOKENS])
 def test_llama3s_tokenizer_gives_the_same_ids(name: str, llama3: Served, texts: list[str]) -> None:
     template = ChatTemplate.from_packaged(name, Tokenizer.load(llama3.folder))
     agree(template, VllmBackend(llama3.url, chat_template=template.source), prompts(texts, CONVERSATIONS))
