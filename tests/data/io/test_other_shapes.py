@@ -15,6 +15,7 @@ import pytest
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
+from hanlin.data.formats.convert import convert
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, is_splittable, read_rows
 from hanlin.data.io.sources import SourceFile
@@ -213,6 +214,30 @@ def test_fields_beside_rows_below_objects_are_named_as_unread(put: Put) -> None:
     value = {"code": 0, "result": {"total": 2, "list": ROWS, "page": 1}, "message": "ok"}
     (found,) = inspect([str(put("a.json", json.dumps(value)))])
     assert found["unread_fields"] == {"code": 1, "result.total": 1, "result.page": 1, "message": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"version": "1.1", "data": ROWS, "license": "CC", "note": ""},
+        {"version": "1.1", "license": "CC", "data": [{"question": "无", "answer": ""}, *ROWS]},
+        {"train": ROWS[:1], "version": "1.1", "dev": ROWS[1:], "license": {"name": "CC"}},
+        {"version": 2, "columns": ["question", "answer"], "data": [list(row.values()) for row in ROWS], "license": 1},
+    ],
+)
+def test_fields_beside_the_rows_of_a_file_are_named_as_unread_once(put: Put, value: Any, tmp_path: Path) -> None:
+    """Whatever becomes of the first row."""
+    path = put("a.json", json.dumps(value, ensure_ascii=False))
+    (found,) = inspect([str(path)])
+    assert found["kept"] == 2 and found["unread_fields"] == {"license": 1, "version": 1}
+    (stats,) = convert([str(path)], "messages", tmp_path / "out.jsonl")
+    assert stats.kept == 2 and stats.unread_fields == {"license": 1, "version": 1}
+
+
+def test_row_numbers_of_pandas_say_nothing(put: Put) -> None:
+    value = {"columns": ["question", "answer"], "index": [0, 1], "data": [list(row.values()) for row in ROWS]}
+    (found,) = inspect([str(put("a.json", json.dumps(value)))])
+    assert found["kept"] == 2 and found["unread_fields"] == {}
 
 
 def test_several_lists_of_rows_below_objects_are_named_with_the_way_out(put: Put) -> None:

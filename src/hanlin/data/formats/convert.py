@@ -104,6 +104,7 @@ def _convert_file(file: SourceFile, target: OutputFormat, writer: _JsonWriter, d
                 break
         else:
             input_file.check_unchanged()
+        count_unread_fields(file_stats.unread_fields, tuple(input_file.unread_fields))
     return file_stats
 
 

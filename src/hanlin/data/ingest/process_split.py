@@ -154,6 +154,8 @@ class _SplitProcessor:
             if stats.rows_in >= SHARD_ROWS or size >= SHARD_BYTES:
                 is_last = False
                 break
+        if is_last:
+            count_unread_fields(stats.unread_fields, tuple(file.unread_fields))
         shard = Shard(stem, stats, hits, is_last, file.lines_read, corrections=corrections)
         write_bytes(shard.path(".kept.jsonl"), b"".join(kept), shared=True)
         write_bytes(shard.path(".dropped.jsonl"), b"".join(dropped), shared=True)

@@ -46,6 +46,7 @@ class InputFile:
         head: The first 6 bytes of the file itself.
         state: The state of the file when it was opened.
         lines_read: Lines that `lines` has read so far.
+        unread_fields: Names of the fields around the rows of the file, such as its version, that were passed so far.
 
     Raises:
         UserError: The file cannot be opened or is no regular file (a pipe can be read only once).
@@ -55,6 +56,7 @@ class InputFile:
         self.path = path
         self.byte_range = byte_range
         self.lines_read = 0
+        self.unread_fields: dict[str, None] = {}
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise UserError(tr("not a regular file"), path)

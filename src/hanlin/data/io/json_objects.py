@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,28 @@ _MIN_ROWS = 2
 _MANY_VALUES = 40
 
 
-def read_split_rows(path: Path, chunks: Iterator[str]) -> Iterator[Row]:
-    """Read the rows of all splits in `{"train": [...], "valid": [...]}`, holding one row at a time."""
-    for buffer, decoder, name in _read_fields(path, chunks):
-        expect_mark(path, buffer, "[", f"'{name}' is not a list")
-        yield from read_values(path, buffer, decoder, closing="]")
+def read_split_rows(path: Path, chunks: Iterator[str], unread: dict[str, None]) -> Iterator[Row]:
+    """Read the rows of all splits in `{"train": [...], "valid": [...]}`, holding one row at a time.
+
+    Args:
+        path: The file, for messages.
+        chunks: Its text.
+        unread: The fields that are no list are added to it as they are passed; empty ones do not count.
+    """
+    buffer, decoder = _open_object(chunks)
+    for name in _read_field_names(path, buffer, decoder):
+        if buffer.peek() == "[":
+            buffer.pos += 1
+            yield from read_values(path, buffer, decoder, closing="]")
+        else:
+            _skip_field(path, buffer, decoder, name, unread)
+    expect_mark(path, buffer, "", "text after the end of the object")
 
 
-def read_wrapped_rows(path: Path, chunks: Iterator[str], field: str, outer: Sequence[str] = ()) -> Iterator[Row]:
-    """Read the rows under one field of an object, holding one or two at a time; other fields are about the file.
+def read_wrapped_rows(
+    path: Path, chunks: Iterator[str], names: Sequence[str], unread: dict[str, None]
+) -> Iterator[Row]:
+    """Read the rows under one field of an object, or of objects in it, holding one at a time.
 
     The rows that a hub's viewer exports, `{"row_idx": 0, "row": {...}, "truncated_cells": []}`, are taken out; one with
     a truncated cell becomes a Drop.
@@ -50,42 +62,16 @@ def read_wrapped_rows(path: Path, chunks: Iterator[str], field: str, outer: Sequ
     Args:
         path: The file, for messages.
         chunks: Its text.
-        field: The field that holds the rows.
-        outer: Fields of the objects around it, the outermost first. What stands beside the rows in them is named by the
-            first row, and what stands behind the rows by the last.
+        names: The field that holds the rows, after those of the objects around it, the outermost first.
+        unread: The fields beside the rows are added to it as they are passed, as `outer.field`; empty ones do not
+            count.
     """
-    if not outer:
-        for buffer, decoder, name in _read_fields(path, chunks):
-            if name == field:
-                expect_mark(path, buffer, "[", f"'{name}' is not a list")
-                yield from map(_take_out, read_values(path, buffer, decoder, closing="]"))
-            else:
-                buffer.advance(read_value(path, buffer, decoder)[1])
-        return
-    unread: dict[str, None] = {}
-    held: Row | None = None
-    for row in _read_nested(path, chunks, (*outer, field), unread):
-        if held is not None:
-            yield held
-        held = replace(row, unread=(*row.unread, *unread)) if unread else row
-        unread.clear()
-    if held is not None:
-        yield replace(held, unread=tuple(dict.fromkeys((*held.unread, *unread)))) if unread else held
-
-
-def _read_nested(path: Path, chunks: Iterator[str], names: Sequence[str], unread: dict[str, None]) -> Iterator[Row]:
-    """Read the rows below objects in objects, and add to `unread` the fields beside them as they are passed."""
-    buffer, decoder = TextBuffer(chunks), StrictDecoder()
-    if buffer.peek() == "\ufeff":
-        buffer.pos += 1
+    buffer, decoder = _open_object(chunks)
 
     def read_level(level: int) -> Iterator[Row]:
         for name in _read_field_names(path, buffer, decoder):
             if name != names[level]:
-                value, end = read_value(path, buffer, decoder)
-                if value not in (None, "", [], {}):
-                    unread[".".join((*names[:level], name))] = None
-                buffer.advance(end)
+                _skip_field(path, buffer, decoder, ".".join((*names[:level], name)), unread)
             elif level + 1 < len(names):
                 yield from read_level(level + 1)
             else:
@@ -94,6 +80,21 @@ def _read_nested(path: Path, chunks: Iterator[str], names: Sequence[str], unread
 
     yield from read_level(0)
     expect_mark(path, buffer, "", "text after the end of the object")
+
+
+def _open_object(chunks: Iterator[str]) -> tuple[TextBuffer, StrictDecoder]:
+    buffer = TextBuffer(chunks)
+    if buffer.peek() == "\ufeff":
+        buffer.pos += 1
+    return buffer, StrictDecoder()
+
+
+def _skip_field(path: Path, buffer: TextBuffer, decoder: StrictDecoder, name: str, unread: dict[str, None]) -> None:
+    """Step over the value of a field that holds no rows, and name it unless it is empty."""
+    value, end = read_value(path, buffer, decoder)
+    if value not in (None, "", [], {}):
+        unread[name] = None
+    buffer.advance(end)
 
 
 def _take_out(row: Row) -> Row:
@@ -106,11 +107,15 @@ def _take_out(row: Row) -> Row:
     return Row(row.line, row.value["row"])
 
 
-def read_column_rows(path: Path, chunks: Iterator[str]) -> Iterator[Row]:
-    """Read the rows of an object of columns, or of rows by their ids. The whole object is held in memory."""
-    buffer, decoder = TextBuffer(chunks), StrictDecoder()
-    if buffer.peek() == "\ufeff":
-        buffer.pos += 1
+def read_column_rows(path: Path, chunks: Iterator[str], unread: dict[str, None]) -> Iterator[Row]:
+    """Read the rows of an object of columns, or of rows by their ids. The whole object is held in memory.
+
+    Args:
+        path: The file, for messages.
+        chunks: Its text.
+        unread: Fields beside a list of columns and one of rows are added to it, but for the row numbers of pandas.
+    """
+    buffer, decoder = _open_object(chunks)
     buffer.peek()
     value, end = read_value(path, buffer, decoder)
     rows = to_rows(value)
@@ -119,18 +124,11 @@ def read_column_rows(path: Path, chunks: Iterator[str]) -> Iterator[Row]:
         raise json_error(path, 1, reason)
     buffer.advance(end)
     expect_mark(path, buffer, "", "text after the end of the object")
+    if _find_table(value) is not None:
+        others = (name for name in value if name not in (*_TABLE_HEADINGS, *_TABLE_CELLS, "index"))
+        unread |= {name: None for name in others if value[name] not in (None, "", [], {})}
     for row in rows:
         yield Row(1, row)
-
-
-def _read_fields(path: Path, chunks: Iterator[str]) -> Iterator[tuple[TextBuffer, StrictDecoder, str]]:
-    """Read the names of an object's fields; what is iterated over this reads their values from the buffer."""
-    buffer, decoder = TextBuffer(chunks), StrictDecoder()
-    if buffer.peek() == "\ufeff":
-        buffer.pos += 1
-    for name in _read_field_names(path, buffer, decoder):
-        yield buffer, decoder, name
-    expect_mark(path, buffer, "", "text after the end of the object")
 
 
 def _read_field_names(path: Path, buffer: TextBuffer, decoder: StrictDecoder) -> Iterator[str]:
@@ -328,8 +326,9 @@ def to_rows(value: Any) -> list[dict[str, Any]] | None:
     """
     if not isinstance(value, dict) or not value or any(key in value for key in _TURN_KEYS):
         return None
-    names, cells = value.get("columns", value.get("header")), value.get("data", value.get("rows"))
-    if isinstance(names, list) and isinstance(cells, list) and cells:
+    table = _find_table(value)
+    if table is not None:
+        names, cells = table
         if all(isinstance(row, list) and len(row) == len(names) for row in cells):
             return [dict(zip(map(str, names), row, strict=True)) for row in cells]
         return None
@@ -346,6 +345,16 @@ def to_rows(value: Any) -> list[dict[str, Any]] | None:
     if len(value) >= _MIN_ROWS and any(key.lower() in _COLUMNS for key in keys):
         return [{**({} if "id" in row else {"id": name}), **row} for name, row in value.items()]
     return None
+
+
+_TABLE_HEADINGS, _TABLE_CELLS = ("columns", "header"), ("data", "rows")
+
+
+def _find_table(value: Mapping[str, Any]) -> tuple[list[Any], list[Any]] | None:
+    """The names of columns and the lists of their cells; None for another object."""
+    names = next((value[name] for name in _TABLE_HEADINGS if name in value), None)
+    cells = next((value[name] for name in _TABLE_CELLS if name in value), None)
+    return (names, cells) if isinstance(names, list) and isinstance(cells, list) and cells else None
 
 
 def _join_columns(value: dict[str, Any], columns: list[list[Any]]) -> list[dict[str, Any]] | None:

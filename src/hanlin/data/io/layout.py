@@ -138,11 +138,12 @@ def read_rows(file: SourceFile, layout: Layout, input_file: InputFile) -> Iterat
     if kind == "literals":
         return read_literal_rows(input_file, encoding)
     if kind == "json_wrapped":
-        return read_wrapped_rows(file.path, decode_chunks(input_file, encoding), layout.field, layout.outer)
+        path = (*layout.outer, layout.field)
+        return read_wrapped_rows(file.path, decode_chunks(input_file, encoding), path, input_file.unread_fields)
     if kind == "json_columns":
-        return read_column_rows(file.path, decode_chunks(input_file, encoding))
+        return read_column_rows(file.path, decode_chunks(input_file, encoding), input_file.unread_fields)
     if kind == "json_splits":
-        return read_split_rows(file.path, decode_chunks(input_file, encoding))
+        return read_split_rows(file.path, decode_chunks(input_file, encoding), input_file.unread_fields)
     if kind in ("csv", "tsv"):
         delimiter = layout.delimiter or ("\t" if kind == "tsv" else ",")
         names = frozenset(file.settings.fields.values())
