@@ -139,6 +139,20 @@ CHAT_ROWS: dict[str, list[Any]] = {
     "school_math": [{"instruction": "小明有3个苹果，又买了4个，共几个？\n", "input": "", "output": "3+4=7，共7个。"}],
     "math23k": [{"original_text": "三加四？", "segmented_text": "三 加 四", "equation": "x=3+4", "ans": "7"}],
     "tagged_text": [{"text": "".join(f"<s>{'Human' if r == 'user' else 'Assistant'}: {t}\n</s>" for r, t in TURNS)}],
+    "react": [
+        {
+            "instruction": "北京天气？",
+            "output": '思考：要查。\n行动：weather\n行动输入：{"city": "北京"}\n观察：晴\n最终答案：晴天。',
+        }
+    ],
+    "segments": [
+        {
+            "segments": [
+                {"label": False, "text": f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"},
+                {"label": True, "text": f"{ANSWER}<|im_end|>\n"},
+            ]
+        },
+    ],
     "lccc": [["火锅 我 在 重庆 吃 了 七八 顿", "哈哈 ！ 那 我 的 嘴巴 要 烂掉 ！", "不会 的"]],
     "ruozhiba": [{"instruction": "只剩一个心脏了还能活吗？", "input": "", "output": "能，人本来就只有一个心脏。"}],
     "prompt_response": [{"prompt": QUESTION, "response": ANSWER, "score": 0.5, "tags": ["花", "春"]}],

@@ -114,12 +114,6 @@ def test_hints_list_the_formats_of_the_kind_that_the_data_looks_like(put: Put, r
     assert "unknown format" in found["error"] and name in found["error"], found
 
 
-def test_segments_with_a_flag_each_are_named_with_the_way_out(put: Put) -> None:
-    row = {"segments": [{"label": False, "text": "<s>你好\n"}, {"label": True, "text": "你好呀</s>"}]}
-    (found,) = inspect([str(put("a.jsonl", [row]))])
-    assert "Axolotl" in found["error"] and "`label: true` as answers" in found["error"], found
-
-
 # ------------------------------------------------------------------------------------------- lists inside of cells
 
 TURNS = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,59 @@ def test_another_weight_of_a_row_is_a_figure(weight: Any) -> None:
     _, item = read_row({"prompt": ASK, "response": TELL, "weight": weight})
     assert isinstance(item, ParsedChat) and [turn.train for turn in item.messages] == [None, None]
     assert item.meta.get("weight") == weight
+
+
+# --- segments with a flag each ----------------------------------------------------------------------------------------
+
+
+def segments(*parts: tuple[bool, str]) -> dict[str, Any]:
+    return {"segments": [{"label": label, "text": text} for label, text in parts]}
+
+
+def learned(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    return tuple(replace(turn, train=True) if turn.role == "assistant" else turn for turn in turns)
+
+
+def read_segments(row: dict[str, Any]) -> ParsedChat:
+    (chat,) = next(candidate for candidate in CHAT_FORMATS if candidate.recognize(row)).read(row)
+    assert isinstance(chat, ParsedChat), chat
+    return chat
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ((False, f"<s>{ASK}\n"), (True, f"{TELL}</s>")),
+        ((False, f"用户：{ASK}\n助手："), (True, TELL)),
+        ((False, f"<s>[INST] {ASK} [/INST]"), (True, f" {TELL}</s>")),
+        (
+            (False, f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n"),
+            (True, f"{TELL[:4]}"),
+            (True, f"{TELL[4:]}<|im_end|>\n"),
+        ),
+        ((False, f"### Instruction:\n{ASK}\n\n### Response:\n"), (True, TELL)),
+    ],
+)
+def test_segments_of_a_text_are_turns_and_what_they_flag_is_learned(parts: tuple[tuple[bool, str], ...]) -> None:
+    assert read_segments(segments(*parts)).messages == learned(ASKED)
+
+
+def test_an_answer_in_segments_without_the_flag_is_read_and_not_learned() -> None:
+    first = f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n{TELL}<|im_end|>\n"
+    second = f"<|im_start|>user\n{MORE}<|im_end|>\n<|im_start|>assistant\n"
+    chat = read_segments(segments((False, first), (False, second), (True, f"{LAST}<|im_end|>")))
+    assert [turn.train for turn in chat.messages] == [None, False, None, True] and chat.unread == ()
+
+
+def test_segments_that_flag_a_question_are_named_and_half_an_answer_is_dropped() -> None:
+    asked = f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n"
+    assert read_segments(segments((True, asked), (True, f"{TELL}<|im_end|>"))).unread == ("segments.label",)
+    row = segments((False, asked + TELL[:3]), (True, f"{TELL[3:]}<|im_end|>"))
+    (item,) = next(candidate for candidate in CHAT_FORMATS if candidate.recognize(row)).read(row)
+    assert isinstance(item, Drop) and item.reason == "loss_weight"
+
+
+def test_segments_with_the_marks_of_an_unknown_template_are_dropped_by_name() -> None:
+    row = segments((False, f"<|question|>{ASK}<|reply|>"), (True, TELL))
+    (item,) = next(candidate for candidate in CHAT_FORMATS if candidate.recognize(row)).read(row)
+    assert item == Drop("unparsed_tags", "<|question|>")

@@ -104,6 +104,53 @@ def test_a_list_of_flags_of_another_length_or_with_weights_is_dropped_by_name() 
     assert isinstance(broken, Drop) and broken.reason == "loss_weight"
 
 
+@pytest.mark.parametrize("mask", [[0, 1], [0, 0, 0, 1], [0, 0, 0, 0, 1], "[0, 1]", "0, 1", [False, True]])
+@pytest.mark.parametrize("names", [("instruction", "output"), ("prompt", "response"), ("问", "答")])
+def test_a_list_of_flags_beside_a_question_with_history_is_for_each_turn_or_answer(
+    names: tuple[str, str], mask: Any
+) -> None:
+    row = {names[0]: "几点闭馆？", names[1]: "九点。", "history": [["几点开馆？", "八点。"]], "system": "你是馆员。"}
+    chat = read_chat({**row, "loss_mask": mask})
+    assert [turn.train for turn in chat.messages] == [None, None, False, None, True]
+    assert chat.unread == () and not chat.meta
+
+
+def test_a_list_of_flags_beside_a_question_of_another_length_is_dropped_by_name() -> None:
+    row = {"instruction": "几点闭馆？", "output": "九点。"}
+    assert read_row({**row, "loss_mask": [0, 0, 0, 1, 1]}) == Drop("other_loss_mask", "loss_mask: 5 flags, 2 turns")
+    assert read_row({**row, "loss_weights": [0.5]}) == Drop("loss_weight", "loss_weights: [0.5]")
+    assert read_chat({**row, "loss_mask": [1, 1]}).unread == ("turn.loss_mask",)
+
+
+def test_a_list_of_flags_beside_texts_said_in_turn_is_obeyed() -> None:
+    chat = read_chat({"dialogue": ["甲", "乙", "丙", "丁"], "loss_mask": [0, 0, 0, 1]})
+    assert [turn.train for turn in chat.messages] == [None, False, None, True]
+
+
+def test_a_flag_of_a_question_and_answer_in_the_history_is_obeyed() -> None:
+    history = [{"question": "几点开馆？", "answer": "八点。", "loss": False}]
+    chat = read_chat({"instruction": "几点闭馆？", "output": "九点。", "history": history})
+    assert [turn.train for turn in chat.messages] == [None, False, None, None] and chat.unread == ()
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *({"loss": False}, {"loss": "false"}, {"output_with_loss": False}, {"loss_mask": 0}, {"loss_weight": 0}),
+        *({"with_loss": 0}, {"masked": True}, {"is_masked": 1}, {"train": "false"}, {"loss_scale": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("names", [("instruction", "output"), ("prompt", "response")])
+def test_a_flag_beside_a_question_and_its_answer_is_obeyed(names: tuple[str, str], flag: dict[str, Any]) -> None:
+    assert read_chat({names[0]: "几点闭馆？", names[1]: "九点。", **flag}).messages[1].train is False
+
+
+@pytest.mark.parametrize("flag", [{"loss": 0.53}, {"loss": 0}, {"weight": 2}, {"mask": "口罩"}, {"train": "一"}])
+def test_a_figure_or_word_beside_a_question_is_no_flag(flag: dict[str, Any]) -> None:
+    chat = read_chat({"instruction": "几点闭馆？", "output": "九点。", **flag})
+    assert chat.messages[1].train is None and chat.meta == flag
+
+
 def test_xtuner_pairs_have_system_texts_and_flags() -> None:
     pairs = [
         {"system": "你是图书馆助手。", "input": "几点开馆？", "output": "八点。", "output_with_loss": False},

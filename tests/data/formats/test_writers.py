@@ -30,7 +30,7 @@ from hanlin.data.ledger import Drop
 
 Put = Callable[[str, Any], Path]
 CHAT_TARGETS = ("messages", "sharegpt", "alpaca", "firefly")
-WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss", "glaive")
+WITH_TOOLS = ("react", "sharegpt_tools", "messages_tools", "moss", "glaive")
 
 
 def items(path: Path, stage: str = "conversations") -> list[Any]:
@@ -57,6 +57,9 @@ def test_every_chat_format_survives_every_output_format(
         if to in ("alpaca", "firefly") and name == "sharegpt_tools_unused":
             assert account.lost_parts == {"tools": 2}
             expected = [ParsedChat(chat.messages, (), chat.meta) for chat in expected]
+        if to in ("alpaca", "firefly") and name == "segments":
+            assert account.lost_parts == {"flags": 2}
+            expected = [ParsedChat(tuple(replace(turn, train=None) for turn in chat.messages)) for chat in expected]
         assert items(out) == expected
         assert not account.dropped and not (tmp_path / f"out{ending}.dropped.jsonl").exists()
 

@@ -29,6 +29,7 @@ CHAT_FORMAT_NAMES = (
     "self_instruct",
     "alpaca",
     "math",
+    "segments",
     "tagged_text",
     "dialogues",
     "prompt_response",

@@ -16,6 +16,7 @@ from hanlin.data.formats.content.labels import find_wrong_verdict
 from hanlin.data.formats.content.loss_flags import (
     LOSS_FIELDS,
     MASK_FIELDS,
+    flag_answers,
     read_loss_flag,
     says_not_to_learn,
     spread_flags,
@@ -53,7 +54,7 @@ from hanlin.data.formats.questions import (
     read_prompt_response,
     read_self_instruct,
 )
-from hanlin.data.formats.tagged import is_dialogue, is_tagged, read_dialogue, read_tagged
+from hanlin.data.formats.tagged import has_segments, is_dialogue, is_tagged, read_dialogue, read_segments, read_tagged
 from hanlin.data.formats.turns import (
     ParsedChat,
     finish_chat,
@@ -301,13 +302,38 @@ def _read_rendered(chat: ParsedChat | Drop) -> ParsedChat | Drop:
     return chat if messages is chat.messages else replace(chat, messages=messages)
 
 
+def _flag_answers(row: Mapping[str, Any], chat: ParsedChat) -> ParsedChat | Drop:
+    """Obey a list of flags that a row has beside its question and answer."""
+    flagged = flag_answers(row, chat.messages)
+    if isinstance(flagged, Drop):
+        return flagged
+    field, messages, is_question_flagged = flagged
+    if not field:
+        return chat
+    unread = tuple(name for name in chat.unread if name != field)
+    meta = {name: value for name, value in chat.meta.items() if name != field}
+    return replace(
+        chat, messages=messages, meta=meta, unread=(*unread, f"turn.{field}") if is_question_flagged else unread
+    )
+
+
 def _chat_format(
     name: str,
     recognize: Callable[[Any], bool],
     read: Callable[[Any], Iterator[ParsedChat | Drop]],
     is_of_turns: bool = False,
+    spreads_flags: bool = False,
 ) -> Format[ParsedChat]:
-    """Make a format whose rows are read alike: reasoning, calls and results in their texts, pictures, tools, flags."""
+    """Make a format whose rows are read alike: reasoning, calls and results in their texts, pictures, tools, flags.
+
+    Args:
+        name: Its name.
+        recognize: Whether a row is in it.
+        read: The conversations of a row.
+        is_of_turns: Whether its rows have a list of turns, which may be a list of such lists.
+        spreads_flags: Whether `read` itself gives each turn its flag from a list of the row.
+    """
+    spreads_flags = spreads_flags or is_of_turns
 
     def read_finished(value: Any) -> Iterator[ParsedChat | Drop]:
         nested = _split_nested(value) if is_of_turns else None
@@ -318,6 +344,7 @@ def _chat_format(
         row = value if isinstance(value, dict) else {}
         wrong, is_learned = find_wrong_verdict(row), not says_not_to_learn(row)
         for chat in map(_read_rendered, read(value)):
+            chat = chat if spreads_flags or isinstance(chat, Drop) else _flag_answers(row, chat)
             finished = chat if isinstance(chat, Drop) else finish_chat(value, chat)
             if isinstance(finished, Drop):
                 yield finished
@@ -342,10 +369,11 @@ CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (
     _chat_format("moss", is_moss, read_moss),
     _chat_format("glaive", is_glaive, read_glaive),
     _chat_format("xlam", is_xlam, read_xlam),
-    _chat_format("firefly", is_firefly, read_firefly),
+    _chat_format("firefly", is_firefly, read_firefly, spreads_flags=True),
     _chat_format("self_instruct", is_self_instruct, read_self_instruct),
     _chat_format("alpaca", is_alpaca, read_alpaca),
     _chat_format("math", is_math, read_math),
+    _chat_format("segments", has_segments, read_segments),
     _chat_format("tagged_text", is_tagged, read_tagged),
     _chat_format("dialogues", is_dialogue, read_dialogue),
     _chat_format("prompt_response", is_prompt_response, read_prompt_response),

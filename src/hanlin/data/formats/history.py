@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.formats.content.loss_flags import read_loss_flag
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.turns import alternate_roles, join_turns
 from hanlin.data.ledger import Drop
@@ -76,7 +78,9 @@ def find_unread_history_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"history.{key}"
         for turn in history
         for key, value in turn.items()
-        if value not in (None, "", [], {}) and key not in (_find_text(turn, _QUESTIONS), _find_text(turn, _ANSWERS))
+        if value not in (None, "", [], {})
+        and key not in (_find_text(turn, _QUESTIONS), _find_text(turn, _ANSWERS))
+        and read_loss_flag({key: value}) is None
     ]
     return tuple(dict.fromkeys(unread))
 
@@ -95,13 +99,17 @@ def _has_roles(history: Sequence[Mapping[str, Any]]) -> bool:
 def _read_history_turns(history: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Drop:
     if _has_roles(history):
         return join_turns(history)
-    texts = []
+    messages: list[Message] = []
     for turn in history:
         question, answer = _find_text(turn, _QUESTIONS), _find_text(turn, _ANSWERS)
         if question is None or answer is None:
             return Drop("broken_history", str(turn)[:80])
-        texts += [turn[question], turn[answer]]
-    return alternate_roles(texts)
+        train = read_loss_flag(turn)
+        if isinstance(train, Drop):
+            return train
+        asked, answered = alternate_roles([turn[question], turn[answer]])
+        messages += [asked, replace(answered, train=train)]
+    return tuple(messages)
 
 
 def _find_text(turn: Mapping[str, Any], names: Sequence[str]) -> str | None:

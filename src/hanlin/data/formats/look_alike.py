@@ -65,7 +65,6 @@ _QAS_FIELDS = ("qas", "questions")
 EXAM = mark("these are questions of an exam, with choices")
 UNDECIDED = mark("these are several answers to one question, without a verdict that is known")
 PARALLEL = mark("these are sentences in several languages")
-SEGMENTS = mark("these are segments of text, each with a flag for its loss, as in Axolotl's template-free form")
 NESTED = mark("these are lists of rows inside other objects: {names}")
 TURNS_TO_ASK = mark("these are questions to ask one after another, as in MT-Bench")
 READING = mark("these are passages with questions about them, as in SQuAD")
@@ -106,12 +105,6 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
             answer=f"{{response: {undecided[0]}}}",
         )
         return tr(UNDECIDED), hint
-    if _is_segments(row.get("segments")):
-        hint = tr(
-            "write them as turns without the marks of a template: texts of `label: false` as turns of the user, those "
-            "of `label: true` as answers; or join them to one `text` for the stage `corpus`, which learns all of it"
-        )
-        return tr(SEGMENTS), hint
     languages = find_parallel(row)
     if languages:
         hint = tr(
@@ -120,14 +113,6 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
         )
         return tr(PARALLEL), hint
     return None
-
-
-def _is_segments(value: Any) -> bool:
-    """Whether a list holds segments of text with a flag each."""
-    return isinstance(value, list) and any(
-        isinstance(part, dict) and isinstance(part.get("text"), str) and isinstance(part.get("label"), bool | int)
-        for part in value
-    )
 
 
 def describe_nested(row: Any) -> tuple[str, str] | None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hanlin.core.records import Message
+from hanlin.data.formats.agents.react import split_react_text
 from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
-from hanlin.data.formats.content.rendered import find_rendering, parse_rendered
+from hanlin.data.formats.content.rendered import find_rendering, is_segments, parse_rendered, parse_segments
 from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
@@ -26,10 +27,15 @@ _RENDERED_FIELDS = ("text", "formatted_text", "formatted_chat", "conversation", 
 
 
 def is_tagged(value: Any) -> bool:
-    """Whether a row's `text` begins with the tag of a turn, or one of its texts with the marks of a chat template."""
+    """Whether a row's `text` begins with the tag of a turn or is a question with its ReAct trace, or one of its texts
+    begins with the marks of a chat template.
+    """
     if not isinstance(value, dict):
         return False
-    return bool(_find_rendered(value)) or (isinstance(value.get("text"), str) and bool(_TAGGED.match(value["text"])))
+    if _find_rendered(value):
+        return True
+    text = value.get("text")
+    return isinstance(text, str) and (bool(_TAGGED.match(text)) or split_react_text(text) is not None)
 
 
 def _find_rendered(row: Mapping[str, Any]) -> str:
@@ -48,13 +54,39 @@ def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
     if not isinstance(text, str):
         yield Drop("no_text")
         return
-    messages = parse_rendered(text) if rendered else parse_tagged_turns(text)
+    trace = None if rendered else split_react_text(text)
+    if trace is not None:
+        messages: tuple[Message, ...] | Drop = alternate_roles(trace)
+    else:
+        messages = parse_rendered(text) if rendered else parse_tagged_turns(text)
     if isinstance(messages, Drop):
         yield messages
         return
     placed, system_field = place_system(value, messages)
     used = (field, "id", system_field, find_row_tools(value)[0])
     yield ParsedChat(placed, (), collect_meta(value, used), find_unread_fields(value, used))
+
+
+def has_segments(value: Any) -> bool:
+    """Whether a row holds segments of one text with a flag each."""
+    return isinstance(value, dict) and is_segments(value.get("segments"))
+
+
+def read_segments(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read Axolotl's {segments: [{label, text}]}: what `label: true` marks is learned."""
+    if not has_segments(value):
+        yield Drop("other_format")
+        return
+    parsed = parse_segments(value["segments"])
+    if isinstance(parsed, Drop):
+        yield parsed
+        return
+    messages, is_question_flagged = parsed
+    placed, system_field = place_system(value, messages)
+    used = ("segments", "id", system_field, find_row_tools(value)[0])
+    others = {f"segments.{name}": None for part in value["segments"] for name in part if name not in ("label", "text")}
+    unread = (*find_unread_fields(value, used), *others, *(("segments.label",) if is_question_flagged else ()))
+    yield ParsedChat(placed, (), collect_meta(value, used), unread)
 
 
 def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:

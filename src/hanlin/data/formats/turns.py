@@ -10,9 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
+from hanlin.data.formats.agents.react import (
+    is_react_result,
+    may_be_react,
+    split_final_answer,
+    split_react,
+    split_react_prompt,
+    split_react_trace,
+    strip_observation,
+)
 from hanlin.data.formats.base import strip_turn
 from hanlin.data.formats.content.call_texts import (
-    split_final_answer,
+    CallText,
+    are_known,
     split_inline_trace,
     split_tagged_calls,
     split_untagged_calls,
@@ -235,7 +245,7 @@ def _read_call_turn(turn: Mapping[str, Any], text: str) -> tuple[str, list[Any]]
     calls = read_calls([text])
     if not isinstance(calls, Drop):
         return "", list(calls)
-    found = split_tagged_calls(text) or split_untagged_calls(text, (), has_result=True)
+    found = _split_calls(text, (), has_result=True)
     if isinstance(found, Drop) or found is None:
         return Drop("broken_tool_call", text[:80])
     return found.text, list(found.calls)
@@ -258,21 +268,24 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
     for index, message in enumerate(messages):
         if message.role == "assistant":
             inline = split_inline_trace(message)
+            if inline is None and not message.tool_calls and may_be_react(message.text):
+                inline = _split_react_answer(message, tools)
             if isinstance(inline, Drop):
                 return inline
             if inline is not None:
                 finished += inline
                 continue
             following = messages[index + 1] if index + 1 < len(messages) else None
-            has_result = following is not None and (following.role == "tool" or has_result_tags(following.text))
+            has_result = following is not None and (following.role == "tool" or _is_result(following.text))
             answer = _read_answer(message, tools, has_result, is_trace)
             if isinstance(answer, Drop):
                 return answer
             finished.append(answer)
+            is_trace = is_trace or bool(answer.tool_calls)
         elif message.role == "tool":
             finished += split_result_tags(message)
         elif message.role == "user" and finished and finished[-1].tool_calls and _is_result(message.text):
-            finished += split_result_tags(replace(message, role="tool"))
+            finished += split_result_tags(replace(message, role="tool", text=strip_observation(message.text)))
         else:
             finished.append(message)
     return order_results(finished)
@@ -280,13 +293,34 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
 
 def _is_result(text: str) -> bool:
     """Whether a user's turn after a call is its result."""
-    return has_result_tags(text) or is_observation(text)
+    return has_result_tags(text) or is_observation(text) or is_react_result(text)
+
+
+def _split_react_answer(message: Message, tools: Tools) -> list[Message] | Drop | None:
+    """Split an answer that is a whole ReAct trace behind its reasoning, if it has any."""
+    split = split_reasoning(message.text)
+    if isinstance(split, Drop):
+        return split
+    reasoning = join_reasoning(message.reasoning, split[0]) if split[0] else message.reasoning
+    return split_react_trace(replace(message, text=split[1], reasoning=reasoning), tools)
+
+
+def _split_calls(text: str, tools: Tools, has_result: bool) -> CallText | Drop | None:
+    """Split the calls off a text, however it marks them; None if it has none."""
+    found = split_tagged_calls(text, tools)
+    if found is None and (has_result or tools) and may_be_react(text):
+        found = split_react(text, tools)
+        if not has_result and not (isinstance(found, CallText) and are_known(found.calls, tools)):
+            found = None
+    return found or split_untagged_calls(text, tools, has_result)
 
 
 def _may_hold_marks(message: Message) -> bool:
     """Whether a turn may hold more than its text says: calls, a result, or marks around reasoning, calls or results."""
     text = message.text
-    return message.role == "tool" or "<" in text or "[" in text or "◁" in text or bool(message.tool_calls)
+    if message.role == "tool" or "<" in text or "[" in text or "◁" in text or message.tool_calls:
+        return True
+    return message.role == "assistant" and may_be_react(text)
 
 
 def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_trace: bool = False) -> Message | Drop:
@@ -306,7 +340,7 @@ def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_tr
         message = replace(message, text=text, reasoning=reasoning)
     if message.tool_calls or not message.text:
         return message
-    found = split_tagged_calls(message.text, tools) or split_untagged_calls(message.text, tools, has_result)
+    found = _split_calls(message.text, tools, has_result)
     if found is None and is_trace:
         found = split_final_answer(message.text)
     if isinstance(found, Drop):
@@ -357,10 +391,25 @@ def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
         messages = (replace(system, text=in_system.text), *messages[1:])
         messages = messages if in_system.text else messages[1:]
         tools, unread = merge_tools(tools, in_system.tools), (*unread, "system.call_format")
+    split = _split_prompts(messages)
+    if split is not None:
+        messages, in_prompts = split
+        tools, unread = merge_tools(tools, in_prompts), (*unread, "prompt.call_format")
     finished = finish_turns(messages, tools)
     if isinstance(finished, Drop):
         return finished
     return ParsedChat(mark_greeting(finished), tools, chat.meta, unread)
+
+
+def _split_prompts(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Tools] | None:
+    """Split the questions off prompts of ReAct, and the tools that these list; None if there is no such prompt."""
+    tools: Tools = ()
+    turns = list(messages)
+    for index, message in enumerate(messages):
+        if message.role == "user" and (split := split_react_prompt(message.text)) is not None:
+            turns[index] = replace(message, text=split[0])
+            tools = merge_tools(tools, split[1])
+    return (tuple(turns), tools) if tools else None
 
 
 def read_turn_tools(turns: Sequence[Any]) -> Tools | Drop:

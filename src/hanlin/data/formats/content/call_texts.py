@@ -1,4 +1,4 @@
-"""Tool calls inside the text of an answer: between tags, as Python calls, or as ReAct's Action and Action Input."""
+"""Tool calls inside the text of an answer: between tags, as Python calls, or by nothing but their form."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _KIMI = compile_on_use(
 )
 _ACTION_LIST = compile_on_use(r"\A(.*?)(?:\A|\n)[ \t]*Action[ \t]*[:：]\s*(```(?:json)?\s*\[.*?\]\s*```)\s*\Z", re.S)
 """Command R's calls."""
-_MAX_TAGS = 200
+MAX_TAGS = 200
 """More calls than an answer has; every tag without an end costs a search through the rest of the text."""
 _CALL_STARTS = frozenset("[{<")
-_FENCE = compile_on_use(r"\A\s*```(?:[A-Za-z]+\s)?\s*(.*?)\s*```\s*\Z", re.S)
+FENCE = compile_on_use(r"\A\s*```(?:[A-Za-z]+\s)?\s*(.*?)\s*```\s*\Z", re.S)
 
 
 def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText | Drop | None:
@@ -66,7 +66,7 @@ def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Ca
     """
     if "<" not in text and "[TOOL_CALLS]" not in text:
         return None
-    if text.count("<function=") + text.count("<invoke ") > _MAX_TAGS:
+    if text.count("<function=") + text.count("<invoke ") > MAX_TAGS:
         return Drop("broken_tool_call", text[:80])
     rest: list[str] = []
     calls: list[ToolCall] = []
@@ -91,7 +91,7 @@ def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Ca
 def parse_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[ToolCall, ...] | Drop:
     """Parse a text that is nothing but calls, in any of the ways that sets write them; a Drop if it is not."""
     text = text.strip()
-    fence = _FENCE.match(text)
+    fence = FENCE.match(text)
     text = fence[1].strip() if fence else text
     for parse in (_parse_data_calls, _parse_markup_calls, _parse_line_call):
         calls = parse(text)
@@ -119,10 +119,10 @@ def _parse_markup_calls(text: str) -> tuple[ToolCall, ...] | None:
         pairs = {key.strip(): _parse_value(value) for key, value in _KEY_VALUE.findall(text)}
         return (ToolCall(name, pairs),) if name and rest == name else None
     for pattern in (_DEEPSEEK, _KIMI):
-        if text.count("tool_call_begin") + text.count("tool▁call▁begin") <= _MAX_TAGS and pattern.search(text):
+        if text.count("tool_call_begin") + text.count("tool▁call▁begin") <= MAX_TAGS and pattern.search(text):
             return _parse_named_arguments(pattern, text)
     calls = []
-    if text.count("<function=") + text.count("<invoke ") > _MAX_TAGS:
+    if text.count("<function=") + text.count("<invoke ") > MAX_TAGS:
         return None
     for match in _FUNCTION.finditer(text):
         name, body = (match[1], match[2]) if match[1] else (match[3], match[4])
@@ -142,7 +142,7 @@ def _parse_named_arguments(pattern: re.Pattern[str], text: str) -> tuple[ToolCal
     """Parse calls that a pattern matches, its groups being the name and the arguments, perhaps in a fence."""
     calls = []
     for name, raw in pattern.findall(text):
-        fence = _FENCE.match(raw)
+        fence = FENCE.match(raw)
         arguments = read_arguments(fence[1] if fence else raw)
         if arguments is None:
             return None
@@ -206,7 +206,7 @@ def _parse_python_arguments(text: str, name: str, tools: Sequence[Mapping[str, A
     arguments: dict[str, Any] = {}
     for number, part in enumerate(_split_top_level(text)):
         match = _KEYWORD.match(part)
-        key = match[1] if match else _find_parameter(name, number, tools)
+        key = match[1] if match else find_parameter(name, number, tools)
         raw = (part[match.end() :] if match else part).strip()
         value = _CONSTANTS[raw] if raw in _CONSTANTS else parse_data(_fix_literal(raw))
         if key is None or key in arguments or (value is None and raw not in _CONSTANTS):
@@ -224,7 +224,8 @@ def _fix_literal(text: str) -> str:
     return "".join(pieces)
 
 
-def _find_parameter(name: str, number: int, tools: Sequence[Mapping[str, Any]]) -> str | None:
+def find_parameter(name: str, number: int, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """Find the name of a tool's parameter by its place, from 0; None if the tool has none there or is unknown."""
     for tool in tools:
         parameters = tool.get("parameters")
         if tool.get("name") == name and isinstance(parameters, dict):
@@ -256,7 +257,7 @@ def split_inline_trace(message: Message) -> list[Message] | Drop | None:
     """Split an answer of ModelScope-Agent, which holds calls and their results, into turns; None for other answers."""
     if "<|startofthink|>" not in message.text:
         return None
-    if message.text.count("<|startofthink|>") > _MAX_TAGS:
+    if message.text.count("<|startofthink|>") > MAX_TAGS:
         return Drop("broken_tool_call", message.text[:80])
     turns: list[Message] = []
     end = 0
@@ -276,60 +277,15 @@ def split_inline_trace(message: Message) -> list[Message] | Drop | None:
     return turns
 
 
-# --- ReAct ------------------------------------------------------------------------------------------------------------
+# --- calls by nothing but their form ----------------------------------------------------------------------------------
 
-_REACT = compile_on_use(
-    r"\A(.*?)(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：][ \t]*([^\n]+)\n\s*"
-    r"(?:Action[ _]Input|行动输入|动作输入)[ \t]*[:：]",
-    re.S | re.I,
-)
-_OBSERVATION = compile_on_use(r"\n[ \t]*(?:Observation|观察)[ \t]*[:：]?\Z", re.I)
-_THOUGHT = compile_on_use(r"\A\s*(?:Thought|思考)[ \t]*[:：][ \t]*", re.I)
-_FINAL = compile_on_use(r"(?:\A|\n)[ \t]*(?:Final Answer|最终答案|最终回答)[ \t]*[:：]\s*", re.I)
 _CALL_START = compile_on_use(
     r"\A\s*(?:[\[{]|<|```|[\w./ -]{1,60}\()|(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：]", re.I
 )
 
 
-def split_react(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText | Drop | None:
-    """Split ReAct's `Thought: ... Action: name Action Input: {...}` into reasoning and call; None for other text.
-
-    An input that is no object is the value of the tool's only parameter, or of `input`.
-    """
-    match = _REACT.match(text)
-    if match is None:
-        return None
-    thought = strip_turn(_THOUGHT.sub("", match[1]))
-    name, raw = match[2].strip(), _OBSERVATION.sub("", text[match.end() :].rstrip()).strip()
-    arguments = read_arguments(raw)
-    if arguments is None:
-        if raw[:1] in ("{", "[") or "\nAction" in raw:
-            return Drop("broken_tool_call", f"{name}: {raw}"[:80])
-        arguments = {_find_parameter(name, 0, tools) or "input": raw}
-    return CallText("", (ToolCall(name, arguments),), thought)
-
-
-def split_final_answer(text: str) -> CallText | None:
-    """Split the last turn of a ReAct trace into its thought and the final answer; None for other text.
-
-    The answer may be the argument of an action that ends the trace, as in ToolBench.
-    """
-    match = _FINAL.search(text)
-    if match is None:
-        finish = _REACT.match(text)
-        if finish is None or finish[2].strip() != "Finish":
-            return None
-        answer = (read_arguments(_OBSERVATION.sub("", text[finish.end() :].rstrip()).strip()) or {}).get("final_answer")
-        if not isinstance(answer, str) or not answer.strip():
-            return None
-        return CallText(strip_turn(answer), (), strip_turn(_THOUGHT.sub("", finish[1])))
-    if match.start() and not _THOUGHT.match(text):
-        return None
-    return CallText(strip_turn(text[match.end() :]), (), strip_turn(_THOUGHT.sub("", text[: match.start()])))
-
-
 def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_result: bool) -> CallText | Drop | None:
-    """Split the calls of a text that marks them by nothing but their form.
+    """Split the calls of a text that marks them by nothing but their form (ReAct's apart).
 
     Args:
         text: The text of an answer.
@@ -339,9 +295,6 @@ def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_resu
     Returns:
         None if the answer is text; a Drop if it begins as a call does and is none.
     """
-    react = split_react(text, tools) if has_result else None
-    if react is not None:
-        return react
     listed = _ACTION_LIST.match(text) if "Action" in text else None
     if listed is not None:
         calls = parse_calls(listed[2], tools)
@@ -350,7 +303,7 @@ def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_resu
         return None
     calls = parse_calls(text, tools)
     if not isinstance(calls, Drop):
-        return CallText("", calls) if has_result or _are_known(calls, tools) else None
+        return CallText("", calls) if has_result or are_known(calls, tools) else None
     if not has_result:
         return None
     line = re.search(r"\n[ \t]*([\[{].*)\Z", text, re.S)
@@ -360,6 +313,7 @@ def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_resu
     return calls if _CALL_START.search(text) else None
 
 
-def _are_known(calls: Collection[ToolCall], tools: Sequence[Mapping[str, Any]]) -> bool:
+def are_known(calls: Collection[ToolCall], tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the tools of all calls are in a list of tools."""
     names = {tool.get("name") for tool in tools}
     return all(call.name in names for call in calls)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from hanlin.core.records import Message
 from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.ledger import Drop
 
@@ -21,22 +23,15 @@ _DETAIL_FIELDS = ("train_detail", "training_detail", "train_details")
 """Fields of a turn that list which of its characters are learned, as for Axolotl."""
 
 _FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS, *_DETAIL_FIELDS))
-_ROW_FIELDS = frozenset(
-    ("train", "trainable", "is_train", "is_trainable", "train_on", "compute_loss", "calculate_loss", "has_loss")
-)
-"""Fields of a row of which false means that nothing of it is learned; its `loss` may be a figure."""
-_ROW_WEIGHTS = ("weight", "loss_weight", "sample_weight")
-"""Fields of a row of which 0 means that nothing of it is learned; any other weight is a figure for `meta`."""
 _LIST_FIELDS = (
-    "loss_mask",
-    "loss_masks",
-    "train_mask",
-    "turn_mask",
-    "turn_loss_mask",
-    "loss_weights",
-    "train_on_turns",
+    *("loss_mask", "loss_masks", "train_mask", "turn_mask", "turn_loss_mask", "loss_weights", "train_on_turns"),
 )
-"""Fields of a row that list a flag for each of its turns."""
+"""Fields of a row that list a flag for each of its turns or answers."""
+_ROW_FIELDS = frozenset((*LOSS_FIELDS, *_LIST_FIELDS, "sample_weight"))
+"""Fields of a row of which false or 0 means that nothing of it is learned; any other number is a figure for `meta`."""
+_FIGURES = frozenset(("loss", "learn", "train", "training"))
+"""Those of which any number is a figure, 0 too: only false is a flag."""
+_ROW_MASKS = frozenset(MASK_FIELDS)
 _TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -75,7 +70,7 @@ def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, lis
         The field of the list, empty without any, and the turns with their flags; a Drop if there are more or fewer
         flags than turns, since it is unknown whose they are.
     """
-    field, flags = next(((name, list_) for name in _LIST_FIELDS if (list_ := _read_list(row.get(name)))), ("", []))
+    field, flags = _find_list(row)
     if not field:
         return "", list(turns)
     if len(flags) != len(turns):
@@ -89,20 +84,63 @@ def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, lis
     return field, flagged
 
 
+def flag_answers(row: Mapping[str, Any], messages: Sequence[Message]) -> tuple[str, tuple[Message, ...], bool] | Drop:
+    """Give the answers of a question and its history their flags from a list of the row.
+
+    The list has a flag for each turn, with or without the system text, or for each answer.
+
+    Args:
+        row: A row without a list of turns, such as {instruction, output, history, loss_mask}.
+        messages: Its turns.
+
+    Returns:
+        The field of the list, empty without any, the turns with their flags, and whether a turn that is no answer is
+        flagged to be learned, which nothing obeys; a Drop as in `spread_flags`.
+    """
+    field, flags = _find_list(row)
+    if not field:
+        return "", tuple(messages), False
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    turns = [index for index, message in enumerate(messages) if message.role != "system"]
+    indices = next((found for found in (range(len(messages)), turns, answers) if len(found) == len(flags)), None)
+    if indices is None:
+        return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {len(turns)} turns")
+    flagged = list(messages)
+    is_question_flagged = False
+    for index, flag in zip(indices, flags, strict=True):
+        number = _read_number(flag)
+        if flag is None:
+            continue
+        if number not in (0.0, 1.0):
+            return Drop("loss_weight", f"{field}: {flags!s}"[:80])
+        if messages[index].role == "assistant":
+            is_learned = bool(number) and messages[index].train is not False
+            flagged[index] = replace(messages[index], train=is_learned)
+        else:
+            is_question_flagged = is_question_flagged or bool(number)
+    return field, tuple(flagged), is_question_flagged
+
+
+def _find_list(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """The first list of flags in a row; empty without any."""
+    return next(((name, flags) for name in _LIST_FIELDS if (flags := _read_list(row.get(name)))), ("", []))
+
+
 def _read_list(value: Any) -> list[Any]:
     """A list of flags, which a table holds as text; empty for anything else."""
     if isinstance(value, str):
-        value = parse_data(value.strip()) if value.strip().startswith("[") else value.split(",")
+        text = value.strip()
+        value = parse_data(text) if text.startswith("[") else text.split(",") if "," in text else None
     return value if isinstance(value, list) else []
 
 
 def says_not_to_learn(row: Mapping[str, Any]) -> bool:
-    """Whether a row says of itself that it is not learned: `train: false`, `weight: 0` and the like."""
-    if any(row.get(name) is not None and _read_number(row[name]) == 0 for name in _ROW_WEIGHTS):
-        return True
-    if _ROW_FIELDS.isdisjoint(row):
-        return False
-    return any(row[name] is False or str(row[name]).strip().lower() == "false" for name in row.keys() & _ROW_FIELDS)
+    """Whether a row says of itself that it is not learned: `train: false`, `weight: 0`, `masked: true` and the like."""
+    for name in row.keys() & _ROW_FIELDS:
+        is_false = row[name] is False or str(row[name]).strip().lower() == "false"
+        if is_false or (name not in _FIGURES and _read_number(row[name]) == 0):
+            return True
+    return any(_read_number(row[name]) == 1 for name in row.keys() & _ROW_MASKS)
 
 
 def _read_number(value: Any) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from hanlin.core.records import Message, Role
@@ -171,3 +173,77 @@ def read_rendered_prompt(messages: tuple[Message, ...]) -> tuple[Message, ...] |
         return messages
     turns = parse_rendered(messages[index].text)
     return turns if isinstance(turns, Drop) else (*messages[:index], *turns, *messages[index + 1 :])
+
+
+# --- segments with a flag each ----------------------------------------------------------------------------------------
+
+_TOKENS = compile_on_use(
+    r"</?s>|<bos>|<eos>|<\|(?:begin_of_text|end_of_text|endoftext|eot_id|im_end)\|>|<｜(?:begin|end)▁of▁sentence｜>"
+)
+_OTHER_MARKS = compile_on_use(r"<\|[\w▁]+\|>|\[/?INST\]|<<SYS>>|<(?:start|end)_of_turn>")
+_ASKED_TAG = compile_on_use(r"\A\s*(?:User|Human|Question|Q|用户|问题|问)[ \t]*[:：]\s*", re.I)
+_ANSWER_TAG = compile_on_use(r"(?:\A|\s)(?:Assistant|Answer|Bot|AI|A|助手|回答|答)[ \t]*[:：]\s*\Z", re.I)
+
+
+def is_segments(value: Any) -> bool:
+    """Whether a list holds segments of text with a flag each that says whether it is learned (Axolotl)."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(part, dict) and isinstance(part.get("text"), str) and isinstance(part.get("label"), bool | int)
+            for part in value
+        )
+    )
+
+
+def parse_segments(segments: Sequence[Mapping[str, Any]]) -> tuple[tuple[Message, ...], bool] | Drop:
+    """Parse segments of a text, each with a flag, into turns.
+
+    A text that a chat template has rendered is parsed as such, and each answer takes the flag of its segments. In any
+    other text the learned segments are the answers and the rest the questions, without the tokens of begin and end.
+
+    Args:
+        segments: As `is_segments` recognizes them.
+
+    Returns:
+        The turns, and whether a text that is no answer is flagged to be learned, which nothing obeys; a Drop if half of
+        an answer is flagged.
+
+    Example:
+        [{"label": False, "text": "<s>甲"}, {"label": True, "text": "乙</s>"}] gives a question and its answer.
+    """
+    if any(segment["label"] not in (0, 1) for segment in segments):
+        return Drop("loss_weight", "segments.label")
+    text = "".join(segment["text"] for segment in segments)
+    if not find_rendering(text):
+        return _alternate_segments(segments)
+    turns = parse_rendered(text)
+    if isinstance(turns, Drop):
+        return turns
+    flags = b"".join(bytes([bool(segment["label"])]) * len(segment["text"]) for segment in segments)
+    flagged: list[Message] = []
+    end, is_question_flagged = 0, False
+    for turn in turns:
+        begin = text.find(turn.text, end)
+        found = set(flags[begin : begin + len(turn.text)]) if begin >= 0 else set()
+        end = begin + len(turn.text) if begin >= 0 else end
+        if turn.role != "assistant":
+            is_question_flagged = is_question_flagged or 1 in found
+        elif len(found) > 1:
+            return Drop("loss_weight", f"segments: {turn.text}"[:80])
+        flagged.append(replace(turn, train=found == {1}) if turn.role == "assistant" and found else turn)
+    return tuple(flagged), is_question_flagged
+
+
+def _alternate_segments(segments: Sequence[Mapping[str, Any]]) -> tuple[tuple[Message, ...], bool] | Drop:
+    messages: list[Message] = []
+    for label, group in groupby(segments, key=lambda segment: bool(segment["label"])):
+        text = _TOKENS.sub("", "".join(segment["text"] for segment in group))
+        if (mark := _OTHER_MARKS.search(text)) is not None:
+            return Drop("unparsed_tags", mark[0])
+        if not label:
+            text = _ANSWER_TAG.sub("", _ASKED_TAG.sub("", text))
+        if text.strip():
+            messages.append(Message("assistant" if label else "user", strip_turn(text), train=label or None))
+    return tuple(messages), False
