@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import ParsedText, read_document, read_titled_document
 from hanlin.data.ledger import Drop
 
@@ -15,7 +16,7 @@ def read_one(row: Any) -> ParsedText | Drop:
     return found
 
 
-@pytest.mark.parametrize("field", ["text", "content", "completion", "raw_content", "正文"])
+@pytest.mark.parametrize("field", ["text", "content", "contents", "completion", "raw_content", "正文"])
 def test_text_is_found_under_its_usual_names(field: str) -> None:
     found = read_one({"id": 7, field: "春眠不觉晓", "url": "u"})
     assert found == ParsedText("春眠不觉晓", {"id": 7, "url": "u"})
@@ -54,6 +55,27 @@ def test_our_own_documents_are_read_back() -> None:
 def test_a_title_named_in_fields_is_put_above_once() -> None:
     assert [found.text for found in read_titled_document({"title": "春", "text": "花开"})] == ["春\n花开"]  # type: ignore[union-attr]
     assert [found.text for found in read_titled_document({"title": "春", "text": "春\n花开"})] == ["春\n花开"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("turn", [{"role": "pretrain"}, {"role": "assistant"}, {"from": "gpt"}])
+def test_a_text_for_pre_training_may_be_written_as_a_turn_of_the_model_alone(turn: dict[str, str]) -> None:
+    """As XTuner and ms-swift write it; as a conversation it has no question."""
+    text = {"value" if "from" in turn else "content": "春眠不觉晓"}
+    row = {"messages": [{**turn, **text}], "lang": "zh"}
+    assert read_one(row) == ParsedText("春眠不觉晓", {"lang": "zh"})
+    assert not any(candidate.recognize(row) for candidate in CHAT_FORMATS)
+
+
+@pytest.mark.parametrize(
+    "row", [{"text": "<__dj__image> 一张床。", "images": ["a.png"]}, {"text": "<image>\n床", "image": "a"}]
+)
+def test_a_text_with_the_place_of_a_picture_is_dropped_by_name(row: dict[str, Any]) -> None:
+    found = read_one(row)
+    assert isinstance(found, Drop) and found.reason == "media"
+
+
+def test_a_text_beside_a_picture_is_a_text() -> None:
+    assert read_one({"text": "一张床。", "image": "a.png"}) == ParsedText("一张床。", {"image": "a.png"})
 
 
 @pytest.mark.parametrize("row", [{"text": ""}, {"foo": 1}, {"text": [1, 2]}, {"text": None}])

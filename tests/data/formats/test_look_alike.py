@@ -114,6 +114,13 @@ def test_hints_list_the_formats_of_the_kind_that_the_data_looks_like(put: Put, r
     assert "unknown format" in found["error"] and name in found["error"], found
 
 
+def test_the_way_out_of_lists_in_objects_is_a_path_that_jq_takes(put: Put) -> None:
+    rows = [{"question": "几点？", "answer": "九点。"}]
+    value = {"25": {"指南": "甲", "qa list": rows}, "b": {"qa": rows}}
+    (found,) = inspect([str(put("a.json", json.dumps(value, ensure_ascii=False)))])
+    assert """jq '."25"."qa list"' in.json""" in found["error"], found
+
+
 # ------------------------------------------------------------------------------------------- lists inside of cells
 
 TURNS = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content":
         ({"simple_messages": TURNS, "lang": "zh"}, [QUESTION, ANSWER]),
         ({"prompt": QUESTION, "gold_standard_solution": "江边", "llm_response": ANSWER}, [QUESTION, ANSWER]),
         ({"问题": QUESTION, "答案": ANSWER}, [QUESTION, ANSWER]),
+        ({"context": QUESTION, "target": ANSWER}, [QUESTION, ANSWER]),
+        ({"title": QUESTION, "desc": "要过江。", "answer": ANSWER}, [f"{QUESTION}\n要过江。", ANSWER]),
+        ({"text": "改成问句。", "input": "桥在那里。", "output": QUESTION}, ["改成问句。\n桥在那里。", QUESTION]),
+        ({"text": QUESTION, "input": "", "output": ANSWER}, [QUESTION, ANSWER]),
+        ({"query": QUESTION, "history": [f"[客户] {QUESTION}", f"[律师] {ANSWER}"]}, [QUESTION, ANSWER]),
         ({"dialogue": [{"speaker": "患者", "sentence": "发烧。"}, {"speaker": "医生", "sentence": "几天了？"}]}, None),
         ({"messages": [{"role": "使用者", "content": QUESTION}, {"role": "智能客服", "content": ANSWER}]}, None),
     ],
@@ -46,6 +52,41 @@ def test_a_text_that_the_model_should_read_and_no_turn_holds_is_named(put: Put, 
     made = run(Conversations, put("a.jsonl", [row]), validation_fraction=0)
     assert made.metrics["unread_fields"] == {"instruction": 1}
     assert made.kept[0]["meta"]["domain"] == "translation"
+
+
+def test_another_text_beside_question_and_answer_is_named_unless_it_is_both(put: Put, run: Run) -> None:
+    rows = [
+        {"instruction": QUESTION, "output": ANSWER, "text": "船夫说："},
+        {"instruction": QUESTION + "？", "output": ANSWER, "text": f"问：{QUESTION} 答：{ANSWER}"},
+    ]
+    assert run(Conversations, put("a.jsonl", rows), validation_fraction=0).metrics["unread_fields"] == {"text": 1}
+
+
+def test_lists_of_instructions_on_a_line_are_rows_each(put: Put, run: Run) -> None:
+    rows = [[{"instruction": f"{n}加{m}？", "output": f"{n + m}。"} for m in range(2)] for n in range(2)]
+    made = run(Conversations, put("a.json", json.dumps(rows, ensure_ascii=False)), validation_fraction=0)
+    assert [kept["messages"][0]["text"] for kept in made.kept] == ["0加0？", "0加1？", "1加0？", "1加1？"]
+
+
+def test_problems_by_their_files_are_rows(put: Put, run: Run) -> None:
+    problems = {f"a/{n}.json": {"problem": f"{n}加一？", "level": "1", "solution": f"{n + 1}。"} for n in range(3)}
+    made = run(Conversations, put("a.json", json.dumps(problems, ensure_ascii=False)), validation_fraction=0)
+    assert [kept["messages"][1]["text"] for kept in made.kept] == ["1。", "2。", "3。"]
+
+
+def test_a_pair_with_reasoning_in_fields_of_its_own_keeps_it(put: Put, run: Run) -> None:
+    pair = {"prompt": QUESTION, "chosen": ANSWER, "rejected": WORSE}
+    row = {**pair, "chosen_reasoning": "记得。", "rejected_reasoning": "忘了。"}
+    (kept,) = run(Preferences, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert (kept["chosen"]["reasoning"], kept["rejected"]["reasoning"]) == ("记得。", "忘了。") and "meta" not in kept
+
+
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}, {"loss": "false"}])
+def test_a_pair_that_is_not_to_be_learned_is_dropped_by_name(put: Put, run: Run, flag: dict[str, Any]) -> None:
+    pair = {"prompt": QUESTION, "chosen": ANSWER, "rejected": WORSE}
+    rows = [{**pair, **flag}, {**pair, "prompt": "多长？", "weight": 0.5}]
+    made = run(Preferences, put("a.jsonl", rows), validation_fraction=0, max_dropped=0.9)
+    assert made.metrics["dropped"] == {"nothing_to_learn": 1} and len(made.kept) == 1
 
 
 def test_a_label_of_a_conversation_in_words_that_say_nothing_known_is_named(put: Put, run: Run) -> None:
@@ -96,6 +137,9 @@ def test_the_better_answer_is_chosen_by_its_score(put: Put, run: Run, row: dict[
     [
         ({"prompt": QUESTION, "response1": WORSE, "response2": ANSWER, "net_utility": -3.5}, "verdict", "response1"),
         ({"prompt": QUESTION, "reply_1": ANSWER, "reply_2": WORSE}, "verdict", "rejected: reply_2"),
+        ({"prompt": QUESTION, "answer1": ANSWER, "answer2": WORSE}, "verdict", "rejected: answer2"),
+        ({"prompt": QUESTION, "response_1": ANSWER, "response_2": WORSE, "choice": 1}, "verdict", "response_1"),
+        ({"input_ids": [1, 2], "labels": [-100, 2], "attention_mask": [1, 1]}, "token ids", "another tokenizer"),
         ({"prompt": QUESTION, "completions": [{"response": ANSWER}, {"response": WORSE}]}, "verdict", "completions"),
         ({"english": "Where?", "chinese": "哪里？"}, "several languages", "prompt: english, response: chinese"),
         ({"translation": {"en": "Where?", "zh": "哪里？"}}, "several languages", "translation.en"),

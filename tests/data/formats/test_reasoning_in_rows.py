@@ -59,6 +59,11 @@ ROWS: dict[str, Any] = {
     "details, as OpenRouter gives them": answer(
         reasoning_details=[{"type": "reasoning.text", "text": THOUGHT}], content=TELL
     ),
+    "blocks, as LiteLLM gives them": answer(
+        thinking_blocks=[{"type": "thinking", "thinking": THOUGHT, "signature": "x"}], content=TELL
+    ),
+    "Chinese tags": answer(content=f"<思考>\n{THOUGHT}\n</思考>\n<回答>\n{TELL}\n</回答>"),
+    "Chinese headings": answer(content=f"【思考过程】{THOUGHT}\n【回答】{TELL}"),
     "the channels of gpt-oss": answer(
         content=f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{TELL}"
     ),
@@ -71,6 +76,20 @@ ROWS: dict[str, Any] = {
     "a typed reasoning part": answer(
         content=[{"type": "reasoning", "value": THOUGHT}, {"type": "text", "value": TELL}]
     ),
+    "a typed part with a summary": answer(
+        content=[
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": THOUGHT}]},
+            {"type": "text", "text": TELL},
+        ]
+    ),
+    "medical R1 columns beside the question that they were made of": {
+        "Question": ASK,
+        "Complex_CoT": THOUGHT,
+        "Response": TELL,
+        "answer": "7",
+        "question": "三加四等于几？",
+        "options": {"A": "7", "B": "8"},
+    },
     "a typed thinking part": answer(
         content=[{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": TELL}]
     ),

@@ -14,6 +14,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.content.rendered import find_rendering
+from hanlin.data.formats.preferences import ParsedPreference, read_pairs
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.ledger import Drop
 from stage_runs import Made
@@ -79,6 +80,22 @@ TEXTS: dict[str, tuple[str, tuple[Message, ...]]] = {
         f"USER: {MORE} ASSISTANT: {LAST}</s>",
         (Message("system", "A chat between a curious user and an assistant."), *TWICE),
     ),
+    "TeleChat": (f"<_user>{ASK}<_bot>{TELL}<_end><_user>{MORE}<_bot>{LAST}<_end>", TWICE),
+    "MiniCPM": (f"<用户>{ASK}<AI>{TELL}</s><用户>{MORE}<AI>{LAST}", TWICE),
+    "Baichuan": (f"<reserved_106>{ASK}<reserved_107>{TELL}</s><reserved_106>{MORE}<reserved_107>{LAST}</s>", TWICE),
+    "InternLM": (join(TWICE, "<|{role}|>:", "<eoh>\n", user="User", assistant="Bot"), TWICE),
+    "InternLM2": (join(WITH_SYSTEM, "[UNUSED_TOKEN_146]{role}\n", "[UNUSED_TOKEN_145]\n"), WITH_SYSTEM),
+    "Command R": (
+        join(
+            TWICE, "<|START_OF_TURN_TOKEN|><|{role}_TOKEN|>", "<|END_OF_TURN_TOKEN|>", user="USER", assistant="CHATBOT"
+        ),
+        TWICE,
+    ),
+    "BlueLM": (f"[|Human|]:{ASK}[|AI|]:{TELL}</s>[|Human|]:{MORE}[|AI|]:{LAST}</s>", TWICE),
+    "Skywork": (f"[USER]{ASK}[SEP][BOT]{TELL}[SEP][USER]{MORE}[SEP][BOT]{LAST}[SEP]", TWICE),
+    "Llama 4": (join(WITH_SYSTEM, "<|header_start|>{role}<|header_end|>\n\n", "<|eot|>"), WITH_SYSTEM),
+    "Kimi": (join(TWICE, "<|im_{role}|>{role}<|im_middle|>", "<|im_end|>"), TWICE),
+    "Seed": (join(TWICE, "<seed:bos>{role}\n", "<seed:eos>"), TWICE),
     "GLM-4": ("[gMASK]<sop>" + join(TWICE, "<|{role}|>\n", ""), TWICE),
 }
 
@@ -100,12 +117,35 @@ def test_a_rendered_conversation_is_read_into_its_turns(name: str, field: str) -
     assert not item.unread
 
 
-@pytest.mark.parametrize("name", ["ChatML", "Llama 3", "Llama 2", "Gemma"])
-def test_a_rendered_prompt_beside_its_answer_is_read_into_its_turns(name: str) -> None:
+@pytest.mark.parametrize("is_closed", [True, False])
+@pytest.mark.parametrize("name", ["ChatML", "Llama 3", "Llama 2", "Gemma", "TeleChat", "Skywork", "Kimi"])
+def test_a_rendered_prompt_beside_its_answer_is_read_into_its_turns(name: str, is_closed: bool) -> None:
+    """The mark that closes the answer is the template's too."""
     text, messages = TEXTS[name]
-    prompt = text[: text.index(LAST)]
-    _, item = read_row({"prompt": prompt, "completion": LAST})
+    prompt, answer = text[: text.index(LAST)], text[text.index(LAST) :].rstrip()
+    _, item = read_row({"prompt": prompt, "completion": answer if is_closed else LAST})
     assert isinstance(item, ParsedChat) and item.messages == messages
+
+
+@pytest.mark.parametrize("name", ["ChatML", "Llama 3", "Mistral", "TeleChat"])
+def test_a_rendered_prompt_of_a_pair_is_read_into_its_turns(name: str) -> None:
+    text, messages = TEXTS[name]
+    prompt, answer = text[: text.index(LAST)], text[text.index(LAST) :].rstrip()
+    for row in (
+        {"prompt": prompt, "chosen": answer, "rejected": answer.replace(LAST, "不知道。")},
+        {"chosen": text, "rejected": text.replace(LAST, "不知道。")},
+    ):
+        (pair,) = read_pairs(row)
+        assert isinstance(pair, ParsedPreference) and (*pair.prompt, pair.chosen) == messages
+        assert pair.rejected.text == "不知道。"
+
+
+def test_headings_of_a_template_around_question_and_answer_go() -> None:
+    twice = "\n\n### Response:\n\n\n### Response:\n" + TELL
+    _, item = read_row({"instruction": f"\n\n### Instruction:\n{ASK}", "input": None, "output": twice})
+    assert isinstance(item, ParsedChat) and item.messages == ASKED
+    _, item = read_row({"context": "Instruction: 天为什么蓝？\nInput: 一句话。\nAnswer: ", "target": TELL})
+    assert isinstance(item, ParsedChat) and item.messages == ASKED
 
 
 def test_reasoning_and_calls_inside_a_rendered_conversation_are_read() -> None:

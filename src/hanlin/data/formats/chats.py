@@ -30,6 +30,7 @@ from hanlin.data.formats.content.reasoning import (
 from hanlin.data.formats.content.rendered import read_rendered_prompt
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
+from hanlin.data.formats.documents import find_pretraining_text
 from hanlin.data.formats.exports import (
     is_chatgpt_export,
     is_claude_export,
@@ -129,7 +130,7 @@ def _has_turn_keys(*keys: str) -> Callable[[Any], bool]:
     """Make a function that recognizes rows with turns that have one of these keys."""
 
     def recognize(value: Any) -> bool:
-        if isinstance(value, dict) and "chosen" in value:
+        if isinstance(value, dict) and ("chosen" in value or find_pretraining_text(value) is not None):
             return False
         found = _find_turn_list(value)
         first = found[0][0] if found and found[0] else None

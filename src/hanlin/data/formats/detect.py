@@ -24,7 +24,7 @@ from hanlin.data.formats.documents import ParsedText
 from hanlin.data.formats.look_alike import describe_look_alike, describe_nested, describe_unknown
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
-from hanlin.data.formats.trees.message_rows import is_message_row, join_message_rows
+from hanlin.data.formats.trees.message_rows import are_message_rows, join_message_rows
 from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings, mark_low_turns
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
@@ -107,7 +107,7 @@ def detect_format(
     if file.settings.min_rating:
         values = [row.value for row in first if not isinstance(row.value, Drop)]
         check_ratings([*values, *map(decode_cells, values)], file.settings.min_rating, file.path)
-    is_joined = bool(first) and is_message_row(next(adapt_row(first[0], file.settings)).value)
+    is_joined = are_message_rows([next(adapt_row(row, file.settings)).value for row in first[:3]])
     chosen = _choose_format(file, layout, list(adapt_rows(iter(first), file.settings)), formats, other_formats)
     return DetectedFormat(layout, chosen, find_others(file, formats), is_joined)
 
@@ -291,6 +291,10 @@ def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
     A row in several languages is read in the one that the source asks for, or in each, unless the source names fields.
     """
     row = rename_fields(row, settings.fields)
+    if type(row.value) is list and len(row.value) > 0 and all(map(_is_task, row.value)):
+        for inner in row.value:
+            yield from adapt_row(Row(row.line, inner, row.raw, row.unread), settings)
+        return
     decoded = decode_cells(row.value)
     for chosen in (OneLanguage(decoded),) if settings.fields else choose_languages(decoded, settings.read_language):
         value = unfold_judged(mark_low_turns(chosen.row, settings.min_rating) if settings.min_rating else chosen.row)
@@ -302,6 +306,11 @@ def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
             yield Row(row.line, value, row.value, (*row.unread, *chosen.unread), chosen.language)
         else:
             yield row if value is row.value else Row(row.line, value, row.raw, row.unread)
+
+
+def _is_task(value: Any) -> bool:
+    """Whether a value is a row with an instruction: a list of such values is a list of rows, not of turns."""
+    return isinstance(value, dict) and isinstance(value.get("instruction"), str) and "role" not in value
 
 
 def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields
+from hanlin.data.formats.content.media import find_media_field, find_placeholder
 from hanlin.data.io.tables import is_numbered
 from hanlin.data.ledger import Drop
 
@@ -25,6 +26,8 @@ TEXT_FIELDS = (
     "article",
     "passage",
     "document",
+    "sections",
+    "contents",
     "正文",
     "内容",
 )
@@ -45,8 +48,32 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+_TURN_LISTS = ("messages", "conversations", "conversation")
+_PRETRAINING_ROLES = ("pretrain", "assistant", "gpt")
+
+
+def find_pretraining_text(row: Any) -> tuple[str, str] | None:
+    """Find the text of a row for pre-training that is written as a conversation of one turn, the model's alone.
+
+    XTuner and ms-swift write it so.
+
+    Returns:
+        (the field, the text); None for any other row.
+    """
+    name = next((name for name in _TURN_LISTS if name in row), None) if isinstance(row, dict) else None
+    turns = row[name] if name is not None else None
+    if name is None or not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict):
+        return None
+    turn = turns[0]
+    text = next((turn[key] for key in ("content", "value", "text") if isinstance(turn.get(key), str)), "")
+    is_model = turn.get("role", turn.get("from")) in _PRETRAINING_ROLES
+    return (name, text) if is_model and text.strip() and len(turn) == 2 else None
+
+
 def _is_document(value: Any) -> bool:
     if isinstance(value, dict):
+        if find_pretraining_text(value) is not None:
+            return True
         name = _find_text_field(value)
         return name is not None and _join_body(value[name]) is not None
     return isinstance(value, str)
@@ -80,10 +107,17 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
     if not isinstance(value, dict):
         yield Drop("other_format", type(value).__name__)
         return
-    name = _find_text_field(value)
-    body = None if name is None else _join_body(value[name])
+    as_turn = find_pretraining_text(value)
+    name = _find_text_field(value) if as_turn is None else as_turn[0]
+    body = as_turn[1] if as_turn is not None else None if name is None else _join_body(value[name])
     if name is None or not body:
         yield Drop("no_text", f"fields {', '.join(map(str, list(value)[:12]))}")
+        return
+    if find_media_field(value) and (mark := find_placeholder(body)) is not None:
+        yield Drop("media", mark[:40])
+        return
+    if as_turn is not None:
+        yield ParsedText(body, collect_meta(value, (name,)), find_unread_fields(value, (name,)))
         return
     own_fields = {"id", "text", "source", "meta"}
     if name == "text" and "id" in value and set(value) <= own_fields:

@@ -5,12 +5,14 @@ Read as conversations, an exam would teach bare letters without the choices that
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from hanlin.core.i18n import join_list, mark, tr
 from hanlin.data.formats.content.labels import is_labeled_answer
+from hanlin.data.formats.content.reasoning import ROW_REASONING_FIELDS
 from hanlin.data.formats.documents import TEXT_FIELDS
 from hanlin.data.formats.trees.judged import find_undecided
 from hanlin.data.formats.trees.languages import find_parallel
@@ -60,11 +62,14 @@ _ANSWERS = (
 _LETTERS = re.compile(r"\(?[A-Ha-h0-9]\)?(?:[\s,，、;]*[A-Ha-h])*\.?")
 _CHAT_FIELDS = ("messages", "conversations", "conversation", "instruction", "output", "chosen")
 _MAX_OUTER = 3
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN_FIELDS = ("labels", "attention_mask", "loss_mask", "target_ids")
 _QAS_FIELDS = ("qas", "questions")
 
 EXAM = mark("these are questions of an exam, with choices")
 UNDECIDED = mark("these are several answers to one question, without a verdict that is known")
 PARALLEL = mark("these are sentences in several languages")
+TOKENIZED = mark("these are rows that a tokenizer has made token ids of")
 NESTED = mark("these are lists of rows inside other objects: {names}")
 TURNS_TO_ASK = mark("these are questions to ask one after another, as in MT-Bench")
 READING = mark("these are passages with questions about them, as in SQuAD")
@@ -105,6 +110,9 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
             answer=f"{{response: {undecided[0]}}}",
         )
         return tr(UNDECIDED), hint
+    if _is_tokenized(row):
+        hint = tr("read the texts that they were made of: the ids mean other texts to another tokenizer")
+        return tr(TOKENIZED), hint
     languages = find_parallel(row)
     if languages:
         hint = tr(
@@ -115,24 +123,35 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
     return None
 
 
+def _is_tokenized(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds token ids, and nothing of the text that they stand for."""
+    ids = row.get("input_ids")
+    is_ids = isinstance(ids, list) and bool(ids) and all(isinstance(token_id, int) for token_id in ids[:20])
+    return is_ids and (len(row) == 1 or any(name in row for name in _TOKEN_FIELDS))
+
+
 def describe_nested(row: Any) -> tuple[str, str] | None:
     """Describe the only row of a file that holds lists of objects below objects, as `describe_unknown` does."""
-    names = [name for name in _list_nested(row, ()) if "." in name] if isinstance(row, dict) else []
-    if not names:
+    found = [names for names in _list_nested(row, ()) if len(names) > 1] if isinstance(row, dict) else []
+    if not found:
         return None
-    example = "jq '." + names[0] + "' in.json > out.json"
+    names = [".".join(path) for path in found]
+    path = "".join(
+        f".{name}" if _IDENTIFIER.fullmatch(name) else f".{json.dumps(name, ensure_ascii=False)}" for name in found[0]
+    )
+    example = f"jq '{path}' in.json > out.json"
     hint = tr("write each list to a file of its own, such as with {example}", example=example)
     return tr(NESTED, names=join_list(names[:5])), hint
 
 
-def _list_nested(value: Any, outer: tuple[str, ...]) -> list[str]:
-    """The lists of objects in an object and in those below it, as `outer.name`."""
-    found: list[str] = []
+def _list_nested(value: Any, outer: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The lists of objects in an object and in those below it, each as the names on the way to it."""
+    found: list[tuple[str, ...]] = []
     for name, content in value.items():
         if isinstance(content, dict) and len(outer) < _MAX_OUTER:
             found += _list_nested(content, (*outer, str(name)))
         elif isinstance(content, list) and content and isinstance(content[0], dict):
-            found.append(".".join((*outer, str(name))))
+            found.append((*outer, str(name)))
     return found
 
 
@@ -152,6 +171,8 @@ def is_exam(row: Any) -> bool:
     names = {str(name).lower(): value for name, value in row.items()}
     if any(name in names for name in _CHAT_FIELDS) or not any(name in names for name in _EXAM_QUESTIONS):
         return False
+    if isinstance(names.get("response"), str) and not ROW_REASONING_FIELDS.isdisjoint(names):
+        return False  # a question with its reasoning and answer, which keeps the choices it was made of
     if any(all(isinstance(names.get(name), str | int | float) for name in group) for group in _CHOICE_NAMES):
         return True
     if isinstance(names.get("target_scores"), dict):

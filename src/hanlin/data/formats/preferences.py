@@ -12,12 +12,14 @@ from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.loss_flags import says_not_to_learn
+from hanlin.data.formats.content.rendered import is_rendered, parse_rendered, read_rendered_prompt
 from hanlin.data.formats.content.roles import CALL_ROLES, ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import Tools, find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.exports import is_oasst_tree
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
-from hanlin.data.formats.questions import find_field, find_system, join_question
+from hanlin.data.formats.questions import add_side_reasoning, find_field, find_system, join_question
 from hanlin.data.formats.trees.ranked import find_ranked_pairs
 from hanlin.data.formats.turns import (
     ParsedChat,
@@ -152,7 +154,7 @@ def _is_turn_list(value: Any) -> bool:
 def _has_own_prompt(answer: Any) -> bool:
     """Whether an answer begins with the prompt: as turns, or as text with tags."""
     if isinstance(answer, str):
-        return _parse_tagged(answer) is not None
+        return _parse_tagged(answer) is not None or is_rendered(answer)
     if _is_turn_list(answer):
         return any(ROLE_NAMES.get(find_role_name(turn)) == "user" for turn in answer)
     return isinstance(answer, list) and bool(answer) and _has_own_prompt(answer[0])
@@ -287,6 +289,8 @@ def _is_tagged_turns(texts: Sequence[Any]) -> bool:
 def _read_answer(value: Any, prompt: _Prompt) -> tuple[Message, ...] | Drop:
     """Read an answer, with the prompt before it if it has one of its own: text, a turn, or turns."""
     if isinstance(value, str):
+        if not prompt.turns and is_rendered(value):
+            return parse_rendered(value)
         tagged = _parse_tagged(value) if prompt.is_tagged or not prompt.turns else None
         return tagged or (Message("assistant", strip_turn(value)),)
     if isinstance(value, dict):
@@ -315,6 +319,9 @@ def read_pairs(value: Any) -> Iterator[ParsedPreference | Drop]:
     """
     if not isinstance(value, dict):
         yield Drop("other_format")
+        return
+    if says_not_to_learn(value):
+        yield Drop("nothing_to_learn")
         return
     value = _join_rejected(value)
     ranked = _find_ranked_output(value) if isinstance(value.get("instruction"), str) else None
@@ -359,7 +366,8 @@ def _read_pair(
         turns = (answer,) if isinstance(answer, Message) else _read_answer(answer, prompt)
         if isinstance(turns, Drop):
             return turns
-        chat = _finish(row, _join_prompt(prompt, turns))
+        joined = read_rendered_prompt(_join_prompt(prompt, turns))
+        chat = joined if isinstance(joined, Drop) else _finish(row, joined)
         if isinstance(chat, Drop):
             return chat
         chats.append(chat)
@@ -373,6 +381,15 @@ def _read_pair(
         return Drop("no_question")
     history = find_history(row)
     names = [name for name in dict.fromkeys(used) if name != history]
+    sides = [
+        add_side_reasoning(row, side, chat.messages[-1])
+        for side, chat in zip(("chosen", "rejected"), chats, strict=True)
+    ]
+    for side in sides:
+        if isinstance(side, Drop):
+            return side
+    (chosen_field, best), (rejected_field, worse) = [side for side in sides if not isinstance(side, Drop)]
+    used = (*used, chosen_field, rejected_field)
     lists = [row[name] for name in names if isinstance(row.get(name), list | dict)]
     turns_unread = find_unread_turn_fields(_flatten(lists)) if lists else ()
     if history in used:
@@ -383,8 +400,8 @@ def _read_pair(
     used = (*used, system_field if is_carried else "", find_row_tools(row)[0], *_own_fields(row))
     return ParsedPreference(
         before,
-        replace(first.messages[-1], train=None),
-        replace(second.messages[-1], train=None),
+        replace(best, train=None),
+        replace(worse, train=None),
         _read_scores(row),
         collect_meta(row, used),
         first.tools,

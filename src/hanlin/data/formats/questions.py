@@ -9,7 +9,13 @@ from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
-from hanlin.data.formats.content.reasoning import ROW_REASONING_FIELDS, join_reasoning, read_reasoning, split_reasoning
+from hanlin.data.formats.content.reasoning import (
+    ROW_REASONING_FIELDS,
+    TURN_REASONING_FIELDS,
+    join_reasoning,
+    read_reasoning,
+    split_reasoning,
+)
 from hanlin.data.formats.content.roles import ROLE_NAMES
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
@@ -26,7 +32,14 @@ ROLE_PAIRS = (
     *(("user", "ai"), ("human", "ai"), ("user", "gpt"), ("user", "model"), ("用户", "助手")),
 )
 """Fields named by the roles of a question and its answer: each alone may be something else, such as a user's name."""
-_SURE_PAIRS = (*ROLE_PAIRS, ("instruction", "generation"), ("problem", "solution"), ("patient", "doctor"))
+_SURE_PAIRS = (
+    *ROLE_PAIRS,
+    ("instruction", "generation"),
+    ("problem", "solution"),
+    ("patient", "doctor"),
+    ("context", "target"),
+    ("source", "target"),
+)
 """Fields of a question and its answer that count together alone."""
 _REASONED_QUESTION_FIELDS = (*QUESTION_FIELDS, "problem", "user", "instruction", "题目")
 _REASONED_ANSWER_FIELDS = (
@@ -74,10 +87,11 @@ def place_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple
 def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Find the first of some fields that a row has as text, in any letter case; of one letter only as it is written."""
     exact = next((name for name in names if isinstance(row.get(name), str)), None)
-    if exact is not None:
+    if exact is not None and exact == names[0]:
         return exact
     lower = {str(name).lower(): name for name, value in row.items() if isinstance(value, str) and len(str(name)) > 1}
-    return next((lower[name] for name in names if name in lower), None)
+    found = next((name for name in names if name == exact or name in lower), None)
+    return exact if found == exact else lower[str(found)]
 
 
 def find_row_reasoning(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -90,6 +104,8 @@ def find_row_reasoning(row: Mapping[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
+_TITLE_DETAILS = ("desc", "description", "问题描述")
+"""Fields beside a title that make it the title of a question."""
 MATERIAL_FIELDS = ("input", "context")
 """Fields of a text that a question is about."""
 
@@ -146,9 +162,18 @@ def _read_question_answer(
     messages, system_field = place_system(row, messages)
     used = (*used, history_field, system_field, reasoning_field, find_row_tools(row)[0], "id")
     unread = find_unread_fields(row, used)
+    if _has_other_text(row, used, unread, str(content[0])):
+        unread = (*unread, "text")
     if history_field:
         unread = (*unread, *find_unread_history_fields(row))
     return ParsedChat(messages, (), collect_meta(row, used), unread)
+
+
+def _has_other_text(row: Mapping[str, Any], used: Sequence[str], unread: Sequence[str], answer: str) -> bool:
+    """Whether a row has a `text` beside question and answer that is not both of them written as one, and no turn."""
+    text = row.get("text")
+    is_other = isinstance(text, str) and bool(text.strip()) and answer.strip() not in text
+    return is_other and "text" not in used and "text" not in unread
 
 
 def _add_reasoning(answer: Message, reasoning: str) -> Message | Drop:
@@ -156,6 +181,26 @@ def _add_reasoning(answer: Message, reasoning: str) -> Message | Drop:
     if isinstance(split, Drop):
         return split
     return replace(answer, text=strip_turn(split[1]), reasoning=join_reasoning(reasoning, split[0]))
+
+
+def add_side_reasoning(row: Mapping[str, Any], side: str, answer: Message) -> tuple[str, Message] | Drop:
+    """Give an answer of a pair its reasoning from a field of its own, such as `chosen_reasoning`.
+
+    Args:
+        row: The pair.
+        side: `chosen` or `rejected`.
+        answer: The answer of that side.
+
+    Returns:
+        The field, empty without any, and the answer; a Drop if the reasoning in the answer has no end.
+    """
+    for name in TURN_REASONING_FIELDS:
+        for field in (f"{side}_{name}", f"{name}_{side}"):
+            reasoning = read_reasoning(row.get(field))
+            if reasoning:
+                added = _add_reasoning(answer, join_reasoning(reasoning, answer.reasoning))
+                return added if isinstance(added, Drop) else (field, added)
+    return "", answer
 
 
 ALPACA_ANSWER_FIELDS = ("output", "response", "answer", "completion")
@@ -218,12 +263,16 @@ def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
     question, answer = find_field(row, QUESTION_FIELDS), find_field(row, ANSWER_FIELDS)
     if question is None or question.lower() == "input":
         question = find_field(row, ("instruction",)) or question
+    if question is None and answer is not None and any(isinstance(row.get(name), str) for name in _TITLE_DETAILS):
+        question = find_field(row, ("title", "标题"))
     if find_row_reasoning(row)[0]:
         question = question or find_field(row, _REASONED_QUESTION_FIELDS)
         answer = answer or find_field(row, _REASONED_ANSWER_FIELDS)
     if question is None or answer is None:
         pairs = ((find_field(row, pair[:1]), find_field(row, pair[1:])) for pair in _SURE_PAIRS)
         question, answer = next((pair for pair in pairs if None not in pair), (question, answer))
+    if question is not None and answer is not None and answer.istitle() and isinstance(row.get(question.title()), str):
+        question = question.title()  # of two questions, the one that is written like the answer
     return None if question is None or answer is None or question == answer else (question, answer)
 
 
@@ -237,8 +286,13 @@ def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
         yield Drop("no_question" if find_field(value, QUESTION_FIELDS) is None else "no_answer")
         return
     field, answer = fields
+    if field == "input" and _has_other_text(value, (), (), value[answer]):  # the task, in sets of instructions
+        value = {**value, "text": "", "instruction": value["text"]}
+        field = "instruction"
     material = MATERIAL_FIELDS if field == "prompt" and answer != "input" else MATERIAL_FIELDS[1:]
     more_fields = _find_texts(value, material)
+    if field in ("title", "标题"):
+        more_fields = _find_texts(value, _TITLE_DETAILS)
     if field.lower() == "instruction":
         found = [find_field(value, (name,)) for name in ("input", "input_text", "context")]
         more_fields = tuple(name for name in found if name is not None and name != answer)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.agents.react import split_react_text
 from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
 from hanlin.data.formats.content.rendered import find_rendering, is_segments, parse_rendered, parse_segments
 from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
-from hanlin.data.formats.questions import place_system
+from hanlin.data.formats.questions import ANSWER_FIELDS, place_system
+from hanlin.data.formats.traces.react import split_react_text
 from hanlin.data.formats.turns import ParsedChat, alternate_roles
 from hanlin.data.ledger import Drop
 from hanlin.data.text.patterns import compile_on_use
@@ -117,7 +117,10 @@ _BLANK_BESIDE_HAN = compile_on_use(
 _TEXT_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
 _ONLY_FIELDS = frozenset({"id", "data"})
 """The fields of UltraChat: `data` beside others may be anything."""
-_ROLE_TAG = compile_on_use(r"\s*(?:\*\*)?([A-Za-z]{1,9}|[\u4e00-\u9fff]{1,4})\s*[:：](?:\*\*)?")
+_ROLE_TAG = compile_on_use(
+    r"\s*(?:\*\*)?([A-Za-z]{1,9}|[\u4e00-\u9fff]{1,4})\s*[:：](?:\*\*)?"
+    r"|\s*[\[【]([A-Za-z]{1,9}|[\u4e00-\u9fff]{1,4})[\]】]\s*[:：]?"
+)
 
 
 def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
@@ -131,6 +134,8 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
     if isinstance(value, dict):
         names = ("data",) if value.keys() <= _ONLY_FIELDS else _TEXT_LIST_FIELDS
         fields = tuple(name for name in names if isinstance(value.get(name), list))[:1]
+        if not fields and _is_dialogue_alone(value):
+            fields = ("history",)
         texts = value[fields[0]] if fields else None
         said = _find_said(value)
         if said is not None:
@@ -147,6 +152,19 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
         texts = [turn["message"] for turn in texts]
     is_list = isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
     return (texts, fields) if is_list else None
+
+
+_ANSWERS = frozenset((*ANSWER_FIELDS, "messages", "chosen", "rejected"))
+
+
+def _is_dialogue_alone(row: Mapping[str, Any]) -> bool:
+    """Whether a row has a whole dialogue as its history, each text with its role, and no answer beside it."""
+    texts = row.get("history")
+    if not isinstance(texts, list) or len(texts) < 2 or not _ANSWERS.isdisjoint(row):
+        return False
+    tags = [_ROLE_TAG.match(text) if isinstance(text, str) else None for text in texts]
+    roles = [_TAG_ROLES.get((tag[1] or tag[2]).lower()) if tag else None for tag in tags]
+    return None not in roles and roles[-1] == "assistant"
 
 
 _CONTEXTS, _NEXT = ("context", "dialog_history", "input"), ("target", "response", "output", "answer", "completion")
@@ -174,7 +192,7 @@ def _read_said(texts: Sequence[str]) -> tuple[Message, ...]:
     messages = []
     for text in texts:
         tag = _ROLE_TAG.match(text)
-        role = _TAG_ROLES.get(tag[1].lower()) if tag else None
+        role = _TAG_ROLES.get((tag[1] or tag[2]).lower()) if tag else None
         if tag is None or role is None:
             return alternate_roles(texts)
         messages.append(Message(role, strip_turn(text[tag.end() :])))

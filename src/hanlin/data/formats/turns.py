@@ -10,15 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
-from hanlin.data.formats.agents.react import (
-    is_react_result,
-    may_be_react,
-    split_final_answer,
-    split_react,
-    split_react_prompt,
-    split_react_trace,
-    strip_observation,
-)
 from hanlin.data.formats.base import strip_turn
 from hanlin.data.formats.content.call_texts import (
     CallText,
@@ -55,6 +46,15 @@ from hanlin.data.formats.content.tool_lists import (
     split_system_tools,
 )
 from hanlin.data.formats.content.turn_fields import CALL_FIELDS, RESULT_NAME_FIELDS
+from hanlin.data.formats.traces.react import (
+    is_react_result,
+    may_be_react,
+    split_final_answer,
+    split_react,
+    split_react_prompt,
+    split_react_trace,
+    strip_observation,
+)
 from hanlin.data.ledger import Drop
 
 
@@ -318,7 +318,7 @@ def _split_calls(text: str, tools: Tools, has_result: bool) -> CallText | Drop |
 def _may_hold_marks(message: Message) -> bool:
     """Whether a turn may hold more than its text says: calls, a result, or marks around reasoning, calls or results."""
     text = message.text
-    if message.role == "tool" or "<" in text or "[" in text or "◁" in text or message.tool_calls:
+    if message.role == "tool" or "<" in text or "[" in text or "◁" in text or "【" in text or message.tool_calls:
         return True
     return message.role == "assistant" and may_be_react(text)
 

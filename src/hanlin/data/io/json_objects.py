@@ -18,7 +18,8 @@ _ROWS_FIELDS = frozenset((
 """Fields that hold the rows of a file, in lower case."""
 _COLUMNS = frozenset((
     *("question", "questions", "query", "prompt", "instruction", "input", "output", "answer", "answers", "response"),
-    *("text", "content", "completion", "target", "问题", "回答", "答案", "问", "答", "内容", "正文"),
+    *("text", "content", "completion", "target", "problem", "solution"),
+    *("问题", "回答", "答案", "问", "答", "内容", "正文"),
 ))  # fmt: skip
 """Names that tell columns of rows from the lists of one record, in lower case."""
 _NESTED_FIELDS = frozenset((
@@ -27,6 +28,7 @@ _NESTED_FIELDS = frozenset((
     *("itemlist", "item_list", "datalist", "data_list", "rowlist", "row_list", "列表", "对话", "结果", "记录"),
 ))  # fmt: skip
 """Further fields that hold the rows of a file below an object, in lower case."""
+_SPLITS = ("train", "valid", "validation", "dev", "test")
 _MAX_OUTER = 2
 _TURN_KEYS = ("role", "from", "speaker")
 _MIN_ROWS = 2
@@ -43,8 +45,8 @@ def read_split_rows(path: Path, chunks: Iterator[str], unread: dict[str, None]) 
     """
     buffer, decoder = _open_object(chunks)
     for name in _read_field_names(path, buffer, decoder):
-        if buffer.peek() == "[":
-            buffer.pos += 1
+        if buffer.peek() == "[" or name in _SPLITS:
+            expect_mark(path, buffer, "[", f"'{name}' is not a list")
             yield from read_values(path, buffer, decoder, closing="]")
         else:
             _skip_field(path, buffer, decoder, name, unread)

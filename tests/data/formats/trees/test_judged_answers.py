@@ -22,6 +22,8 @@ CHAT = [{"role": "user", "content": "几点开门？"}]
     [
         {**ASK, "response_0": "好", "response_1": "坏", "better_response_id": 0},
         {**ASK, "response_1": "坏", "response_2": "好", "preference_strength": 2},
+        {**ASK, "response_1": "坏", "response_2": "好", "winner": "response_2"},
+        {**ASK, "回答1": "坏", "回答2": "好", "评分1": 2, "评分2": 5},
         {"context": CHAT, "response1": "好", "response2": "坏", "overall_preference": -1},
         {**ASK, "answer_a": "坏", "answer_b": "好", "winner": "model_b"},
         {**ASK, "response_a": "好", "response_b": "坏", "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},

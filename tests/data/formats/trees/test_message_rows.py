@@ -151,3 +151,41 @@ def test_ids_may_be_any_value(put: Put, run: Run, strange: Any) -> None:
     rows = [{**TREE[0], "message_id": strange}, {**TREE[1], "parent_id": strange}]
     made = run(Conversations, put("oasst.jsonl", rows), validation_fraction=0)
     assert read_turns(made) == [["怎样挑一只好西瓜？", "随便挑一只。"]]
+
+
+# --- turns without ids ------------------------------------------------------------------------------------------------
+
+BARE = [
+    {"role": "client", "content": "睡不好怎么办？", "annotation": [1]},
+    {"role": "counselor", "content": "几点睡？"},
+    {"role": "client", "content": "两点。"},
+    {"role": "counselor", "content": "早些睡。"},
+]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_file_of_turns_without_ids_is_one_conversation(put: Put, name: str) -> None:
+    (row,) = inspect([str(put(name, json.dumps(BARE, ensure_ascii=False) if name == "a.json" else BARE))])
+    assert (row["stage"], row["kept"], row["unread_fields"]) == ("conversations", 1, {"turn.annotation": 1})
+    assert [turn["text"] for turn in row["samples"][0]["messages"]] == [turn["content"] for turn in BARE]
+
+
+def test_a_system_text_begins_another_conversation_of_such_a_file(put: Put, run: Run) -> None:
+    system = {"role": "system", "content": "你说话温和。"}
+    rows = [system, *BARE[:2], system, *BARE[2:]]
+    assert read_turns(run(Conversations, put("a.jsonl", rows), validation_fraction=0)) == [
+        ["你说话温和。", "睡不好怎么办？", "几点睡？"],
+        ["你说话温和。", "两点。", "早些睡。"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"role": "春日", "text": "你好。"}, {"role": "阿虚", "text": "有什么事吗？"}],
+        [{"role": "assistant", "text": "第一篇文章。"}, {"role": "assistant", "text": "第二篇文章。"}],
+    ],
+)
+def test_lines_of_unknown_speakers_or_of_one_are_no_conversation(put: Put, rows: list[dict[str, str]]) -> None:
+    (row,) = inspect([str(put("a.jsonl", rows))])
+    assert row["stage"] == "corpus"

@@ -27,7 +27,7 @@ MEDIA_PARTS = frozenset(
 
 _WORD = r"(?:image|img|picture|video|audio|speech|sound)"
 _PLACEHOLDER = compile_on_use(
-    rf"<\|(?:{_WORD}|vision_start|image_pad|video_pad|audio_bos|AUDIO)(?:[_-]?\w+)?\|>"
+    rf"<__dj__{_WORD}>|<\|(?:{_WORD}|vision_start|image_pad|video_pad|audio_bos|AUDIO)(?:[_-]?\w+)?\|>"
     rf"|<(?:image|picture|video|audio|speech)(?:[_ -]?\d+|_placeholder|_here)?>"
     r"|<ImageHere>|<(img|audio)>[^<>\n]{1,300}\.(?:jpe?g|png|webp|gif|bmp|wav|mp3|flac|ogg|m4a|mp4)[^<>\n]*</\1>"
     r"|<(?:图片|图像|照片|视频|音频|语音)\d*>|[\[【](?:图片|图像|照片|圖片|image|images|img|picture)[ _-]?\d*[\]】]"

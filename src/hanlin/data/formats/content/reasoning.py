@@ -11,7 +11,7 @@ from hanlin.data.text.patterns import compile_on_use
 
 TURN_REASONING_FIELDS = (
     *("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_content", "think", "thought"),
-    *("thoughts", "reasoning_trace", "reasoning_details"),
+    *("thoughts", "reasoning_trace", "reasoning_details", "thinking_blocks"),
 )
 """Fields of a turn that hold its reasoning."""
 ROW_REASONING_FIELDS = frozenset(
@@ -39,11 +39,23 @@ _CLOSED_MARKS = (
     ("◁think▷", "◁/think▷"),
     ("<seed:think>", "</seed:think>"),
     ("[unused16]", "[unused17]"),
+    ("<思考>", "</思考>"),
+    ("<思考过程>", "</思考过程>"),
+    ("<推理>", "</推理>"),
+    ("<推理过程>", "</推理过程>"),
+    ("【思考】", "【/思考】"),
+    *(
+        (f"【{thought}】", f"【{answer}】")
+        for thought in ("思考", "思考过程", "推理过程")
+        for answer in ("回答", "答案")
+    ),
 )
 _NEVER_PLAIN = frozenset({"<think>", "<|begin_of_thought|>"})
 """Marks that are not the beginning of an ordinary text: without their end, the answer is cut off."""
 _SOLUTION = compile_on_use(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.S)
-_ANSWER = compile_on_use(r"\s*<answer>((?:(?!</?answer>).)*)(?:</answer>\s*)?\Z", re.S | re.I)
+_ANSWER = compile_on_use(
+    r"\s*<(answer|回答|答案|最终答案)>((?:(?!</?(?:answer|回答|答案|最终答案)>).)*)(?:</\1>\s*)?\Z", re.S | re.I
+)
 """The answer after the reasoning as R1-Zero and AM-DeepSeek-R1 mark it."""
 _CHANNELS = compile_on_use(
     r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(.*?)<\|end\|>"
@@ -91,7 +103,7 @@ def split_reasoning(text: str) -> tuple[str, str] | Drop:
     head = text.lstrip()
     if head[:1] == "<" and (channels := _CHANNELS.match(head)) is not None:
         return strip_turn(channels[1]), channels[2]
-    if head[:1] not in ("<", "[", "◁") and "</think>" not in text:
+    if head[:1] not in ("<", "[", "◁", "【") and "</think>" not in text:
         return "", text
     if head.startswith("<|channel|>") and "<|channel|>commentary" in head:
         return Drop("broken_tool_call", head[:40])
@@ -126,7 +138,7 @@ def _split_block(head: str) -> tuple[str, str] | Drop | None:
 def _strip_solution(text: str) -> str:
     """The answer between the marks of a solution or an answer, if it has them."""
     match = _SOLUTION.match(text) or _ANSWER.match(text)
-    return match[1] if match else text
+    return str(match[match.lastindex or 0]) if match else text
 
 
 def join_reasoning(first: str, second: str) -> str:

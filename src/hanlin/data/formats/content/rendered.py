@@ -32,6 +32,8 @@ class Rendering:
     has_bare_system: bool = False
 
 
+_TURN_TOKENS = {"106": "user", "107": "assistant", "102": "user", "103": "assistant", "chatbot": "assistant"}
+"""Roles that templates name by a token of their own: those of Baichuan and Command R."""
 _RENDERINGS = (
     Rendering("ChatML", compile_on_use(r"<\|im_start\|> ?(\w+)[ \t]*(?:\n|\Z)"), compile_on_use(r"<\|im_end\|>")),
     Rendering(
@@ -45,12 +47,30 @@ _RENDERINGS = (
     ),
     Rendering("DeepSeek", compile_on_use(r"<｜(User|Assistant)｜>"), compile_on_use(r"<｜end▁of▁sentence｜>"), True),
     Rendering("Vicuna", compile_on_use(r"(?:\A|(?<=\s)|(?<=</s>))(USER|ASSISTANT): ?"), compile_on_use(r"</s>"), True),
+    Rendering("TeleChat", compile_on_use(r"<_(user|bot|system)>"), compile_on_use(r"<_end>")),
+    Rendering("MiniCPM", compile_on_use(r"<(用户|AI)>"), compile_on_use(r"</s>")),
+    Rendering("Baichuan", compile_on_use(r"<reserved_(10[2367])>"), compile_on_use(r"</s>"), True),
+    Rendering("InternLM", compile_on_use(r"<\|(User|Bot|System)\|>[:：]"), compile_on_use(r"<eo[ah]>")),
+    Rendering(
+        "InternLM2", compile_on_use(r"\[UNUSED_TOKEN_146\](\w+)[ \t]*\n"), compile_on_use(r"\[UNUSED_TOKEN_145\]")
+    ),
+    Rendering(
+        "Command R",
+        compile_on_use(r"<\|START_OF_TURN_TOKEN\|><\|(USER|CHATBOT|SYSTEM)_TOKEN\|>"),
+        compile_on_use(r"<\|END_OF_TURN_TOKEN\|>"),
+    ),
+    Rendering("BlueLM", compile_on_use(r"\[\|(Human|AI|System)\|\][:：]"), compile_on_use(r"</s>")),
+    Rendering("Skywork", compile_on_use(r"\[(USER|BOT)\]"), compile_on_use(r"\[SEP\]|</s>")),
+    Rendering("Llama 4", compile_on_use(r"<\|header_start\|>(\w+)<\|header_end\|>"), compile_on_use(r"<\|eo[tm]\|>")),
+    Rendering("Kimi", compile_on_use(r"<\|im_(\w+)\|>\w*<\|im_middle\|>"), compile_on_use(r"<\|im_end\|>")),
+    Rendering("Seed", compile_on_use(r"<seed:bos>(\w+)[ \t]*\n"), compile_on_use(r"<seed:eos>")),
     Rendering("Guanaco", compile_on_use(r"###\s*(Human|Assistant|System)\s*[:：]"), compile_on_use(r"(?!)")),
 )
 _BEGIN = compile_on_use(
     r"(?:\s*(?:<s>|<bos>|<｜begin▁of▁sentence｜>|<\|begin_of_text\|>|<\|endoftext\|>|\[gMASK\]|<sop>))*\s*"
 )
 _END = compile_on_use(r"(?:\s*(?:</s>|<eos>|<\|endoftext\|>|<\|end_of_text\|>))*\s*\Z")
+_EOS = compile_on_use(r"</s>")
 _LLAMA_DATES = compile_on_use(r"Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?\s*")
 """What the template of Llama 3.1 writes before a system text."""
 
@@ -59,6 +79,7 @@ _SYS = compile_on_use(r"\s*<<SYS>>(.*?)<</SYS>>", re.S)
 _ALPACA_INTRO = compile_on_use(r"Below is an instruction that describes a task[^\n]*(?:\n(?!#)[^\n]+)*\s*(?=###)")
 _ALPACA = compile_on_use(r"(?:\A|\n)###\s*(Instruction|Input|Response)\s*[:：]")
 _FIRST = ("<", "#", "[", "B", "A chat between")
+_FIRST_CHARS = ("<", "#", "[", "I")
 
 
 def find_rendering(text: str) -> str:
@@ -75,6 +96,11 @@ def find_rendering(text: str) -> str:
     if text.startswith("<｜begin▁of▁sentence｜>"):
         return "DeepSeek" if "<｜User｜>" in head else ""
     return next((rendering.name for rendering in _RENDERINGS if rendering.opening.match(head)), "")
+
+
+def is_rendered(text: str) -> bool:
+    """Whether a text is a conversation that a template has rendered; the headings of some may be those of an answer."""
+    return find_rendering(text) not in ("", "Alpaca", "Guanaco")
 
 
 def find_rendered_field(row: Any) -> tuple[str, str] | None:
@@ -109,6 +135,7 @@ def parse_rendered(text: str) -> tuple[Message, ...] | Drop:
         content, *outside = rendering.closing.split(piece)
         if any(part.strip() for part in outside):
             return Drop("unparsed_tags", "".join(outside).strip()[:40])
+        role_name = _TURN_TOKENS.get(role_name.lower(), role_name)
         role = ROLE_NAMES.get(role_name.lower())
         if role is None:
             return Drop("unknown_role", role_name)
@@ -167,12 +194,48 @@ def _without_open_answer(messages: list[Message]) -> tuple[Message, ...]:
 def read_rendered_prompt(messages: tuple[Message, ...]) -> tuple[Message, ...] | Drop:
     """Replace a first question that is a rendered prompt by its turns; other conversations are returned as they are."""
     index = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
-    if index == len(messages) or messages[index].role != "user" or messages[index].text[:1] not in _FIRST:
+    if index == len(messages) or messages[index].role != "user" or messages[index].text[:1] not in _FIRST_CHARS:
         return messages
-    if find_rendering(messages[index].text) in ("", "Alpaca", "Guanaco"):  # headings like these may be a question
-        return messages
+    name = find_rendering(messages[index].text)
+    if name == "Alpaca" or messages[index].text.startswith(("### Instruction", "###Instruction")):
+        return _strip_headings(messages, index)
+    if name in ("", "Guanaco"):  # headings like these may be a question
+        asked = _PLAIN_PROMPT.match(messages[index].text)
+        if asked is None:
+            return messages
+        question = "\n".join(strip_turn(part) for part in asked.groups() if part and part.strip())
+        return (*messages[:index], replace(messages[index], text=question), *messages[index + 1 :])
     turns = parse_rendered(messages[index].text)
-    return turns if isinstance(turns, Drop) else (*messages[:index], *turns, *messages[index + 1 :])
+    if isinstance(turns, Drop):
+        return turns
+    closing = next((rendering.closing for rendering in _RENDERINGS if rendering.name == name), _EOS)
+    answers = (_strip_closing(message, closing) for message in messages[index + 1 :])
+    return (*messages[:index], *turns, *answers)
+
+
+def _strip_closing(message: Message, closing: re.Pattern[str]) -> Message:
+    """An answer behind a rendered prompt without the mark that closes it."""
+    if message.role != "assistant":
+        return message
+    *_, last = [None, *closing.finditer(message.text)]
+    if last is None or not last[0] or message.text[last.end() :].strip():
+        return message
+    return replace(message, text=message.text[: last.start()].rstrip())
+
+
+_RESPONSE_HEADING = compile_on_use(r"\A(?:\s*###\s*Response\s*[:：])+\s*")
+_PLAIN_PROMPT = compile_on_use(r"\AInstruction: (.*?)(?:\nInput: (.*?))?\n+Answer:\s*\Z", re.S)
+"""A prompt of ChatGLM-Tuning."""
+_INSTRUCTION_HEADING = compile_on_use(r"\A\s*###\s*Instruction\s*[:：]\s*")
+
+
+def _strip_headings(messages: tuple[Message, ...], index: int) -> tuple[Message, ...]:
+    """A question and its answer without the headings of Alpaca's template, if both begin with theirs."""
+    asked, answers = messages[index], messages[index + 1 :]
+    if len(answers) != 1 or not _RESPONSE_HEADING.match(answers[0].text):
+        return messages
+    question = replace(asked, text=_INSTRUCTION_HEADING.sub("", asked.text))
+    return (*messages[:index], question, replace(answers[0], text=_RESPONSE_HEADING.sub("", answers[0].text)))
 
 
 # --- segments with a flag each ----------------------------------------------------------------------------------------

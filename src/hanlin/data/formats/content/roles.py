@@ -28,7 +28,7 @@ _NAMES: dict[Role, str] = {
     "assistant": (
         "assistant gpt bot model chatgpt bard bing moss chatglm ai chatbot agent doctor counselor therapist supporter "
         "answer 助手 助理 智能助手 ai助手 ai助理 智能客服 机器人 機器人 客服 "
-        "医生 醫生 醫師 医师 咨询师 諮詢師 回答者 支持者"
+        "医生 醫生 醫師 医师 咨询师 諮詢師 回答者 支持者 律师 律師"
     ),
     "tool": (
         "tool observation function ipython tool_response tool_result tool_output tool-response tool_responses "

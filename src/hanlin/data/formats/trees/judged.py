@@ -19,12 +19,23 @@ from hanlin.data.formats.trees.ratings import ANSWER_LISTS, ANSWER_SCORES, SCORE
 _PAIRS = (
     *(("response_0", "response_1"), ("response_a", "response_b"), ("response_1", "response_2")),
     *(("response1", "response2"), ("answer_0", "answer_1"), ("answer_a", "answer_b"), ("output_a", "output_b")),
+    *(("answer_1", "answer_2"), ("answer1", "answer2"), ("output_1", "output_2"), ("output1", "output2")),
+    *(
+        ("completion_1", "completion_2"),
+        ("回答1", "回答2"),
+        ("回答一", "回答二"),
+        ("回复1", "回复2"),
+        ("回答A", "回答B"),
+    ),
     *(("completion_a", "completion_b"), ("human_ref_A", "human_ref_B"), ("conversation_a", "conversation_b")),
 )
 _INDICES = ("better_response_id", "choice")
 _STRENGTHS = ("preference_strength", "overall_preference")
 """Fields that are below 0 if the first answer is better, above 0 if the second is."""
-_SCORES = (("score_0", "score_1"), ("score_A", "score_B"), ("score_a", "score_b"))
+_SCORES = (
+    *(("score_0", "score_1"), ("score_A", "score_B"), ("score_a", "score_b"), ("score_1", "score_2")),
+    *(("score1", "score2"), ("rating_1", "rating_2"), ("评分1", "评分2"), ("得分1", "得分2")),
+)
 _LISTS = (*ANSWER_LISTS, *SCORED_LISTS)
 _SCORE_LISTS = (
     "scores",
@@ -55,7 +66,7 @@ def unfold_judged(row: Any) -> Any:
     pair = next((pair for pair in _PAIRS if all(isinstance(row.get(name), str | list) for name in pair)), None)
     if pair is None:
         return row
-    found = _find_verdict(row)
+    found = _find_verdict(row, counts_from_one=pair[0].endswith(("1", "一")))
     if found is None:
         return row
     used, verdict = found
@@ -94,9 +105,12 @@ def _is_answers(name: str, value: Any) -> bool:
     return all(isinstance(answer, dict) and any(isinstance(answer.get(n), str) for n in _TEXTS) for answer in value)
 
 
-def _find_verdict(row: Row) -> tuple[tuple[str, ...], float] | None:
-    """The fields of the verdict, and below 0 if the first answer is better, above 0 if the second is, 0 for a tie."""
-    for name in _INDICES:
+def _find_verdict(row: Row, counts_from_one: bool) -> tuple[tuple[str, ...], float] | None:
+    """The fields of the verdict, and below 0 if the first answer is better, above 0 if the second is, 0 for a tie.
+
+    An index says nothing beside answers that are counted from 1: nobody knows from where it counts.
+    """
+    for name in () if counts_from_one else _INDICES:
         if row.get(name) in (0, 1, "0", "1"):
             return (name,), 1.0 if int(row[name]) else -1.0
     for name in _STRENGTHS:
@@ -107,7 +121,8 @@ def _find_verdict(row: Row) -> tuple[tuple[str, ...], float] | None:
         if winner.startswith(("tie", "both")):
             return ("winner",), 0.0
         side = winner.rpartition("_")[2]
-        return (("winner",), -1.0 if side == "a" else 1.0) if side in ("a", "b") else None
+        sides = ("1", "2") if counts_from_one and "_" in winner else ("a", "b")
+        return (("winner",), -1.0 if side == sides[0] else 1.0) if side in sides else None
     if all(_is_number(row.get(name)) for name in ("winner_model_a", "winner_model_b")):
         used = ("winner_model_a", "winner_model_b", "winner_tie")
         return used, float(row["winner_model_b"]) - float(row["winner_model_a"])

@@ -11,12 +11,15 @@ Turns, which become {"conversation_id": "7", "messages": [...]}:
     7,1,user,问
     7,2,assistant,答
 
+A file of turns without any id is one conversation, or one from each system text on.
+
 The messages of a conversation have to be beside each other, as in such files. One that is not is dropped by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice, pairwise
 from typing import Any
 
 from hanlin.data.formats.content.parts import CONTENT_FIELDS
@@ -50,6 +53,9 @@ _ORDER_FIELDS = (
     ),
     *("utterance_id", "utterance_idx", "sequence", "seq", "step", "轮次", "序号"),
 )
+_FIRST_TURNS = 3
+"""Rows that tell whether a file is a conversation."""
+_MAX_TURN_FIELDS = 6
 _NOT_BESIDE = (
     *("messages", "conversations", "replies", "response", "output", "completion", "answer", "chosen", "rejected"),
     *("rejected_response", "history", "instruction"),
@@ -68,6 +74,24 @@ def is_message_row(value: Any) -> bool:
     return _find_parent_field(value) != "" or _find_chat_field(value) != ""
 
 
+def are_message_rows(values: Sequence[Any]) -> bool:
+    """Whether the rows that a file begins with are messages: of conversations with ids, or of one that is the file."""
+    return bool(values) and (is_message_row(values[0]) or _are_bare_turns(values[:_FIRST_TURNS]))
+
+
+def _are_bare_turns(values: Sequence[Any]) -> bool:
+    """Whether rows are turns of a user and an assistant without an id: {role, content} and nothing else of its own."""
+    if len(values) < 2 or not all(isinstance(value, dict) and len(value) <= _MAX_TURN_FIELDS for value in values):
+        return False
+    roles = [ROLE_NAMES.get(find_role_name(value)) for value in values]
+    texts = [
+        next((value[name] for name in CONTENT_FIELDS if isinstance(value.get(name), str)), None) for value in values
+    ]
+    if None in roles or None in texts or any(name in value for value in values for name in _NOT_BESIDE):
+        return False
+    return {"user", "assistant"} <= set(roles) and all(first != second for first, second in pairwise(roles))
+
+
 def join_message_rows(rows: Iterator[Row]) -> Iterator[Row]:
     """Join the rows of a file whose first row is one message; the rows of any other file are returned as they are.
 
@@ -81,8 +105,9 @@ def join_message_rows(rows: Iterator[Row]) -> Iterator[Row]:
     if first is None:
         return
     if not is_message_row(first.value):
-        yield first
-        yield from rows
+        head = [first, *islice(rows, _FIRST_TURNS - 1)]
+        joined = _join_bare_turns if _are_bare_turns([row.value for row in head]) else chain
+        yield from joined(head, rows)
         return
     group: list[Row] = [first]
     known = {_id_of(first.value)}
@@ -97,6 +122,26 @@ def join_message_rows(rows: Iterator[Row]) -> Iterator[Row]:
         else:
             yield from _finish(group)
             group, known = [row], {_id_of(row.value)}
+    yield from _finish(group)
+
+
+def _join_bare_turns(head: Sequence[Row], rows: Iterator[Row]) -> Iterator[Row]:
+    """Join the turns of a file without ids: to one conversation, or to one from each system text on."""
+    group: list[Row] = []
+    for row in chain(head, rows):
+        if isinstance(row.value, Drop):
+            yield row
+            continue
+        is_turn = isinstance(row.value, dict) and find_role_name(row.value) != ""
+        if not is_turn:
+            yield from _finish(group)
+            group = []
+            yield row
+            continue
+        if group and ROLE_NAMES.get(find_role_name(row.value)) == "system":
+            yield from _finish(group)
+            group = []
+        group.append(row)
     yield from _finish(group)
 
 
@@ -162,7 +207,7 @@ def _build_chat(group: Sequence[Row]) -> Row:
     left_out = {chat_field, order_field, *shared}
     messages = [{name: item for name, item in turn.items() if name not in left_out} for turn in turns]
     unread = tuple(dict.fromkeys(f"turn.{name}" for row in group for name in row.unread))
-    value = {chat_field: turns[0][chat_field], **shared, "messages": messages}
+    value = {**({chat_field: turns[0][chat_field]} if chat_field else {}), **shared, "messages": messages}
     return Row(group[0].line, value, "", unread, group[0].language)
 
 
