@@ -28,6 +28,12 @@ TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content":
         ({"prompt": QUESTION, "gold_standard_solution": "江边", "llm_response": ANSWER}, [QUESTION, ANSWER]),
         ({"问题": QUESTION, "答案": ANSWER}, [QUESTION, ANSWER]),
         ({"context": QUESTION, "target": ANSWER}, [QUESTION, ANSWER]),
+        ({"article": "桥跨江。", "question": QUESTION, "answer": ANSWER}, [f"{QUESTION}\n桥跨江。", ANSWER]),
+        ({"对话": f"患者：{QUESTION}\n医生：{ANSWER}"}, [QUESTION, ANSWER]),
+        ({"dialogue": f"Q: {QUESTION}\nA: 在江边\n不远。"}, [QUESTION, "在江边\n不远。"]),
+        ({"chat": [{"sender": "客户", "msg": QUESTION}, {"sender": "客服", "msg": ANSWER}]}, [QUESTION, ANSWER]),
+        ({"conversation": [{"message": QUESTION, "is_human": True}, {"message": ANSWER, "is_human": False}]}, None),
+        ({"messages": [{"mes": QUESTION, "is_bot": False}, {"mes": ANSWER, "is_bot": True}]}, [QUESTION, ANSWER]),
         ({"title": QUESTION, "desc": "要过江。", "answer": ANSWER}, [f"{QUESTION}\n要过江。", ANSWER]),
         ({"text": "改成问句。", "input": "桥在那里。", "output": QUESTION}, ["改成问句。\n桥在那里。", QUESTION]),
         ({"text": QUESTION, "input": "", "output": ANSWER}, [QUESTION, ANSWER]),
@@ -60,6 +66,43 @@ def test_another_text_beside_question_and_answer_is_named_unless_it_is_both(put:
         {"instruction": QUESTION + "？", "output": ANSWER, "text": f"问：{QUESTION} 答：{ANSWER}"},
     ]
     assert run(Conversations, put("a.jsonl", rows), validation_fraction=0).metrics["unread_fields"] == {"text": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("corrected", "在桥头。"), ("document", "桥志。"), ("label", 0.7), ("revision", "在桥头。")]
+)
+def test_what_may_say_that_the_answer_is_not_the_best_is_named(put: Put, run: Run, field: str, value: Any) -> None:
+    made = run(Conversations, put("a.jsonl", [{"messages": TURNS, field: value}]), validation_fraction=0)
+    assert made.metrics["unread_fields"] == {field: 1} and made.kept[0]["meta"] == {field: value}
+
+
+def test_thinking_turned_off_is_named_where_the_answer_thinks(put: Put, run: Run) -> None:
+    thinking = [TURNS[0], {**TURNS[1], "reasoning_content": "记得。"}]
+    rows = [{"messages": turns, "enable_thinking": flag} for turns in (TURNS, thinking) for flag in (True, False)]
+    assert run(Conversations, put("a.jsonl", rows), validation_fraction=0).metrics["unread_fields"] == {
+        "enable_thinking": 1
+    }
+
+
+def test_several_system_texts_are_one_and_that_of_plugins_lists_the_tools(put: Put, run: Run) -> None:
+    tool = {"name": "find", "parameters": {}}
+    plugin = {"role": "system", "name": "plugin", "content": json.dumps([tool])}
+    row = {"messages": [{"role": "system", "content": "你答话短。"}, plugin, *TURNS]}
+    (kept,) = run(Conversations, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert [turn["role"] for turn in kept["messages"]] == ["system", "user", "assistant"]
+    assert kept["messages"][0]["text"] == "你答话短。" and kept["tools"] == [tool]
+
+
+def test_a_list_that_pandas_wrote_of_numpys_is_read(put: Put, run: Run) -> None:
+    cell = "[{'role': 'user', 'content': '桥在哪里？'}\n {'role': 'assistant', 'content': '在江边。'}]"
+    made = run(Conversations, put("a.csv", f'messages\n"{cell}"\n'), validation_fraction=0)
+    assert [turn["text"] for turn in made.kept[0]["messages"]] == [QUESTION, ANSWER]
+
+
+def test_the_turns_before_a_pair_may_be_called_its_context_messages(put: Put, run: Run) -> None:
+    row = {"context_messages": TURNS[:1], "chosen": TURNS[1:], "rejected": [{**TURNS[1], "content": WORSE}]}
+    (kept,) = run(Preferences, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert kept["prompt"][0]["text"] == QUESTION and kept["rejected"]["text"] == WORSE
 
 
 def test_lists_of_instructions_on_a_line_are_rows_each(put: Put, run: Run) -> None:
@@ -140,7 +183,11 @@ def test_the_better_answer_is_chosen_by_its_score(put: Put, run: Run, row: dict[
         ({"prompt": QUESTION, "answer1": ANSWER, "answer2": WORSE}, "verdict", "rejected: answer2"),
         ({"prompt": QUESTION, "response_1": ANSWER, "response_2": WORSE, "choice": 1}, "verdict", "response_1"),
         ({"input_ids": [1, 2], "labels": [-100, 2], "attention_mask": [1, 1]}, "token ids", "another tokenizer"),
-        ({"prompt": QUESTION, "completions": [{"response": ANSWER}, {"response": WORSE}]}, "verdict", "completions"),
+        (
+            {"prompt": QUESTION, "completions": [{"response": ANSWER}, {"response": WORSE}]},
+            "verdict",
+            "list `completions`",
+        ),
         ({"english": "Where?", "chinese": "哪里？"}, "several languages", "prompt: english, response: chinese"),
         ({"translation": {"en": "Where?", "zh": "哪里？"}}, "several languages", "translation.en"),
     ],

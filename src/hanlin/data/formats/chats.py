@@ -351,6 +351,9 @@ def _chat_format(
                 yield finished
             elif wrong is not None:
                 yield Drop("marked_wrong", wrong)
+            elif row.get("enable_thinking") is False and any(message.reasoning for message in finished.messages):
+                named = replace(finished, unread=(*finished.unread, "enable_thinking"))
+                yield named if is_learned else mark_unlearned(named)
             else:
                 yield finished if is_learned else mark_unlearned(finished)
 

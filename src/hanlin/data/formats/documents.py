@@ -60,9 +60,15 @@ def find_pretraining_text(row: Any) -> tuple[str, str] | None:
     Returns:
         (the field, the text); None for any other row.
     """
-    name = next((name for name in _TURN_LISTS if name in row), None) if isinstance(row, dict) else None
-    turns = row[name] if name is not None else None
-    if name is None or not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict):
+    if not isinstance(row, dict):
+        return None
+    for name in _TURN_LISTS:
+        if name in row:
+            break
+    else:
+        return None
+    turns = row[name]
+    if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict):
         return None
     turn = turns[0]
     text = next((turn[key] for key in ("content", "value", "text") if isinstance(turn.get(key), str)), "")

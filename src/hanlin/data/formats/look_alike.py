@@ -102,6 +102,12 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
         return None
     undecided = find_undecided(row)
     if undecided:
+        if len(undecided) == 1:
+            return tr(UNDECIDED), tr(
+                "write the best of the list `{field}` as `chosen` and the others as `rejected` for the stage "
+                "`preferences`, or the one to learn as `response` for `conversations`",
+                field=undecided[0],
+            )
         example = f"{{chosen: {undecided[0]}, rejected: {undecided[-1]}}}"
         hint = tr(
             "name the better one with `fields` where it is always the same, such as {example} for the stage "

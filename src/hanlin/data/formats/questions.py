@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from hanlin.core.records import Message
@@ -87,11 +88,18 @@ def place_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple
 def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Find the first of some fields that a row has as text, in any letter case; of one letter only as it is written."""
     exact = next((name for name in names if isinstance(row.get(name), str)), None)
-    if exact is not None and exact == names[0]:
+    others = _list_capitals(tuple(row))
+    if not others or (exact is not None and exact == names[0]):
         return exact
-    lower = {str(name).lower(): name for name, value in row.items() if isinstance(value, str) and len(str(name)) > 1}
+    lower = {small: name for small, name in others.items() if isinstance(row[name], str)}
     found = next((name for name in names if name == exact or name in lower), None)
     return exact if found == exact else lower[str(found)]
+
+
+@lru_cache(maxsize=4096)
+def _list_capitals(names: tuple[Any, ...]) -> dict[str, Any]:
+    """The names of fields with capitals, by themselves in small letters; of one letter none."""
+    return {str(name).lower(): name for name in names if len(str(name)) > 1 and str(name) != str(name).lower()}
 
 
 def find_row_reasoning(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -106,7 +114,7 @@ def find_row_reasoning(row: Mapping[str, Any]) -> tuple[str, str]:
 
 _TITLE_DETAILS = ("desc", "description", "问题描述")
 """Fields beside a title that make it the title of a question."""
-MATERIAL_FIELDS = ("input", "context")
+MATERIAL_FIELDS = ("input", "context", "article", "passage", "材料", "上下文", "文章")
 """Fields of a text that a question is about."""
 
 

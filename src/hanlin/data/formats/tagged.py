@@ -35,7 +35,32 @@ def is_tagged(value: Any) -> bool:
     if _find_rendered(value):
         return True
     text = value.get("text")
-    return isinstance(text, str) and (bool(_TAGGED.match(text)) or split_react_text(text) is not None)
+    if isinstance(text, str) and (_TAGGED.match(text) or split_react_text(text) is not None):
+        return True
+    return bool(_find_lines_said(value)[1])
+
+
+_SAID_FIELDS = ("conversation", "conversations", "dialogue", "dialog", "chat", "对话", "对话内容")
+
+
+def _find_lines_said(row: Mapping[str, Any]) -> tuple[str, tuple[Message, ...]]:
+    r"""Find a dialogue that is one text, each turn on a line that begins with its role: the field and the turns.
+
+    Example:
+        {"dialogue": "患者：我头疼。\n医生：几天了？"} is a question and its answer.
+    """
+    field = next((name for name in _SAID_FIELDS if isinstance(row.get(name), str)), "")
+    turns: list[Message] = []
+    for line in row[field].strip().split("\n") if field else ():
+        tag = _ROLE_TAG.match(line)
+        role = _TAG_ROLES.get((tag[1] or tag[2]).lower()) if tag else None
+        if tag is not None and role is not None:
+            turns.append(Message(role, strip_turn(line[tag.end() :])))
+        elif turns:
+            turns[-1] = Message(turns[-1].role, f"{turns[-1].text}\n{line}".strip())
+        else:
+            return "", ()
+    return (field, tuple(turns)) if {"user", "assistant"} <= {turn.role for turn in turns} else ("", ())
 
 
 def _find_rendered(row: Mapping[str, Any]) -> str:
@@ -49,14 +74,17 @@ def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
     rendered conversation.
     """
     rendered = _find_rendered(value) if isinstance(value, dict) else ""
-    field = rendered or "text"
+    said_field, said = ("", ()) if rendered or not isinstance(value, dict) else _find_lines_said(value)
+    field = rendered or said_field or "text"
     text = value.get(field) if isinstance(value, dict) else None
     if not isinstance(text, str):
         yield Drop("no_text")
         return
     trace = None if rendered else split_react_text(text)
-    if trace is not None:
-        messages: tuple[Message, ...] | Drop = alternate_roles(trace)
+    if said:
+        messages: tuple[Message, ...] | Drop = said
+    elif trace is not None:
+        messages = alternate_roles(trace)
     else:
         messages = parse_rendered(text) if rendered else parse_tagged_turns(text)
     if isinstance(messages, Drop):

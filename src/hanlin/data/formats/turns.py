@@ -75,6 +75,8 @@ class ParsedChat:
     unread: tuple[str, ...] = field(default=(), compare=False)
 
 
+_PLUGINS = ("plugin", "<|plugin|>")
+"""Names of InternLM's system turn that lists the tools."""
 _REASONING_FIELDS = frozenset(TURN_REASONING_FIELDS)
 _ALL_CALL_FIELDS = frozenset(CALL_FIELDS)
 
@@ -151,6 +153,8 @@ def _read_parts(turn: Any) -> list[Message] | Drop:
         message = _read_assistant(turn, name, content)
         return message if isinstance(message, Drop) else [message]
     if isinstance(content, str):
+        if role == "system" and turn.get("name") in _PLUGINS:
+            content = f"<tools>\n{content}\n</tools>"
         return [Message(role, strip_turn(content))]
     parts = split_content(content)
     if isinstance(parts, Drop):
@@ -385,6 +389,7 @@ def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
     media = check_media(row, messages)
     if media is not None:
         return media
+    messages = _join_system_turns(messages)
     system = messages[0] if messages and messages[0].role == "system" else None
     in_system = split_system_tools(system.text) if system and says_how_to_call(system.text) else None
     if system is not None and in_system is not None:
@@ -399,6 +404,15 @@ def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
     if isinstance(finished, Drop):
         return finished
     return ParsedChat(mark_greeting(finished), tools, chat.meta, unread)
+
+
+def _join_system_turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Join several system turns at the beginning to one; those of a list of tools and of a text are often apart."""
+    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "system":
+        return messages
+    count = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
+    text = "\n\n".join(message.text for message in messages[:count] if message.text)
+    return (replace(messages[0], text=text), *messages[count:])
 
 
 def _split_prompts(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Tools] | None:

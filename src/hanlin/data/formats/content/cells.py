@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hanlin.data.formats.content.api_shapes import unfold_request, unfold_turns
@@ -23,6 +24,7 @@ _API_FIELDS = frozenset((
 """Those, and fields that may hold a request as an object."""
 ADAPTED_FIELDS = _LIST_FIELDS | _API_FIELDS
 """Fields that `decode_cells` looks at."""
+_NO_COMMA = re.compile(r"\}\s+\{")
 _ROLE_KEYS = (*ROLE_FIELDS, "human", "user", "input")
 _HAS_ROLE = frozenset(ROLE_FIELDS)
 
@@ -67,6 +69,8 @@ def _decode(cell: Any) -> list[Any] | None:
         if not text.startswith("[") or not text.endswith("]"):
             return None
         cell = parse_data(text)
+        if cell is None and _NO_COMMA.search(text):  # a table of pandas writes the lists of NumPy so
+            cell = parse_data(_NO_COMMA.sub("}, {", text))
         if isinstance(cell, list) and cell and all(isinstance(turn, dict) for turn in cell):
             return name_roles(cell) or (cell if any(key in cell[0] for key in _ROLE_KEYS) else None)
         return None

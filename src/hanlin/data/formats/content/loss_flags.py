@@ -32,6 +32,8 @@ _ROW_FIELDS = frozenset((*LOSS_FIELDS, *_LIST_FIELDS, "sample_weight"))
 _FIGURES = frozenset(("loss", "learn", "train", "training"))
 """Those of which any number is a figure, 0 too: only false is a flag."""
 _ROW_MASKS = frozenset(MASK_FIELDS)
+_LIST_NAMES = frozenset(_LIST_FIELDS)
+_ROW_FLAGS = _ROW_FIELDS | _ROW_MASKS
 _TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -123,6 +125,8 @@ def flag_answers(row: Mapping[str, Any], messages: Sequence[Message]) -> tuple[s
 
 def _find_list(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """The first list of flags in a row; empty without any."""
+    if _LIST_NAMES.isdisjoint(row):
+        return "", []
     return next(((name, flags) for name in _LIST_FIELDS if (flags := _read_list(row.get(name)))), ("", []))
 
 
@@ -136,6 +140,8 @@ def _read_list(value: Any) -> list[Any]:
 
 def says_not_to_learn(row: Mapping[str, Any]) -> bool:
     """Whether a row says of itself that it is not learned: `train: false`, `weight: 0`, `masked: true` and the like."""
+    if _ROW_FLAGS.isdisjoint(row):
+        return False
     for name in row.keys() & _ROW_FIELDS:
         is_false = row[name] is False or str(row[name]).strip().lower() == "false"
         if is_false or (name not in _FIGURES and _read_number(row[name]) == 0):

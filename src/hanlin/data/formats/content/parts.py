@@ -19,7 +19,9 @@ from hanlin.data.formats.content.reasoning import (
 from hanlin.data.formats.content.results import RESULT_PARTS, to_text
 from hanlin.data.ledger import Drop
 
-CONTENT_FIELDS = ("content", "value", "text", "utterance", "sentence", "message", "parts")
+CONTENT_FIELDS = (
+    *("content", "value", "text", "utterance", "sentence", "message", "parts", "msg", "mes", "内容", "文本"),
+)  # fmt: skip
 """Fields of a turn that hold its content."""
 RESULT_ID_FIELDS = ("tool_call_id", "call_id", "tool_use_id")
 """Fields of a result that hold the id of its call."""

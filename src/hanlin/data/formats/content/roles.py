@@ -11,7 +11,7 @@ ROLE_FIELDS = ("role", "from", "speaker", "sender", "author")
 CALL_ROLES = frozenset(
     (
         *("function_call", "tool_call", "tool-call", "toolcall", "function call", "tool call", "tool_calls"),
-        *("assistant_toolcall", "assistant_tool_call"),
+        *("assistant_toolcall", "assistant_tool_call", "call", "工具调用", "函数调用"),
     )
 )
 """Roles of turns that are a tool call."""
@@ -32,7 +32,7 @@ _NAMES: dict[Role, str] = {
     ),
     "tool": (
         "tool observation function ipython tool_response tool_result tool_output tool-response tool_responses "
-        "function_response function_result function-response environment 工具 观察"
+        "function_response function_result function-response environment result 工具 观察 工具结果 工具返回"
     ),
 }
 ROLE_NAMES: dict[str, Role] = {

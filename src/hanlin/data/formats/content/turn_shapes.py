@@ -1,4 +1,4 @@
-"""Turns written without `role` or `from`: LangChain's messages, and objects whose only key is the role."""
+"""Turns written without `role` or `from`: LangChain's messages, objects whose only key is the role, and flags."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def name_roles(turns: Sequence[Any]) -> list[dict[str, Any]] | None:
     for turn in turns:
         if not isinstance(turn, dict) or not _HAS_ROLE.isdisjoint(turn):
             return None
-        fields = _read_langchain(turn) or _read_only_key(turn)
+        fields = _read_langchain(turn) or _read_only_key(turn) or _read_role_flag(turn)
         if fields is None:
             return None
         named.append(fields)
@@ -48,6 +48,22 @@ def _read_only_key(turn: dict[str, Any]) -> dict[str, Any] | None:
     ((name, content),) = turn.items()
     is_role = str(name).strip().lower() in ROLE_NAMES
     return {"role": name, "content": content} if is_role and isinstance(content, str | list) else None
+
+
+_ROLE_FLAGS = {
+    **dict.fromkeys(("is_human", "is_user", "isUser", "from_user", "is_from_user"), ("user", "assistant")),
+    **dict.fromkeys(("is_bot", "is_ai", "is_assistant", "isBot", "from_bot"), ("assistant", "user")),
+}
+"""Flags of turns that say who speaks: the roles of true and of false."""
+
+
+def _read_role_flag(turn: dict[str, Any]) -> dict[str, Any] | None:
+    """A turn such as {"message": "你好", "is_human": true} (PIPPA, SillyTavern)."""
+    flag = next((name for name in _ROLE_FLAGS if isinstance(turn.get(name), bool)), None)
+    if flag is None:
+        return None
+    role = _ROLE_FLAGS[flag][0 if turn[flag] else 1]
+    return {"role": role, **{name: value for name, value in turn.items() if name != flag}}
 
 
 def _read_langchain(turn: dict[str, Any]) -> dict[str, Any] | None:

@@ -28,17 +28,20 @@ _BRACKETED = compile_on_use(r"\A([\w.-]{1,40})\[(.*)\]\Z", re.S)
 _NO_INPUT = frozenset({"", "none", "null", "无", "n/a", "{}"})
 _LAST_ACTIONS = frozenset({"finish", "结束", "完成"})
 _MAX_NAME_CHARS = 100
-_ACTIONS = ("ction", "行动", "动作", "工具")
-_INPUTS = ("nput", "输入", "参数")
-_RESULTS = ("bservation", "观察", "观测", "结果", "返回")
+_ACTIONS = ("action", "行动", "动作", "工具", "调用工具", "使用工具")
+_OTHERS = ("输入", "参数", "观察", "观测", "结果", "返回")
 _OBSERVED = compile_on_use(
     r"\A\s*(?:Observation|(?:观察|观测)(?:结果)?|工具(?:结果|返回)|执行结果)[ \t]*[:：]\s*", re.I
 )
 
 
 def may_be_react(text: str) -> bool:
-    """Whether a text has words that begin an action, and its input or its observation."""
-    return any(word in text for word in _ACTIONS) and any(word in text for word in (*_INPUTS, *_RESULTS))
+    """Whether a text has words of an input or an observation, and a line that begins as an action does."""
+    if "\n" not in text or not ("ction" in text or "行动" in text or "动作" in text or "工具" in text):
+        return False
+    if not ("nput" in text or "bservation" in text or any(word in text for word in _OTHERS)):
+        return False
+    return any(line.lstrip(" \t#>*")[:6].lower().startswith(_ACTIONS) for line in text.split("\n"))
 
 
 def is_react_result(text: str) -> bool:
