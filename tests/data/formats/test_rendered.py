@@ -275,6 +275,12 @@ def test_segments_that_flag_a_question_are_named_and_half_an_answer_is_dropped()
     assert isinstance(item, Drop) and item.reason == "loss_weight"
 
 
+def test_segments_that_are_all_learned_have_no_question() -> None:
+    row = segments((True, f"<s>{TELL}"), (True, f"{LAST}</s>"))
+    (item,) = next(candidate for candidate in CHAT_FORMATS if candidate.recognize(row)).read(row)
+    assert item == Drop("no_question")
+
+
 def test_segments_with_the_marks_of_an_unknown_template_are_dropped_by_name() -> None:
     row = segments((False, f"<|question|>{ASK}<|reply|>"), (True, TELL))
     (item,) = next(candidate for candidate in CHAT_FORMATS if candidate.recognize(row)).read(row)

@@ -280,8 +280,9 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
                 finished += inline
                 continue
             following = messages[index + 1] if index + 1 < len(messages) else None
-            has_result = following is not None and (following.role == "tool" or _is_result(following.text))
-            answer = _read_answer(message, tools, has_result, is_trace)
+            has_result = following is not None and (following.role == "tool" or has_result_tags(following.text))
+            is_observed = following is not None and not has_result and _is_result(following.text)
+            answer = _read_answer(message, tools, has_result, is_trace, is_observed)
             if isinstance(answer, Drop):
                 return answer
             finished.append(answer)
@@ -309,12 +310,12 @@ def _split_react_answer(message: Message, tools: Tools) -> list[Message] | Drop 
     return split_react_trace(replace(message, text=split[1], reasoning=reasoning), tools)
 
 
-def _split_calls(text: str, tools: Tools, has_result: bool) -> CallText | Drop | None:
+def _split_calls(text: str, tools: Tools, has_result: bool, is_observed: bool = False) -> CallText | Drop | None:
     """Split the calls off a text, however it marks them; None if it has none."""
     found = split_tagged_calls(text, tools)
-    if found is None and (has_result or tools) and may_be_react(text):
+    if found is None and (has_result or is_observed or tools) and may_be_react(text):
         found = split_react(text, tools)
-        if not has_result and not (isinstance(found, CallText) and are_known(found.calls, tools)):
+        if not has_result and not is_observed and not (isinstance(found, CallText) and are_known(found.calls, tools)):
             found = None
     return found or split_untagged_calls(text, tools, has_result)
 
@@ -327,7 +328,9 @@ def _may_hold_marks(message: Message) -> bool:
     return message.role == "assistant" and may_be_react(text)
 
 
-def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_trace: bool = False) -> Message | Drop:
+def _read_answer(
+    message: Message, tools: Tools, has_result: bool = False, is_trace: bool = False, is_observed: bool = False
+) -> Message | Drop:
     """Read the reasoning and the calls in the text of an answer.
 
     Args:
@@ -335,6 +338,7 @@ def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_tr
         tools: The tools that it may call.
         has_result: Whether a tool's result follows.
         is_trace: Whether the conversation has results at all.
+        is_observed: Whether the user says an observation next, which is a result if the answer is ReAct's.
     """
     split = split_reasoning(message.text)
     if isinstance(split, Drop):
@@ -344,7 +348,7 @@ def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_tr
         message = replace(message, text=text, reasoning=reasoning)
     if message.tool_calls or not message.text:
         return message
-    found = _split_calls(message.text, tools, has_result)
+    found = _split_calls(message.text, tools, has_result, is_observed)
     if found is None and is_trace:
         found = split_final_answer(message.text)
     if isinstance(found, Drop):

@@ -111,6 +111,18 @@ def test_an_observation_that_the_user_says_is_the_result(observed: str, call: st
     assert chat.messages == (*TRACE[:2], Message("tool", "晴，二十度"), TELL)
 
 
+def test_a_question_that_begins_as_an_observation_does_makes_no_call_of_the_answer_before_it() -> None:
+    turns = [
+        ("user", "写一段。"),
+        ("assistant", "```python\nf(1)\n```"),
+        ("user", "观察：报错了。"),
+        ("assistant", "改好了。"),
+    ]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (chat,) = next(candidate for candidate in CHAT_FORMATS if candidate.recognize(row)).read(row)
+    assert isinstance(chat, ParsedChat) and [(turn.role, turn.text) for turn in chat.messages] == turns
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -127,6 +139,11 @@ def test_prose_under_such_headings_and_text_about_traces_stay_text(text: str) ->
 
 def test_a_trace_with_a_broken_call_is_dropped_by_name() -> None:
     item = read_answer(ZH.replace('"北京"}', "北京"))
+    assert isinstance(item, Drop) and item.reason == "broken_tool_call"
+
+
+def test_a_trace_of_more_steps_than_an_answer_has_is_dropped_by_name() -> None:
+    item = read_answer("行动：weather\n行动输入：北京\n观察：晴\n" * 100)
     assert isinstance(item, Drop) and item.reason == "broken_tool_call"
 
 

@@ -309,4 +309,6 @@ def _alternate_segments(segments: Sequence[Mapping[str, Any]]) -> tuple[tuple[Me
             text = _ANSWER_TAG.sub("", _ASKED_TAG.sub("", text))
         if text.strip():
             messages.append(Message("assistant" if label else "user", strip_turn(text), train=label or None))
+    if not any(message.role == "user" for message in messages):
+        return Drop("no_question")
     return tuple(messages), False

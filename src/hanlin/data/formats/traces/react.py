@@ -105,6 +105,11 @@ def split_react_trace(message: Message, tools: Tools = ()) -> list[Message] | Dr
     Example:
         "思考：查。\n行动：weather\n行动输入：{}\n观察：晴\n最终答案：天晴。" gives a call, its result and an answer.
     """
+    if (
+        message.text.count("\n") >= MAX_TAGS
+        and len(list(islice(_STEP.finditer(message.text), MAX_TAGS + 1))) > MAX_TAGS
+    ):
+        return Drop("broken_tool_call", message.text[:80])
     steps = _split_steps(message.text)
     kinds = [kind for kind, text in steps if kind != "result" or text]
     if not kinds or kinds[0] == "result" or "action" not in kinds or "result" not in kinds[kinds.index("action") :]:
