@@ -42,6 +42,7 @@ REASONS: dict[str, str] = {
     "turn_order": mark("its turns are not in order"),
     "unknown_role": mark("a turn has an unknown role; name it with `roles` of a source, or --role NAME=user"),
     "broken_tool_call": mark("a tool call is not JSON with a name and arguments"),
+    "missing_result": mark("a tool call has no result, though a later one has"),
     "broken_tools": mark("the list of tools is not JSON, or a tool has no name"),
     "not_text": mark("a turn holds something other than text"),
     "media": mark("it needs a picture, sound or video"),

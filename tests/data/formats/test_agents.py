@@ -672,3 +672,16 @@ def test_a_call_may_be_an_object_in_place_of_the_text() -> None:
             Message("assistant", "", (ToolCall("f", {"x": 1}),)),
             Message("tool", '{"r": 1}'),
         )
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_a_call_without_its_result_before_one_that_has_its_is_dropped_by_name(has_ids: bool) -> None:
+    """A template that writes no ids would give the first call the result of the second."""
+    names = ("first", "second")
+    calls = [{**({"id": name} if has_ids else {}), "name": name, "arguments": {}} for name in names]
+    answer = {"role": "assistant", "content": "", "tool_calls": calls}
+    for answered, is_kept in (("first", True), ("second", False)):
+        key = "tool_call_id" if has_ids else "name"
+        row = {"messages": [USER, answer, {"role": "tool", key: answered, "content": "晴"}, ANSWER]}
+        item = read_row(row)[1]
+        assert isinstance(item, ParsedChat) if is_kept else item == Drop("missing_result", "first")

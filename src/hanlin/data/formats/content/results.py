@@ -10,6 +10,7 @@ from typing import Any
 
 from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.ledger import Drop
 from hanlin.data.text.patterns import compile_on_use
 
 RESULT_PARTS = frozenset({"tool_result", "tool_response", "function_response"})
@@ -53,11 +54,11 @@ def _read_result(text: str, message: Message) -> Message:
     )
 
 
-def order_results(messages: Sequence[Message]) -> tuple[Message, ...]:
+def order_results(messages: Sequence[Message]) -> tuple[Message, ...] | Drop:
     """Put the results after each turn with calls in the order of the calls: by id, else by name if each is there once.
 
     Results that cannot be told apart stay as they are. One result that lists those of all calls by name becomes one for
-    each call.
+    each call. A Drop if a call has no result though a later one has: a template without ids would give it that one.
     """
     if not any(message.tool_calls for message in messages):
         return tuple(messages)
@@ -72,18 +73,25 @@ def order_results(messages: Sequence[Message]) -> tuple[Message, ...]:
         end = index
         while end < len(messages) and messages[end].role == "tool":
             end += 1
-        ordered += _order(message.tool_calls, messages[index:end])
+        results = _order(message.tool_calls, messages[index:end])
+        if isinstance(results, Drop):
+            return results
+        ordered += results
         index = end
     return tuple(ordered)
 
 
-def _order(calls: Sequence[ToolCall], results: Sequence[Message]) -> Sequence[Message]:
+def _order(calls: Sequence[ToolCall], results: Sequence[Message]) -> Sequence[Message] | Drop:
     if len(results) == 1 and len(calls) > 1:
-        return _split_list(calls, results[0])
+        split = _split_list(calls, results[0])
+        if len(split) > 1:
+            return split
     by_id = [call.id for call in calls], [result.tool_call_id for result in results]
     by_name = [call.name for call in calls], [result.name for result in results]
     for wanted, given in (by_id, by_name):
         if all(given) and len(set(given)) == len(given) and len(set(wanted)) == len(wanted) and set(given) <= {*wanted}:
+            if {wanted.index(key) for key in given} != set(range(len(given))):
+                return Drop("missing_result", next(key for key in wanted if key not in given)[:80])
             order = sorted(range(len(results)), key=[wanted.index(key) for key in given].__getitem__)
             return [results[place] for place in order]
     return results
