@@ -244,11 +244,30 @@ def test_one_character_again_and_again_is_another_rule_s(char: str) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 5, 10, 14])
-@pytest.mark.parametrize("read_as", ["euc_jp", "euc_kr", "gb18030"])
+@pytest.mark.parametrize("read_as", ["euc_jp", "euc_kr", "gbk", "gb18030", "shift_jis"])
 def test_forty_characters_of_big5_decoded_with_losses_count_as_lost(read_as: str, start: int) -> None:
     text = "這家公司去年的收入比前年增加了一成，員工說老闆很高興，今年打算在台中和高雄再開兩家分店，並且給每個人加薪"
     damaged = text[start : start + 40].encode("big5").decode(read_as, "ignore")
     assert isinstance(mojibake(damaged, 0.005), Drop)
+
+
+@pytest.mark.parametrize("read_as", ["euc_jp", "gbk"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "公司1999年成立，2016年4月在台中開店，營業額1200萬元，年增15.3%。",
+        "電話:0472-3312702，地址：台中市中山路１號，傳真同號，歡迎來信索取目錄。",
+    ],
+)
+def test_big5_with_many_numbers_decoded_with_losses_counts_as_lost(read_as: str, text: str) -> None:
+    assert isinstance(mojibake(text.encode("big5").decode(read_as, "ignore"), 0.005), Drop)
+
+
+def test_big5_of_which_windows_1252_lost_one_first_byte_is_not_taken_for_complete() -> None:
+    text = load_converter("traditional")(LONG)
+    whole, lossy = text + "公衆多得很。", (text + "公衆多得很。").encode("big5hkscs").decode("cp1252", "ignore")
+    assert mojibake(whole.encode("big5hkscs").decode("latin-1"), 0.005) == whole
+    assert isinstance(mojibake(lossy, 0.005), Drop)
 
 
 @pytest.mark.parametrize(

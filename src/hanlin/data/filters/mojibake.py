@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points
-from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY, COMMON_CHARS
+from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY, COMMON_CHARS, FREQUENT_CHARS
 from hanlin.data.text.prefilter import Prefilter
 from hanlin.data.text.wrong_codec import WESTERN, find_wrong_codec
 
@@ -79,6 +79,10 @@ _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
 _MIN_FREQUENT = 0.6
 _BLOCK, _MIN_IN_BLOCK, _MIN_FREQUENT_IN_BLOCK, _MAX_BLOCKS_TESTED = 128, 8, 0.4, 8
 _MAX_TESTED = 256
+_MIN_FREQUENT_IN_SHORT = 0.45
+"""In text of 40 characters a few kana and marks that EUC-JP made of bytes weigh more than in a block."""
+_CONTROLS = re.compile("[\x80-\x9f]")
+_BEFORE_LONE_HALF = re.compile("([\u4e00-\u9fff])[@-~](?![!-~])")
 _MAX_DECODINGS, _MIN_MAX_RARE, _MAX_RARE = 3, 2, 0.01
 
 
@@ -132,7 +136,7 @@ def _find_unusual_blocks(text: str) -> list[tuple[int, int]]:
     if total < _MIN_IN_BLOCK or frequent >= _MIN_FREQUENT * total:
         return []
     if len(text) < 2 * _BLOCK:
-        return [(0, len(text))] if frequent < _MIN_FREQUENT_IN_BLOCK * total else []
+        return [(0, len(text))] if frequent < _MIN_FREQUENT_IN_SHORT * total else []
     in_block = _count_in_blocks(above_ascii)
     unusual = (in_block >= _MIN_IN_BLOCK) & (
         _count_in_blocks(_FREQUENT_PREFILTER.find_candidates(text)) < _MIN_FREQUENT_IN_BLOCK * in_block
@@ -162,11 +166,14 @@ def _decode_western_text(text: str, encoding: str) -> str | None:
     """Decode a text of which every character was a byte; None if it has others, or if bytes seem to be missing.
 
     Windows code pages drop some bytes from 0x80 to 0x9F, so that text with others of them is not complete. After a
-    byte that was dropped many characters are rare.
+    byte that was dropped many characters are rare; if the next second byte is an ASCII character, only one is, and that
+    character is left behind it (`面向公憪h` for 面向公衆多).
     """
     try:
         decoded = text.encode("latin-1").decode(encoding)
     except UnicodeError:
+        return None
+    if not _CONTROLS.search(text) and any(char not in FREQUENT_CHARS for char in _BEFORE_LONE_HALF.findall(decoded)):
         return None
     rare = sum(char > "\x7f" and char not in COMMON_CHARS for char in decoded)
     most_rare = max(_MIN_MAX_RARE, _MAX_RARE * len(decoded))

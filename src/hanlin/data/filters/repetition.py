@@ -81,12 +81,15 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     for mark in _SENTENCE_MARKS:  # twice as fast as `any`; nearly every text has the first
         if mark in text:
             return text
-    if _count_page_numbers(text) >= _MIN_PAGE_NUMBERS:
+    han, latin, other, digits, punctuation, *_ = count_char_kinds(text)
+    if _count_page_numbers(text, digits) >= _MIN_PAGE_NUMBERS:
         return Drop("keyword_list", "page numbers")
+    if han < _MIN_HAN_SHARE * (han + latin + other + digits + punctuation):  # of fewer than `chars` below
+        return text
     rows = [list(filter(None, _SEPARATOR.split(line))) for line in split_lines(text)]
     items = [item for row in rows if len(row) >= least for item in row]
     chars, listed = sum(len(item) for row in rows for item in row), sum(map(len, items))
-    if not items or listed < _MIN_HAN_SHARE * chars or count_char_kinds(text)[0] < _MIN_HAN_SHARE * chars:
+    if not items or listed < _MIN_HAN_SHARE * chars or han < _MIN_HAN_SHARE * chars:
         return text
     shortest = _MIN_KEYWORD_CHARS - (2 * len(_BAR.findall(text)) > len(items))
     if not shortest * len(items) <= listed <= _MAX_KEYWORD_CHARS * len(items):
@@ -108,10 +111,13 @@ def _is_even(items: Sequence[str]) -> bool:
     return even > _MAX_SAME_LENGTH * len(items) and max(ends.values()) < _MAX_SAME_END * len(items)
 
 
-def _count_page_numbers(text: str) -> int:
+def _count_page_numbers(text: str, digits: int) -> int:
     """How many numbers of a text follow the one before by one, if most of the text is such numbers: links to pages."""
+    rest = len(text) - text.count(" ") - text.count(",")
+    if 2 * digits < rest:
+        return 0
     numbers = _NUMBER.findall(text)
-    if len(numbers) < _MIN_PAGE_NUMBERS or 2 * sum(map(len, numbers)) < len(text) - text.count(" ") - text.count(","):
+    if len(numbers) < _MIN_PAGE_NUMBERS or 2 * sum(map(len, numbers)) < rest:
         return 0
     values = list(map(int, numbers))
     return sum(1 for before, after in pairwise(values) if after == before + 1)

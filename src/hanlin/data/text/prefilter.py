@@ -50,7 +50,7 @@ class Prefilter:
     """
 
     def __init__(self, strings: Iterable[Sequence[str]], bits: int = 1) -> None:
-        self._strings = sorted({_select_window(string) for string in strings})
+        self._strings = sorted({_select_window(string) for string in strings}, key=_rank)
         self._bits = [next(_NEXT_BIT) for _ in range(bits)]
         assert self._bits[-1] < _BITS, "no bit is left for another prefilter"
         self._bit_set = sum(1 << bit for bit in self._bits)
@@ -103,6 +103,11 @@ def _select_window(string: Sequence[str]) -> tuple[str, ...]:
     """
     windows = [tuple(string[start : start + _WINDOW]) for start in range(max(1, len(string) - _WINDOW + 1))]
     return max(windows, key=lambda window: sum(not characters.isascii() for characters in window))
+
+
+def _rank(string: Sequence[str]) -> tuple[int, bool, Sequence[str]]:
+    """Rank a string for its bit: any character may come behind all that share one with a short string, such as `pk`."""
+    return len(string), "".join(string).isascii(), string
 
 
 @cache
