@@ -177,6 +177,8 @@ def test_text_that_says_the_same_or_asks_something_else_is_not_a_reworded_questi
         ("青蛙的生殖特征是_____", "练习题。试问青蛙之生殖特征为？答案见下页。"),
         ("织物的密度是指什么？", "请问，织物密度指啥？"),
         ("艺术的主要功能是？_____", "_____请问，艺术主要功能为？"),
+        ("属于腹膜内位的器官是", "今天的作业里有这样一道题：属于腹膜内位之器官为你会做吗？"),
+        ("公平理论注重的是分配", "想问一下：公平理论注重之为分配。"),
         ("化学反应中，反应物与产物之间的关系是？", "想问一下：反应物与产物之间之关系为何？化学反应中，"),
         ("What fraction is half-way between 2 and 2.5?", "Exercise 7. What fraction was half-way between 2 plus 2.5?"),
         (
@@ -198,6 +200,8 @@ def test_a_question_too_short_for_ngrams_is_found_where_it_stands_alone(asked: s
     [
         ("青蛙的生殖特征是_____", "青蛙的生殖特征，书上写得很清楚。"),
         ("青蛙的生殖特征是_____", "青蛙的生殖特征和捕食方式各是什么？"),
+        ("属于腹膜内位的器官是", "属于腹膜内位之器官为胃和脾，它们几乎全被腹膜包住。"),
+        ("Windows是一种", "Windows 为一种系统，你会装吗？"),
         ("圆柱的高是15厘米，底面积是多少？", "圆柱的高是18厘米，底面积为多少？"),
         (
             "What fraction is half-way between 2 and 2.5?",

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.dedup.content import Content, find_cue, find_numbers
+from hanlin.data.dedup.content import Content, count_han, find_cue, find_numbers
 from hanlin.data.dedup.keys import Hashes
 
 _ENDS = "，。；？！：、,;?!\n（）()_＿．"
@@ -24,6 +24,7 @@ _DOTS = ".:"
 _MAX_CLAUSES = 6
 _LEAST = {False: 5, True: 3}
 _LEAST_WITHOUT_CUE = {False: 14, True: 6}
+_LEAST_HAN_OF_STEM = 6
 _LEAST_NOT_NUMBERS = 2
 _AROUND = 10
 _FILTER_SIZE = 1 << 20
@@ -42,10 +43,12 @@ class ClauseIndex:
         self._asked: dict[int, list[tuple[int, frozenset[str], bool]]] = {}
         for index, content in contents:
             has_cue = find_cue(content.text, of_words)
-            least = (_LEAST if has_cue else _LEAST_WITHOUT_CUE)[of_words]
+            is_stem = not of_words and count_han(content) >= _LEAST_HAN_OF_STEM
+            least = (_LEAST if has_cue or is_stem else _LEAST_WITHOUT_CUE)[of_words]
             if len(content.codes) >= least and _count_not_numbers(content) >= _LEAST_NOT_NUMBERS:
                 key = int(_hash_codes(content.codes).sum(dtype=np.uint64))
-                self._asked.setdefault(key, []).append((index, find_numbers(content.text), has_cue))
+                must_ask = has_cue or len(content.codes) < _LEAST_WITHOUT_CUE[of_words]
+                self._asked.setdefault(key, []).append((index, find_numbers(content.text), must_ask))
         self._filter = np.zeros(_FILTER_SIZE, dtype=np.bool_)
         for key in self._asked:
             self._filter[key % _FILTER_SIZE] = True
@@ -64,11 +67,11 @@ class ClauseIndex:
                 asked = self._asked.get(int(keys[row]))
                 if asked:
                     window = _cut_window(content, ends, int(edges[row]), int(edges[row + clauses]))
-                    found.update(index for index, numbers, has_cue in asked if self._asks(window, numbers, has_cue))
+                    found.update(index for index, numbers, must_ask in asked if self._asks(window, numbers, must_ask))
         return found
 
-    def _asks(self, window: str, numbers: frozenset[str], has_cue: bool) -> bool:
-        return numbers <= find_numbers(window) and (not has_cue or find_cue(window, self._of_words))
+    def _asks(self, window: str, numbers: frozenset[str], must_ask: bool) -> bool:
+        return numbers <= find_numbers(window) and (not must_ask or find_cue(window, self._of_words))
 
 
 @cache

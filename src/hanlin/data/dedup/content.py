@@ -46,7 +46,7 @@ _STOPWORDS = frozenset(
 )
 _CHINESE_CUE = compile_on_use(
     r"[?？吗呢哪谁]|什么|多少|若干|啥|怎|是否|[（(]\s*[)）]|_{2,}|＿|下列|以下|何[时种处地人事物以者项]|[为如]何"
-    r"|几[个天小年本元人只次分千米公时种]|求[出：:得这该此其]|请[问选写计回算你根将给把]|试[求问计证]|[的是][:：]"
+    r"|几[个天小年本元人只次分千米公时种]|求[出：:得这该此其]|请[问选写计回算你根将给把]|试[求问计证]|想问|[的是][:：]"
 )
 _ENGLISH_CUE = compile_on_use(
     r"[?？](?!\w)|\b(?:what|which|who|whom|whose|when|where|why|how|find|calculate|determine|compute|solve|simplify"
@@ -91,6 +91,11 @@ def find_cue(text: str, of_words: bool) -> bool:
 def find_numbers(text: str) -> frozenset[str]:
     """The numbers of a text in digits; 1 is mostly an article."""
     return frozenset(_NUMBER.findall(text)) - {"1"}
+
+
+def count_han(content: Content) -> int:
+    """How many letters are Chinese characters."""
+    return int(np.count_nonzero((content.codes >= 0x4E00) & (content.codes <= 0x9FFF)))
 
 
 def extract_content(text: str, of_words: bool) -> Content:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.data.dedup.clauses import ClauseIndex
-from hanlin.data.dedup.content import Content, extract_content, find_cue, find_numbers
+from hanlin.data.dedup.content import Content, count_han, extract_content, find_cue, find_numbers
 from hanlin.data.dedup.question_sets import EvalQuestion
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import hash_ngrams
@@ -27,6 +27,8 @@ from hanlin.data.text.patterns import compile_on_use
 
 _CHARACTERS, _WORDS = 4, 2
 _MIN_NGRAMS, _MIN_NGRAMS_WITHOUT_CUE = 4, {_CHARACTERS: 5, _WORDS: 8}
+_MIN_NGRAMS_OF_STEM, _MIN_HAN_OF_STEM = 3, 6
+"""Stems of exams (`属于腹膜内位的器官是`) ask in no word; short ones are found only where the text does."""
 _VERY_FEW, _FEW, _MANY = 8, 12, 16
 _SHARE_OF_FEW = 0.75
 _SHARE_WITHOUT_CUE = 0.8
@@ -86,7 +88,6 @@ class RewordedIndex:
         owners = owners[order][np.repeat(counts <= common, counts)]
         self._hashes, counts = unique[counts <= common], counts[counts <= common]
         left = Counter(owners.tolist())
-        least_without_cue = _MIN_NGRAMS_WITHOUT_CUE[self._length]
         self._indexed = {
             index: _IndexedQuestion(
                 content.codes,
@@ -96,7 +97,7 @@ class RewordedIndex:
                 find_cue(content.text, of_words),
             )
             for index, content in contents
-            if left[index] >= (_MIN_NGRAMS if find_cue(content.text, of_words) else least_without_cue)
+            if left[index] >= self._find_least_ngrams(content)
         }
         self._owners, self._starts = owners, np.append(0, np.cumsum(counts))
         self._clauses = ClauseIndex(
@@ -104,6 +105,14 @@ class RewordedIndex:
         )
         self._filter = np.zeros(_FILTER_SIZE, dtype=np.bool_)
         self._filter[(self._hashes % _FILTER_SIZE).astype(np.int64)] = True
+
+    def _find_least_ngrams(self, content: Content) -> int:
+        """How many n-grams a question must have to be searched by them."""
+        if find_cue(content.text, self._of_words):
+            return _MIN_NGRAMS
+        if not self._of_words and count_han(content) >= _MIN_HAN_OF_STEM:
+            return _MIN_NGRAMS_OF_STEM
+        return _MIN_NGRAMS_WITHOUT_CUE[self._length]
 
     def find(self, text: str) -> list[int]:
         """Find the indices of the questions that a text has in other words."""
@@ -116,7 +125,7 @@ class RewordedIndex:
     def _find_by_ngrams(self, content: Content) -> list[int]:
         hashes = hash_ngrams(content.codes, self._length)
         positions = np.flatnonzero(self._filter.take((hashes % _FILTER_SIZE).astype(np.int64)))
-        if len(positions) < _MIN_NGRAMS:
+        if len(positions) < _MIN_NGRAMS_OF_STEM:
             return []
         rows = np.minimum(np.searchsorted(self._hashes, hashes[positions]), len(self._hashes) - 1)
         is_found = self._hashes[rows] == hashes[positions]
@@ -160,7 +169,8 @@ class RewordedIndex:
         """Whether the text around a part of the content asks something, and has the numbers of the question."""
         start, last = int(content.starts[first]), int(content.starts[min(end, len(content.starts)) - 1])
         window = content.text[max(0, start - _CONTEXT) : last + _CONTEXT]
-        if indexed.has_cue and not find_cue(window, self._of_words):
+        must_ask = indexed.has_cue or indexed.ngrams < _MIN_NGRAMS_WITHOUT_CUE[self._length]
+        if must_ask and not find_cue(window, self._of_words):
             return False
         return len(indexed.numbers & find_numbers(window)) >= _MIN_NUMBERS_FOUND * len(indexed.numbers)
 
