@@ -579,3 +579,30 @@ def test_a_casino_that_is_a_building_is_no_name_of_a_site() -> None:
     report = "澳门半岛上的新葡京赌场是金色的建筑。" + SPRING + "新葡京酒店在它旁边。"
     assert apply("advertisements", report) == report
     assert reason("advertisements", report.replace("新葡京赌场", "新葡京官网")[:90] + "新葡京") == "advertisement"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "一、房源优势：南北通透。二、户型介绍：三室两厅，朝向南北。三、社区介绍：绿化率高，环境优美，交通方便。",
+        "品牌：云海    产品规格：1kw    供应地：江苏南京    包装说明：木箱    双电源控制柜，质量可靠，价格公道。",
+        "征信不好怎么办？没有银行流水能贷款吗？黑户贷款口子有哪些，这几家平台门槛低，当天就能到账，赶快看看吧。",
+        "看病的人很多，老平民心里没有底，伴跟着信任也就交了钱，后来才知道药是没有用的，大家要小心。",
+        "城北哪里有侦探公司：136乄6150乄9158，专业可靠，价格公道，成功后再付费。" + "本公司有多年经验。" * 15,
+    ],
+)
+def test_offers_of_flats_goods_and_loans_and_hidden_numbers_are_advertisements(text: str) -> None:
+    assert isinstance(apply("advertisements", text), Drop)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "设计师说，这个户型的缺点是没有朝南的窗，小区介绍里却没有提到，买房的人要自己去看。",
+        "警方提醒：不看征信、黑户可贷、秒批的广告都是诈骗，不要下款前交费，遇到这种情况请向公安机关报案。",
+        "他跟着父亲走了很远，谁人都不认识他。",
+        "收件人的电话是 138—1234—5678，地址在城南，请在工作时间送到，谢谢。" + "货物要轻放。" * 25,
+    ],
+)
+def test_what_only_mentions_such_things_is_none(text: str) -> None:
+    assert apply("advertisements", text) == text

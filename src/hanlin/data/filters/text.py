@@ -18,7 +18,9 @@ from hanlin.data.text.lexicons import (
     EDITOR_FRAME,
     GENERATED,
     GENERATED_CUE,
+    HIDDEN_NUMBER,
     INSTITUTION,
+    LISTINGS,
     LONG_NUMBER,
     NO_OFFER,
     NOT_A_SALES_CALL,
@@ -37,6 +39,8 @@ from hanlin.data.text.lexicons import (
     SPUN,
     SPUN_CUE,
     SPUN_STATE,
+    SPUN_WORDS,
+    SPUN_WORDS_CUE,
     STATE_CUE,
 )
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
@@ -175,6 +179,7 @@ _MIN_INSTITUTION_WORDS, _MIN_GENERATED = 4, 4
 _MAX_COPY_CHARS = 5_000
 _MIN_OFFER_CHARS, _CONTACT_CHARS, _OFFER_CHARS = 150, 120, 300
 _OPENING_CHARS = 24
+_MAX_LISTING_CHARS, _MIN_LISTED = 2_000, 3
 _MAX_BLURB_CHARS, _MAX_FRAME_CHARS, _MIN_FORMULAS, _MIN_CRIME_WORDS = 600, 300, 2, 2
 _BETTING_CUES = (
     *("赌博", "网赌", "赌球", "娱乐平", "娱乐城", "娱乐网", "娱乐官", "娱人网", "葡京", "萄京"),
@@ -203,6 +208,8 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     rewritten by a program, one that begins with a keyword between two marks and an address was sewn together, one of
     up to 600 characters sells tips for a lottery (pk10计划，加微信), and a short one has nothing else that has two
     formulas of novel sites (无弹窗, 最新章节) or ends where the editor of a site announces a sample (一起来看看吧).
+    In up to 2,000 characters three items of an offer of a flat, of goods or of a loan (户型介绍, 业主诚心; 供应地：,
+    包装说明：; 黑户, 下款) are one, and two words of a program of synonyms (伴跟着, 老平民) show its work.
     Phrases and names are not counted on pages of the police and the courts, which warn of them. Defaults 5 and 3, on
     labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
@@ -248,6 +255,12 @@ def _find_copied_form(text: str) -> str | None:
         return "、".join(sorted(states))
     if (not text[:1].isalnum() or text[0] in "卍卐") and (address := OPENING_ADDRESS.match(text)):
         return address[0]
+    if len(text) <= _MAX_LISTING_CHARS:
+        for cue, items in LISTINGS.items():
+            if cue in text and len(listed := set(items.findall(text))) >= _MIN_LISTED and not _is_on_crime(text):
+                return "、".join(sorted(listed)[:5])
+    if SPUN_WORDS_CUE in text and len(replaced := set(SPUN_WORDS.findall(text))) >= _MIN_FORMULAS:
+        return "、".join(sorted(replaced))
     if len(text) > _MAX_BLURB_CHARS:
         return None
     if SOLD_TIPS_CUE in text and (tips := SOLD_TIPS.search(text)):
@@ -277,6 +290,8 @@ def _find_opening_contact(text: str) -> str | None:
     """Find the number to call or to write to with which a text begins that offers something, or None."""
     if not LONG_NUMBER.search(text, 0, _CONTACT_CHARS):
         return None
+    if (hidden := HIDDEN_NUMBER.search(text, 0, _CONTACT_CHARS)) and not _is_on_crime(text):
+        return hidden[0]
     contact = OPENING_CONTACT.search(text, 0, _CONTACT_CHARS)
     return None if contact is None or NO_OFFER.search(text, 0, _OFFER_CHARS) else contact[0]
 

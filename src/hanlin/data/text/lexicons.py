@@ -159,6 +159,23 @@ EDITOR_FRAME = re.compile(
     r"|供[^。\n]{0,10}参考|一起来?看|来看)[^\n]{0,24}\Z"
 )
 """What the editor of a site of samples writes before them: a short text that ends with it has no sample."""
+LISTINGS = {
+    "户型": re.compile(
+        "房源(?:优势|亮点|描述|特色|卖点)|户型介绍|(?:小区|社区|周边)介绍|核心卖点|房屋(?:亮点|优势)|业主(?:诚心|急|直)"
+        "|更多的?房源|看房(?:方便|随时)|随时看房|税费解析|权属抵押|交通出行|装修描述|投资分析"
+    ),
+    "说明": re.compile(
+        "(?:供应地|包装说明|产品规格|运输说明|最小起订量?|供货总量|发货期限|产品单价|产品型号|有效期至)\\s?[：:]"
+    ),
+    "征信": re.compile(
+        "秒批|秒下|口子|黑户|无需审核|不[看查]征信|下款|小额贷款|贷款软件|芝麻分|急需钱|急用钱|缺钱|(?:怎么|如何)贷款|能贷款[吗么]"
+        '|贷款(?:攻略|平台|产品)|征信(?:花了|不好|小白|"小白)|网贷'
+    ),
+}
+"""What offers of flats, goods and loans are made of, by a word that is in each; three different ones are an offer."""
+SPUN_WORDS_CUE = "跟着"
+SPUN_WORDS = re.compile("伴跟着|老平民|效劳职员|谁人[大女男老]|根基都是")
+"""Words of a program that replaces others by their synonyms: 伴跟着 for 伴随着, 老平民 for 老百姓."""
 INSTITUTION = re.compile("学院|大学|学校|教授|研究生|研究所|研究员|医院|学生|教师|科研|学科|专业|党委|论文|专家")
 """Words of the pages that are copied: on schools, institutes and hospitals."""
 ON_BETTING = re.compile(
@@ -214,8 +231,10 @@ OPENING_CONTACT = re.compile(
 
 Names of messengers (微信：nofashion) are not among them: articles begin with the account from which they are.
 """
-LONG_NUMBER = re.compile(r"\d[-= \d]{5}")
-"""What is in every `OPENING_CONTACT`, and found in half the time."""
+HIDDEN_NUMBER = re.compile(r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至和-])\d{4}\1\d{4}(?!\d)")
+"""The number of a telephone that is written so that no filter finds it: 156乄1330乄4344."""
+LONG_NUMBER = re.compile(r"\d[-= \d]{5}|1\d\d\D\d{4}\D\d{4}")
+"""What is in every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in half the time."""
 NO_OFFER = re.compile(
     "寻[人找狗物]|启[事示]|丢失|走失|失联|举报|警[方察]|公安|报警|失物|求助|投诉|退款|订单|爆料|记者|邮编|通讯地址|法院|原告"
     "|被告|律师|曝光|骗|简历|招聘|聘|姓名|作者|编辑|投稿|来稿|公众|关注|阅读原文|转载|版权|身份证|发帖人|反映|回复|楼主|提问|如何|怎[么样]|验证码"
