@@ -19,7 +19,7 @@ from hanlin.core.errors import UserError
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.bpe_trainer import BpeTrainer
 from hanlin.tokenizer.compression import characters_per_token
-from hanlin.tokenizer.extend import MARKS, Extension, extend_tokenizer, verify_ids
+from hanlin.tokenizer.extend import MARKS, Extension, _BaseVocabulary, extend_tokenizer, verify_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 ENGLISH = ["The library stands in the east of the town; 12 birds sing.", "My name is Xiaohan."] * 3
@@ -86,16 +86,47 @@ def test_old_ids_spell_the_same_bytes(extension: tuple[Tokenizer, Extension]) ->
 def test_new_pieces_are_chinese_and_what_is_said_often(extension: tuple[Tokenizer, Extension]) -> None:
     _, made = extension
     assert {"翰林院", "春天"} < set(made.pieces)
-    assert all(re.fullmatch(f"[{MARKS}]?[一-鿿]+|.*\ufffd.*", piece) for piece in made.pieces)
+    assert all(re.fullmatch(f"[{MARKS}]{{,2}}[一-鿿]+[{MARKS}]{{,2}}|.*\ufffd.*", piece) for piece in made.pieces)
 
 
-def test_a_mark_before_a_word_may_be_part_of_an_entry_but_never_one_after_it(
-    extension: tuple[Tokenizer, Extension],
+def test_entries_hold_the_marks_that_the_tokenizer_leaves_in_one_word_with_chinese(
+    llama2: Path, tmp_path: Path
+) -> None:
+    base = Tokenizer.load(llama2)
+    said = ["子曰：“学而时习之，不亦说乎？”", "有子曰：“其为人也孝弟。”", "曾子曰：“吾日三省吾身，而不习。”"] * 5
+    anywhere = extend_tokenizer(base, said, 60)
+    assert {"子曰：“", "，不"} < set(anywhere.pieces)
+    verify_ids(base, anywhere, [*said, "“Yes—‘no’ …”"])
+    english = train_tokenizer([*ENGLISH, "，。" * 20], 320, "llama3", tmp_path)
+    before = extend_tokenizer(english, ["不说，而不习。"] * 9, 20).pieces
+    assert "，而" in before and not any(piece[-1] in MARKS for piece in before)
+
+
+def test_a_tokenizer_that_splits_at_every_mark_learns_as_many_entries_as_asked(tmp_path: Path) -> None:
+    base = train_tokenizer([*ENGLISH, "，。" * 20], 320, "llama3", tmp_path)
+    rules = json.loads(base.backend.to_str())
+    rules["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    splitting = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(rules)), base.config, tmp_path)
+    assert len(splitting.encode("，")) == 1
+    made = extend_tokenizer(splitting, ["春天来了，而翰林院很冷，而后花开，而人来。"] * 9, 20)
+    assert len(made.pieces) == 20
+    assert not any(letter in MARKS for letter in "".join(made.pieces))
+
+
+def test_entries_that_cannot_be_reached_are_made_up_for(
+    extension: tuple[Tokenizer, Extension], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, _ = extension
-    made = extend_tokenizer(base, CHINESE, 200, min_saved=2)
-    assert any(piece[0] == "，" for piece in made.pieces) == (len(base.encode("，", continuation=True)) == 1)
-    assert not any(piece[-1] in MARKS for piece in made.pieces)
+    learned = extend_tokenizer(base, CHINESE, 31, min_saved=2).pieces
+    unreachable = next(piece for piece in reversed(learned[:30]) if len(piece) > 1 and "\ufffd" not in piece)
+    reach = _BaseVocabulary.unreachable_pieces
+
+    def without(self: _BaseVocabulary, extended: Tokenizer, pieces: list[str]) -> list[str]:
+        return reach(self, extended, pieces) or [piece for piece in pieces if self.text_of(piece) == unreachable]
+
+    monkeypatch.setattr(_BaseVocabulary, "unreachable_pieces", without)
+    assert len(extend_tokenizer(base, CHINESE, 30, min_saved=2).pieces) == 30
+    assert unreachable not in extend_tokenizer(base, CHINESE, 30, min_saved=2).pieces
 
 
 @settings(max_examples=100, deadline=None)

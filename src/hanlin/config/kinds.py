@@ -121,7 +121,7 @@ _TABLE = (
               "make a Llama model with random weights", heavy=True,
               shows=("parameters", "vocabulary_entries")),
     StageKind("extend_vocabulary", "model:ExtendVocabulary", "model", "hanlin.models.extend_vocab:run",
-              "add Chinese entries to a model's vocabulary", heavy=True, version=3,
+              "add Chinese entries to a model's vocabulary", heavy=True, version=4,
               shows=("entries", "characters_per_token.before", "characters_per_token.after")),
     StageKind("extend_context", "surgery.context:ExtendContext", "model", "hanlin.models.surgery.context:run",
               "extend a model's context by scaled rotary positions", heavy=True,
