@@ -153,7 +153,12 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
                 )
             )
         checked = verify_weights(plan, written, context.seed)
-        agreement = _compare_logits(settings, base, folders, out, render_prompts(tokenizer, template))
+        if settings.check == "logits":
+            agreement = _compare_logits(settings, base, folders, out, render_prompts(tokenizer, template))
+        else:
+            agreement = {}
+            for adapter in files:  # loading it into PEFT would
+                warn_of_unknown_settings(adapter)
     return {
         "dtype": dtype,
         "adapters": len(files),
@@ -175,11 +180,7 @@ def _resolve(folder: Path) -> Path:
 def _compare_logits(
     settings: Merge, base: ModelFiles, folders: Sequence[Path], out: Path, prompts: list[list[int]]
 ) -> dict[str, Any]:
-    """Compare the saved model with the adapters in PEFT; nothing without `check: logits`."""
-    if settings.check != "logits":
-        for folder in folders:  # loading it into PEFT would
-            warn_of_unknown_settings(check_adapter_folder(folder))
-        return {}
+    """Compare the saved model with the adapters in PEFT."""
     before, expected = compute_adapter_logits(base, folders, settings.weights, prompts)
     effect, rounded = compare_logits(expected, before), verify_logits(expected, out, prompts)
     metrics: dict[str, Any] = {
