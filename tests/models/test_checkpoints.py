@@ -212,7 +212,8 @@ def test_the_child_refuses_a_program_too(tmp_path: Path) -> None:
 def refuse_pickle(folder: Path, kind: str) -> None:
     file = folder / "pytorch_model.bin"
     write_hostile(file, kind, folder / "mark")
-    with pytest.raises(UserError, match="not a file of weights alone") as error:
+    sentence = "the file is empty" if kind == "empty" else "not a file of weights alone"
+    with pytest.raises(UserError, match=sentence) as error:
         pickles.convert_pickles([file], [folder / "out.safetensors"])
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
     assert not (folder / "mark").exists() and not (folder / "out.safetensors").exists()
@@ -247,6 +248,17 @@ def test_the_process_that_reads_a_pickle_can_do_nothing_else(tmp_path: Path, mon
         (lambda folder: change_params(folder, rope_theta=10**400), "an integer of more than 128 bits"),
         (lambda folder: change_params(folder, rope_scaling_factor={}), "'rope_scaling_factor' is"),
         (lambda folder: change_params(folder, rope_high_freq_factor="4"), "'rope_high_freq_factor' is '4'"),
+        (lambda folder: change_params(folder, rope_scaling_factor=0.5), "must be a number of 1 or more"),
+        (lambda folder: change_params(folder, use_scaled_rope="no"), "'use_scaled_rope' is 'no'"),
+        (lambda folder: (folder / "consolidated.01.pth").write_bytes(b""), "the file is empty"),
+        (lambda folder: (folder / "consolidated.01.pth").write_text("version https://git-lfs.x"), "pointer of Git LFS"),
+        (lambda folder: (folder / "consolidated.01.pth").write_text(" <html>404"), "this is a web page"),
+        (lambda folder: (folder / "consolidated.01.pth").write_text("PK"), "no pickle of tensors|ends too early"),
+        (lambda folder: cut(folder / "consolidated.01.pth"), "the file ends too early or is damaged"),
+        (
+            lambda folder: make_whole_numbers(folder / "consolidated.01.pth"),
+            r"'norm.weight' holds whole numbers \(I64\)",
+        ),
     ],
 )
 @pytest.mark.usefixtures("in_this_process")
@@ -261,9 +273,48 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(
     assert [file for file in (tmp_path / "back").iterdir() if file.is_file()] == []
 
 
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def make_whole_numbers(file: Path) -> None:
+    torch.save({**torch.load(file), "norm.weight": torch.ones(64, dtype=torch.int64)}, file)
+
+
 def change_params(folder: Path, **values: Any) -> None:
     params = read_json(folder / "params.json")
     write_json(folder / "params.json", {**params, **values})
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_values_that_params_json_leaves_empty_are_metas_defaults_and_others_are_said(
+    two_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(two_shards, tmp_path / "meta"))
+    change_params(folder, norm_eps=None, vocab_size=7)
+    import_from(folder, tmp_path / "back", two_shards.parent / "model")
+    assert read_json(tmp_path / "back" / "config.json")["rms_norm_eps"] == 1e-5
+    assert "vocab_size is 7, but there are" in caplog.text
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_settings_that_a_checkpoint_has_no_use_for_are_refused(two_shards: Path, tmp_path: Path) -> None:
+    model = two_shards.parent / "model"
+    with pytest.raises(UserError, match="this one has none"):
+        import_from(two_shards, tmp_path / "scaled", model, rope_factor=4)
+    folder = pickled_folder(model, tmp_path / "pickled")
+    with pytest.raises(UserError, match="context_length is for Meta's checkpoints"):
+        import_from(folder, tmp_path / "long", context_length=99)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_weight_that_two_files_hold_is_refused(two_shards: Path, tmp_path: Path) -> None:
+    folder = pickled_folder(two_shards.parent / "model", tmp_path / "pickled")
+    for part in ("1", "2"):
+        shutil.copy(folder / "pytorch_model.bin", folder / f"pytorch_model-0000{part}-of-00002.bin")
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match="is in another file of the folder too"):
+        import_from(folder, tmp_path / "twice")
 
 
 @pytest.fixture(scope="module")

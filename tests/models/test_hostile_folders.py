@@ -95,6 +95,13 @@ def write_safetensors(path: Path, header: bytes, data: bytes = b"") -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
 
 
+def test_the_pointer_of_git_lfs_in_place_of_weights_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 99\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"pointer of Git LFS.*git lfs pull"):
+        check_safetensors(file)
+
+
 def test_a_header_of_a_hundred_megabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:

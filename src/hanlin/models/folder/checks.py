@@ -70,6 +70,7 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
             raise truncated_error(path, 8 + length, file_size)
         text = file.read(length) if length <= MAX_HEADER_BYTES else b""
     if not text.startswith(b"{") and (length <= MAX_HEADER_BYTES or not is_plausible):
+        check_downloaded(path)
         raise not_safetensors_error(path)
     if not text:
         what = tr("the header has {size:,} bytes, but at most {limit:,} are read", size=length, limit=MAX_HEADER_BYTES)
@@ -366,6 +367,18 @@ def truncated_error(path: Path, expected: int, actual: int) -> UserError:
     """Build the error for a file with fewer bytes than its header says."""
     what = tr("the file is cut off: {expected:,} bytes expected, {actual:,} found", expected=expected, actual=actual)
     return UserError(what, path, copy_again_hint())
+
+
+def check_downloaded(path: Path) -> None:
+    """Raise UserError for what often stands in place of a file that was not downloaded."""
+    with open_regular(path) as file:
+        start = file.read(64)
+    if not start:
+        raise UserError(tr("the file is empty"), path, copy_again_hint())
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(tr("this is the pointer of Git LFS, not the file itself"), path, tr("run `git lfs pull` there"))
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise UserError(tr("this is a web page, not a file of weights"), path, copy_again_hint())
 
 
 def not_safetensors_error(path: Path) -> UserError:

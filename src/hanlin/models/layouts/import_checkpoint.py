@@ -42,6 +42,7 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 PICKLES = "pytorch_model*.bin"
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"consolidated\.(\d{2})\.pth")
+_FLOATS = ("F32", "F16", "BF16")
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 Shards = Sequence[Mapping[str, TensorEntry]]
@@ -79,11 +80,16 @@ def run(settings: ImportCheckpoint, inputs: Inputs, out: Path, context: StageCon
     scratch = context.scratch_folder(out)
     if not folder.is_dir():
         raise UserError(tr("there is no such folder"), folder, code="not_found")
+    is_meta = settings.holds == "model" and (folder / meta.PARAMS).is_file() and any(folder.glob("consolidated.*pth"))
+    for name in () if is_meta else ("context_length", "rope_factor"):
+        if getattr(settings, name) is not None:
+            what = tr("{name} is for Meta's checkpoints, whose params.json does not say it", name=name)
+            raise UserError(what, name, tr("leave it out: the config.json of the folder counts"))
     if settings.holds == "adapter":
         dtype = None if settings.dtype == "checkpoint" else torch_dtype(settings.dtype)
         convert = partial(_convert, scratch=scratch, context=context)
         return import_adapter(folder, out, convert, dtype, inputs.optional_path("tokenizer"))
-    if (folder / meta.PARAMS).is_file() and any(folder.glob("consolidated.*pth")):
+    if is_meta:
         checkpoint = _open_meta(settings, folder, inputs.optional_path("tokenizer"), scratch, context)
     elif (folder / CONFIG).is_file() and any(folder.glob(PICKLES)):
         checkpoint = _open_pickled(folder, inputs.optional_path("tokenizer"), scratch, context)
@@ -154,6 +160,7 @@ def _open_meta(
     else:
         tokenizer = Tokenizer.load(tokenizer_folder)
     shards = _convert(files, scratch, context)
+    _check_floats(files, shards)
     names = set(shards[0]) - {meta.COMPUTED}
     for file, shard in zip(files, shards, strict=True):
         if set(shard) - {meta.COMPUTED} != names:
@@ -240,8 +247,15 @@ def _open_pickled(folder: Path, tokenizer_folder: Path | None, scratch: Path, co
         raise UserError(tr("the weights are already quantized"), folder / CONFIG, hint)
     files = _pickled_files(folder)
     shards = _convert(files, scratch, context)
-    tensors = {name: entry for shard in shards for name, entry in shard.items()}
-    tensors = {name: entry for name, entry in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+    tensors: dict[str, TensorEntry] = {}
+    for file, shard in zip(files, shards, strict=True):
+        weights = {name: entry for name, entry in shard.items() if not name.endswith("rotary_emb.inv_freq")}
+        repeated = sorted(tensors.keys() & weights.keys())
+        if repeated:
+            what = tr("'{name}' is in another file of the folder too", name=repeated[0])
+            raise UserError(what, file, tr("leave the files of one model alone in the folder"))
+        tensors |= weights
+    _check_floats([folder], [tensors])
     is_repeated = config.get("tie_word_embeddings") and {_HEAD, _EMBEDDINGS} <= tensors.keys()
     if is_repeated and torch.equal(_read(tensors[_HEAD], _HEAD), _read(tensors[_EMBEDDINGS], _EMBEDDINGS)):
         del tensors[_HEAD]
@@ -279,6 +293,15 @@ def _pickled_files(folder: Path) -> list[Path]:
 
 
 # ----------------------------------------------------------------------------------------------------- both
+
+
+def _check_floats(files: Sequence[Path], shards: Shards) -> None:
+    """Raise UserError for a weight of whole numbers, as some quantized checkpoints have."""
+    for file, shard in zip(files, shards, strict=True):
+        for name, entry in shard.items():
+            if entry.dtype not in _FLOATS:
+                what = tr("'{name}' holds whole numbers ({dtype})", name=name, dtype=entry.dtype)
+                raise UserError(what, file, tr("name the checkpoint that it was quantized from"))
 
 
 def _check_names(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]], folder: Path) -> None:

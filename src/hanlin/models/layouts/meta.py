@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,18 @@ def _size(params: Mapping[str, Any], name: str, path: Path, default: int | None 
     return value
 
 
-def _check_numbers(params: Mapping[str, Any], path: Path) -> None:
-    """Raise UserError for a number of the rotary embedding that is none; null counts as left out."""
-    for name in ("rope_theta", "rope_scaling_factor", "rope_high_freq_factor"):
+def _check_values(params: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError for a value of the rotary embedding that makes no sense; null counts as left out."""
+    expected: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "rope_theta": (lambda value: is_number(value) and value > 0, tr("a positive number")),
+        "rope_scaling_factor": (lambda value: is_number(value) and value >= 1, tr("a number of 1 or more")),
+        "rope_high_freq_factor": (lambda value: is_number(value) and value > 0, tr("a positive number")),
+        "use_scaled_rope": (lambda value: isinstance(value, bool), tr("true or false")),
+    }
+    for name, (fits, kind) in expected.items():
         value = params.get(name)
-        if value is not None and not (is_number(value) and value > 0):
-            what = tr("'{name}' is {value}, but must be {expected}", name=name, value=repr(value)[:40],
-                      expected=tr("a positive number"))  # fmt: skip
+        if value is not None and not fits(value):
+            what = tr("'{name}' is {value}, but must be {expected}", name=name, value=repr(value)[:40], expected=kind)
             raise UserError(what, path, tr("copy or download it again"))
 
 
@@ -124,10 +129,19 @@ def build_meta_config(
     others = sorted(set(params) - _READ_PARAMS)
     if others:
         _LOG.warning("%s: %s", path, tr("not read: {keys}", keys=", ".join(others[:8])))
+    rows, named_rows = shapes.get("tok_embeddings.weight", (0,))[0], params.get("vocab_size") or -1
+    if is_number(named_rows) and 0 < named_rows != rows:
+        what = tr(
+            "vocab_size is {value}, but there are {rows} embedding rows, which count", value=named_rows, rows=rows
+        )
+        _LOG.warning("%s: %s", path, what)
     for name in ("tok_embeddings.weight", "layers.0.feed_forward.w1.weight"):
         if len(shapes.get(name, ())) != 2:
             raise UserError(tr("there is no tensor '{name}'", name=name), path.parent, tr("copy or download it again"))
-    _check_numbers(params, path)
+    _check_values(params, path)
+    if rope_factor is not None and not params.get("use_scaled_rope"):
+        what = tr("rope_factor is for checkpoints with rotary scaling, and this one has none (use_scaled_rope)")
+        raise UserError(what, path, tr("leave rope_factor out"))
     theta = 10_000.0 if params.get("rope_theta") is None else params["rope_theta"]
     rope: dict[str, Any] = {"rope_type": "default"}
     if params.get("use_scaled_rope"):
@@ -144,7 +158,7 @@ def build_meta_config(
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "max_position_embeddings": context_length or usual_context,
-        "rms_norm_eps": params.get("norm_eps", 1e-5),
+        "rms_norm_eps": 1e-5 if params.get("norm_eps") is None else params["norm_eps"],
         "rope_parameters": {**rope, "rope_theta": theta},
     }
     check_config({**fields, "rope_theta": theta}, path)

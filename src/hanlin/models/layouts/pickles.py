@@ -21,7 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.limits import MAX_TENSORS
 from hanlin.core.process import BoundsExceededError, run_bounded
-from hanlin.models.folder.checks import check_safetensors
+from hanlin.models.folder.checks import check_downloaded, check_safetensors
 from hanlin.models.layouts.rights import give_up_rights
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
@@ -53,6 +53,8 @@ def convert_pickles(paths: Sequence[Path], outs: Sequence[Path]) -> None:
 
 def _convert(paths: Sequence[Path], outs: Sequence[Path]) -> None:
     sizes = [path.stat().st_size for path in paths]
+    for path in paths:
+        check_downloaded(path)
     files = [[str(path.absolute()), str(out.absolute())] for path, out in zip(paths, outs, strict=True)]
     index, problem = 0, ""
     try:
@@ -129,6 +131,10 @@ def _load(file: str) -> Any:
 def _shorten(error: Exception) -> str:
     """What the unpickler did not take; torch's own sentence advises to run the file."""
     text = str(error)
+    if isinstance(error, (EOFError, OSError)) or "PytorchStreamReader" in text:
+        return "the file ends too early or is damaged"
+    if "Unsupported operand" in text:
+        return "no pickle of tensors"
     if "Weights only load failed" in text:
         text = text.partition("WeightsUnpickler error:")[2] or "no pickle of tensors"
     return text.strip().partition("\n")[0].partition(". ")[0][:200] or type(error).__name__
