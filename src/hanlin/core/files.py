@@ -88,6 +88,18 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def check_downloaded(path: Path) -> None:
+    """Raise UserError for what often stands in place of a file that was not downloaded."""
+    with open_regular(path) as file:
+        start = file.read(64)
+    if not start:
+        raise UserError(tr("the file is empty"), path, tr("copy or download it again"))
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(tr("this is the pointer of Git LFS, not the file itself"), path, tr("run `git lfs pull` there"))
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise UserError(tr("this is a web page, not a file of weights"), path, tr("copy or download it again"))
+
+
 def partial_path(path: Path, *, shared: bool = False) -> Path:
     """Where `path` is written before it is renamed; with `shared`, another name for each process of each machine."""
     owner = f".{socket.gethostname()}-{os.getpid()}" if shared else ""

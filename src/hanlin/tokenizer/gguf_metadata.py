@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import open_regular
+from hanlin.core.files import check_downloaded, open_regular
 from hanlin.core.i18n import tr
 from hanlin.core.limits import MAX_GGUF_BYTES, MAX_GGUF_ITEMS, MAX_GGUF_KEYS
 
@@ -80,6 +80,7 @@ def read_gguf_template(path: Path) -> str:
 def _read(path: Path, _modified: int, size: int) -> GgufMetadata:
     with open_regular(path) as file:
         if file.read(len(_MAGIC)) != _MAGIC:
+            check_downloaded(path)
             raise UserError(tr("not a GGUF file"), path)
         if size < _Reader.HEADER:
             raise struct.error

@@ -127,6 +127,7 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
         raise UserError(what, path, tr("copy it again from its source")) from error
     _add_tokens(backend, vocabulary)
     special_ids = {name: vocabulary.special_id(name) for name in ("bos", "eos", "unk", "pad")}
+    _warn_of_missing_tokens(vocabulary)
     config: dict[str, Any] = {
         f"{name}_token": None if token_id is None else vocabulary.tokens[token_id]
         for name, token_id in special_ids.items()
@@ -140,6 +141,19 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
     template = vocabulary.metadata.get("tokenizer.chat_template", str)
     encoder = _exact_encoder(vocabulary) if vocabulary.kind == "llama" else None
     return GgufTokenizer(backend, config | ({"chat_template": template} if template else {}), encoder)
+
+
+def _warn_of_missing_tokens(vocabulary: _Vocabulary) -> None:
+    for name in ("bos", "eos", "unknown", "padding"):
+        token_id = vocabulary.metadata.get(f"tokenizer.ggml.{name}_token_id", int, 0)
+        if not 0 <= token_id < len(vocabulary.tokens):
+            what = tr(
+                "{key} is {token_id:,}, and there are {count:,} tokens: it is left out",
+                key=f"{name}_token_id",
+                token_id=token_id,
+                count=len(vocabulary.tokens),
+            )
+            _LOG.warning("%s: %s", vocabulary.metadata.path, what)
 
 
 def read_gguf_end_ids(path: Path) -> tuple[int, ...]:
@@ -158,7 +172,10 @@ def _read_vocabulary(path: Path) -> _Vocabulary:
         raise UserError(what, path, tr("put the tokenizer.json of the model beside it"))
     types = metadata.get("tokenizer.ggml.token_type", list, [])
     _check_limits(tokens, types, path)
-    types = list(types) if len(types) == len(tokens) else [_NORMAL] * len(tokens)
+    if types and len(types) != len(tokens):
+        what = tr("this GGUF file has {count:,} tokens and the types of {types:,}", count=len(tokens), types=len(types))
+        raise UserError(what, path, tr("copy it again from its source"))
+    types = list(types) or [_NORMAL] * len(tokens)
     ends = _find_ends(metadata, tokens)
     for token_id in ends:
         types[token_id] = _CONTROL  # whatever the file says: so that a typed one stays text

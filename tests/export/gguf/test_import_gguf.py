@@ -253,6 +253,33 @@ def test_a_file_that_is_cut_off_says_so(plain_file: Path, tmp_path: Path) -> Non
         open_gguf(file)
 
 
+def test_the_pointer_of_git_lfs_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="pointer of Git LFS"):
+        open_gguf(file)
+
+
+def test_a_token_that_a_file_names_and_does_not_have_is_said(
+    plain_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = rewrite(plain_file, tmp_path / "ends.gguf", {"tokenizer.ggml.eos_token_id": 10**6})
+    assert Tokenizer.load(file).eos_id is None
+    assert "eos_token_id is 1,000,000" in caplog.text
+
+
+def test_tokens_without_their_types_are_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "types.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "b", "c"])
+    writer.add_token_types([1, 1])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(UserError, match="3 tokens and the types of 2"):
+        Tokenizer.load(tmp_path / "types.gguf")
+
+
 def test_a_big_endian_file_is_named(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "big.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
     writer.add_context_length(64)

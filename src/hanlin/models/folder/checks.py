@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import load_json_object, open_regular, parse_json_object
+from hanlin.core.files import check_downloaded, load_json_object, open_regular, parse_json_object
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.limits import (
     MAX_DIMENSIONS,
@@ -367,18 +367,6 @@ def truncated_error(path: Path, expected: int, actual: int) -> UserError:
     """Build the error for a file with fewer bytes than its header says."""
     what = tr("the file is cut off: {expected:,} bytes expected, {actual:,} found", expected=expected, actual=actual)
     return UserError(what, path, copy_again_hint())
-
-
-def check_downloaded(path: Path) -> None:
-    """Raise UserError for what often stands in place of a file that was not downloaded."""
-    with open_regular(path) as file:
-        start = file.read(64)
-    if not start:
-        raise UserError(tr("the file is empty"), path, copy_again_hint())
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(tr("this is the pointer of Git LFS, not the file itself"), path, tr("run `git lfs pull` there"))
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(tr("this is a web page, not a file of weights"), path, copy_again_hint())
 
 
 def not_safetensors_error(path: Path) -> UserError:

@@ -18,10 +18,11 @@ from typing import IO, Any, cast
 import torch
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import check_downloaded
 from hanlin.core.i18n import tr
 from hanlin.core.limits import MAX_TENSORS
 from hanlin.core.process import BoundsExceededError, run_bounded
-from hanlin.models.folder.checks import check_downloaded, check_safetensors
+from hanlin.models.folder.checks import check_safetensors
 from hanlin.models.layouts.rights import give_up_rights
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
