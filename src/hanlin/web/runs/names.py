@@ -48,7 +48,7 @@ CURVE_NAMES: dict[str, str] = {
     "rejected_reward": mark("reward of the rejected answer"),
     "reference_point": mark("reference point"),
     "router_loss": mark("loss of the router"),
-    "busiest_expert": mark("share of the busiest expert"),
+    "busiest_expert": mark("busiest expert, times its even share"),
     "pairs": mark("pairs per step"),
     "answers": mark("answers per step"),
 }
