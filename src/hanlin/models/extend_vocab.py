@@ -226,3 +226,4 @@ def _report_progress(
     for count, text in enumerate(texts, start=1):
         context.progress.update(count, count, tr("documents"))
         yield text
+    context.progress.update(count, count, tr("documents"), force=True)
