@@ -130,7 +130,7 @@ def test_a_record_that_cannot_be_rendered_is_named_and_the_others_are_shown(tmp_
 @pytest.mark.parametrize(
     ("rows", "words", "said"),
     [
-        ([{"messages": [{"role": "assistant", "content": "我"}]}], [], "a.jsonl#1"),
+        ([{"messages": [{"role": "user", "content": "我"}]}], [], "a.jsonl#1"),
         (CHATS, ["--template", "lama3"], "did you mean llama3"),
         (CHATS, ["--html", "none/o.html"], "none/o.html"),
         ([{"x": 1}], [], "unknown format"),

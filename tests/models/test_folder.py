@@ -111,7 +111,7 @@ def test_bytes_after_the_last_tensor_are_refused(folder: Path) -> None:
 
 
 def test_a_file_of_another_format_is_refused(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 4)
+    (folder / "model.safetensors").write_bytes(b"PK\x03\x04 the weights of a pickled checkpoint " * 4)
     assert "not a safetensors file" in refusal(folder).what
 
 

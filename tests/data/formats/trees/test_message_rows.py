@@ -155,7 +155,7 @@ def test_ids_may_be_any_value(put: Put, run: Run, strange: Any) -> None:
 
 # --- turns without ids ------------------------------------------------------------------------------------------------
 
-BARE = [
+BARE: list[dict[str, Any]] = [
     {"role": "client", "content": "睡不好怎么办？", "annotation": [1]},
     {"role": "counselor", "content": "几点睡？"},
     {"role": "client", "content": "两点。"},
