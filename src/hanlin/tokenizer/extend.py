@@ -41,7 +41,7 @@ _WORD = re.compile(f"[{IDEOGRAPHS}]+")
 _WORD_AFTER_MARK = re.compile(f"(?:(?<![{MARKS}])[{MARKS}])?[{IDEOGRAPHS}]+")
 _WORDS_AND_MARKS = re.compile(f"(?<![{MARKS}])[{MARKS}]*[{IDEOGRAPHS}][{MARKS}{IDEOGRAPHS}]*")
 _PIECE = re.compile(f"[{MARKS}]{{,2}}[{IDEOGRAPHS}]+[{MARKS}]{{,2}}")
-_RUNS_A_BATCH = 20_000
+_RUNS_PER_BATCH = 20_000
 _WEIGHT_UNIT = 100
 """Counts of weighted texts are multiples of a hundredth, so that they are whole numbers and the order of texts does
 not matter."""
@@ -413,16 +413,16 @@ def _segment_runs(vocabulary: _BaseVocabulary, runs: Sequence[str]) -> tuple[Ite
 
 
 def _encode_runs(tokenizer: Tokenizer, runs: Sequence[str]) -> Iterator[list[int]]:
-    for start in range(0, len(runs), _RUNS_A_BATCH):
-        yield from tokenizer.encode_batch(runs[start : start + _RUNS_A_BATCH], continuation=True)
+    for start in range(0, len(runs), _RUNS_PER_BATCH):
+        yield from tokenizer.encode_batch(runs[start : start + _RUNS_PER_BATCH], continuation=True)
 
 
 def _encode_between_barriers(
     tokenizer: Tokenizer, runs: Sequence[str], barriers: Mapping[str, int]
 ) -> Iterator[list[int]]:
     cut = re.compile(f"([{''.join(barriers)}])")
-    for start in range(0, len(runs), _RUNS_A_BATCH):
-        parts = [[part for part in cut.split(run) if part] for run in runs[start : start + _RUNS_A_BATCH]]
+    for start in range(0, len(runs), _RUNS_PER_BATCH):
+        parts = [[part for part in cut.split(run) if part] for run in runs[start : start + _RUNS_PER_BATCH]]
         texts = list(dict.fromkeys(part for row in parts for part in row if part not in barriers))
         ids = dict(zip(texts, tokenizer.encode_batch(texts, continuation=True), strict=True))
         ids.update({character: [barrier] for character, barrier in barriers.items()})

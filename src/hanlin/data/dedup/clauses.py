@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.dedup.content import Content, count_han, find_cue, find_numbers
+from hanlin.data.dedup.content import Content, find_cue, find_numbers, may_be_stem
 from hanlin.data.dedup.keys import Hashes
 
 _ENDS = "，。；？！：、,;?!\n（）()_＿．"
@@ -24,7 +24,6 @@ _DOTS = ".:"
 _MAX_CLAUSES = 6
 _LEAST = {False: 5, True: 3}
 _LEAST_WITHOUT_CUE = {False: 14, True: 6}
-_LEAST_HAN_OF_STEM = 6
 _LEAST_NOT_NUMBERS = 2
 _AROUND = 10
 _FILTER_SIZE = 1 << 20
@@ -43,8 +42,7 @@ class ClauseIndex:
         self._asked: dict[int, list[tuple[int, frozenset[str], bool]]] = {}
         for index, content in contents:
             has_cue = find_cue(content.text, of_words)
-            is_stem = not of_words and count_han(content) >= _LEAST_HAN_OF_STEM
-            least = (_LEAST if has_cue or is_stem else _LEAST_WITHOUT_CUE)[of_words]
+            least = (_LEAST if has_cue or may_be_stem(content, of_words) else _LEAST_WITHOUT_CUE)[of_words]
             if len(content.codes) >= least and _count_not_numbers(content) >= _LEAST_NOT_NUMBERS:
                 key = int(_hash_codes(content.codes).sum(dtype=np.uint64))
                 must_ask = has_cue or len(content.codes) < _LEAST_WITHOUT_CUE[of_words]

@@ -61,6 +61,7 @@ _SENTENCE_START = compile_on_use(
 """The blank before a function word with a capital: a sentence begins there, also after one without a mark."""
 _NUMBER = compile_on_use(r"[0-9]+(?:\.[0-9]+)?")
 _WORD = compile_on_use(r"[^\W_]+")
+_MIN_HAN_OF_STEM = 6
 
 
 class Content(NamedTuple):
@@ -93,9 +94,14 @@ def find_numbers(text: str) -> frozenset[str]:
     return frozenset(_NUMBER.findall(text)) - {"1"}
 
 
-def count_han(content: Content) -> int:
-    """How many letters are Chinese characters."""
-    return int(np.count_nonzero((content.codes >= 0x4E00) & (content.codes <= 0x9FFF)))
+def may_be_stem(content: Content, of_words: bool) -> bool:
+    """Whether a question of characters has enough Chinese to be a stem of an exam (`属于腹膜内位的器官是`).
+
+    A stem asks in no word, so that short ones are found only where the text asks.
+    """
+    if of_words:
+        return False
+    return int(np.count_nonzero((content.codes >= 0x4E00) & (content.codes <= 0x9FFF))) >= _MIN_HAN_OF_STEM
 
 
 def extract_content(text: str, of_words: bool) -> Content:

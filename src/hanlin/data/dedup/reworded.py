@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.data.dedup.clauses import ClauseIndex
-from hanlin.data.dedup.content import Content, count_han, extract_content, find_cue, find_numbers
+from hanlin.data.dedup.content import Content, extract_content, find_cue, find_numbers, may_be_stem
 from hanlin.data.dedup.question_sets import EvalQuestion
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import hash_ngrams
@@ -27,8 +27,7 @@ from hanlin.data.text.patterns import compile_on_use
 
 _CHARACTERS, _WORDS = 4, 2
 _MIN_NGRAMS, _MIN_NGRAMS_WITHOUT_CUE = 4, {_CHARACTERS: 5, _WORDS: 8}
-_MIN_NGRAMS_OF_STEM, _MIN_HAN_OF_STEM = 3, 6
-"""Stems of exams (`属于腹膜内位的器官是`) ask in no word; short ones are found only where the text does."""
+_MIN_NGRAMS_OF_STEM = 3
 _VERY_FEW, _FEW, _MANY = 8, 12, 16
 _SHARE_OF_FEW = 0.75
 _SHARE_WITHOUT_CUE = 0.8
@@ -110,7 +109,7 @@ class RewordedIndex:
         """How many n-grams a question must have to be searched by them."""
         if find_cue(content.text, self._of_words):
             return _MIN_NGRAMS
-        if not self._of_words and count_han(content) >= _MIN_HAN_OF_STEM:
+        if may_be_stem(content, self._of_words):
             return _MIN_NGRAMS_OF_STEM
         return _MIN_NGRAMS_WITHOUT_CUE[self._length]
 

@@ -62,15 +62,17 @@ def split_content(content: Any) -> TurnContent | Drop:
     return split
 
 
-_SUMMARIES = ("summary",)
-"""Fields of a part of reasoning that hold its text if nothing else does, as in OpenAI's Responses API."""
+_SUMMARY = "summary"
+"""The field of a part of reasoning that holds its text if nothing else does, as in OpenAI's Responses API."""
 
 
 def _part_value(part: Mapping[str, Any], kind: str) -> Any:
     """The value of a typed part: in `value`, in a field named like its type, in `text`; of a call, the part itself."""
-    for name in ("value", kind, "text", "content", *TURN_REASONING_FIELDS, *_SUMMARIES[: kind in REASONING_PARTS]):
+    for name in ("value", kind, "text", "content", *TURN_REASONING_FIELDS):
         if part.get(name) is not None:
             return part[name]
+    if kind in REASONING_PARTS and part.get(_SUMMARY) is not None:
+        return part[_SUMMARY]
     return part if kind in CALL_PARTS else None
 
 
@@ -99,5 +101,5 @@ def find_unread_part_fields(parts: Sequence[Any]) -> Iterator[str]:
     """Yield the fields of typed parts and of calls that no message carries."""
     for part in parts:
         if isinstance(part, dict):
-            read = _PART_READ | {*_SUMMARIES} if part.get("type") in REASONING_PARTS else _PART_READ
+            read = _PART_READ | {_SUMMARY} if part.get("type") in REASONING_PARTS else _PART_READ
             yield from (str(name) for name in part if name not in read and part[name] not in (None, "", [], {}))
