@@ -79,6 +79,13 @@ def test_splits_in_one_object_are_read_one_after_another(put: Put, indent: int |
     assert container == "json_splits" and [row.value for row in rows] == ROWS
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_splits_behind_fields_about_the_file_are_all_read(put: Put, indent: int | None) -> None:
+    data = {"version": 2, "train": ROWS[:2], "note": "x", "dev": ROWS[2:]}
+    container, rows = read(put("a.json", json.dumps(data, indent=indent)))
+    assert container == "json_splits" and [row.value for row in rows] == ROWS
+
+
 @pytest.mark.parametrize("tail", ["", "]", "],", '], "test": {}}', ']} {"a": 1}', '], "train": []}'])
 def test_broken_splits_are_refused(put: Put, tail: str) -> None:
     with pytest.raises(UserError, match="not JSON"):

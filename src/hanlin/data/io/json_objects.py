@@ -28,7 +28,8 @@ _NESTED_FIELDS = frozenset((
     *("itemlist", "item_list", "datalist", "data_list", "rowlist", "row_list", "列表", "对话", "结果", "记录"),
 ))  # fmt: skip
 """Further fields that hold the rows of a file below an object, in lower case."""
-_SPLITS = ("train", "valid", "validation", "dev", "test")
+SPLITS = ("train", "valid", "validation", "dev", "test")
+"""Fields of an object that hold the rows of its splits."""
 _MAX_OUTER = 2
 _TURN_KEYS = ("role", "from", "speaker")
 _MIN_ROWS = 2
@@ -45,7 +46,7 @@ def read_split_rows(path: Path, chunks: Iterator[str], unread: dict[str, None]) 
     """
     buffer, decoder = _open_object(chunks)
     for name in _read_field_names(path, buffer, decoder):
-        if buffer.peek() == "[" or name in _SPLITS:
+        if buffer.peek() == "[" or name in SPLITS:
             expect_mark(path, buffer, "[", f"'{name}' is not a list")
             yield from read_values(path, buffer, decoder, closing="]")
         else:

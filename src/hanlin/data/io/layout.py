@@ -15,7 +15,7 @@ from typing import Any
 from hanlin.data.io.binary_files import refuse_binary_file
 from hanlin.data.io.encodings import decode_chunks, detect_encoding, read_head, resolve_encoding
 from hanlin.data.io.input_file import InputFile
-from hanlin.data.io.json_objects import detect_object, read_column_rows, read_split_rows, read_wrapped_rows
+from hanlin.data.io.json_objects import SPLITS, detect_object, read_column_rows, read_split_rows, read_wrapped_rows
 from hanlin.data.io.json_rows import drop_trailing_commas, is_truncated, read_json_rows, read_jsonl_rows
 from hanlin.data.io.lines import Row, read_record_lines, read_text_rows
 from hanlin.data.io.literals import are_literal_lines, read_literal_rows
@@ -34,7 +34,7 @@ _JSONL_SUFFIXES = (".jsonl", ".ndjson", ".jl", ".jsonlines")
 _HEAD_CHARS = 1 << 18
 _BINARY = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 _TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
-_SPLITS = re.compile(r'\{\s*"(?:train|valid|validation|dev|test)"\s*:\s*\[')
+_SPLITS = re.compile(rf'\{{\s*"(?:{"|".join(SPLITS)})"\s*:\s*\[')
 _HEADING = re.compile(
     r"^\s*(?:第[零〇一二三四五六七八九十百千两\d]{1,9}[章回节卷集部篇]|chapter\s+[\divxlc]+\b)", re.I | re.M
 )
@@ -86,6 +86,8 @@ def detect_layout(file: SourceFile) -> Layout:
         return Layout("literals", encoding)
     if container in ("jsonl", "json_objects"):
         found = detect_object(head.lstrip("\ufeff \t\n"))
+        if found is not None and found[1] in SPLITS and not found[2]:  # behind fields about the file
+            return Layout("json_splits", encoding)
         if found is not None:
             return Layout(found[0], encoding, field=found[1], outer=found[2])
         if are_literal_lines(head, is_complete):
