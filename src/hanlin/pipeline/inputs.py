@@ -236,7 +236,14 @@ def _hint_for(types: tuple[str, ...]) -> str | None:
     if types[0] in _TYPE_FILES:
         return tr(_TYPE_FILES[types[0]])
     kind = next((kind.name for kind in KINDS.values() if kind.makes == types[0]), None)
-    return tr("add a stage of kind `{kind}` before it", kind=kind) if kind else None
+    if kind is None:
+        return None
+    command = kind.replace("_", "-")
+    return tr(
+        "add a stage of kind `{kind}` before it, or make one by `hanlin {command} --out FOLDER`",
+        kind=kind,
+        command=command,
+    )
 
 
 def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
