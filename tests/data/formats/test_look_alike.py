@@ -11,6 +11,8 @@ import pytest
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.core.errors import UserError
+from hanlin.data.formats.look_alike import RETRIEVAL, STEPS, describe_look_alike
+from hanlin.data.formats.preferences import PREFERENCE_FORMATS
 from hanlin.data.report.inspect import inspect
 from stage_runs import Made
 
@@ -112,6 +114,61 @@ def test_chats_that_only_resemble_an_exam_are_chats(put: Put, row: dict[str, Any
 def test_hints_list_the_formats_of_the_kind_that_the_data_looks_like(put: Put, row: Any, name: str) -> None:
     (found,) = inspect([str(put("a.jsonl", [row]))])
     assert "unknown format" in found["error"] and name in found["error"], found
+
+
+STEP_LABELS: list[dict[str, Any]] = [
+    {"question": {"problem": "1+1？"}, "label": {"steps": [{"completions": [{"text": "得2。", "rating": 1}]}]}},
+    {"input": "1+1？ Step 1: 得2 ки\nStep 2: 答2 ки", "label": "1+1？ Step 1: 得2 +\nStep 2: 答2 -", "task": "GSM8K"},
+    {"prompt": "1+1？", "completions": ["得2。", "答2。"], "labels": [True, False]},
+    {"problem": "1+1？", "steps": ["得2。", "答2。"], "label": -1, "final_answer_correct": True},
+    {"question": "1+1？", "process": "得2。答2。", "label": ["+", "-"]},
+    {"problem": "1+1？", "steps": [{"text": "得2。", "label": 1}, {"text": "答2。", "label": -1}]},
+    {"problem": "1+1？", "steps": ["得2。", "答2。"], "ratings": [1, 0.5]},
+]
+RETRIEVED: list[dict[str, Any]] = [
+    {"query": "桥长", "positive": "桥长百米。", "negative": "江长千里。"},
+    {"query": "桥长", "pos": ["桥长百米。"], "neg": ["江长千里。", "山高。"], "prompt": "找出短文。"},
+    {"anchor": "桥长", "positive": "桥有多长"},
+    {"query": "桥长", "positive": "桥长百米。", "negative_1": "江长千里。", "negative_2": "山高。"},
+    {"query": "桥长", "positive_passages": [{"text": "桥长百米。"}], "negative_passages": [{"text": "江长千里。"}]},
+    {"question": "桥长", "answers": ["百米"], "positive_ctxs": [{"text": "桥。"}], "hard_negative_ctxs": []},
+]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [*((row, STEPS) for row in STEP_LABELS), *((row, RETRIEVAL) for row in RETRIEVED)],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_labels_of_steps_and_passages_to_find_are_named(row: dict[str, Any], what: str) -> None:
+    assert (describe_look_alike(row) or ("",))[0] == what
+    assert what != RETRIEVAL or not any(candidate.recognize(row) for candidate in PREFERENCE_FORMATS)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "桥多长？", "positive": "百米。", "negative": "不知道。"},
+        {"question": "桥多长？", "positive": "百米。", "negative": "不知道。"},
+        {"query": "桥多长？", "pos_resp": "百米。", "neg_resp": "不知道。"},
+        {"query": "二楼呢？", "history": [["一楼？", "大厅。"]], "positive": "书库。", "negative": "不知道。"},
+    ],
+)
+def test_two_answers_under_the_names_of_passages_are_pairs(row: dict[str, Any]) -> None:
+    assert describe_look_alike(row) is None
+    assert any(candidate.recognize(row) for candidate in PREFERENCE_FORMATS)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "步骤？", "output": "先做一。", "steps": ["一", "二"], "label": 1},
+        {"prompt": "几点？", "completions": ["九点。", "不知道。"], "scores": [1, 0]},
+        {"input": "江上 -\n桥下 -", "label": "写景"},
+    ],
+)
+def test_what_has_no_labels_of_steps_is_not_named_so(row: dict[str, Any]) -> None:
+    assert describe_look_alike(row) is None
 
 
 def test_the_way_out_of_lists_in_objects_is_a_path_that_jq_takes(put: Put) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from hanlin.config.settings.data import Conversations, Preferences
+from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.turns import ParsedChat
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.sources import SourceFile
 from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
@@ -130,6 +136,26 @@ def test_a_pair_that_is_not_to_be_learned_is_dropped_by_name(put: Put, run: Run,
     rows = [{**pair, **flag}, {**pair, "prompt": "多长？", "weight": 0.5}]
     made = run(Preferences, put("a.jsonl", rows), validation_fraction=0, max_dropped=0.9)
     assert made.metrics["dropped"] == {"nothing_to_learn": 1} and len(made.kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "unread", "learned"),
+    [
+        ({"loss": "maybe"}, ("loss",), None),
+        ({"train": "sometimes"}, ("train",), None),
+        ({"loss": 0.53}, (), None),
+        ({"weight": "0.5"}, (), None),
+        ({"train": "no"}, (), False),
+        ({"loss": "否"}, (), False),
+    ],
+)
+def test_a_flag_that_says_neither_yes_nor_no_is_named(put: Put, flag: Any, unread: Any, learned: Any) -> None:
+    path = put("a.jsonl", [{"prompt": QUESTION, "response": ANSWER, **flag}])
+    file = SourceFile(path, path.name, 0, Source(path=str(path)))
+    with InputFile(path) as input_file:
+        (row,) = open_records(file, input_file, CHAT_FORMATS).rows
+    assert isinstance(row.item, ParsedChat) and row.unread == unread
+    assert row.item.messages[1].train is learned
 
 
 def test_a_label_of_a_conversation_in_words_that_say_nothing_known_is_named(put: Put, run: Run) -> None:

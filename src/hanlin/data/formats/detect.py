@@ -15,9 +15,11 @@ from typing import Any, Generic
 from hanlin.config.settings.sources import TURN_FIELDS, Source
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
+from hanlin.data.formats.agents.benchmarks import BENCHMARK_FIELDS, unfold_benchmark
 from hanlin.data.formats.base import Format, Item, ParsedRow
 from hanlin.data.formats.content.cells import ADAPTED_FIELDS, decode_cells
 from hanlin.data.formats.content.labels import is_labeled_answer
+from hanlin.data.formats.content.loss_flags import find_unread_flags
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.documents import ParsedText
@@ -25,6 +27,7 @@ from hanlin.data.formats.look_alike import describe_look_alike, describe_nested,
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
 from hanlin.data.formats.trees.message_rows import are_message_rows, join_message_rows
+from hanlin.data.formats.trees.question_lists import may_list_questions, unfold_questions
 from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings, mark_low_turns
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
@@ -136,7 +139,7 @@ def _parse_rows(
             record_number += 1
             yield ParsedRow(record_number, row.line, row.value, row.raw)
             continue
-        rated = find_ratings(row.value) if isinstance(row.value, dict) else ()
+        rated = (*find_ratings(row.value), *find_unread_flags(row.value)) if isinstance(row.value, dict) else ()
         rated = tuple(name for name in rated if name not in judged) if judged else rated
         for item in _read_row(row.value, detected, earlier, known_shapes):
             record_number += 1
@@ -275,9 +278,9 @@ def _adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
 @lru_cache(maxsize=4096)
 def _is_plain(names: tuple[Any, ...], has_lists: bool) -> bool:
     """Whether no field of rows with these names, none of them an object, is decoded, judged or in a language."""
-    fields = ADAPTED_FIELDS | VERDICT_FIELDS
+    fields = ADAPTED_FIELDS | VERDICT_FIELDS | BENCHMARK_FIELDS
     fields = fields if has_lists else fields - {"input", "output"}  # they are of interest as lists alone
-    return fields.isdisjoint(names) and not may_name_languages(names)
+    return fields.isdisjoint(names) and not may_name_languages(names) and not may_list_questions(names)
 
 
 def _judge_row(row: Row, settings: Source) -> Row:
@@ -295,7 +298,13 @@ def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
         for inner in row.value:
             yield from adapt_row(Row(row.line, inner, row.raw, row.unread), settings)
         return
-    decoded = decode_cells(row.value)
+    for value, unread in unfold_questions(decode_cells(unfold_benchmark(row.value))):
+        named = Row(row.line, row.value, row.raw, (*row.unread, *unread), row.language) if unread else row
+        yield from _adapt_unfolded(named, value, settings)
+
+
+def _adapt_unfolded(row: Row, decoded: Any, settings: Source) -> Iterator[Row]:
+    """Adapt one of the rows that a row of a file holds."""
     for chosen in (OneLanguage(decoded),) if settings.fields else choose_languages(decoded, settings.read_language):
         value = unfold_judged(mark_low_turns(chosen.row, settings.min_rating) if settings.min_rating else chosen.row)
         if settings.roles and not isinstance(value, Drop):

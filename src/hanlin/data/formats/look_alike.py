@@ -11,15 +11,18 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from hanlin.core.i18n import join_list, mark, tr
+from hanlin.data.formats.agents.benchmarks import is_bfcl_answer, is_bfcl_question
 from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.reasoning import ROW_REASONING_FIELDS
 from hanlin.data.formats.documents import TEXT_FIELDS
 from hanlin.data.formats.trees.judged import find_undecided
 from hanlin.data.formats.trees.languages import find_parallel
+from hanlin.data.formats.trees.retrieval import is_retrieval
 from hanlin.data.io.tables import is_numbered
 
 _EXAM_QUESTIONS = (
     "question",
+    "q",
     "input",
     "stem",
     "passage",
@@ -73,6 +76,10 @@ TOKENIZED = mark("these are rows that a tokenizer has made token ids of")
 NESTED = mark("these are lists of rows inside other objects: {names}")
 TURNS_TO_ASK = mark("these are questions to ask one after another, as in MT-Bench")
 READING = mark("these are passages with questions about them, as in SQuAD")
+STEPS = mark("these are solutions with a label on each step, for reward models")
+RETRIEVAL = mark("these are queries with passages to find or not to find, for embedding models")
+CALLS_TO_ASK = mark("these are questions of BFCL, without the calls that answer them")
+CALLS_ALONE = mark("these are the answers of BFCL, without their questions")
 
 
 def describe_look_alike(row: Any) -> tuple[str, str] | None:
@@ -93,7 +100,59 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
         return tr(READING), hint
     if _is_turns_to_ask(row):
         return tr(TURNS_TO_ASK), tr("`generate` asks them; they hold no answers to learn")
+    if _has_step_labels(row):
+        return tr(STEPS), tr(
+            "write the steps of each as one `response`: the right ones for the stage `conversations`, or all with a "
+            "`label`, right or wrong, for `unpaired_preferences`"
+        )
+    if is_retrieval(row):
+        return tr(RETRIEVAL), tr(
+            "if both are answers, name them with `fields`, such as {example}, for the stage `preferences`",
+            example="{prompt: query, chosen: positive, rejected: negative}",
+        )
+    if is_bfcl_question(row):
+        return tr(CALLS_TO_ASK), tr(
+            "write the `ground_truth` of the same `id` in its folder `possible_answer` into each row; questions of "
+            "several turns have none that can be read"
+        )
+    if is_bfcl_answer(row):
+        return tr(CALLS_ALONE), tr("write each into the row of the same `id` that asks it")
     return None
+
+
+_STEP_ENDS = (" +", " -", " ки")
+_STEP_LABELS = ("label", "labels", "rating", "ratings", "score", "scores", "step_labels", "rewards", "correctness")
+_STEP_FIELDS = frozenset(("label", "rating", "score", "completions", "is_correct", "correct", "reward"))
+_WHOLE_ANSWERS = frozenset(("response", "output", "messages", "conversations", "conversation", "chosen"))
+
+
+def _has_step_labels(row: Mapping[str, Any]) -> bool:
+    """Whether a row labels each step of a solution: PRM800K, Math-Shepherd, ProcessBench, TRL's stepwise rows."""
+    label = row.get("label")
+    if not _WHOLE_ANSWERS.isdisjoint(row):
+        return False
+    if isinstance(label, dict):
+        return isinstance(label.get("steps"), list)
+    if isinstance(label, str) and isinstance(row.get("input"), str):
+        return sum(line.rstrip().endswith(_STEP_ENDS) for line in label.splitlines()) > 1
+    if isinstance(label, list) and isinstance(row.get("process"), str):
+        return True
+    steps = next((row[name] for name in ("steps", "completions") if isinstance(row.get(name), list) and row[name]), [])
+    if "steps" in row and steps and all(isinstance(step, dict) for step in steps):
+        return not any(_STEP_FIELDS.isdisjoint(step) for step in steps)
+    if not steps or not all(isinstance(step, str) for step in steps):
+        return False
+    if "steps" in row and "answer" not in row and type(label) is int:
+        return True  # the number of the first wrong step
+    lists = [row[name] for name in _STEP_LABELS if isinstance(row.get(name), list)]
+    return any(len(labels) == len(steps) and _are_step_labels(labels, "steps" in row) for labels in lists)
+
+
+def _are_step_labels(labels: list[Any], has_steps: bool) -> bool:
+    """Whether labels say right or wrong, of steps also by numbers; those beside several answers would rank them."""
+    if not has_steps:
+        return all(isinstance(label, bool) for label in labels)
+    return all(isinstance(label, int | float) or label in ("+", "-") for label in labels)
 
 
 def describe_unknown(row: Any) -> tuple[str, str] | None:

@@ -5,7 +5,6 @@ All but `language_pairs` are read by one function: where the prompt and the answ
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,9 @@ from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.exports import is_oasst_tree
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import add_side_reasoning, find_field, find_system, join_question
+from hanlin.data.formats.tagged import are_tagged_turns, split_tagged_prompt
 from hanlin.data.formats.trees.ranked import find_ranked_pairs
+from hanlin.data.formats.trees.retrieval import is_retrieval
 from hanlin.data.formats.turns import (
     ParsedChat,
     finish_chat,
@@ -97,9 +98,6 @@ PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS)) - _AMBIGUOUS
 """Names of fields that only pairs have."""
 _ANSWER_FIELDS = ("response", "output", "answer", "completion", "target", "回答")
 _NUMBERED_REJECTED = compile_on_use(r"(rejected(?:_response|_answer|_messages)?)_?(\d{1,3})")
-_TAG = compile_on_use(r"(?:\A|\n)[ \t]*(Human|Assistant|User|System|用户|助手)[ \t]*[:：]", re.I)
-_PLAIN_TAGS = ("human", "assistant")
-_SENTENCE_MARKS = compile_on_use(r"</?s>")
 
 
 # --- where the parts are ----------------------------------------------------------------------------------------------
@@ -130,7 +128,7 @@ def _find_fields(row: Any) -> _Fields | None:
     if not isinstance(row, dict):
         return None
     rejected = _first_answer(row, _REJECTED_FIELDS)
-    if not rejected:
+    if not rejected or is_retrieval(row):
         return None
     turns = next((name for name in _TURN_FIELDS if _is_turn_list(row.get(name))), "")
     question = "instruction" if isinstance(row.get("instruction"), str) else find_field(row, _QUESTION_FIELDS) or ""
@@ -155,7 +153,7 @@ def _is_turn_list(value: Any) -> bool:
 def _has_own_prompt(answer: Any) -> bool:
     """Whether an answer begins with the prompt: as turns, or as text with tags."""
     if isinstance(answer, str):
-        return _parse_tagged(answer) is not None or is_rendered(answer)
+        return split_tagged_prompt(answer) is not None or is_rendered(answer)
     if _is_turn_list(answer):
         return any(ROLE_NAMES.get(find_role_name(turn)) == "user" for turn in answer)
     return isinstance(answer, list) and bool(answer) and _has_own_prompt(answer[0])
@@ -212,31 +210,6 @@ def _find_ranked_output(row: Mapping[str, Any]) -> list[str] | None:
 # --- reading them -----------------------------------------------------------------------------------------------------
 
 
-def _parse_tagged(text: str) -> tuple[Message, ...] | None:
-    """Parse `Human: ... Assistant: ...` into turns; None if the text does not begin with a tag.
-
-    The tags of one text are either at the beginning of paragraphs or, in a text without blank lines before them, at the
-    beginning of lines. A tag without text at the end, where the answer is to follow, is no turn. A text with a single
-    tag that is also an ordinary word (`User:`) is none of this form.
-    """
-    text = _SENTENCE_MARKS.sub("\n\n", text)
-    matches = list(_TAG.finditer(text))
-    if not matches or text[: matches[0].start()].strip():
-        return None
-    if len(matches) == 1 and matches[0][1].lower() not in _PLAIN_TAGS:
-        return None
-    paragraphs = [match for match in matches[1:] if text[: match.start()].endswith("\n")]
-    if paragraphs:
-        matches = [matches[0], *paragraphs]
-    ends = [*(match.start() for match in matches[1:]), len(text)]
-    turns = []
-    for match, end in zip(matches, ends, strict=True):
-        turns.append(Message(ROLE_NAMES[match[1].lower()], strip_turn(text[match.end() : end])))
-    if len(turns) > 1 and turns[-1].role == "assistant" and not turns[-1].text:
-        turns.pop()
-    return tuple(turns)
-
-
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     """The turns before the answers, the fields that they are from, and whether they were written with tags."""
@@ -259,7 +232,7 @@ def _read_prompt(row: Mapping[str, Any], fields: _Fields) -> _Prompt | Drop:
         return history
     used += (find_history(row),) if history else ()
     question = join_question(row, fields.question, more_fields)
-    tagged = _parse_tagged(question) if fields.question != "instruction" else None
+    tagged = split_tagged_prompt(question) if fields.question != "instruction" else None
     if tagged is not None:
         return _Prompt((*history, *tagged), used, is_tagged=True)
     return _Prompt((*history, *((Message("user", question),) if question.strip() else ())), used)
@@ -272,7 +245,7 @@ def _list_answers(value: Any) -> list[Any] | Drop:
     if not value:
         return Drop("no_answer")
     if all(isinstance(item, str) for item in value) or all(isinstance(item, list) for item in value):
-        return ["\n\n".join(value)] if _is_tagged_turns(value) else value
+        return ["\n\n".join(value)] if are_tagged_turns(value) else value
     if not _is_turn_list(value):
         return Drop("other_format", "an answer is neither text nor turns")
     names = [find_role_name(turn) for turn in value]
@@ -280,19 +253,12 @@ def _list_answers(value: Any) -> list[Any] | Drop:
     return [value] if is_one or any("tool_calls" in turn for turn in value) else value
 
 
-def _is_tagged_turns(texts: Sequence[Any]) -> bool:
-    """Whether texts are the turns of one conversation, `Human: ...` and `Assistant: ...`, the user first."""
-    tags = [_TAG.match(text) if isinstance(text, str) else None for text in texts]
-    names = [ROLE_NAMES[tag[1].lower()] if tag is not None else "" for tag in tags]
-    return len(names) > 1 and names[-1] == "assistant" and "user" in names and "" not in names
-
-
 def _read_answer(value: Any, prompt: _Prompt) -> tuple[Message, ...] | Drop:
     """Read an answer, with the prompt before it if it has one of its own: text, a turn, or turns."""
     if isinstance(value, str):
         if not prompt.turns and is_rendered(value):
             return parse_rendered(value)
-        tagged = _parse_tagged(value) if prompt.is_tagged or not prompt.turns else None
+        tagged = split_tagged_prompt(value) if prompt.is_tagged or not prompt.turns else None
         return tagged or (Message("assistant", strip_turn(value)),)
     if isinstance(value, dict):
         if not find_role_name(value):

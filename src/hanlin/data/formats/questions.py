@@ -40,6 +40,7 @@ _SURE_PAIRS = (
     ("patient", "doctor"),
     ("context", "target"),
     ("source", "target"),
+    ("Q", "A"),
 )
 """Fields of a question and its answer that count together alone."""
 _REASONED_QUESTION_FIELDS = (*QUESTION_FIELDS, "problem", "user", "instruction", "题目")

@@ -139,6 +139,43 @@ def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:
     return tuple(messages)
 
 
+_TAG = compile_on_use(r"(?:\A|\n)[ \t]*(Human|Assistant|User|System|用户|助手)[ \t]*[:：]", re.I)
+_PLAIN_TAGS = ("human", "assistant")
+_SENTENCE_MARKS = compile_on_use(r"</?s>")
+
+
+def split_tagged_prompt(text: str) -> tuple[Message, ...] | None:
+    """Parse `Human: ... Assistant: ...` into turns; None if the text does not begin with a tag.
+
+    The tags of one text are either at the beginning of paragraphs or, in a text without blank lines before them, at the
+    beginning of lines. A tag without text at the end, where the answer is to follow, is no turn. A text with a single
+    tag that is also an ordinary word (`User:`) is none of this form.
+    """
+    text = _SENTENCE_MARKS.sub("\n\n", text)
+    matches = list(_TAG.finditer(text))
+    if not matches or text[: matches[0].start()].strip():
+        return None
+    if len(matches) == 1 and matches[0][1].lower() not in _PLAIN_TAGS:
+        return None
+    paragraphs = [match for match in matches[1:] if text[: match.start()].endswith("\n")]
+    if paragraphs:
+        matches = [matches[0], *paragraphs]
+    ends = [*(match.start() for match in matches[1:]), len(text)]
+    turns = []
+    for match, end in zip(matches, ends, strict=True):
+        turns.append(Message(ROLE_NAMES[match[1].lower()], strip_turn(text[match.end() : end])))
+    if len(turns) > 1 and turns[-1].role == "assistant" and not turns[-1].text:
+        turns.pop()
+    return tuple(turns)
+
+
+def are_tagged_turns(texts: Sequence[Any]) -> bool:
+    """Whether texts are the turns of one conversation, `Human: ...` and `Assistant: ...`, the user first."""
+    tags = [_TAG.match(text) if isinstance(text, str) else None for text in texts]
+    names = [ROLE_NAMES[tag[1].lower()] if tag is not None else "" for tag in tags]
+    return len(names) > 1 and names[-1] == "assistant" and "user" in names and "" not in names
+
+
 _BLANK_BESIDE_HAN = compile_on_use(
     r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]) (?=\S)|(?<=\S) (?=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])"
 )

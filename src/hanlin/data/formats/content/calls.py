@@ -90,10 +90,47 @@ def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
         data = parse_data(item.strip().strip("`").strip()) if isinstance(item, str) else item
         for value in data if isinstance(data, list) else [data]:
             call = _read_call(value)
-            if call is None:
+            unfolded = None if call is None else _unfold_parallel(call)
+            if unfolded is None:
                 return Drop("broken_tool_call", str(item)[:80])
-            calls.append(call)
+            calls += unfolded
     return tuple(calls)
+
+
+PARALLEL_CALL = "multi_tool_use.parallel"
+"""Name of the call of OpenAI's models that holds several calls."""
+_NAMESPACE = "functions."
+"""Begins the names of tools in such a call, and in results to it."""
+
+
+def _unfold_parallel(call: ToolCall) -> list[ToolCall] | None:
+    """The calls in a call of several, `{"tool_uses": [{"recipient_name": "functions.f", "parameters": {...}}]}`.
+
+    Each has the id of the whole with its number, from 1. Any other call is alone; None if it holds something else.
+    """
+    if call.name != PARALLEL_CALL:
+        return [call]
+    uses = call.arguments.get("tool_uses")
+    if len(call.arguments) != 1 or not isinstance(uses, list) or not uses:
+        return None
+    calls = []
+    for number, use in enumerate(uses, 1):
+        name = use.get("recipient_name") if isinstance(use, dict) else None
+        arguments = read_arguments(use.get("parameters") or {}) if isinstance(use, dict) else None
+        if not isinstance(name, str) or not strip_namespace(name) or arguments is None:
+            return None
+        calls.append(ToolCall(strip_namespace(name), arguments, number_id(call.id, number)))
+    return calls
+
+
+def number_id(call_id: str, number: int) -> str:
+    """The id of a call in one of several, empty without an id of the whole."""
+    return f"{call_id}_{number}" if call_id else ""
+
+
+def strip_namespace(name: str) -> str:
+    """The name of a tool without the namespace that OpenAI's models write before it."""
+    return name.strip().removeprefix(_NAMESPACE)
 
 
 def _read_call(value: Any) -> ToolCall | None:

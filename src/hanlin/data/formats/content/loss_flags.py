@@ -34,7 +34,7 @@ _FIGURES = frozenset(("loss", "learn", "train", "training"))
 _ROW_MASKS = frozenset(MASK_FIELDS)
 _LIST_NAMES = frozenset(_LIST_FIELDS)
 _ROW_FLAGS = _ROW_FIELDS | _ROW_MASKS
-_TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+_TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "是": 1.0, "否": 0.0}
 
 
 def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
@@ -143,10 +143,22 @@ def says_not_to_learn(row: Mapping[str, Any]) -> bool:
     if _ROW_FLAGS.isdisjoint(row):
         return False
     for name in row.keys() & _ROW_FIELDS:
-        is_false = row[name] is False or str(row[name]).strip().lower() == "false"
+        is_false = row[name] is False or str(row[name]).strip().lower() in ("false", "no", "否")
         if is_false or (name not in _FIGURES and _read_number(row[name]) == 0):
             return True
     return any(_read_number(row[name]) == 1 for name in row.keys() & _ROW_MASKS)
+
+
+def find_unread_flags(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Find the flags of a row that are words which say neither yes nor no: `loss: "maybe"`."""
+    if _ROW_FLAGS.isdisjoint(row):
+        return ()
+    return tuple(
+        name
+        for name, value in row.items()
+        if name in _ROW_FLAGS and isinstance(value, str) and value.strip()
+        if _read_number(value) is None and not _read_list(value)
+    )
 
 
 def _read_number(value: Any) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from hanlin.core.records import Message, ToolCall
-from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.formats.content.calls import PARALLEL_CALL, number_id, parse_data, strip_namespace
 from hanlin.data.ledger import Drop
 from hanlin.data.text.patterns import compile_on_use
 
@@ -73,7 +73,7 @@ def order_results(messages: Sequence[Message]) -> tuple[Message, ...] | Drop:
         end = index
         while end < len(messages) and messages[end].role == "tool":
             end += 1
-        results = _order(message.tool_calls, messages[index:end])
+        results = _order(message.tool_calls, _split_parallel(message.tool_calls, messages[index:end]))
         if isinstance(results, Drop):
             return results
         ordered += results
@@ -95,6 +95,54 @@ def _order(calls: Sequence[ToolCall], results: Sequence[Message]) -> Sequence[Me
             order = sorted(range(len(results)), key=[wanted.index(key) for key in given].__getitem__)
             return [results[place] for place in order]
     return results
+
+
+def _split_parallel(calls: Sequence[ToolCall], results: Sequence[Message]) -> Sequence[Message]:
+    """Give the results to a call of several calls (`multi_tool_use.parallel`) each to its own.
+
+    One that lists as many results as there are calls is split; one that cannot be split stays, without its id.
+    """
+    split: list[Message] = []
+    seen: dict[str, int] = {}
+    for result in results:
+        whole = result.tool_call_id
+        own = [call for number, call in enumerate(_find_parts(calls, whole), 1) if call.id == number_id(whole, number)]
+        if not own and result.name == PARALLEL_CALL:
+            own = [call for call in calls if not call.id]
+        if not own:
+            name = strip_namespace(result.name)
+            split.append(replace(result, name=name) if name in {call.name for call in calls} else result)
+            continue
+        listed = parse_data(result.text.strip()) if len(own) > 1 and result.text.lstrip()[:1] == "[" else None
+        place = seen[whole] = seen.get(whole, -1) + 1
+        if isinstance(listed, list) and len(listed) == len(own):
+            texts = [_unwrap(item) for item in listed]
+            split += [
+                replace(result, text=text, name=call.name, tool_call_id=call.id)
+                for text, call in zip(texts, own, strict=True)
+            ]
+        elif place < len(own) and (len(own) == 1 or _count(results, whole, result.name) == len(own)):
+            split.append(replace(result, name=own[place].name, tool_call_id=own[place].id))
+        else:
+            split.append(replace(result, name="", tool_call_id=""))
+    return split
+
+
+def _find_parts(calls: Sequence[ToolCall], whole: str) -> list[ToolCall]:
+    """The calls whose ids begin with that of a whole and a number."""
+    known = {call.id for call in calls}
+    return [] if not whole or whole in known else [call for call in calls if call.id.rpartition("_")[0] == whole]
+
+
+def _count(results: Sequence[Message], whole: str, name: str) -> int:
+    return sum(result.tool_call_id == whole and (bool(whole) or result.name == name) for result in results)
+
+
+def _unwrap(item: Any) -> str:
+    """A result in a list: its text, or that of an object that only names its tool besides."""
+    if isinstance(item, dict) and isinstance(item.get("recipient_name"), str) and len(item) == 2:
+        item = next(value for name, value in item.items() if name != "recipient_name")
+    return to_text(item)
 
 
 def _split_list(calls: Sequence[ToolCall], result: Message) -> Sequence[Message]:
