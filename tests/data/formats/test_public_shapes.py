@@ -45,6 +45,17 @@ TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content":
         ({"text": QUESTION, "input": "", "output": ANSWER}, [QUESTION, ANSWER]),
         ({"query": QUESTION, "history": [f"[客户] {QUESTION}", f"[律师] {ANSWER}"]}, [QUESTION, ANSWER]),
         ({"dialogue": [{"speaker": "患者", "sentence": "发烧。"}, {"speaker": "医生", "sentence": "几天了？"}]}, None),
+        ({"text": f"<human>: {QUESTION}\n<bot>: {ANSWER}"}, [QUESTION, ANSWER]),  # OIG
+        ({"message_1": QUESTION, "message_2": ANSWER, "role_1": "数学家"}, [QUESTION, ANSWER]),  # CAMEL
+        ({"problem": QUESTION, "generated_solution": ANSWER, "expected_answer": "江边"}, [QUESTION, ANSWER]),
+        ({"inputs_pretokenized": QUESTION, "targets_pretokenized": ANSWER, "inputs": [1]}, [QUESTION, ANSWER]),  # P3
+        ({"dialog_id": "1", "content": [QUESTION, ANSWER]}, [QUESTION, ANSWER]),  # NaturalConv
+        ({"messages": [{"role": "usr", "content": QUESTION}, {"role": "sys", "content": ANSWER}]}, [QUESTION, ANSWER]),
+        ({"task_id": 0, "reward": 1.0, "traj": TURNS, "info": {"a": 1}}, [QUESTION, ANSWER]),  # tau-bench
+        (
+            {"log": [{"turn id": 1, "user utterance": QUESTION, "system response": ANSWER}], "prompt": ["聊天"]},
+            [QUESTION, ANSWER],  # DialogStudio
+        ),
         ({"messages": [{"role": "使用者", "content": QUESTION}, {"role": "智能客服", "content": ANSWER}]}, None),
     ],
 )
@@ -52,6 +63,36 @@ def test_conversations_are_read(put: Put, run: Run, row: dict[str, Any], said: l
     (kept,) = run(Conversations, put("a.jsonl", [row]), validation_fraction=0).kept
     assert [turn["role"] for turn in kept["messages"]] == ["user", "assistant"] * (len(kept["messages"]) // 2)
     assert said in (None, [turn["text"] for turn in kept["messages"]])
+
+
+def test_a_conversation_of_baize_is_named_and_read_by_its_field(put: Put, run: Run) -> None:
+    intro = "The conversation between human and AI assistant."
+    rows = [{"topic": "桥", "input": f"{intro}\n[|Human|] {QUESTION}\n[|AI|] {ANSWER}\n[|Human|] "}]
+    with pytest.raises(UserError, match="Baize"):
+        run(Conversations, put("a.jsonl", rows))
+    (kept,) = run(Conversations, put("a.jsonl", rows), source={"fields": {"text": "input"}}, validation_fraction=0).kept
+    assert [turn["text"] for turn in kept["messages"]] == [QUESTION, ANSWER]
+
+
+def test_the_turns_before_a_pair_may_be_its_trajectory(put: Put, run: Run) -> None:
+    row = {"trajectory": [{"from": "user", "value": QUESTION}], "chosen": ANSWER, "rejected": WORSE}
+    (kept,) = run(Preferences, put("a.jsonl", [row]), validation_fraction=0).kept
+    assert [kept["prompt"][0]["text"], kept["chosen"]["text"]] == [QUESTION, ANSWER]
+
+
+@pytest.mark.parametrize(
+    ("beside", "unread"),
+    [
+        ({"resolved": False}, {"resolved": 1}),
+        ({"success": "false"}, {"success": 1}),
+        ({"resolved": True}, {}),
+        ({"rationale": "先看地图。"}, {"rationale": 1}),
+        ({"references": ["桥志", "江志"]}, {"references": 1}),
+    ],
+)
+def test_failures_and_what_an_answer_rests_on_are_named(put: Put, run: Run, beside: Any, unread: Any) -> None:
+    made = run(Conversations, put("a.jsonl", [{"messages": TURNS, **beside}]), validation_fraction=0)
+    assert made.metrics["unread_fields"] == unread and len(made.kept) == 1
 
 
 def test_a_text_that_the_model_should_read_and_no_turn_holds_is_named(put: Put, run: Run) -> None:
@@ -143,6 +184,7 @@ def test_a_pair_that_is_not_to_be_learned_is_dropped_by_name(put: Put, run: Run,
     [
         ({"loss": "maybe"}, ("loss",), None),
         ({"train": "sometimes"}, ("train",), None),
+        ({"train": ["x"]}, ("train",), None),
         ({"loss": 0.53}, (), None),
         ({"weight": "0.5"}, (), None),
         ({"train": "no"}, (), False),
@@ -213,6 +255,16 @@ def test_the_better_answer_is_chosen_by_its_score(put: Put, run: Run, row: dict[
             {"prompt": QUESTION, "completions": [{"response": ANSWER}, {"response": WORSE}]},
             "verdict",
             "list `completions`",
+        ),
+        (
+            {"question": QUESTION, "answers": [{"answer_text": ANSWER}, {"answer_text": WORSE}]},  # PsyQA
+            "verdict",
+            "list `answers`",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "一步"}, {"role": "assistant", "content": "+"}] * 2},
+            "label on each step",  # RLHFlow's
+            "response",
         ),
         ({"english": "Where?", "chinese": "哪里？"}, "several languages", "prompt: english, response: chinese"),
         ({"translation": {"en": "Where?", "zh": "哪里？"}}, "several languages", "translation.en"),

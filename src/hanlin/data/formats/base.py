@@ -99,17 +99,25 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
             continue
         fits = _is_short(value) or (_is_text_list(value) and len(value) <= _MAX_META_ITEMS)
         fits = fits and not (name == "label" and isinstance(value, float))
-        if not fits or (name in _NAMED_FIELDS and isinstance(value, str) and value.strip()):
+        if (
+            not fits
+            or (name in _NAMED_LISTS and isinstance(value, list))
+            or (name in _NAMED_FIELDS and isinstance(value, str) and value.strip())
+        ):
             unread.append(str(name))
     return tuple(unread)
 
 
 _NAMED_FIELDS = frozenset((
     *("instruction", "system", "input", "context", "background", "knowledge", "article", "passage", "document"),
-    *("label", "corrected", "correction", "revision", "revised", "材料", "上下文", "背景", "文章"),
+    *("label", "rationale", "corrected", "correction", "revision", "revised", "材料", "上下文", "背景", "文章"),
 ))  # fmt: skip
 """Texts that a model is meant to read, labels, and answers that mend another, which all may say that an answer is bad:
 one that no part of the record holds is named, though `meta` keeps it."""
+
+
+_NAMED_LISTS = frozenset(("reference", "references", "reference_passages", "retrieved", "参考资料", "法条"))
+"""Sources that an answer rests on, which a model that does not read them learns to make up."""
 
 
 def _is_short(value: Any) -> bool:

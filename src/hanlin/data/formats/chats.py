@@ -68,6 +68,8 @@ from hanlin.data.ledger import Drop
 _TURN_LIST_FIELDS = (
     *("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data", "items", "contents"),
 )
+_LOG_FIELDS = ("trajectory", "traj", "log")
+"""Fields that hold turns if what they hold looks so, and no prompt does."""
 _NESTED_FIELDS = ("messages", "conversations", "conversation")
 _TURN_LIST_ENDINGS = ("_messages", "_conversations", "_conversation", "_dialogue", "_dialog", "_turns")
 """Endings of other names of a list of turns, if it is the only one and no answer stands beside it."""
@@ -93,7 +95,8 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
         return value[ending[0]], (ending[0],)
     prompt = next((name for name in _PROMPT_LISTS if isinstance(value.get(name), list)), None)
     if prompt is None or not value[prompt] or not isinstance(value[prompt][0], dict):
-        return None
+        logged = next((name for name in _LOG_FIELDS if _is_log(value.get(name))), None)
+        return (value[logged], (logged,)) if logged else None
     for name in _COMPLETIONS:
         answer = value.get(name)
         if name != prompt and answer and isinstance(answer, list | str | dict):
@@ -102,6 +105,11 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
             return [*value[prompt], *roles], (prompt, name)
     is_chat = prompt in ("prompt", "input") and any(key in value[prompt][0] for key in ("role", "from"))
     return (value[prompt], (prompt,)) if is_chat else None
+
+
+def _is_log(value: Any) -> bool:
+    """Whether a value is a list of turns with roles, or of questions with their answers."""
+    return is_turn_list(value) or (isinstance(value, list) and bool(value) and _find_pair(value[0]) is not None)
 
 
 def _ends_as_turn_list(name: str) -> bool:
@@ -227,6 +235,7 @@ _PAIRS = (
     ("q", "a"),
     ("问", "答"),
     ("问题", "回答"),
+    ("user utterance", "system response"),
 )
 """Fields of a turn that holds a question and its answer."""
 _PAIR_FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS, *TURN_REASONING_FIELDS, *SYSTEM_FIELDS))

@@ -18,7 +18,7 @@ from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.agents.benchmarks import BENCHMARK_FIELDS, unfold_benchmark
 from hanlin.data.formats.base import Format, Item, ParsedRow
 from hanlin.data.formats.content.cells import ADAPTED_FIELDS, decode_cells
-from hanlin.data.formats.content.labels import is_labeled_answer
+from hanlin.data.formats.content.labels import find_failures, is_labeled_answer
 from hanlin.data.formats.content.loss_flags import find_unread_flags
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
@@ -139,7 +139,7 @@ def _parse_rows(
             record_number += 1
             yield ParsedRow(record_number, row.line, row.value, row.raw)
             continue
-        rated = (*find_ratings(row.value), *find_unread_flags(row.value)) if isinstance(row.value, dict) else ()
+        rated = _find_judgements(row.value) if isinstance(row.value, dict) else ()
         rated = tuple(name for name in rated if name not in judged) if judged else rated
         for item in _read_row(row.value, detected, earlier, known_shapes):
             record_number += 1
@@ -148,6 +148,11 @@ def _parse_rows(
                 unread = tuple(dict.fromkeys((*unread, *row.unread, *rated)))
             unread = tuple(name for name in unread if name not in judged) if judged else unread
             yield ParsedRow(record_number, row.line, item, row.raw or row.value, unread, row.language)
+
+
+def _find_judgements(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of a row that judge it and that nothing obeys: ratings, failures, and words in place of flags."""
+    return (*find_ratings(row), *find_failures(row), *find_unread_flags(row))
 
 
 _TAGGED_FIELDS = frozenset({"text", "plain_text", "chat", "sample", "conversation", "conversations", "dialogue"})
@@ -280,7 +285,7 @@ def _is_plain(names: tuple[Any, ...], has_lists: bool) -> bool:
     """Whether no field of rows with these names, none of them an object, is decoded, judged or in a language."""
     fields = ADAPTED_FIELDS | VERDICT_FIELDS | BENCHMARK_FIELDS
     fields = fields if has_lists else fields - {"input", "output"}  # they are of interest as lists alone
-    return fields.isdisjoint(names) and not may_name_languages(names) and not may_list_questions(names)
+    return fields.isdisjoint(names) and not may_name_languages(names) and not may_list_questions(names, has_lists)
 
 
 def _judge_row(row: Row, settings: Source) -> Row:

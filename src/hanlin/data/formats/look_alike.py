@@ -129,6 +129,9 @@ _WHOLE_ANSWERS = frozenset(("response", "output", "messages", "conversations", "
 def _has_step_labels(row: Mapping[str, Any]) -> bool:
     """Whether a row labels each step of a solution: PRM800K, Math-Shepherd, ProcessBench, TRL's stepwise rows."""
     label = row.get("label")
+    turns = _find_list(row, ("conversations", "messages"))
+    if turns and _are_labels_in_turn(turns):
+        return True
     if not _WHOLE_ANSWERS.isdisjoint(row):
         return False
     if isinstance(label, dict):
@@ -137,7 +140,7 @@ def _has_step_labels(row: Mapping[str, Any]) -> bool:
         return sum(line.rstrip().endswith(_STEP_ENDS) for line in label.splitlines()) > 1
     if isinstance(label, list) and isinstance(row.get("process"), str):
         return True
-    steps = next((row[name] for name in ("steps", "completions") if isinstance(row.get(name), list) and row[name]), [])
+    steps = _find_list(row, ("steps", "completions"))
     if "steps" in row and steps and all(isinstance(step, dict) for step in steps):
         return not any(_STEP_FIELDS.isdisjoint(step) for step in steps)
     if not steps or not all(isinstance(step, str) for step in steps):
@@ -146,6 +149,17 @@ def _has_step_labels(row: Mapping[str, Any]) -> bool:
         return True  # the number of the first wrong step
     lists = [row[name] for name in _STEP_LABELS if isinstance(row.get(name), list)]
     return any(len(labels) == len(steps) and _are_step_labels(labels, "steps" in row) for labels in lists)
+
+
+def _find_list(row: Mapping[str, Any], names: Collection[str]) -> list[Any]:
+    """The first list under one of some names that is not empty; empty without any."""
+    return next((row[name] for name in names if isinstance(row.get(name), list) and row[name]), [])
+
+
+def _are_labels_in_turn(turns: list[Any]) -> bool:
+    """Whether the answers of a chat are nothing but labels of the steps that the user says, + and -."""
+    said = [str(turn.get("content", turn.get("value"))).strip() for turn in turns[1::2] if isinstance(turn, dict)]
+    return len(said) > 1 and all(text in ("+", "-") for text in said)
 
 
 def _are_step_labels(labels: list[Any], has_steps: bool) -> bool:

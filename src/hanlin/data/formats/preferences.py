@@ -68,7 +68,7 @@ _QUESTION_FIELDS = (
     *("prompt", "question", "query", "instruction", "input", "问题", "提问", "用户提问", "用户问题", "指令", "提示词"),
     *("题目", "提示", "问"),
 )
-_PROMPT_FIELDS = ("prompt", "prompt_messages", "context_messages", "context", "history")
+_PROMPT_FIELDS = ("prompt", "prompt_messages", "context_messages", "context", "history", "trajectory")
 _TURN_FIELDS = ("conversations", "messages", "conversation", *_PROMPT_FIELDS)
 _CHOSEN_FIELDS = (
     *("chosen", "chosen_messages", "response_chosen", "chosen_response", "response_j", "preferred", "good"),

@@ -41,6 +41,10 @@ _SURE_PAIRS = (
     ("context", "target"),
     ("source", "target"),
     ("Q", "A"),
+    ("problem", "generated_solution"),
+    ("question", "generated_solution"),
+    ("message_1", "message_2"),
+    ("inputs_pretokenized", "targets_pretokenized"),
 )
 """Fields of a question and its answer that count together alone."""
 _REASONED_QUESTION_FIELDS = (*QUESTION_FIELDS, "problem", "user", "instruction", "题目")

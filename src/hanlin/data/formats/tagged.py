@@ -180,6 +180,8 @@ _BLANK_BESIDE_HAN = compile_on_use(
     r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]) (?=\S)|(?<=\S) (?=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])"
 )
 _TEXT_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
+_DIALOGUE_IDS = frozenset(("dialog_id", "dialogue_id"))
+"""Fields that say that a list `content` is what was said in turn (NaturalConv), not the lines of a document."""
 _ONLY_FIELDS = frozenset({"id", "data"})
 """The fields of UltraChat: `data` beside others may be anything."""
 _ROLE_TAG = compile_on_use(
@@ -198,6 +200,7 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
     fields: tuple[str, ...] = ()
     if isinstance(value, dict):
         names = ("data",) if value.keys() <= _ONLY_FIELDS else _TEXT_LIST_FIELDS
+        names = (*names, "content") if not _DIALOGUE_IDS.isdisjoint(value) else names
         fields = tuple(name for name in names if isinstance(value.get(name), list))[:1]
         if not fields and _is_dialogue_alone(value):
             fields = ("history",)

@@ -100,6 +100,8 @@ def unfold_turns(turns: Sequence[Any]) -> list[Any] | None:
     for turn in turns:
         if not isinstance(turn, dict):
             return None
+    if turns and turns[0].get("role") == "usr":  # who calls the user so calls the answerer `sys` (CrossWOZ)
+        return [{**turn, "role": "assistant"} if turn.get("role") == "sys" else turn for turn in turns]
     if all(map(_UNFOLDED.isdisjoint, turns)):
         return None
     is_changed = False

@@ -13,7 +13,7 @@ from hanlin.data.formats.content.turn_shapes import name_roles
 _LIST_FIELDS = frozenset((
     *("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "prompt", "completion", "context"),
     *("chosen", "rejected", "chosen_messages", "rejected_messages", "prompt_messages", "paragraphs"),
-    *("data", "items", "contents", "chat"),
+    *("data", "items", "contents", "chat", "trajectory", "traj"),
 ))  # fmt: skip
 """Fields that hold lists in some format."""
 _ITEM_FIELDS = ("input", "output")

@@ -12,6 +12,8 @@ LABEL_FIELDS = (
     *("label", "kto_tag", "good", "is_good", "desirable", "is_desirable", "liked", "accepted", "is_accepted"),
     *("thumbs_up", "upvoted", "feedback", "user_feedback", "is_safe", "标签", "评价", "是否采纳", "是否喜欢"),
 )
+_OUTCOME_FIELDS = frozenset(("resolved", "solved", "success", "is_success", "successful", "passed", "win", "finished"))
+"""Fields of a row that say whether what an agent tried came off."""
 _OPINIONS = frozenset(("feedback", "user_feedback"))
 """Fields that hold an opinion, never a class of the text."""
 _LABEL_NAMES = frozenset(LABEL_FIELDS)
@@ -82,6 +84,17 @@ def find_wrong_verdict(row: Mapping[str, Any]) -> str | None:
     Sets of sampled answers keep the wrong ones beside the right ones, for a filter that is easily forgotten.
     """
     return next((name for name, is_true in find_verdicts(row).items() if not is_true), None)
+
+
+def find_failures(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Find the fields of a row that say that its agent failed: whether its steps are wrong for that is not said."""
+    if _OUTCOME_FIELDS.isdisjoint(row):
+        return ()
+    return tuple(name for name in row if name in _OUTCOME_FIELDS and _is_false(row[name]))
+
+
+def _is_false(value: Any) -> bool:
+    return value is False or (isinstance(value, str) and _VERDICTS.get(value.strip().lower()) is False)
 
 
 def _is_answer(row: Mapping[str, Any], label: Any) -> bool:

@@ -153,12 +153,14 @@ def find_unread_flags(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Find the flags of a row that are words which say neither yes nor no: `loss: "maybe"`."""
     if _ROW_FLAGS.isdisjoint(row):
         return ()
-    return tuple(
-        name
-        for name, value in row.items()
-        if name in _ROW_FLAGS and isinstance(value, str) and value.strip()
-        if _read_number(value) is None and not _read_list(value)
-    )
+    return tuple(name for name, value in row.items() if name in _ROW_FLAGS and _is_no_flag(value))
+
+
+def _is_no_flag(value: Any) -> bool:
+    """Whether a value is a word that is neither yes nor no, or a list that holds one."""
+    if isinstance(value, list):
+        return any(map(_is_no_flag, value))
+    return isinstance(value, str) and bool(value.strip()) and _read_number(value) is None and not _read_list(value)
 
 
 def _read_number(value: Any) -> float | None:

@@ -60,6 +60,8 @@ _RENDERINGS = (
         compile_on_use(r"<\|END_OF_TURN_TOKEN\|>"),
     ),
     Rendering("BlueLM", compile_on_use(r"\[\|(Human|AI|System)\|\][:：]"), compile_on_use(r"</s>")),
+    Rendering("Baize", compile_on_use(r"\[\|(Human|AI)\|\](?![:：])"), compile_on_use(r"</s>"), True),
+    Rendering("OIG", compile_on_use(r"(?:\A|(?<=\n))<(human|bot)>[:：]"), compile_on_use(r"</s>")),
     Rendering("Skywork", compile_on_use(r"\[(USER|BOT)\]"), compile_on_use(r"\[SEP\]|</s>")),
     Rendering("Llama 4", compile_on_use(r"<\|header_start\|>(\w+)<\|header_end\|>"), compile_on_use(r"<\|eo[tm]\|>")),
     Rendering("Kimi", compile_on_use(r"<\|im_(\w+)\|>\w*<\|im_middle\|>"), compile_on_use(r"<\|im_end\|>")),
@@ -78,7 +80,8 @@ _INST = compile_on_use(r"(?:\s*<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?=(?:\s*<s>)?
 _SYS = compile_on_use(r"\s*<<SYS>>(.*?)<</SYS>>", re.S)
 _ALPACA_INTRO = compile_on_use(r"Below is an instruction that describes a task[^\n]*(?:\n(?!#)[^\n]+)*\s*(?=###)")
 _ALPACA = compile_on_use(r"(?:\A|\n)###\s*(Instruction|Input|Response)\s*[:：]")
-_FIRST = ("<", "#", "[", "B", "A chat between")
+_BAIZE_INTRO = "The conversation between human and AI assistant."
+_FIRST = ("<", "#", "[", "B", "A chat between", _BAIZE_INTRO)
 _FIRST_CHARS = ("<", "#", "[", "I")
 
 
@@ -93,6 +96,8 @@ def find_rendering(text: str) -> str:
         return "Alpaca" if "Response" in head else ""
     if head.startswith("A chat between a curious "):
         return "Vicuna" if " ASSISTANT:" in head else ""
+    if head.startswith(_BAIZE_INTRO):
+        return "Baize" if "[|Human|]" in head else ""
     if text.startswith("<｜begin▁of▁sentence｜>"):
         return "DeepSeek" if "<｜User｜>" in head else ""
     return next((rendering.name for rendering in _RENDERINGS if rendering.opening.match(head)), "")
@@ -129,7 +134,7 @@ def parse_rendered(text: str) -> tuple[Message, ...] | Drop:
     rendering = next(rendering for rendering in _RENDERINGS if rendering.name == name)
     prefix, *pieces = rendering.opening.split(body)
     messages: list[Message] = []
-    if rendering.has_bare_system and prefix.strip():
+    if rendering.has_bare_system and prefix.strip() not in ("", _BAIZE_INTRO):
         messages.append(Message("system", strip_turn(prefix)))
     for role_name, piece in zip(pieces[::2], pieces[1::2], strict=True):
         content, *outside = rendering.closing.split(piece)
@@ -186,9 +191,9 @@ def _parse_alpaca(text: str) -> tuple[Message, ...] | Drop:
 
 
 def _without_open_answer(messages: list[Message]) -> tuple[Message, ...]:
-    """The turns without the prompt for an answer that does not come."""
-    last: Role | None = messages[-1].role if messages else None
-    return tuple(messages[:-1] if last == "assistant" and not messages[-1].text else messages)
+    """The turns without the prompt for an answer, or the mark of a question, that does not come."""
+    last: Role | None = messages[-1].role if len(messages) > 1 else None
+    return tuple(messages[:-1] if last in ("assistant", "user") and not messages[-1].text else messages)
 
 
 def read_rendered_prompt(messages: tuple[Message, ...]) -> tuple[Message, ...] | Drop:

@@ -50,7 +50,7 @@ _SCORE_LISTS = (
     "rank",
 )
 """Lists of ratings beside a list of answers, in its order; the least rank is the best."""
-_TEXTS = ("response", "answer", "text", "completion", "output")
+_TEXTS = ("response", "answer", "text", "completion", "output", "answer_text")
 _ANSWER_READ = frozenset((*_TEXTS, *ANSWER_SCORES, "rank"))
 VERDICT_FIELDS = frozenset((*(name for pair in _PAIRS for name in pair), *_LISTS))
 Row = dict[str, Any]

@@ -23,23 +23,30 @@ _NUMBERED = re.compile(r"(.*?[^\W\d_])[ _.-]?(\d{1,2}|[一二三四五六七八�
 _DIGITS = {digit: number for number, digit in enumerate("一二三四五六七八九十", 1)}
 _OTHER_FORMS = frozenset((
     *("messages", "conversations", "conversation", "instruction", "output", "chosen", "rejected", "question", "answer"),
-    *("prompt", "response", "query", "answers", "问题", "回答", "答案"),
+    *("prompt", "response", "query", "answers", "text", "content", "问题", "回答", "答案"),
 ))  # fmt: skip
 """Fields of rows in another form, of which numbered questions are a side matter."""
 _LISTS = (("questions", "answers"), ("question", "answer"))
-_MATERIAL = frozenset(("story", "context", "passage", "paragraph", "article", "document"))
-"""Fields of a text that all questions of a list are about, as in CoQA: each question needs it, and those before it."""
+_WHOLE_ROWS = frozenset((
+    *("story", "context", "passage", "paragraph", "article", "document", "text", "content", "messages"),
+    *("conversations", "conversation", "instruction", "chosen"),
+))  # fmt: skip
+"""Fields of rows that stay whole: a text that all questions are about, as in CoQA, of which each question needs those
+before it, or a document or chat of which the questions are a side matter.
+"""
 _SAMPLED = "generated"
 _ASKED = ("question", "instruction", "prompt", "query")
 _ANSWERED = frozenset(("answer", "output", "response", "completion"))
+_COLUMNS = frozenset(("questions", "answers"))
 _FIELDS = frozenset(("questions", "answers", "answer", _SAMPLED))
 Row = dict[str, Any]
 
 
 @lru_cache(maxsize=4096)
-def may_list_questions(names: tuple[Any, ...]) -> bool:
+def may_list_questions(names: tuple[Any, ...], has_lists: bool = True) -> bool:
     """Whether a row with fields of these names may number or list its questions."""
-    return not _FIELDS.isdisjoint(names) or bool(_find_numbered(names))
+    fields = _FIELDS if has_lists else _COLUMNS
+    return not fields.isdisjoint(names) or bool(_find_numbered(names))
 
 
 def unfold_questions(row: Any) -> list[tuple[Any, tuple[str, ...]]]:
@@ -58,8 +65,7 @@ def unfold_questions(row: Any) -> list[tuple[Any, tuple[str, ...]]]:
         return [_join_numbered(row, numbered)]
     for questions, answers in _LISTS:
         if questions in row and answers in row:
-            found = _pair_lists(row, questions, answers)
-            return found or [(row, ())]
+            return _pair_lists(row, questions, answers)
     return [_take_first_sample(row) or (row, ())]
 
 
@@ -95,6 +101,8 @@ def _join_numbered(row: Row, fields: tuple[tuple[str, str], ...]) -> tuple[Row, 
     turns = [(question, row[question], row.get(answer)) for question, answer in fields]
     while turns and not turns[-1][1] and not turns[-1][2]:
         turns.pop()  # empty cells of a table with room for more turns
+    if not turns:
+        return row, ()
     unread: tuple[str, ...] = ()
     if len(turns) > 1 and not turns[-1][2]:
         unread = (turns.pop()[0],)  # a question that nobody answered
@@ -106,20 +114,20 @@ def _join_numbered(row: Row, fields: tuple[tuple[str, str], ...]) -> tuple[Row, 
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
-def _pair_lists(row: Row, questions: str, answers: str) -> list[tuple[Row, tuple[str, ...]]] | None:
-    """The rows of lists of questions and of answers (Huatuo-26M); None if they are anything else."""
+def _pair_lists(row: Row, questions: str, answers: str) -> list[tuple[Any, tuple[str, ...]]]:
+    """The rows of lists of questions and of answers (Huatuo-26M); the row itself if they are anything else."""
     asked, said = _list_texts(row[questions]), _list_texts(row[answers])
     is_plain = isinstance(row[questions], str) and isinstance(row[answers], str)
-    if not asked or not said or not _MATERIAL.isdisjoint(row) or (is_plain and questions == "question"):
-        return None
+    if not asked or not said or not _WHOLE_ROWS.isdisjoint(row) or (is_plain and questions == "question"):
+        return [(row, ())]
     rest = {name: value for name, value in row.items() if name not in (questions, answers)}
     if len(asked) == len(said):
         pairs = list(zip(asked, said, strict=True))
     elif len(said) == 1 or len(asked) == 1:  # wordings of one question, or answers to one
         pairs = [([text for wordings in asked for text in wordings], [text for texts in said for text in texts])]
     else:
-        return None
-    rows: list[tuple[Row, tuple[str, ...]]] = []
+        return [(row, ())]
+    rows: list[tuple[Any, tuple[str, ...]]] = []
     for wordings, texts in pairs:
         unread = ((questions,) if len(wordings) > 1 else ()) + ((answers,) if len(texts) > 1 else ())
         rows.append(({**rest, "question": wordings[0], "answer": texts[0]}, unread))
