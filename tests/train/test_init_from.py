@@ -18,7 +18,7 @@ from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.train import stages
-from training_data import conversation, document, many, preference
+from training_data import conversation, document, many, preference, unpaired_preference
 
 SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}
 PAIRED = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_pairs": 4, "precision": "float32"}
@@ -107,6 +107,25 @@ def test_alignment_goes_on_from_a_tuned_adapter_and_its_template(
     stages.dpo(settings, Inputs({**given, "init_from": (first,)}), out, StageContext())
     assert first_loss(out) == pytest.approx(0.693147, abs=1e-5)
     assert (out / "chat_template.jinja").read_bytes() == (first / "chat_template.jinja").read_bytes()
+
+
+def test_alignment_goes_on_from_an_adapter_with_dropout(
+    tmp_path: Path, trained: Callable, inputs: Callable[..., Inputs]
+) -> None:
+    """What dropout leaves out of the adapter moves the first loss; without it policy and reference are one model."""
+    lora = LoraSettings(rank=2, dropout=0.1)
+    first = trained(sft(lora=lora))
+    row = {**PAIRED, "lora": lora, "init_from": "a", "learning_rate": 1e-3, "steps": 1}
+    answers = {name: value for name, value in row.items() if name != "batch_pairs"}
+    runs = (
+        (stages.dpo, Dpo(**row), preference, 0.693147),
+        (stages.kto, Kto(**answers, batch_answers=4), unpaired_preference, 0.5),
+    )
+    for run, settings, make, expected in runs:
+        out = tmp_path / run.__name__
+        out.mkdir()
+        run(settings, Inputs({**inputs(many(make, 4)).by_field, "init_from": (first,)}), out, StageContext())
+        assert 0 < abs(first_loss(out) - expected) < 0.1
 
 
 def test_what_does_not_fit_is_refused_before_the_data_is_read(

@@ -169,7 +169,7 @@ def train(
             grad_norm = strategy.reduce_and_clip_grads(sums, objective.weight_name)
             _check_grad_norm(grad_norm, log, settings.max_grad_norm, dataset, indices, scratch)
             means = {name: sums[name] / sums[objective.weight_name] for name in ("loss", *objective.metric_names)}
-            if step == 0:
+            if step == 0 and not _drops_what_was_learned(settings):
                 objective.check_first_loss(means, exact=dist.device.type == "cpu")
             strategy.step()
             state.step = step + 1
@@ -230,6 +230,15 @@ def compute_gradients(
         if not math.isfinite(sums["loss"]):
             raise _not_finite_error(dataset, batch.sample_indices, scratch)
     return sums
+
+
+def _drops_what_was_learned(settings: Training) -> bool:
+    """Whether dropout changes what the model computes before its first step.
+
+    A new adapter adds nothing yet, whatever is dropped. One to go on from does: the first loss of DPO was 0.6901 with
+    a dropout of 0.1. That policy and reference are one model is checked without dropout (`calibrate_reference`).
+    """
+    return settings.lora is not None and settings.lora.dropout > 0 and settings.init_from is not None
 
 
 def _count_names(objective: Objective) -> tuple[str, ...]:
