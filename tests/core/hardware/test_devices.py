@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +91,15 @@ def test_apples_gpus_have_no_float64_and_share_the_main_memory() -> None:
     shared: Any = Tensor()
     assert devices.to_float64(shared).dtype == torch.float64
     assert devices.peak_memory(torch.device("mps")) is None
+
+
+def test_training_makes_float64_by_this_function_alone() -> None:
+    """On a device without such numbers `tensor.double()` and `torch.zeros(..., dtype=torch.float64)` are errors."""
+    train = Path(devices.__file__).parents[2] / "train"
+    files = [file for folder in ("objectives", "callbacks") for file in (train / folder).glob("*.py")]
+    assert len(files) > 10
+    for file in files:
+        assert not re.search(r"\.double\(\)|torch\.float64", file.read_text(encoding="utf-8")), file
 
 
 def test_kernels_for_nvidia_alone_are_not_chosen_elsewhere() -> None:

@@ -18,6 +18,7 @@ from hanlin.chat.rendering.special_tokens import MASK_BYTE
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
+from hanlin.core.hardware.devices import to_float64
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -163,13 +164,13 @@ class ForgettingProbes(Callback):
         model.hf_model.eval()
         topics = list(dict.fromkeys(self.topics))
         # for each topic: minus the log-probabilities, tokens, questions answered correctly, questions
-        sums = torch.zeros((len(topics), 4), dtype=torch.float64, device=model.device)
+        sums = to_float64(torch.zeros((len(topics), 4), device=model.device))
         indices = np.arange(len(self.dataset.samples))[dist.rank :: dist.world_size]
         for batch in model.micro_batches(self.dataset, indices, micro_batch_tokens):
             logprobs, argmax = model.logprobs_and_argmax(batch)
             counts = list(batch.target_counts)
             hits = (argmax == batch.targets).split(counts)
-            for index, part, hit in zip(batch.sample_indices, logprobs.double().split(counts), hits, strict=True):
+            for index, part, hit in zip(batch.sample_indices, to_float64(logprobs).split(counts), hits, strict=True):
                 is_question = self.is_question[index]
                 values = [-part.sum(), len(part), float(is_question and bool(hit.all())), float(is_question)]
                 sums[topics.index(self.topics[index])] += sums.new_tensor([float(value) for value in values])

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from hanlin.config.settings.train import Training
+from hanlin.core.hardware.devices import to_float64
 from hanlin.train.callbacks.base import Callback, TrainerState
 from hanlin.train.callbacks.metrics_log import MetricsLog
 from hanlin.train.compute.model import TrainModel
@@ -64,14 +65,14 @@ class Validation(Callback):
         model.hf_model.eval()
         indices = np.arange(len(self.dataset.samples))[dist.rank :: dist.world_size]
         names = ("loss", *self.objective.metric_names)
-        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=model.device)
+        sums = to_float64(torch.zeros(len(names) + 1, device=model.device))
         with torch.no_grad():
             objective = self.objective.prepare_step(model, indices, micro_batch_tokens, dist.all_reduce_sum)
             for batch in model.micro_batches(self.dataset, indices, micro_batch_tokens):
                 loss = objective.loss(model, batch)
                 values = [loss.total, *(loss.metrics[name] for name in self.objective.metric_names)]
                 sums += torch.stack(
-                    [*(value.double().to(model.device) for value in values), sums.new_tensor(loss.weight)]
+                    [*(to_float64(value).to(sums.device) for value in values), sums.new_tensor(loss.weight)]
                 )
         model.hf_model.train(training)
         dist.all_reduce_sum([sums])

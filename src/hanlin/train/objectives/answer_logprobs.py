@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hanlin.core.errors import UserError
+from hanlin.core.hardware.devices import to_float64
 from hanlin.core.i18n import tr
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import MicroBatch, PackedDataset
@@ -45,7 +46,7 @@ class AnswerLogprobs(NamedTuple):
 
 def compute_answer_logprobs(model: TrainModel, batch: MicroBatch) -> AnswerLogprobs:
     """Compute the log-probabilities of the targets of each segment of a micro-batch, [segments]."""
-    logprobs = model.token_logprobs(batch).double()
+    logprobs = to_float64(model.token_logprobs(batch))
     sums = torch.stack([answer.sum() for answer in logprobs.split(list(batch.target_counts))])
     return AnswerLogprobs(sums, torch.tensor(batch.target_counts, dtype=sums.dtype, device=sums.device))
 
@@ -72,7 +73,7 @@ def compute_dataset_logprobs(
         Both tensors [n, answers of a record], in the order of `indices`.
     """
     row_of = {int(index): row for row, index in enumerate(indices)}
-    sums = torch.zeros((len(row_of), dataset.encoded.width), dtype=torch.float64, device=model.device)
+    sums = to_float64(torch.zeros((len(row_of), dataset.encoded.width), device=model.device))
     lengths = torch.ones_like(sums)
     training = model.hf_model.training
     model.hf_model.eval()

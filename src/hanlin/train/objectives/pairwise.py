@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from hanlin.core.hardware.devices import to_float64
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 from hanlin.train.objectives.answer_logprobs import (
@@ -218,7 +219,8 @@ class Orpo(PairObjective):
 
 def mean_over_processes(values: torch.Tensor, all_reduce_sum: AllReduceSum) -> float:
     """The mean over the values [n] of all processes, without gradient."""
-    sums = torch.stack([values.detach().double().sum(), torch.full((), len(values), device=values.device).double()])
+    total = to_float64(values.detach()).sum()
+    sums = torch.stack([total, torch.full_like(total, len(values))])
     all_reduce_sum([sums])
     return float(sums[0] / sums[1])
 

@@ -14,6 +14,7 @@ import torch
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic, parse_json, write_json
+from hanlin.core.hardware.devices import to_float64
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.train.compute.model import TrainModel
@@ -61,7 +62,7 @@ def compute_reference_logprobs(
         exists = torch.tensor([float(file.is_file())], device=dist.device)
         dist.all_reduce_sum([exists])
         if float(exists) < dist.world_size:
-            logprobs = torch.zeros((len(indices), dataset.encoded.width), dtype=torch.float64, device=dist.device)
+            logprobs = to_float64(torch.zeros((len(indices), dataset.encoded.width), device=dist.device))
             logprobs[dist.rank :: dist.world_size] = compute_dataset_logprobs(
                 model, dataset, indices[dist.rank :: dist.world_size], micro_batch_tokens
             ).sums
