@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.estimate import machine
 from hanlin.estimate.advice import suggest_changes
 from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
 from hanlin.estimate.dataset_stats import _parts, sample_dataset
@@ -300,6 +302,48 @@ def test_a_step_of_fewer_rows_than_a_pass_takes_is_one_pass() -> None:
     more = BatchPlan.of(sft(batch_tokens=1024, micro_batch_tokens=256), None)
     assert (more.micro_batch_tokens, more.accumulation_steps) == (256, 4)
     assert BatchPlan.of(sft(batch_tokens=1024, micro_batch_tokens=256), None, processes=4).accumulation_steps == 1
+
+
+def test_the_longest_pair_sets_the_tokens_of_a_micro_batch(tmp_path: Path) -> None:
+    """A pair is not divided: fewer `micro_batch_tokens` than it has save nothing. One longer than a row is dropped."""
+    texts = [Message("assistant", "好" * count) for count in (10, 400, 700, 5000)]
+    pairs = [Preference((Message("user", "问"),), text, texts[0], id=str(len(text.text))) for text in texts]
+    write_jsonl(tmp_path / "preferences.jsonl", pairs)
+    settings = Dpo(model="m", data=("d",), max_seq_length=1024, micro_batch_tokens=128)
+    known = sample_dataset(settings, [tmp_path], 128_256)
+    assert known is not None and 0.6 * 700 < known.longest < 0.8 * 700
+    batch = BatchPlan.of(settings, dataclasses.replace(known, tokens=100.0), processes=8)
+    assert known.longest <= batch.micro_batch_tokens < known.longest + 1
+    stats = DatasetStats(1000, 300.0, 0.5, (200.0, 700.0), longest=900.0)
+    whole = setup_of(LLAMA3_8B, settings.model_copy(update={"micro_batch_tokens": 1024}), stats)
+    changes = [change.setting for change in suggest_changes(whole, stats, 1e9)]
+    assert "micro_batch_tokens=512" not in changes and "micro_batch_tokens=256" not in changes
+
+
+def test_rows_of_another_form_are_passed_over(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {},
+        {"prompt": None, "messages": None},
+        {"prompt": 3, "chosen": None, "rejected": None},
+        {"rejected": {"text": "不"}},
+        {"prompt": [{"role": "user", "text": "问"}], "chosen": {"text": "好"}, "rejected": {"text": "不"}},
+        {"messages": [{"role": "user", "text": "问"}, {"role": "assistant", "text": "好"}]},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    for name in ("preferences", "conversations", "unpaired_preferences"):
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    for settings in (Dpo(model="m", data=("d",)), Kto(model="m", data=("d",)), sft()):
+        known = sample_dataset(settings, [tmp_path], 1000)
+        assert known is not None and known.units > 0
+
+
+def test_a_gpu_that_the_environment_hides_is_not_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "Path", lambda name: SimpleNamespace(glob=lambda pattern: ["/dev/nvidia0"]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.has_gpu()
+    for value, is_visible in (("0", True), ("1,0", True), ("GPU-8932f937", True), ("", False), ("-1", False)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert machine.has_gpu() == is_visible
 
 
 def test_steps_and_files_of_a_run_are_as_estimated(tmp_path: Path, tiny_model: Path, shape: ModelShape) -> None:

@@ -19,13 +19,15 @@ TARGET_FRACTION = {Pretrain: 1.0, Sft: 0.7}
 class DatasetStats:
     """What is known of a stage's data: how many units it has (documents, conversations, pairs, answers), the tokens of
     one on average, all its answers included, and the share of them that is learned. `documents` are the tokens of those
-    looked at, as attention sees them: each answer of a pair with its prompt.
+    looked at, as attention sees them: each answer of a pair with its prompt. `longest` are the tokens of the longest
+    pair or answer among them that is not longer than a row.
     """
 
     units: int
     tokens: float
     learned: float
     documents: tuple[float, ...] = ()
+    longest: float = 0.0
 
     @property
     def total(self) -> float:
@@ -54,17 +56,19 @@ class BatchPlan:
             units_in_all = (
                 None if data is None else math.ceil(data.total / (settings.max_seq_length * PACKING_EFFICIENCY))
             )
-            filled = PACKING_EFFICIENCY
+            largest, filled = unit, PACKING_EFFICIENCY
         else:
             units = settings.batch_answers if isinstance(settings, Kto) else settings.batch_pairs  # type: ignore[attr-defined]
             longest = settings.max_seq_length * (1 if isinstance(settings, Kto) else 2)
             unit = float(longest) if data is None else min(float(longest), data.tokens)
             units_in_all = None if data is None else data.units
+            # no pair is divided: the longest sets the memory, however few tokens a micro-batch is to have
+            largest = unit if data is None else max(unit, min(float(longest), data.longest))
             filled = 1.0
         if units_in_all is not None:
             units = min(units, units_in_all)
         own_units = math.ceil(units / processes)
-        micro_batch_tokens = math.ceil(min(max(settings.micro_batch_tokens, unit), own_units * unit))
+        micro_batch_tokens = math.ceil(max(largest, min(settings.micro_batch_tokens, own_units * unit)))
         learned = data.learned if data is not None else TARGET_FRACTION.get(type(settings), 0.5)
         steps = settings.steps
         if steps is None and units_in_all is not None:

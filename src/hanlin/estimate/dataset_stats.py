@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,30 @@ def sample_dataset(settings: Training, paths: Iterable[Path], vocab_size: int) -
     files = [file for path in paths for file in record_files(path, *read_kinds) if file.name != VALIDATION_FILE]
     read_bytes, units, tokens, learned = 0, 0, 0.0, 0.0
     documents: list[float] = []
+    longest = 0.0
     for file in files[:: max(1, len(files) // FILES)]:
         for line, row in _rows(file):
             parts = list(_parts(settings, row))
             read_bytes += line
+            if not parts:  # a row of another form, which the stage will refuse
+                continue
             units += len(parts) // 2 if isinstance(settings, Kto) else 1
             lengths = [_tokens(text, vocab_size) + PER_TURN for text, _ in parts]
             tokens += sum(lengths)
-            documents += _documents(settings, lengths)
+            own = _documents(settings, lengths)
+            documents += own
+            if own and max(own) <= settings.max_seq_length:
+                longest = max(longest, max(own) if isinstance(settings, Kto) else sum(lengths))
             learned += sum(_tokens(text, vocab_size) + 1 for text, taught in parts if taught)
     if not units or not tokens:
         return None
     total_bytes = sum(file.stat().st_size for file in files)
     return DatasetStats(
-        round(units * total_bytes / read_bytes), tokens / units, min(1.0, learned / tokens), tuple(documents)
+        round(units * total_bytes / read_bytes),
+        tokens / units,
+        min(1.0, learned / tokens),
+        tuple(documents),
+        longest,
     )
 
 
@@ -83,10 +93,10 @@ def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
     if isinstance(settings, Pretrain):
         yield str(row.get("text", "")), True
     elif isinstance(settings, Sft):
-        for message in row.get("messages", ()):
+        for message in _messages(row, "messages"):
             yield _text(message), isinstance(message, dict) and message.get("role") == "assistant"
     elif isinstance(settings, AlignmentSettings):
-        prompt = " ".join(_text(message) for message in row.get("prompt", ()))
+        prompt = " ".join(_text(message) for message in _messages(row, "prompt"))
         for name in ("chosen", "rejected", "answer"):
             if name in row:
                 if name != "rejected" or isinstance(settings, Kto):
@@ -102,6 +112,11 @@ def _documents(settings: Training, lengths: list[float]) -> list[float]:
         return [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
     prompt, *answers = lengths
     return [prompt + answer for answer in answers]
+
+
+def _messages(row: Row, name: str) -> Sequence[Any]:
+    messages = row.get(name)
+    return messages if isinstance(messages, list) else ()
 
 
 def _text(message: Any) -> str:

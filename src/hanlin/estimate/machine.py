@@ -15,6 +15,7 @@ from typing import Any
 
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
+from hanlin.core.hardware.devices import VISIBLE_GPUS
 from hanlin.core.i18n import tr
 from hanlin.core.process import python_command, run_process, total_memory
 from hanlin.estimate.batch_plan import BatchPlan
@@ -39,8 +40,12 @@ def detect_machine(settings: Training, gpu: bool) -> Machine:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU can be used here, without importing torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    """Whether an NVIDIA GPU can be used here, without importing torch.
+
+    `CUDA_VISIBLE_DEVICES` hides all of them if it is empty or begins with a number that none has (`-1`).
+    """
+    is_hidden = re.match(r"\s*(-|$)", os.environ.get(VISIBLE_GPUS, "0")) is not None
+    return any(Path("/dev").glob("nvidia[0-9]*")) and not is_hidden
 
 
 def gpu_memory() -> float | None:
