@@ -146,6 +146,8 @@ def test_a_budget_replaces_settings_of_stages(tmp_path: Path) -> None:
         ("stages: {}\nbudgets: 3\n", (), ":2", "budgets must be a mapping", "write names"),
         ("stages: {}\nbudgets: {3: {}}\n", (), ":2", "budgets must be a mapping", "write names"),
         ("stages: {}\nbudget: small\n", (), ":2", "no budget 'small'", "has no budgets"),
+        (BUDGETS, ("budget=[small]",), "--set budget=", "no budget '['small']'", "small"),
+        (BUDGETS + "budget: {small: 1}\n", (), ":9", "no budget '{'small': 1}'", "small"),
     ],
 )
 def test_a_budget_that_cannot_be_used_is_refused(
@@ -153,6 +155,35 @@ def test_a_budget_that_cannot_be_used_is_refused(
 ) -> None:
     error = refused(tmp_path, text, changes)
     assert sentence in error.what and line in str(error.where) and hint in str(error.hint), error
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("b.eval_steps=yes", "eval_steps=True is not accepted: Input should be a valid integer"),
+        ("b.trainable_tokens=true", "trainable_tokens=True is not accepted: Input should be a valid integer"),
+        ("b.learning_rate=on", "learning_rate=True is not accepted: Input should be a valid number"),
+        ("b.lora={rank: yes}", "lora.rank=True is not accepted: Input should be a valid integer"),
+        ("launch.threads=no", "threads=False is not accepted: Input should be a valid integer"),
+    ],
+)
+def test_a_truth_value_is_no_number(tmp_path: Path, change: str, sentence: str) -> None:
+    assert sentence in refused(tmp_path, BUDGETS, (change,)).what
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (("b.lr_scheduler=constant", "b.min_lr_ratio=0.1"), "min_lr_ratio is for a schedule that falls"),
+        (("b.galore_rank=64",), "galore_rank is for galore and apollo; optimizer is adamw"),
+        (("b.optimizer=adamw_8bit", "b.galore_update_interval=50"), "galore_update_interval is for galore"),
+        (("b.lora={dora: true, dropout: 0.1}",), "DoRA is not supported with dropout"),
+    ],
+)
+def test_a_setting_that_would_have_no_effect_is_refused(
+    tmp_path: Path, changes: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in refused(tmp_path, BUDGETS, changes).what
 
 
 def test_a_change_to_an_unknown_stage_is_refused(tmp_path: Path) -> None:

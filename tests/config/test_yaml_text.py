@@ -109,3 +109,20 @@ def test_settings_are_shared_by_an_anchor(tmp_path: Path) -> None:
     )
     stages = read_recipe(file).stages
     assert [stages[name].settings.model_dump()["max_chars"] for name in "ab"] == [900, 800]
+
+
+def test_a_change_to_what_an_anchor_shares_changes_the_named_stage_alone(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "stages:\n"
+        "  a: {kind: sft, model: ./m, data: [./d], lora: &lora {rank: 8}}\n"
+        "  b: &b {kind: pretrain, model: ./m, data: &data [./d], lora: *lora}\n"
+        "  c: {<<: *b, steps: 9}\n"
+        "  d: *b\n",
+        encoding="utf-8",
+    )
+    stages = read_recipe(file, ["b.lora.rank=4", "b.data.0=./e", "b.steps=7"]).stages
+    settings = {name: stages[name].settings.model_dump() for name in "abcd"}
+    assert [settings[name]["lora"]["rank"] for name in "abcd"] == [8, 4, 8, 8]
+    assert [settings[name]["data"] for name in "bcd"] == [("./e",), ("./d",), ("./d",)]
+    assert [settings[name]["steps"] for name in "bcd"] == [7, 9, None]

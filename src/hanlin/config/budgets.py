@@ -49,7 +49,7 @@ def apply_budget(data: Mapping[str, Any], where: str, lines: Lines, choice: Any 
     choice = data.get(BUDGET) if choice is None else choice
     if choice is None:
         return rest, lines
-    if choice not in budgets:
+    if not isinstance(choice, str) or choice not in budgets:
         known = did_you_mean(str(choice), budgets) if budgets else tr("the recipe has no budgets")
         raise UserError(tr("no budget '{name}'", name=choice), at, known)
     stages, lines = dict(data["stages"]), dict(lines)

@@ -117,16 +117,17 @@ def _apply(data: dict[str, Any], change: str) -> None:
                 did_you_mean(keys[0], current),
             )
     for depth, key in enumerate(keys[:-1]):
-        child = current[_index(current, key, change)] if isinstance(current, list) else current.get(key)
-        if child is None:
-            child = current[key] = {}
-        if not isinstance(child, dict | list):
+        at: Any = _index(current, key, change) if isinstance(current, list) else key
+        child = current[at] if isinstance(current, list) else current.get(at)
+        if child is not None and not isinstance(child, dict | list):
             name = ".".join(keys[: depth + 1])
             raise UserError(
                 tr("{name} has no settings below it", name=name),
                 f"--set {change}",
             )
-        current = child
+        # a copy: by an anchor of YAML the same mapping may stand in other stages, which the change does not name
+        current[at] = list(child) if isinstance(child, list) else dict(child or {})
+        current = current[at]
     if isinstance(current, list):
         current[_index(current, keys[-1], change)] = value
     else:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticKnownError
 
 from hanlin.core.files import is_file_name
 from hanlin.core.i18n import tr
@@ -37,6 +39,17 @@ class Settings(BaseModel):
         return {
             name: (value,) if name in list_fields and isinstance(value, str) else value for name, value in row.items()
         }
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse truth values, which pydantic takes for 0 and 1: `eval_steps: yes` would measure after every step."""
+        if isinstance(value, bool) and info.field_name is not None:
+            annotation = cls.model_fields[info.field_name].annotation
+            types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+            if bool not in types and (int in types or float in types):
+                raise PydanticKnownError("int_type" if int in types else "float_type")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,12 @@ class TrainableSettings(Settings):
             raise ValueError(tr("lora.init is for a new adapter, init_from takes the weights of another: choose one"))
         return self
 
+    @model_validator(mode="after")
+    def _check_dora(self) -> Self:
+        if self.lora is not None and self.lora.dora and self.lora.dropout:
+            raise ValueError(tr("DoRA is not supported with dropout"))
+        return self
+
     @property
     def trains_some_blocks(self) -> bool:
         """Whether some decoder blocks are trained, or get the adapter, and others do not."""
@@ -190,6 +196,18 @@ class OptimizerSettings(Settings):
     def _check_betas(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(tr("each of betas must be at least 0 and less than 1"))
+        return self
+
+    @model_validator(mode="after")
+    def _check_unused(self) -> Self:
+        if self.lr_scheduler == "constant" and self.min_lr_ratio:
+            raise ValueError(tr("min_lr_ratio is for a schedule that falls; lr_scheduler is constant"))
+        for name in ("galore_rank", "galore_update_interval"):
+            is_set = getattr(self, name) != type(self).model_fields[name].default
+            if is_set and self.optimizer not in ("galore", "apollo"):
+                raise ValueError(
+                    tr("{name} is for galore and apollo; optimizer is {optimizer}", name=name, optimizer=self.optimizer)
+                )
         return self
 
 
