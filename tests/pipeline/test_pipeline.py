@@ -239,6 +239,30 @@ def test_a_stage_that_is_refused_before_it_made_anything_leaves_no_folder(
         shutil.rmtree(partial)
 
 
+def test_nothing_goes_on_from_what_was_begun_with_other_inputs(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key stays when an input is made again, of other bytes: a checkpoint of the old ones is of no use."""
+    import hanlin.pipeline.worker as worker
+
+    request = _request(folder, store)
+    has_checkpoint: list[bool] = []
+
+    def work(request: Any, partial: Path, *_: object) -> dict[str, Any]:
+        file = partial / SCRATCH_FOLDER / "checkpoint"
+        has_checkpoint.append(file.exists())
+        file.write_text("1", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "_run_work", work)
+    for digest in ("first", "first", "second"):
+        request["inputs"][0]["entry"]["digest"] = digest
+        worker._handle_request(request)
+    assert has_checkpoint == [False, True, False]
+    (aside,) = store.artifacts.glob("*.partial.changed-input")
+    assert (aside / SCRATCH_FOLDER / "checkpoint").is_file() and aside.name in capsys.readouterr().err
+
+
 def _request(folder: Path, store: Store) -> dict[str, Any]:
     from hanlin.pipeline.run import build_request
 

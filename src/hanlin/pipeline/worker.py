@@ -37,7 +37,8 @@ from hanlin.core.errors import (
     explain_os_error,
     killed_error,
 )
-from hanlin.core.files import FileState, write_text
+from hanlin.core.files import FileState, parse_json, write_text
+from hanlin.core.i18n import tr
 from hanlin.core.process import available_cores, die_with_parent, forks, quiet_libraries
 from hanlin.core.progress import Progress
 from hanlin.core.signals import interrupt_unless_importing, on_announcement
@@ -213,6 +214,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
         if existing is not None:
             return existing
         seen = check_inputs(request["inputs"])
+        _set_aside_of_other_inputs(request, store)
         partial = store.open_partial(kind.name, request["key"])
         scratch = partial / SCRATCH_FOLDER
         write_text(scratch / torchrun.REQUEST_FILE, json.dumps(request, indent=1))
@@ -252,6 +254,29 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
                 key_settings=request["key_settings"],
             ),
         )
+
+
+def _set_aside_of_other_inputs(request: Mapping[str, Any], store: Store) -> None:
+    """Rename what an interrupted run left of an artifact if its inputs held other bytes then.
+
+    The key of an input stays when it is made again, its bytes may not: on another machine, or after its folder was
+    moved away. Encoded records and checkpoints of the old ones must not become a part of the new result.
+    """
+    partial = store.partial_folder(request["kind"], request["key"])
+    if partial.is_symlink():  # `open_partial` refuses it
+        return
+    try:
+        left = parse_json((partial / SCRATCH_FOLDER / torchrun.REQUEST_FILE).read_text(encoding="utf-8"))
+        digests = [row["entry"]["digest"] for row in left["inputs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if digests != [row["entry"]["digest"] for row in request["inputs"]]:
+        folder = store.archive_as(partial, "changed-input")
+        what = tr(
+            "what it reads was made again since it was interrupted: it begins anew, and {folder} is set aside",
+            folder=folder.name,
+        )
+        Progress(request["stage"]).log(what)
 
 
 def _remove_if_empty(partial: Path) -> None:
