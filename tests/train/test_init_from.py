@@ -117,7 +117,7 @@ def test_alignment_goes_on_from_an_adapter_with_dropout(
     first = trained(sft(lora=lora))
     row = {**PAIRED, "lora": lora, "init_from": "a", "learning_rate": 1e-3, "steps": 1}
     answers = {name: value for name, value in row.items() if name != "batch_pairs"}
-    runs = (
+    runs: tuple[tuple[Any, ...], ...] = (
         (stages.dpo, Dpo(**row), preference, 0.693147),
         (stages.kto, Kto(**answers, batch_answers=4), unpaired_preference, 0.5),
     )
