@@ -52,6 +52,35 @@ def test_a_group_is_started_where_there_is_something_to_divide() -> None:
     assert Launch(processes=2).grouped and Launch(mode="zero3").grouped
 
 
+def test_the_processes_of_a_group_share_the_cores_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left alone, torchrun gives each of several processes one thread."""
+    given: dict[str, str] = {}
+
+    class Group:
+        def __enter__(self) -> Group:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def wait(self) -> int:
+            return 0
+
+    def start(command: list[str], changes: dict[str, str], **_: object) -> Group:
+        given.clear()
+        given.update(changes)
+        return Group()
+
+    monkeypatch.setattr(torchrun, "start_process", start)
+    monkeypatch.setattr(torchrun, "available_cores", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for processes, threads in ((1, "16"), (4, "4"), (32, "1")):
+        assert torchrun.run_group(Launch(processes=processes, mode="fsdp"), Path("request.json")) == 0
+        assert given["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # by hand, or by `launch.threads`
+    torchrun.run_group(Launch(processes=4), Path("request.json"))
+    assert "OMP_NUM_THREADS" not in given
+
+
 def test_what_is_printed_is_read_by_a_shell_and_names_every_machine(tmp_path: Path, tiny_model: Path) -> None:
     stages = {
         "world": {"kind": "demo_world"},

@@ -5,6 +5,7 @@ The stage's work and its artifact are in `worker`.
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hanlin.config.settings.launch import GROUP_TIMEOUT, Launch
 from hanlin.core.errors import UserError, memory_error
 from hanlin.core.i18n import tr
 from hanlin.core.names import quote_comment, quote_shell
-from hanlin.core.process import die_with_parent, python_command, start_process
+from hanlin.core.process import available_cores, die_with_parent, python_command, start_process
 from hanlin.core.signals import announce_safe_points
 
 REQUEST_FILE = "request.json"
@@ -24,6 +25,7 @@ REQUEST_FILE = "request.json"
 PREPARED_FILE = "prepared"
 """Beside it as soon as the data is prepared and the group may start."""
 PORT = 29500
+_THREADS = "OMP_NUM_THREADS"
 _LOST = ("gloo", "nccl", "connection reset by peer", "connection closed by peer", "broken pipe", "socket")
 
 
@@ -42,8 +44,13 @@ def launch_command(launch: Launch, request_file: Path, python: str = "") -> list
 
 
 def run_group(launch: Launch, request_file: Path) -> int:
-    """Start this machine's processes and wait for them. Returns torchrun's exit code."""
+    """Start this machine's processes and wait for them. Returns torchrun's exit code.
+
+    They share its cores: torchrun gives each process of several one thread, however many cores there are.
+    """
     environment = {GROUP_TIMEOUT: str(launch.timeout)}
+    if _THREADS not in os.environ:  # which has `launch.threads` too
+        environment[_THREADS] = str(max(1, available_cores() // launch.processes))
     command = launch_command(launch, request_file)
     in_child = die_with_parent if sys.platform == "linux" else None  # one system call, safe with threads
     with start_process(command, changes=environment, stdin=subprocess.DEVNULL, preexec_fn=in_child) as group:
