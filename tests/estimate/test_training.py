@@ -233,6 +233,30 @@ def test_operations_are_those_that_torch_counts(
     assert predicted == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
+def test_long_documents_cost_more_attention() -> None:
+    """Of 32,768 tokens in a row, attention of an 8B model costs more than half as much as its matrices."""
+    settings = Pretrain(model="m", data=("d",), max_seq_length=32_768)
+    operations = []
+    for tokens, parts in ((500.0, (500.0,)), (100_000.0, (32_768.0,) * 3 + (1_696.0,))):
+        setup = setup_of(LLAMA3_8B, settings, DatasetStats(100_000, tokens, 1.0, (tokens,)))
+        assert setup.batch.documents == parts
+        operations.append(step_operations(setup))
+    assert 1.4 < operations[1] / operations[0] < 1.7
+
+
+def test_answers_with_a_frozen_head_cost_what_their_tokens_cost() -> None:
+    lora = LoraSettings(rank=8)
+    batch = BatchPlan(512, 1, 512.0, 0.5, 1, (128.0,))
+    row: dict[str, Any] = {"model": "m", "data": ("d",)}
+
+    def operations(pairs: bool, **more: Any) -> float:
+        settings = Dpo(**row, **more) if pairs else Sft(**row, **more)
+        return step_operations(TrainingSetup(LLAMA3_8B, settings, batch))
+
+    assert operations(True, lora=lora) == operations(False, lora=lora)
+    assert operations(True) - operations(False) == 2.0 * LLAMA3_8B.embedding_parameters * 256
+
+
 def test_zero_divides_what_it_divides(shape: ModelShape) -> None:
     alone = setup_of(shape, sft())
     two = setup_of(shape, sft(), sharding=Sharding(1, 4, 4))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Self
 
 from hanlin.config.settings.preference import Kto
@@ -75,12 +77,29 @@ class BatchPlan:
             per_epoch = max(1, round(units_in_all / units))
             steps = max(1, round(settings.epochs * per_epoch))
         seen = data.documents if data is not None else ()
-        documents = tuple(min(tokens, settings.max_seq_length) for tokens in seen) or (settings.max_seq_length / 2,)
+        documents = tuple(part for tokens in seen for part in _parts_in_rows(settings, tokens))
         return cls(
             micro_batch_tokens,
             math.ceil(own_units * unit / micro_batch_tokens),
             units * unit * filled,
             learned,
             steps,
-            documents,
+            documents or (settings.max_seq_length / 2,),
         )
+
+    @property
+    def attended_tokens(self) -> float | None:
+        """Tokens of the document that a token is in, on average over tokens; None if no documents are known."""
+        total = sum(self.documents)
+        return sum(tokens * tokens for tokens in self.documents) / total if total else None
+
+
+def _parts_in_rows(settings: Training, tokens: float) -> Iterator[float]:
+    """The tokens of a document as rows hold it: pre-training cuts it, other kinds take it whole or shorten it."""
+    length = float(settings.max_seq_length)
+    if not isinstance(settings, Pretrain):
+        yield min(tokens, length)
+        return
+    yield from repeat(length, int(tokens // length))
+    if tokens % length:
+        yield tokens % length

@@ -48,7 +48,7 @@ def step_operations(setup: TrainingSetup) -> float:
     )
     # behind its attention the last block computes target positions alone
     body_weights = shape.layers * shape.block_parameters - (1 - learned) * skipped
-    span = min(settings.max_seq_length, 1024)
+    span = setup.batch.attended_tokens or min(settings.max_seq_length, 1024)
     attention = 2.0 * shape.layers * shape.heads * shape.head_dim * span  # causal: half of all pairs
     lora = settings.lora
     trained_weights = body_weights if lora is not None and lora.dora else trained.matrices + trained.adapter
@@ -62,7 +62,8 @@ def step_operations(setup: TrainingSetup) -> float:
         + 2.0 * trained_weights
     )
     pairs = not isinstance(settings, Pretrain | Sft)
-    head = 2.0 * shape.embedding_parameters * (2 + pairs + bool(setup.head_gradient()))
+    # of a trained head the log-probabilities of answers are computed twice (`train.compute.lm_head_loss`)
+    head = 2.0 * shape.embedding_parameters * (2 + (1 + pairs) * bool(setup.head_gradient()))
     operations += step * learned * head
     if isinstance(settings, Kto):  # the reference point
         operations += step * (forward + learned * 2.0 * shape.embedding_parameters)
