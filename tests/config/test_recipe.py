@@ -232,6 +232,14 @@ def test_a_target_must_name_a_figure() -> None:
         build_recipe(data, "r")
 
 
+@pytest.mark.parametrize("bounds", [{"at_least": 1, "at_most": 2}, {"tolerance": 0.5}])
+def test_a_target_has_one_bound(bounds: dict[str, float]) -> None:
+    targets = [{"figure": "x", **bounds}]
+    data = {"stages": {"w": {"kind": "demo_world"}}, "report": {"figures": {"x": "w.pairs"}, "targets": targets}}
+    with pytest.raises(UserError, match="a target has one bound"):
+        build_recipe(data, "r")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_recipe_is_read_in_every_budget(path: Path) -> None:
     assert read_recipe(path).stages

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from hanlin.config.budgets import BUDGET, BUDGETS, apply_budget
 from hanlin.config.kinds import StageKind, get_kind
@@ -28,6 +30,12 @@ class Target(Settings):
     at_least: float | str | None = setting(None, "a number, or the name of another figure")
     at_most: float | str | None = setting(None, "a number, or the name of another figure")
     tolerance: float = setting(0.0, "how far the figure may miss the bound", ge=0)
+
+    @model_validator(mode="after")
+    def _has_one_bound(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(tr("a target has one bound, at_least or at_most; a range is two targets"))
+        return self
 
 
 class ReportSettings(Settings):
