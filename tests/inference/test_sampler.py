@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hanlin.core.errors import UserError
 from hanlin.inference.protocol import SamplingParams
-from hanlin.inference.sampler import Sampler, log_softmax
+from hanlin.inference.sampler import Sampler, log_softmax, token_logprobs
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 
@@ -34,6 +34,16 @@ def test_draws_follow_the_probabilities() -> None:
 
 def test_top_k_keeps_the_k_likeliest() -> None:
     assert draws(top_k=2) == pytest.approx({0: 2 / 3, 1: 1 / 3}, abs=0.03)
+
+
+def test_of_equal_logits_at_the_border_the_lowest_ids_are_kept() -> None:
+    """Logits in bfloat16 are often equal; a partition takes any of them."""
+    random = np.random.default_rng(0)
+    for seed in range(40):
+        logits = random.integers(0, 4, size=50).astype(np.float32)
+        order = sorted(range(50), key=lambda token_id: (-logits[token_id], token_id))
+        assert [token_id for token_id, _ in token_logprobs(logits, 0, 3).top] == order[:3]
+        assert Sampler(SamplingParams(temperature=1.0, top_k=1, seed=seed), ()).sample(logits) == order[0]
 
 
 def test_min_p_keeps_those_near_the_likeliest() -> None:

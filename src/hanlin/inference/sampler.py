@@ -137,7 +137,7 @@ class Sampler:
         sampling = self._sampling
         candidate_ids = None
         if 0 < sampling.top_k < logits.size:
-            candidate_ids = np.sort(np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k])
+            candidate_ids = np.sort(_likeliest(logits, sampling.top_k))
             logits = logits[candidate_ids]
         scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _MIN_TEMPERATURE)
         weights = np.exp(scaled)
@@ -205,9 +205,21 @@ def token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> To
     if count <= 1:  # of most requests: half the time of a partition
         best = np.array([logits.argmax()] * count, np.int64)
     else:
-        best = np.argpartition(-logits, count - 1)[:count]
+        best = _likeliest(logits, count)
     order = best[np.lexsort((best, -logits[best]))]
     return TokenLogprobs(float(logprobs[token_id]), tuple((int(index), float(logprobs[index])) for index in order))
+
+
+def _likeliest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The ids of the `count` highest logits, in any order; of equal ones at the border the lowest ids.
+
+    Logits of models in bfloat16 or with quantized weights are often equal, and a partition alone takes any of them.
+    """
+    best = np.argpartition(-logits, count - 1)[:count]
+    border = logits[best].min()
+    higher = best[logits[best] > border]
+    equal = np.flatnonzero(logits == border)[: count - len(higher)]
+    return np.concatenate([higher, equal]) if len(higher) + len(equal) == count else best  # not if one is no number
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
