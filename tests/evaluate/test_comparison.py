@@ -16,7 +16,7 @@ from hanlin.config.settings.probe import Compare
 from hanlin.core.context import Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError
 from hanlin.evaluate.bootstrap import resample
-from hanlin.evaluate.comparison import stage
+from hanlin.evaluate.comparison import judge, stage
 from hanlin.evaluate.results import Results, Sample, TaskResult, summarize, write_results, write_samples
 from hanlin.web.pages.comparison import render_comparison
 from scripted_chat_server import chat_server
@@ -228,6 +228,26 @@ def test_a_judge_must_agree_with_itself_in_both_orders(verdict: Any, expected: d
     (row,) = comparison["judge"]["models"]
     assert {name: row[name] for name in expected} == expected and row["model"] == "long"
     assert len(comparison["judge"]["judgments"]) == 16
+
+
+def test_a_judge_that_always_says_the_same_is_not_certain() -> None:
+    rows = [
+        {"id": str(index), "swapped": swapped, "verdict": "first" if swapped else "second", "lengths": [1, 2]}
+        for index in range(3)
+        for swapped in (False, True)
+    ]
+    always = judge.summarize(rows, 42, 100)
+    assert (always["share"], always["high"]) == (1.0, 1.0) and always["low"] == pytest.approx(0.4385, abs=1e-4)
+    ties = judge.summarize([{**row, "verdict": "tie"} for row in rows], 42, 100)
+    assert ties["low"] < ties["share"] == 0.5 < ties["high"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [("Verdict: a tie", "tie"), ("**Verdict: A**", "first"), ("Verdict: B.", "second"), ("结论：平", "tie")],
+)
+def test_a_verdict_is_read_as_it_is_meant(reply: str, verdict: str) -> None:
+    assert judge.read_verdict(reply) == verdict
 
 
 def test_a_judge_that_breaks_off_is_one_sentence_and_goes_on_later(

@@ -120,6 +120,26 @@ def test_partial_scores_have_the_normal_interval_and_zeros_and_ones_wilsons() ->
     assert mean_score([1.0] * 10).low == pytest.approx(0.7225, abs=1e-4)
 
 
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_a_macro_average_of_subjects_all_right_or_all_wrong_is_not_certain(right: float) -> None:
+    score = summarize([sample(index, right, "st"[index % 2]) for index in range(6)], ["acc"], "macro")[0]["acc"]
+    of_three = mean_score([right] * 3)
+    assert (score.value, score.high - score.low) == (
+        right,
+        pytest.approx((of_three.high - of_three.low) / math.sqrt(2)),
+    )
+
+
+def test_a_macro_average_of_large_subjects_has_the_normal_interval() -> None:
+    samples = [sample(index, float(index % 3 == 0), "st"[index % 2]) for index in range(6000)]
+    score = summarize(samples, ["acc"], "macro")[0]["acc"]
+    assert score.high - score.low == pytest.approx(2 * 1.959964 * score.standard_error, rel=1e-3)
+
+
+def test_one_partial_score_alone_has_no_narrow_interval() -> None:
+    assert (mean_score([0.3]).low, mean_score([0.3]).high) == (0.0, 1.0)
+
+
 def test_results_that_are_missing_damaged_or_edited_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no results of tasks here"):
         read_results(tmp_path)

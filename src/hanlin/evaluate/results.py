@@ -76,7 +76,8 @@ class Sample(TypedDict, total=False):
 class Score:
     """The mean of a metric with its standard error and 95 % interval.
 
-    The interval is Wilson's where each question scores 0 or 1 and all count alike, else the normal one, cut at 0 and 1.
+    The interval is Wilson's where each question scores 0 or 1, else the normal one, cut at 0 and 1; of a mean over
+    subjects it is made of theirs (`mean_of_subjects`).
     """
 
     value: float
@@ -273,7 +274,7 @@ def summarize(
     Args:
         samples: All its samples; a score that a sample lacks counts as 0.
         metrics: Names of the metrics, the main one first.
-        average: `micro`: mean over questions. `macro`: mean over subjects, with the standard error √Σ se² / subjects.
+        average: `micro`: mean over questions. `macro`: mean over subjects.
 
     Returns:
         The score of each metric, and for each subject `questions` and `value`, `low`, `high`, `standard_error` of the
@@ -291,10 +292,7 @@ def summarize(
     scores: dict[str, Score] = {}
     for metric in metrics:
         if average == "macro" and len(by_subject) > 1:
-            parts = [mean_score(values(rows, metric)) for rows in by_subject.values()]
-            mean = sum(part.value for part in parts) / len(parts)
-            error = math.sqrt(sum(part.standard_error**2 for part in parts)) / len(parts)
-            scores[metric] = _normal_score(mean, error)
+            scores[metric] = mean_of_subjects([mean_score(values(rows, metric)) for rows in by_subject.values()])
         else:
             scores[metric] = mean_score(values(samples, metric))
     subjects = {
@@ -304,18 +302,39 @@ def summarize(
     return scores, subjects
 
 
+def mean_of_subjects(parts: Sequence[Score]) -> Score:
+    """The mean of the scores of subjects, with the standard error √Σ se² / subjects.
+
+    Its limits lie √Σ (distance of a subject's limit)² / subjects from it (MOVER: Zou and Donner 2008, Statistics in
+    Medicine 27, section 2): of subjects whose questions are all right or all wrong the standard error is 0, and the
+    normal interval of such an exam would have no width.
+    """
+    count = len(parts)
+    mean = sum(part.value for part in parts) / count
+    below, above, error = (
+        math.sqrt(sum(distance**2 for distance in distances)) / count
+        for distances in (
+            [part.value - part.low for part in parts],
+            [part.high - part.value for part in parts],
+            [part.standard_error for part in parts],
+        )
+    )
+    return Score(mean, max(0.0, mean - below), min(1.0, mean + above), error)
+
+
 def mean_score(values: Sequence[float]) -> Score:
-    """The mean of values from 0 to 1, with its standard error and 95 % interval. The values are not empty."""
+    """The mean of values from 0 to 1, with its standard error and 95 % interval. The values are not empty.
+
+    One value between 0 and 1 alone says nothing of how others lie around it: its interval is all that there is.
+    """
     total = len(values)
     mean = sum(values) / total
     error = math.sqrt(sum((value - mean) ** 2 for value in values) / (total - 1) / total) if total > 1 else 0.0
     if all(value in (0.0, 1.0) for value in values):
         interval = wilson_interval(int(sum(values)), total)
         return Score(mean, interval.low, interval.high, error)
-    return _normal_score(mean, error)
-
-
-def _normal_score(mean: float, error: float) -> Score:
+    if total == 1:
+        return Score(mean, 0.0, 1.0, error)
     return Score(mean, max(0.0, mean - Z_95 * error), min(1.0, mean + Z_95 * error), error)
 
 

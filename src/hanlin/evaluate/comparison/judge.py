@@ -23,6 +23,7 @@ from hanlin.core.records import Message
 from hanlin.core.resumable import Row, process_in_chunks
 from hanlin.evaluate.bootstrap import percentile_interval, resample
 from hanlin.evaluate.comparison.results import OpenAnswer
+from hanlin.evaluate.scoring import wilson_interval
 from hanlin.inference.chat_server import ChatServer
 
 _AT_ONCE = 4
@@ -36,7 +37,7 @@ INSTRUCTIONS = {
     "`Verdict: B` or `Verdict: tie` on a line of its own.",
 }
 _LABELS = {"zh": ("问题", "回答 A", "回答 B"), "en": ("Question", "Answer A", "Answer B")}
-_VERDICT = re.compile(r"(?:verdict|结论)\W{0,6}(A|B|tie|平)(?![A-Za-z])", re.I)
+_VERDICT = re.compile(r"(?:verdict|结论)\W{0,6}(?:an?\s+(?=tie))?(A|B|tie|平)(?![A-Za-z])", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,8 @@ def summarize(rows: Sequence[Mapping[str, Any]], seed: int, resamples: int) -> d
             values, np.ones_like(values), np.zeros(len(points), dtype=np.intp), "micro", resamples=resamples, seed=seed
         )
         interval = percentile_interval(draws[:, 0])
+        if interval.low == interval.high:  # all questions alike: drawing them again tells nothing
+            interval = wilson_interval(sum(points), len(points))
         result |= {"share": sum(points) / len(points), "low": interval.low, "high": interval.high}
     return result
 
