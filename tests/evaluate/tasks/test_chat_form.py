@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.evaluate.results import Results, TaskResult, read_results
 from hanlin.evaluate.tasks import respond, stage
-from hanlin.evaluate.tasks.metrics import answer_part, extract_letter, find_end
-from hanlin.inference.protocol import FinishReason, GenerationRequest
+from hanlin.evaluate.tasks.definition import packaged_tasks
+from hanlin.evaluate.tasks.items import Item
+from hanlin.evaluate.tasks.metrics import answer_part, extract_letter, find_end, last_number
+from hanlin.evaluate.tasks.prompts import Prompt, TaskRun
+from hanlin.evaluate.tasks.respond import EngineRespondent
+from hanlin.inference.protocol import FinishReason, GenerationRequest, Score
 from hanlin.tokenizer.file_names import TEMPLATE_FILE
 from scripted_answers import ScriptedEngine, scripted
 from scripted_chat_server import chat_server
@@ -223,3 +228,53 @@ def test_an_address_that_refuses_a_request_is_told_in_its_own_words(tmp_path: Pa
     write_exam(tmp_path / "data", 2)
     with pytest.raises(UserError, match="cannot be reached"):
         ask_address("http://127.0.0.1:9", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("output", "choices", "letter"),
+    [
+        ("A cat.", ("A dog", "A cat"), "B"),
+        ("Vitamin C", ("Vitamin A", "Vitamin C"), "B"),
+        ("A", ("B", "A"), "A"),
+        ("B. A dog", ("A cat", "A dog"), "B"),
+    ],
+)
+def test_an_answer_that_is_the_text_of_a_choice_is_that_choice(
+    output: str, choices: tuple[str, ...], letter: str
+) -> None:
+    assert extract_letter(output, choices) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("分别是3，5", 5),
+        ("共12,345,678元", 12345678),
+        ("3,5", 5),
+        ("约2-3天", 3),
+        ("x = -3", -3),
+        ("1,048.5", 1048.5),
+        ("答案：３／４", 0.75),
+        ("25%", 0.25),
+    ],
+)
+def test_the_last_number_of_a_text(text: str, number: float) -> None:
+    assert last_number(text) == pytest.approx(number)
+
+
+def test_scores_that_are_no_numbers_are_one_sentence(tiny_tokenizer: Path) -> None:
+    """Compared with one another they would choose the first choice of every question."""
+
+    class Broken(ScriptedEngine):
+        def score(self, pairs: Any, on_score: Any) -> None:
+            on_score(0, Score(float("nan"), False))
+
+    loaded = scripted(tiny_tokenizer, lambda text, request: ("", "stop"))
+    broken = replace(loaded, engine=Broken(loaded.tokenizer, lambda text, request: ("", "stop")))  # type: ignore[arg-type]
+    item = Item("q1", "", {}, ("a", "b"), (0,))
+    prompt = Prompt(item, "?", pairs=(((1,), (2,)), ((1,), (3,))), shots=0)
+    task = packaged_tasks()["mmlu"]
+    task_run = TaskRun("mmlu", task, "paper", task.profiles["paper"], "choices", False, None, 0, 64)
+    with pytest.raises(UserError, match="not finite") as error:
+        EngineRespondent(broken, ()).answer(task_run, [prompt], lambda index, outcome: None)
+    assert error.value.where == "q1"

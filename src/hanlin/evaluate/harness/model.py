@@ -22,6 +22,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.evaluate.harness.answers import AnswerStore, Keep
 from hanlin.evaluate.tasks.generation import plain_stop_ids, write_answers
+from hanlin.evaluate.tasks.respond import check_number
 from hanlin.inference.loading import LoadedEngine, load_engine, parse_model_spec
 from hanlin.inference.protocol import SamplingParams, Score
 
@@ -129,6 +130,7 @@ class HanlinLM(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         def work(chunk: Sequence[tuple[Any, Sequence[int], Sequence[int]]], keep: Keep) -> None:
             def on_score(index: int, score: Score) -> None:
+                check_number(score, None)
                 keep(index, [score.logprob, score.greedy])
 
             self.loaded.engine.score([self._fit(context, scored) for _, context, scored in chunk], on_score)
@@ -158,6 +160,7 @@ class HanlinLM(TemplateLM):  # type: ignore[misc]
             totals = [0.0] * len(chunk)
             scores = self.loaded.engine.score([pair for _, pair in windows])
             for (index, _), score in zip(windows, scores, strict=True):
+                check_number(score, None)
                 totals[index] += score.logprob
             for index, total in enumerate(totals):
                 keep(index, total)

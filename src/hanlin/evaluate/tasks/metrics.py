@@ -16,7 +16,7 @@ from hanlin.evaluate.tasks.definition import LETTERS, Metric
 from hanlin.evaluate.tasks.ifeval import follows
 from hanlin.evaluate.tasks.items import Item
 
-_NUMBER = re.compile(r"[-−]?(?:\d[\d,，]*)(?:\.\d+)?(?:\s*/\s*\d+)?%?")
+_NUMBER = re.compile(r"(?:(?<![\d.])[-−])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?%?")
 _FRACTION = re.compile(r"\(*\s*(\d+)\s*/\s*(\d+)\s*\)*")
 _STATED = (
     r"答案\s*(?:应该?|可能)?(?:是|为|选|：|:)*\s*[（(\[【*“\"]*({0})(?![A-Za-z])",
@@ -73,10 +73,13 @@ def find_end(output: str, until: Sequence[str]) -> int | None:
 
 
 def extract_letter(text: str, choices: Sequence[str]) -> str | None:
-    """The letter that an open answer chooses: a stated one, a leading one, the only one, or that of the only choice
-    whose text it holds; None if there is none.
+    """The letter that an open answer chooses: that of the choice whose text is the whole answer, a stated one, a
+    leading one, the only one, or that of the only choice whose text it holds; None if there is none.
     """
     text = unicodedata.normalize("NFKC", answer_part(text)).strip()
+    equal = [index for index, choice in enumerate(choices) if _bare(choice) == _bare(text)]
+    if len(equal) == 1 and not re.fullmatch("[a-z]", _bare(text)):  # "Vitamin C", "A cat": no letters
+        return LETTERS[equal[0]]
     letters = f"[{LETTERS[: len(choices)]}]"
     for pattern in _STATED:
         matches = re.findall(pattern.format(letters), text)
@@ -90,6 +93,11 @@ def extract_letter(text: str, choices: Sequence[str]) -> str | None:
         return str(alone.pop())
     held = [index for index, choice in enumerate(choices) if choice.strip() and choice.strip() in text]
     return LETTERS[held[0]] if len(held) == 1 else None
+
+
+def _bare(text: str) -> str:
+    """A text as it is compared with a choice: without the stop at its end, and with small letters."""
+    return unicodedata.normalize("NFKC", text).strip().rstrip(".。 ").casefold()
 
 
 def extract_answer(item: Item, metric: Metric, output: str) -> str | None:
@@ -158,8 +166,12 @@ def _reduced(text: str, metric: Metric) -> str:
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text: decimals, thousands with commas, per cent, and fractions such as `3/4`."""
-    text = unicodedata.normalize("NFKC", text)
+    """The last number of a text: decimals, thousands with commas, per cent, and fractions such as `3/4`.
+
+    A comma of Chinese text stands between two numbers (`3，500`: 3 and 500), one of ASCII within a number if three
+    digits follow it. A hyphen behind a digit (`2-3`) is no sign.
+    """
+    text = unicodedata.normalize("NFKC", text.replace("，", "、"))
     fractions = list(_FRACTION.finditer(text))
     numbers = list(_NUMBER.finditer(text))
     if not numbers:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol, TypeVar
 
 from hanlin.chat.reasoning import BEGIN_TAG
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.evaluate.tasks.generation import plain_stop_ids, write_answers
 from hanlin.evaluate.tasks.metrics import Outcome, find_end
@@ -62,6 +64,7 @@ class EngineRespondent:
 
         def on_score(pair: int, score: Score) -> None:
             index, place = owners[pair]
+            check_number(score, prompts[index].item.id)
             own = scores[index]
             own[place] = score
             if len(own) == len(prompts[index].pairs):
@@ -83,6 +86,13 @@ class EngineRespondent:
             in_rounds=bool(task_run.profile.until),
             opening=BEGIN_TAG if self._opens_thinking and task_run.chat and task_run.thinking is not False else "",
         )
+
+
+def check_number(score: Score, where: str | None) -> None:
+    """Raise UserError if a score is no number: whoever compares it would take the first choice of every question."""
+    if math.isnan(score.logprob):
+        what = tr("the model's logits for this record are not finite")
+        raise UserError(what, where, tr("measure in float32"))
 
 
 def ask_in_parallel(
