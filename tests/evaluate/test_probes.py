@@ -231,6 +231,18 @@ def test_reasoning_that_the_template_sets_apart_is_not_leaked(
     assert (row["reasoning"], row["answer"]) == ("想", "好的，答案在此。")
 
 
+def test_a_thought_that_does_not_end_is_no_answer_and_not_leaked(
+    tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(text: str, request: GenerationRequest) -> tuple[str, FinishReason]:
+        return "<think>\n先想一想，", "length"
+
+    metrics, _ = run_probe(tiny_tokenizer, tmp_path, script, monkeypatch, probes=("reasoning",), samples=0)
+    assert metrics["greedy"]["thinking_leaked"]["share"] == 0 and metrics["greedy"]["empty"]["share"] == 1
+    row = json.loads((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (row["reasoning"], row["answer"]) == ("先想一想，", "")
+
+
 def test_more_samples_make_no_interval_narrower_than_the_prompts_allow() -> None:
     from hanlin.evaluate.probes.figures import share_of
 

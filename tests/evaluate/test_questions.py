@@ -21,6 +21,7 @@ from hanlin.inference.loading import LoadedEngine
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
+from scripted_answers import scripted
 from taught_model import LESSONS, RARE
 
 SETTINGS = Evaluate(model="m", questions="q", max_new_tokens=40)
@@ -53,6 +54,18 @@ def test_a_model_that_knows_the_answers_is_right_and_stops(taught_model: Path, a
     assert (metrics["questions"], metrics["exact_match"], metrics["stop_rate"]) == (5, 1.0, 1.0)
     assert (metrics["chinese_answer_share"], metrics["english_kept_share"]) == (1.0, 1.0)
     assert metrics["by_topic"]["名字"] == {"questions": 1, "exact_match": 1.0}
+
+
+def test_reasoning_is_no_part_of_the_answer(tiny_tokenizer: Path) -> None:
+    texts = iter(["<think>\n想\n</think>\n\n42", "<think>\n42"])
+    loaded = scripted(tiny_tokenizer, lambda text, request: (next(texts), "stop"))
+    rows: dict[int, Row] = {}
+    asked = [question("六乘七？", "42", name) for name in "ab"]
+    questions.ask_questions(loaded, loaded.load_template(), asked, 40, rows.__setitem__)
+    assert [(row["answer"], row["reasoning"], row["exact"]) for row in rows.values()] == [
+        ("42", "想", True),
+        ("", "42", False),
+    ]
 
 
 def test_the_score_is_given_without_the_questions_that_the_data_holds(

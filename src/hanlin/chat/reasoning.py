@@ -100,19 +100,26 @@ def with_tags(reasoning: str, text: str) -> str:
     return f"{BEGIN_TAG}\n{reasoning.strip()}\n{END_TAG}\n\n{text}"
 
 
-def split_reasoning(text: str, is_open: bool = False) -> tuple[str, str]:
+def split_reasoning(text: str, is_open: bool = False, is_whole: bool = False) -> tuple[str, str]:
     """The reasoning at the start of what a model wrote, and the rest.
 
     Args:
         text: What the model wrote.
         is_open: Whether the prompt already opened the thinking block.
+        is_whole: Whether the text is all that it wrote: a block without an end is then reasoning to its last word, and
+            the model did not come to an answer. Else it is taken for text.
 
     Returns:
-        `("", text)` if it starts with no complete thinking block.
+        `("", text)` if it starts with no thinking block.
     """
     begin = BEGIN_TAG if is_open and not text.lstrip().startswith(BEGIN_TAG) else ""
     match = _LEADING.match(begin + text)
-    return ("", text) if match is None else (match[1].strip(), (begin + text)[match.end() :])
+    if match is not None:
+        return match[1].strip(), (begin + text)[match.end() :]
+    written = (begin + text).lstrip()
+    if is_whole and written.startswith(BEGIN_TAG):
+        return written.removeprefix(BEGIN_TAG).strip(), ""
+    return "", text
 
 
 def assistant_message(text: str, calls: tuple[ToolCall, ...] = (), reasoning: str = "") -> Message:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.chat.reasoning import split_reasoning
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import Inputs, StageContext
@@ -77,7 +78,7 @@ def ask_questions(
     keep: Callable[[int, Row], None],
 ) -> None:
     """Hand a row for each question to `keep`, with its index, as soon as it is answered: its greedy answer as text and
-    ids, why it ended, whether it is right, its language.
+    ids, why it ended, whether it is right, its language. Reasoning is no part of the answer and has a field of its own.
     """
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
     requests = []
@@ -96,7 +97,8 @@ def ask_questions(
         requests.append(GenerationRequest(tuple(ids), template.stop_ids, sampling))
 
     def on_completion(index: int, reply: Completion) -> None:
-        question, text = questions[index], opened.tokenizer.decode(reply.ids)
+        question, written = questions[index], opened.tokenizer.decode(reply.ids)
+        reasoning, text = split_reasoning(written, template.opens_thinking, is_whole=True)
         keep(
             index,
             {
@@ -106,6 +108,7 @@ def ask_questions(
                 "question_language": question.language,
                 "answers": list(question.answers),
                 "answer": text,
+                **({"reasoning": reasoning} if reasoning else {}),
                 "language": answer_language(text),
                 "exact": is_correct(text, question.answers),
                 "finish": reply.finish_reason,
