@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
+from hanlin.inference.backends.http.client import HttpStream
 from hanlin.inference.backends.http.llama_server import LlamaServerDialect
 from hanlin.inference.backends.http.vllm import VllmDialect
 from hanlin.inference.protocol import GenerationRequest, PromptScoreRequest, SamplingParams, TokenLogprobs
@@ -90,3 +92,24 @@ def test_vllm_scores_a_prompt_and_tells_the_next_token() -> None:
 def test_llama_server_scores_nothing() -> None:
     with pytest.raises(UserError, match="cannot score a given text"):
         LlamaServerDialect(512).score_prompt(PromptScoreRequest((1, 2)), lambda path, body: {})
+
+
+def test_of_vllms_likeliest_tokens_no_more_are_told_than_were_asked_for() -> None:
+    """It adds the chosen token if that is none of them."""
+
+    class Events:
+        def events(self) -> Iterator[str]:
+            likeliest = {"token_id:7": -0.5, "token_id:8": -1.0, "token_id:9": -5.0}
+            logprobs = {"token_logprobs": [-5.0], "top_logprobs": [likeliest]}
+            yield json.dumps({"choices": [{"finish_reason": "length", "token_ids": [9], "logprobs": logprobs}]})
+
+        def close(self) -> None: ...
+
+    class Released:
+        def _release(self, replica: object, reply: object) -> None: ...
+
+    reply, engine = Events(), Released()
+    asked = request(top_logprobs=2)
+    stream = HttpStream(engine, VllmDialect("m"), asked, 1, None, reply)  # type: ignore[arg-type]
+    assert list(stream) == [9]
+    assert stream.logprobs == [TokenLogprobs(-5.0, ((7, -0.5), (8, -1.0)))]

@@ -94,3 +94,12 @@ def test_a_servers_error_is_shown_and_not_obeyed() -> None:
         done = subprocess.run(command, capture_output=True, timeout=300)
     told = done.stderr.decode()
     assert done.returncode == 2 and r"\x1b]52;" in told and "\x1b]" not in told and "\r" not in told
+
+
+def test_an_answer_that_breaks_off_without_its_end_is_not_taken_for_whole() -> None:
+    """Of a connection that the server closes nothing else tells whether all of the answer came."""
+    with host(chat_server(HEAD + b"\r\n" + event(content="好"))) as server:
+        backend = RemoteServer(server.url, "", {})
+        with pytest.raises(UserError, match="the answer has no end"):
+            backend.answer([Message("user", "?")], lambda piece: None)
+        backend.close()

@@ -203,6 +203,8 @@ class ServerAnswer:
                 if text := _text(delta.get("content")):
                     yield f"\n{END_TAG}\n\n{text}" if is_thinking else text
                     is_thinking = False
+        if not self.finish_reason:  # of a connection that is closed nothing else tells whether the answer is whole
+            raise ServerError(tr("the answer has no end"))
 
 
 def _parse(data: str, address: str) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class HttpEngine:
 
         return ask
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[Sequence[int]], adapter: str | None = None) -> NDArray[np.float32]:
         what = tr("the engine {name} gives no embeddings", name=self.name)
         raise UserError(what, hint=tr("serve the model with llama_cpp or transformers"))
 
@@ -243,6 +243,7 @@ class HttpStream:
         # text that llama-server spells again as ids may have more of them than were generated
         self._tokens_left = 4 * max_new_tokens + 64
         self._stop_ids = frozenset(request.stop_ids)
+        self._top_logprobs = request.sampling.top_logprobs or 0
         self._pending: list[int] = []
         self._state: dict[str, int] = {}
         self._final_reason: FinishReason | None = None
@@ -289,7 +290,8 @@ class HttpStream:
             raise EngineUnavailableError(
                 tr("the server broke off: {reason}", reason=error), self._replica.address
             ) from error
-        self.logprobs.extend(event_data.logprobs)
+        for row in event_data.logprobs:  # vLLM adds the chosen token to the likeliest if it is none of them
+            self.logprobs.append(TokenLogprobs(row.logprob, row.top[: self._top_logprobs]))
         self._pending.extend(event_data.ids)
         self._final_reason = event_data.finish_reason
         if event_data.cached_tokens is not None:
