@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hanlin.core.errors import UserError
-from hanlin.inference.loading import find_model, load_engine, parse_model_spec
+from hanlin.evaluate.predictions import PredictSettings, _inputs_hash
+from hanlin.inference.loading import ModelLocation, find_model, list_model_files, load_engine, parse_model_spec
 
 
 @pytest.fixture()
@@ -104,3 +105,28 @@ def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(tiny_model: Path,
 def test_products_in_bfloat16_are_for_the_engine_transformers(quants: Path) -> None:
     with pytest.raises(UserError, match="for the engine transformers"):
         load_engine(quants, precision="bfloat16")
+
+
+def test_every_file_that_an_answer_depends_on_is_listed(tmp_path: Path) -> None:
+    """A run that goes on from kept answers compares them."""
+    for folder in ("gguf", "base", "adapter"):
+        (tmp_path / folder).mkdir()
+    for name in (
+        "gguf/m.gguf",
+        "gguf/other.gguf",
+        "gguf/tokenizer.json",
+        "gguf/chat_template.jinja",
+        "base/config.json",
+    ):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    base = json.dumps({"base_model_name_or_path": "../base"})
+    (tmp_path / "adapter/adapter_config.json").write_text(base, encoding="utf-8")
+    gguf = ModelLocation(tmp_path / "gguf/m.gguf", tmp_path / "gguf", "gguf")
+    assert [file.name for file in list_model_files(gguf)] == ["m.gguf", "tokenizer.json", "chat_template.jinja"]
+    adapter = ModelLocation(tmp_path / "adapter", tmp_path / "base", "adapter")
+    assert [file.name for file in list_model_files(adapter)] == ["adapter_config.json", "config.json"]
+    hashes = []
+    for text in ("{}", "{} "):
+        (tmp_path / "gguf/chat_template.jinja").write_text(text, encoding="utf-8")
+        hashes.append(_inputs_hash(gguf, [], PredictSettings()))
+    assert hashes[0] != hashes[1]

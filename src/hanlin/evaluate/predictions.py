@@ -28,7 +28,14 @@ from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.lines import Row as FileRow
 from hanlin.data.io.sources import find_files
 from hanlin.data.ledger import Drop, describe_reason
-from hanlin.inference.loading import LoadedEngine, find_model, load_engine, parse_model_spec
+from hanlin.inference.loading import (
+    LoadedEngine,
+    ModelLocation,
+    find_model,
+    list_model_files,
+    load_engine,
+    parse_model_spec,
+)
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.tokenizer.generation_config import read_eos_token_ids, read_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -86,12 +93,12 @@ def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings,
         raise UserError(tr("there is no such folder"), out.absolute().parent, code="not_found")
     prompts = read_prompts(data, "" if settings.raw else settings.system)
     path, choice = parse_model_spec(model)
-    weights = find_model(path, choice).weights
+    location = find_model(path, choice)
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(exist_ok=True)
     try:
         with FileLock(partial / "lock", timeout=0):
-            _check_same_inputs(partial, _inputs_hash(weights, prompts, settings))
+            _check_same_inputs(partial, _inputs_hash(location, prompts, settings))
             loaded = load_engine(path, choice, settings.engine, **settings.options)
             try:
                 rows = _generate_answers(loaded, prompts, settings, partial, progress)
@@ -251,11 +258,10 @@ def _encode_prompt(
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def _inputs_hash(weights: Path, prompts: Sequence[Prompt], settings: PredictSettings) -> str:
+def _inputs_hash(location: ModelLocation, prompts: Sequence[Prompt], settings: PredictSettings) -> str:
     """Hash of all that the answers depend on: two runs with the same hash may share their finished parts."""
-    files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    row = [str(weights.resolve()), states, [asdict(prompt) for prompt in prompts], asdict(settings)]
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in list_model_files(location)]
+    row = [str(location.weights.resolve()), states, [asdict(prompt) for prompt in prompts], asdict(settings)]
     # a path may be no UTF-8, and half a character in a prompt is refused by name when it is rendered
     text = json.dumps(row, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -15,7 +15,13 @@ from hanlin.inference.registry import ENGINES, FOR_GGUF, create_engine
 from hanlin.models.folder.adapter import resolve_base
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, is_adapter
-from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.file_names import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    SENTENCEPIECE_FILE,
+    TEMPLATE_FILE,
+    TOKENIZER_FILE,
+)
 from hanlin.tokenizer.gguf_metadata import read_gguf_template
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -61,6 +67,22 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
     if (path / CONFIG).is_file():
         return ModelLocation(path, path, "model")
     raise UserError(tr("there is no model here"), path, _hint_of_path())
+
+
+def list_model_files(location: ModelLocation) -> list[Path]:
+    """Every file that answers depend on: the weights, what is beside a GGUF file of its tokenizer, template and
+    settings, and of an adapter the base.
+
+    Raises:
+        UserError: The base of an adapter is not there.
+    """
+    if location.kind == "gguf":
+        beside = (TOKENIZER_FILE, SENTENCEPIECE_FILE, CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE)
+        return [location.weights, *(file for name in beside if (file := location.weights.with_name(name)).is_file())]
+    folders = [location.weights]
+    if location.kind == "adapter":
+        folders.append(resolve_base(location.weights))
+    return [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
 
 
 def find_tokenizer(gguf: Path) -> Path:
