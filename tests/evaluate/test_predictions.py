@@ -15,10 +15,12 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
+from hanlin.core.records import Message
 from hanlin.evaluate import predictions
-from hanlin.evaluate.predictions import PredictSettings, predict, read_prompts
+from hanlin.evaluate.predictions import PredictSettings, Prompt, predict, read_prompts
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.inference.protocol import Completion, GenerationRequest
+from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS
 from waiting import wait_until
 
@@ -80,6 +82,21 @@ def test_earlier_turns_and_a_system_text_of_its_own_stay(tmp_path: Path) -> None
     assert [(turn.role, turn.text) for turn in prompt.messages] == turns[:-1]
 
 
+@pytest.mark.parametrize("answer", [{}, {"output": ""}, {"output": "四"}])
+def test_the_turns_before_a_question_stay_with_or_without_an_answer(answer: dict, tmp_path: Path) -> None:
+    row = {"system": "自己的", "instruction": "三", "history": [["一", "二"]], **answer}
+    (prompt,) = read_prompts(write_json(tmp_path / "data.json", [row]))
+    turns = [("system", "自己的"), ("user", "一"), ("assistant", "二"), ("user", "三")]
+    assert [(turn.role, turn.text) for turn in prompt.messages] == turns
+
+
+def test_the_tools_of_a_record_without_an_answer_stay(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "hours", "parameters": {"type": "object", "properties": {}}}}]
+    rows = [{"instruction": "几点？", "tools": tools, **answer} for answer in ({}, {"output": "九点"})]
+    bare, answered = read_prompts(write_json(tmp_path / "data.json", rows))
+    assert len(bare.tools) == 1 and bare.tools == answered.tools
+
+
 def test_a_record_without_a_question_is_named_by_its_line(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     file.write_text('{"instruction": "问"}\n{"instruction": "  "}\n', encoding="utf-8")
@@ -92,6 +109,31 @@ def test_raw_text_is_gone_on_from_without_a_template(taught_model: Path, lines: 
     predict(taught_model, lines, tmp_path / "raw.json", PredictSettings(raw=True, max_new_tokens=8), QUIET)
     rows = json.loads((tmp_path / "raw.json").read_text(encoding="utf-8"))
     assert [row["Output"] for row in rows] != [answer for _, answer in LESSONS]
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "told"),
+    [
+        ({"prompt": "问"}, PredictSettings(raw=True, system="系统"), "no place beside"),
+        ({"system": "系统", "prompt": "问"}, PredictSettings(raw=True), "2 turns"),
+        ({"instruction": "三", "history": [["一", "二"]]}, PredictSettings(raw=True), "3 turns"),
+    ],
+)
+def test_what_raw_text_has_no_place_for_is_refused_and_not_left_out(
+    row: dict, settings: PredictSettings, told: str, tmp_path: Path
+) -> None:
+    data = write_json(tmp_path / "data.json", [row])
+    with pytest.raises(UserError, match=told):
+        predict(tmp_path / "no model", data, tmp_path / "out.json", settings, QUIET)
+
+
+def test_the_end_of_raw_text_that_is_too_long_is_cut(tiny_tokenizer: Path) -> None:
+    tokenizer = Tokenizer.load(tiny_tokenizer)
+    text = "长长的文字" * 60
+    prompt = Prompt(1, text, (Message("user", text),))
+    settings = PredictSettings(raw=True, cut=True, max_new_tokens=8)
+    ids, cut = predictions._encode_prompt(prompt, tokenizer, None, settings, 64)
+    assert 50 < len(ids) <= 56 and tokenizer.decode(ids) == text[:-cut]
 
 
 def test_a_prompt_that_is_too_long_is_refused_by_its_line_or_cut(taught_model: Path, tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_every_usual_form_is_the_same_question(tmp_path: Path, row: dict[str, An
     assert read_questions(put(tmp_path, [row])) == [Question((Message("user", "一加一等于几？"),), ("二",), "q#1")]
 
 
+@pytest.mark.parametrize("field", ["history", "chat_history", "对话历史"])
+def test_the_turns_before_a_question_are_part_of_its_prompt(tmp_path: Path, field: str) -> None:
+    row = {"question": "再加一呢？", field: [["一加一等于几？", "二"]], "answer": "三"}
+    (question,) = read_questions(put(tmp_path, [row]))
+    assert [(turn.role, turn.text) for turn in question.messages] == [
+        ("user", "一加一等于几？"),
+        ("assistant", "二"),
+        ("user", "再加一呢？"),
+    ]
+
+
 def test_what_hanlin_writes_is_read_as_it_is(tmp_path: Path) -> None:
     questions = [
         Question((Message("system", "只答数字。"), Message("user", "<think>一加一？")), ("2", "二"), "a", "zh", "加法"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from hanlin.core.progress import Progress
 from hanlin.core.records import Message
 from hanlin.core.resumable import Row, process_in_chunks
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.questions import join_question
+from hanlin.data.formats.content.tool_lists import find_row_tools, read_tools
+from hanlin.data.formats.history import read_history
+from hanlin.data.formats.questions import join_question, place_system
 from hanlin.data.formats.turns import ParsedChat, prepend_system
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
@@ -91,7 +94,11 @@ def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings,
         raise UserError(tr("already exists"), out, tr("name a new file"), "exists")
     if not out.absolute().parent.is_dir():
         raise UserError(tr("there is no such folder"), out.absolute().parent, code="not_found")
-    prompts = read_prompts(data, "" if settings.raw else settings.system)
+    if settings.raw and settings.system:
+        raise UserError(tr("{name} has no place beside {field}", name="--system", field="--raw"), "--system")
+    prompts = read_prompts(data, settings.system)
+    if settings.raw:
+        _check_texts(prompts)
     path, choice = parse_model_spec(model)
     location = find_model(path, choice)
     partial = out.with_name(out.name + ".partial")
@@ -141,6 +148,14 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
     return prompts
 
 
+def _check_texts(prompts: Sequence[Prompt]) -> None:
+    """Raise UserError for a prompt that is more than a text to continue: its other turns would be lost."""
+    for prompt in prompts:
+        if len(prompt.messages) > 1 or prompt.tools:
+            what = tr("a conversation of {count} turns is no text to continue", count=len(prompt.messages))
+            raise UserError(what, tr("line {line}", line=prompt.line), tr("leave out --raw"))
+
+
 def _parse_prompts(row: FileRow) -> Iterator[ParsedChat | Drop]:
     """What a row asks: its conversation up to the last question."""
     value = row.value
@@ -166,12 +181,19 @@ def _parse_prompts(row: FileRow) -> Iterator[ParsedChat | Drop]:
 
 
 def _parse_single_question(value: Any) -> ParsedChat | Drop:
+    """A record without an answer: its question, with the system text, the turns before it and the tools."""
     if not isinstance(value, Mapping):
         return Drop("other_format", type(value).__name__)
     name = next((name for name in _QUESTIONS if isinstance(value.get(name), str) and value[name].strip()), None)
     if name is None:
         return Drop("no_question", ", ".join(map(str, list(value)[:8])))
-    return ParsedChat(prepend_system(value.get("system"), (Message("user", join_question(value, name)),)))
+    history = read_history(value)
+    if isinstance(history, Drop):
+        return history
+    messages, _ = place_system(value, (*history, Message("user", join_question(value, name))))
+    _, listed = find_row_tools(value)
+    tools = read_tools(listed) if listed else ()
+    return tools if isinstance(tools, Drop) else ParsedChat(messages, tools)
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -236,8 +258,7 @@ def _encode_prompt(
     """The prompt as ids, and how many characters of its end were cut off."""
     budget = context_length - min(settings.max_new_tokens, context_length // 2)
     if template is None:
-        begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-        ids = (*begin, *tokenizer.encode(prompt.text))
+        ids = _encode_text(prompt.text, tokenizer)
     else:
         try:
             ids = tuple(template.render(prompt.messages, prompt.tools, prompt=True).ids)
@@ -245,6 +266,10 @@ def _encode_prompt(
             raise UserError(error.what, tr("line {line}", line=prompt.line), error.hint) from error
     if len(ids) <= budget:
         return ids, 0
+    if settings.cut and template is None:
+        sizes = range(1, len(prompt.text))
+        fits = bisect_left(sizes, True, key=lambda size: len(_encode_text(prompt.text[:size], tokenizer)) > budget)
+        return _encode_text(prompt.text[:fits], tokenizer), len(prompt.text) - fits
     if settings.cut and template is not None and not prompt.tools:
         fitted = truncate(prompt.messages, template, budget, cut=True)
         return fitted.ids, fitted.cut
@@ -253,6 +278,12 @@ def _encode_prompt(
     )
     hint = tr("--truncate shortens it; --max-new-tokens leaves more room")
     raise UserError(what, tr("line {line}", line=prompt.line), hint)
+
+
+def _encode_text(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids of a text to continue, with the begin token if the tokenizer adds one."""
+    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    return (*begin, *tokenizer.encode(text))
 
 
 # --- files --------------------------------------------------------------------------------------------------------

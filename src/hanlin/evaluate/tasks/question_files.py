@@ -23,6 +23,7 @@ from hanlin.core.records import Message, Question
 from hanlin.core.text import answer_language
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.content.cells import decode_cells
+from hanlin.data.formats.history import find_history
 from hanlin.data.formats.look_alike import is_exam
 from hanlin.data.formats.turns import read_turns
 from hanlin.data.io.input_file import InputFile
@@ -137,7 +138,7 @@ def _read_parts(row: Any) -> tuple[tuple[Message, ...], tuple[str, ...]] | Drop:
             return messages
         messages = messages[:-1] if messages[-1].role == "assistant" else messages
         return _check(messages, answers)
-    if answers and not isinstance(row.get("instruction"), str) and not row.get("history"):
+    if answers and not isinstance(row.get("instruction"), str) and not find_history(row):
         question = next((row[name] for name in _QUESTION_FIELDS if isinstance(row.get(name), str)), "")
         passage = next((row[name] for name in _PASSAGE_FIELDS if isinstance(row.get(name), str)), "")
         if question.strip():
