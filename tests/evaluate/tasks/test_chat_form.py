@@ -234,7 +234,7 @@ def test_an_address_that_refuses_a_request_is_told_in_its_own_words(tmp_path: Pa
     ("output", "choices", "letter"),
     [
         ("A cat.", ("A dog", "A cat"), "B"),
-        ("Vitamin C", ("Vitamin A", "Vitamin C"), "B"),
+        ("Vitamin C", ("Vitamin A", "Vitamin C", "Iron", "Zinc"), "B"),
         ("A", ("B", "A"), "A"),
         ("B. A dog", ("A cat", "A dog"), "B"),
     ],
