@@ -200,3 +200,17 @@ def test_places_take_no_more_memory_than_they_may(spoken_model: Path, monkeypatc
         engine.close()
         assert 0 < made[-1] <= cache_bytes
     assert answers[0] == answers[1]
+
+
+def test_a_text_is_embedded_by_the_adapter_that_is_named(
+    adapted: TransformersEngine, merged: dict[str, tuple[Path, Path]], hf: Engine
+) -> None:
+    texts = [tuple(range(20, 60))]
+    engine = TransformersEngine(merged["red"][1])
+    expected = engine.embed(texts)
+    engine.close()
+    np.testing.assert_allclose(adapted.embed(texts, "red"), expected, atol=1e-4)
+    np.testing.assert_allclose(adapted.embed(texts), hf.embed(texts), atol=1e-4)
+    assert np.abs(adapted.embed(texts) - expected).max() > 1e-2
+    with pytest.raises(UserError, match="no adapter is called 'green'"):
+        adapted.embed(texts, "green")

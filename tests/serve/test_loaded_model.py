@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
@@ -216,13 +217,18 @@ def adapters(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return folders
 
 
+def embed(server: LiveServer, name: str) -> list[float]:
+    return server.client().embeddings.create(model=name, input="春天", encoding_format="float").data[0].embedding
+
+
 def test_adapters_over_one_model_answer_as_each_does_alone(taught_model: Path, adapters: dict[str, Path]) -> None:
     questions = [question for question, _ in LESSONS]
-    expected = {}
+    expected, vectors = {}, {}
     for name, folder in {"taught": taught_model, **adapters}.items():
         alone = load_engine(folder)
         with run_server(alone, names=("tiny",)) as server:
             expected[name] = [ask_model(server, "tiny", question) for question in questions]
+            vectors[name] = embed(server, "tiny")
         alone.engine.close()
     assert len({tuple(answers) for answers in expected.values()}) == 3, "the adapters change nothing"
     loaded = LoadedModel(str(taught_model), adapters, EngineConfig(), Limits())
@@ -241,6 +247,9 @@ def test_adapters_over_one_model_answer_as_each_does_alone(taught_model: Path, a
             thread.start()
         for thread in threads:
             thread.join(300)
+        for name, vector in vectors.items():
+            assert embed(server, name) == pytest.approx(vector, abs=1e-3)
+    assert len({tuple(np.round(vector, 2)) for vector in vectors.values()}) == 3, "the adapters change no embedding"
     assert answers == {(name, index): text for name, texts in expected.items() for index, text in enumerate(texts)}
     loaded.close()
 

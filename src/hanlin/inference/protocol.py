@@ -293,9 +293,9 @@ class Engine(Protocol):
         Raises UserError for a prompt that is empty or too long, and if the engine tells no probabilities of prompts.
         """
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[Sequence[int]], adapter: str | None = None) -> NDArray[np.float32]:
         """Embed each row of token ids: the mean of the last layer's hidden states, scaled to length 1; [texts,
-        hidden size].
+        hidden size]. `adapter` as in `GenerationRequest`.
         """
 
     def close(self) -> None:

@@ -50,7 +50,8 @@ async def compute_embeddings(
     def compute() -> tuple[np.ndarray, int]:
         try:
             prompt_ids = [encode_prompt(model, prompt, truncate) for prompt in prompts]
-            return _cut_dimensions(model.engine.embed(prompt_ids), dimensions), sum(map(len, prompt_ids))
+            embeddings = model.engine.embed(prompt_ids, model.adapter)
+            return _cut_dimensions(embeddings, dimensions), sum(map(len, prompt_ids))
         except _DimensionsError as error:
             raise ApiError(400, str(error), param="dimensions") from error
         except (ApiError, UserError) as error:

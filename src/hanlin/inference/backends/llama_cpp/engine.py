@@ -102,8 +102,10 @@ class LlamaCppEngine(SchedulerEngine):
             raise RuntimeError("the engine was closed while it scored")
         return [scores[index] for index in range(len(pairs))]
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """See `Engine.embed`. In a context of its own for each call, so that running answers keep theirs."""
+    def embed(self, texts: Sequence[Sequence[int]], adapter: str | None = None) -> NDArray[np.float32]:
+        """See `Engine.embed`. In a context of its own for each call, so that running answers keep theirs. A GGUF file
+        has no adapters.
+        """
         for ids in texts:
             check_text_ids(ids, self.context_length, self.vocabulary)
         with self._embedding:

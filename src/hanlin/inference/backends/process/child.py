@@ -125,7 +125,8 @@ def _serve(connection: Connection) -> None:
                 answers[payload].cancelled = True
         else:
             ((call_id, argument),) = payload
-            method = partial(_score, engine, call_id, sender) if kind == "score" else getattr(engine, kind)
+            methods = {"score": partial(_score, engine, call_id, sender), "embed": partial(_embed, engine)}
+            method = methods.get(kind) or getattr(engine, kind)
             threading.Thread(target=_call, args=(method, argument, call_id, sender), daemon=True).start()
 
 
@@ -137,6 +138,11 @@ def _score(engine: Any, call_id: int, sender: _Sender, pairs: Any) -> None:
         sender.send()
 
     engine.score(pairs, tell)
+
+
+def _embed(engine: Any, argument: tuple[Any, str | None]) -> Any:
+    """Embed the texts of an argument under its adapter."""
+    return engine.embed(*argument)
 
 
 def _call(method: Any, argument: Any, call_id: int, sender: _Sender) -> None:

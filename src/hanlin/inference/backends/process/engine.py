@@ -167,10 +167,10 @@ class EngineProcess:
         scores: list[PromptScore] = self._call("score_prompts", list(requests))
         return scores
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[Sequence[int]], adapter: str | None = None) -> NDArray[np.float32]:
         for ids in texts:
             check_text_ids(ids, self.context_length, self._vocabulary)
-        return np.asarray(self._call("embed", [tuple(ids) for ids in texts]), np.float32)
+        return np.asarray(self._call("embed", ([tuple(ids) for ids in texts], adapter)), np.float32)
 
     def close(self) -> None:
         with self._state:

@@ -105,14 +105,17 @@ class TransformersEngine(SchedulerEngine):
                 self._adapters.check(request.adapter)
         return super().score_prompts(requests)
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[Sequence[int]], adapter: str | None = None) -> NDArray[np.float32]:
         """See `Engine.embed`. One text at a time: padding would cost more than a batch gains on few texts."""
+        if self._adapters is not None:
+            self._adapters.check(adapter)
         rows = []
         for ids in texts:
             check_text_ids(ids, self.context_length, self.vocabulary)
         for ids in texts:
             with self._decoder.lock:
-                hidden = self._decoder.hidden(input_ids=torch.tensor([ids], device=self._device), use_cache=False)
+                inputs = torch.tensor([ids], device=self._device)
+                hidden = self._decoder.hidden(adapter, input_ids=inputs, use_cache=False)
             rows.append(torch.nn.functional.normalize(hidden[0].float().mean(dim=0), dim=0).cpu().numpy())
         return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
