@@ -137,7 +137,8 @@ def check_modelfile(model: str, template: ChatTemplate, **settings: Any) -> None
 
 
 _SAMPLING = {
-    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repeat_penalty",
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
 }  # fmt: skip
 """Fields of `SamplingParams` and Ollama's parameters, in the order in which they are written."""
 

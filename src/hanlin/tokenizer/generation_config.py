@@ -77,11 +77,23 @@ def write_sampling_params(folder: Path, params: Mapping[str, Any]) -> None:
     write_sorted_json(folder / GENERATION_FILE, {**config, "do_sample": sampled, **kept})
 
 
-_LIMITS = {"temperature": (0, 100), "top_p": (0, 1), "top_k": (0, MAX_VOCABULARY), "repetition_penalty": (0, 100)}
+_LIMITS = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, MAX_VOCABULARY),
+    "min_p": (0, 1),
+    "repetition_penalty": (0, 100),
+}
 """Sampling settings and what each may be; what no answer can be drawn with is refused by `SamplingParams`."""
 
 
-_GGUF_SAMPLING = {"temperature": "temp", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "penalty_repeat"}
+_GGUF_SAMPLING = {
+    "temperature": "temp",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
 
 
 def _read_gguf_sampling(file: Path) -> dict[str, Any]:

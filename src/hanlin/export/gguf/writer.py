@@ -128,7 +128,7 @@ def add_sampling(writer: gguf.GGUFWriter, params: Mapping[str, Any]) -> None:
             writer.add_sampling_top_k(int(value))
             continue
         add = {"temperature": writer.add_sampling_temp, "top_p": writer.add_sampling_top_p}
-        add["repetition_penalty"] = writer.add_sampling_penalty_repeat
+        add |= {"min_p": writer.add_sampling_min_p, "repetition_penalty": writer.add_sampling_penalty_repeat}
         add[name](float(value))
 
 
