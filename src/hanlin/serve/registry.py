@@ -203,16 +203,21 @@ class ServedModel:
             param = "tools" if tools and isinstance(error, UnsupportedToolsError) else "messages"
             raise ApiError(400, str(error), param=param) from error
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
+    def encode_text(self, text: str, *, continuation: bool = False) -> tuple[int, ...]:
         """Prompt ids of plain text, after BOS if the tokenizer adds it; special tokens in the text stay text.
+
+        Args:
+            text: The text.
+            continuation: It stands behind other text: no BOS, and no space that a tokenizer puts before a text.
 
         Raises:
             ApiError: 400 for a text that cannot be encoded or cannot fit.
         """
         self._check_length((text,), "prompt")
-        bos = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
+        tokenizer = self.tokenizer
+        bos = (tokenizer.bos_id,) if tokenizer.adds_bos and tokenizer.bos_id is not None and not continuation else ()
         try:
-            return (*bos, *self.tokenizer.encode(text))
+            return (*bos, *tokenizer.encode(text, continuation=continuation))
         except UserError as error:
             raise ApiError(400, str(error), param="prompt") from error
 

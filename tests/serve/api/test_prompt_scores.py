@@ -61,6 +61,9 @@ def test_every_token_of_the_prompt_has_the_log_probability_that_the_engine_score
         assert sum(math.exp(other) for other in top.values()) <= 1.0001
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(ids), 0)
     assert [len(row) for row in (logprobs.tokens, logprobs.text_offset)] == [len(ids)] * 2
+    for token_id, token, offset in zip(ids, logprobs.tokens, logprobs.text_offset, strict=True):
+        is_text = token_id not in model.tokenizer.special_ids and not token.startswith("bytes:")
+        assert not is_text or choice.text.startswith(token, offset)
 
 
 def test_one_token_more_is_the_one_that_greedy_decoding_writes(server: LiveServer, model: LoadedEngine) -> None:

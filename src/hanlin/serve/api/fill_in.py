@@ -28,6 +28,9 @@ def find_fill_in_ids(model: ServedModel) -> tuple[int, int, int] | None:
 def encode_fill_in(model: ServedModel, prefix: str, suffix: str) -> tuple[int, ...]:
     """Prompt ids that ask for the text between `prefix` and `suffix`.
 
+    The suffix goes on from the answer: a space that the tokenizer puts before a text is put before the prefix alone, as
+    Code Llama was trained (its `tokenizer.py`, `encode_infilling`).
+
     Raises:
         ApiError: 400 that names `suffix` if the model has no form for it, and as `ServedModel.encode_text`.
     """
@@ -36,5 +39,6 @@ def encode_fill_in(model: ServedModel, prefix: str, suffix: str) -> tuple[int, .
         what = tr("this model has no tokens to fill in text before a suffix")
         raise ApiError(400, what, param="suffix", code="unsupported_value")
     bos = (model.tokenizer.bos_id,) if model.tokenizer.adds_bos and model.tokenizer.bos_id is not None else ()
-    before, after = (model.encode_text(text)[len(bos) :] if text else () for text in (prefix, suffix))
+    before = model.encode_text(prefix)[len(bos) :] if prefix else ()
+    after = model.encode_text(suffix, continuation=True) if suffix else ()
     return (*bos, marks[0], *before, marks[1], *after, marks[2])

@@ -160,9 +160,9 @@ def _format_logprobs(
     shown = [*ids, score.next_id] if with_next else list(ids)
     scored = [*score.logprobs, score.next_logprobs] if with_next else list(score.logprobs)
     tokens = [spell_token(model.tokenizer, token_id, as_ids) for token_id in shown]
-    offsets = [0]
-    for token_id in shown[:-1]:
-        offsets.append(offsets[-1] + len(spell_token(model.tokenizer, token_id)))
+    offsets, decoder = [0], model.tokenizer.stream_decoder()
+    for token_id in shown[:-1]:  # as the text has them: a token that is no text, or half a character, moves nothing
+        offsets.append(offsets[-1] + len(decoder.put(token_id)))
     return {
         "tokens": tokens,
         "token_logprobs": [None, *(clip_logprob(row.logprob) for row in scored)],

@@ -10,12 +10,12 @@ from typing import Any
 from hanlin.inference.protocol import TokenLogprobs
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
-from hanlin.serve.api.answer_splitter import AnswerPart, AnswerSplitter, make_splitter, split_answer
+from hanlin.serve.api.answer_splitter import AnswerPart, AnswerSplitter, SplitAnswer, make_splitter
 from hanlin.serve.api.logprobs import clip_logprob, format_logprobs
 from hanlin.serve.api.streaming import SSE_DONE, encode_sse
 from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer
-from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 
 class ChatFormatter:
@@ -56,7 +56,17 @@ class ChatFormatter:
 
     def _make_choice(self, job: GenerationJob, index: int, answer: Answer) -> dict[str, Any]:
         splitter = self._make_splitter(job, index)
-        split = split_answer(splitter, (delta.text for delta in answer.text_deltas))
+        split = SplitAnswer()
+        shown: list[TextDelta] = []
+        unsent: list[TextDelta] = []
+        for delta in [*answer.text_deltas, None]:
+            parts = splitter.flush() if delta is None else splitter.feed(delta.text)
+            unsent += [] if delta is None else [delta]
+            for part in parts:
+                split.add(part)
+            if parts or delta is None:
+                shown += [] if self._hides(parts) else unsent
+                unsent = []
         message: dict[str, Any] = {"role": "assistant", "content": split.content, "refusal": None}
         if split.reasoning and self._shows_reasoning:
             message |= {"reasoning_content": split.reasoning, "reasoning": split.reasoning}
@@ -66,7 +76,7 @@ class ChatFormatter:
                 {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in split.calls
             ]
-        logprobs = self._make_logprobs(answer.text_deltas) if self._with_logprobs else None
+        logprobs = self._make_logprobs(shown) if self._with_logprobs else None
         finish_reason = splitter.finish_reason(answer.end.finish_reason)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
 
@@ -84,10 +94,10 @@ class ChatFormatter:
         stream = self._streams[index]
         if isinstance(event, AnswerEnd):
             stream.end = event
-            held = self._format_parts(index, stream.splitter.flush())
+            held = self._format_parts(index, self._take_parts(stream, stream.splitter.flush()))
             return [*held, self._make_event(index, {}, stream.splitter.finish_reason(event.finish_reason))]
         stream.unsent_deltas.append(event)
-        return self._format_parts(index, stream.splitter.feed(event.text))
+        return self._format_parts(index, self._take_parts(stream, stream.splitter.feed(event.text)))
 
     def close_stream(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
         """The last events: usage if it was asked for, and `[DONE]`."""
@@ -95,6 +105,16 @@ class ChatFormatter:
             return [SSE_DONE]
         usage = make_usage(job, [stream.end for stream in self._streams])
         return [encode_sse(self._make_object("chat.completion.chunk", []) | {"usage": usage}), SSE_DONE]
+
+    def _hides(self, parts: Sequence[AnswerPart]) -> bool:
+        """Whether parts are reasoning that the response leaves out, with the tokens that it is made of."""
+        return not self._shows_reasoning and bool(parts) and all(part.kind == "reasoning" for part in parts)
+
+    def _take_parts(self, stream: _AnswerState, parts: Sequence[AnswerPart]) -> Sequence[AnswerPart]:
+        """The parts; the tokens of hidden ones are forgotten, so that no later event carries them."""
+        if self._hides(parts):
+            stream.unsent_deltas = []
+        return parts
 
     def _format_parts(self, index: int, parts: Sequence[AnswerPart]) -> list[bytes]:
         unsent = ("call_end",) if self._shows_reasoning else ("call_end", "reasoning")
@@ -156,18 +176,21 @@ class CompletionFormatter:
         self._echoes = echoes
         self._as_ids = as_ids
         self._text_offsets = [0] * len(echoes)
+        self._decoders: list[StreamDecoder] = []
         self._ends = [AnswerEnd("cancelled", 0) for _ in echoes]
 
     def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         """The only object of a response that is not streamed."""
+        self._begin(job)
         choices = [
             self._make_choice(index, self._echoes[index] + answer.text, answer.text_deltas, answer.end.finish_reason)
             for index, answer in enumerate(answers)
         ]
         return self._make_object(choices) | {"usage": make_usage(job, [answer.end for answer in answers])}
 
-    def open_stream(self, _: GenerationJob) -> list[bytes]:
+    def open_stream(self, job: GenerationJob) -> list[bytes]:
         """The first events: the prompts that are echoed."""
+        self._begin(job)
         echoes = [(index, text) for index, text in enumerate(self._echoes) if text]
         return [self._make_event(index, text, (), None) for index, text in echoes]
 
@@ -182,6 +205,10 @@ class CompletionFormatter:
         """The last events: usage if it was asked for, and `[DONE]`."""
         usage = [encode_sse(self._make_object([]) | {"usage": make_usage(job, self._ends)})] if with_usage else []
         return [*usage, SSE_DONE]
+
+    def _begin(self, job: GenerationJob) -> None:
+        """Prepare to count the characters of each answer as its stream decodes them."""
+        self._decoders = [self._tokenizer.stream_decoder(continues_text=continues) for continues in job.continues_text]
 
     def _make_event(self, index: int, text: str, text_deltas: Sequence[TextDelta], finish_reason: str | None) -> bytes:
         return encode_sse(self._make_object([self._make_choice(index, text, text_deltas, finish_reason)]))
@@ -198,11 +225,14 @@ class CompletionFormatter:
         offsets = []
         for token_id, _ in rows:
             offsets.append(self._text_offsets[index])
-            self._text_offsets[index] += len(spell_token(self._tokenizer, token_id))
+            self._text_offsets[index] += len(self._decoders[index].put(token_id))
         return {
             "tokens": tokens,
             "token_logprobs": [clip_logprob(logprobs.logprob) for _, logprobs in rows],
-            "top_logprobs": [spell_top(self._tokenizer, logprobs, self._as_ids) for _, logprobs in rows],
+            "top_logprobs": [  # the chosen token is always there, also if it is not one of the likeliest
+                {**spell_top(self._tokenizer, logprobs, self._as_ids), token: clip_logprob(logprobs.logprob)}
+                for token, (_, logprobs) in zip(tokens, rows, strict=True)
+            ],
             "text_offset": offsets,
         }
 
