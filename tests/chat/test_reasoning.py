@@ -397,8 +397,8 @@ def test_reasoning_at_the_start_of_an_answer_is_split_off(text: str, is_open: bo
 
 
 def test_a_whole_answer_that_is_an_unfinished_thought_is_reasoning_alone() -> None:
-    assert split_reasoning("<think>\n先想", is_whole=True) == ("先想", "")
-    assert split_reasoning("先想", is_open=True, is_whole=True) == ("先想", "")
-    assert split_reasoning("先想</think>\n好", is_open=True, is_whole=True) == ("先想", "好")
-    assert split_reasoning("好 <think>", is_whole=True) == ("", "好 <think>")
+    assert split_reasoning("<think>\n先想", is_complete=True) == ("先想", "")
+    assert split_reasoning("先想", is_open=True, is_complete=True) == ("先想", "")
+    assert split_reasoning("先想</think>\n好", is_open=True, is_complete=True) == ("先想", "好")
+    assert split_reasoning("好 <think>", is_complete=True) == ("", "好 <think>")
     assert split_reasoning("<think>\n先想") == ("", "<think>\n先想")  # of a request it stays what it is

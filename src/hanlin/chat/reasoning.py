@@ -100,14 +100,14 @@ def with_tags(reasoning: str, text: str) -> str:
     return f"{BEGIN_TAG}\n{reasoning.strip()}\n{END_TAG}\n\n{text}"
 
 
-def split_reasoning(text: str, is_open: bool = False, is_whole: bool = False) -> tuple[str, str]:
+def split_reasoning(text: str, is_open: bool = False, is_complete: bool = False) -> tuple[str, str]:
     """The reasoning at the start of what a model wrote, and the rest.
 
     Args:
         text: What the model wrote.
         is_open: Whether the prompt already opened the thinking block.
-        is_whole: Whether the text is all that it wrote: a block without an end is then reasoning to its last word, and
-            the model did not come to an answer. Else it is taken for text.
+        is_complete: Whether the text is all that it wrote: a block without an end is then reasoning to its last word,
+            and the model did not come to an answer. Else it is taken for text.
 
     Returns:
         `("", text)` if it starts with no thinking block.
@@ -117,7 +117,7 @@ def split_reasoning(text: str, is_open: bool = False, is_whole: bool = False) ->
     if match is not None:
         return match[1].strip(), (begin + text)[match.end() :]
     written = (begin + text).lstrip()
-    if is_whole and written.startswith(BEGIN_TAG):
+    if is_complete and written.startswith(BEGIN_TAG):
         return written.removeprefix(BEGIN_TAG).strip(), ""
     return "", text
 

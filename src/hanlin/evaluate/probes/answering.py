@@ -73,7 +73,7 @@ class EngineResponder:
         for completion in engine.generate(requests, Progress(quiet=True)):
             written = tokenizer.decode(completion.ids)
             is_open = self._template.opens_thinking and self._thinking is not False
-            reasoning, text = split_reasoning(written, is_open, is_whole=True)
+            reasoning, text = split_reasoning(written, is_open, is_complete=True)
             answers.append(Answer(text, reasoning, completion.finish_reason, len(completion.ids)))
         return answers
 
@@ -104,7 +104,7 @@ class ServerResponder:
             fields["chat_template_kwargs"] = {"enable_thinking": self._thinking}
         with self._server.open_answer(ask.messages, fields) as pieces:
             written = "".join(pieces)
-        reasoning, text = split_reasoning(written, is_whole=True)
+        reasoning, text = split_reasoning(written, is_complete=True)
         return Answer(text, reasoning, pieces.finish_reason or "unknown", pieces.answer_tokens)
 
     def close(self) -> None:

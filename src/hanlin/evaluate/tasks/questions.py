@@ -98,7 +98,7 @@ def ask_questions(
 
     def on_completion(index: int, reply: Completion) -> None:
         question, written = questions[index], opened.tokenizer.decode(reply.ids)
-        reasoning, text = split_reasoning(written, template.opens_thinking, is_whole=True)
+        reasoning, text = split_reasoning(written, template.opens_thinking, is_complete=True)
         keep(
             index,
             {
