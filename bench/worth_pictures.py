@@ -61,7 +61,7 @@ def draw_cells(result: Mapping[str, Any], file: Path) -> None:
         drawing.line(place(tick), 50, place(tick), bottom, "#e0e0e0")
         drawing.text(place(tick), bottom + 18, f"{tick:g}", anchor="middle")
     x = float(LEFT)
-    for name, label in (("birth", "birth · 初始"), ("half", "half · 中点"), ("end", "end · 终点")):
+    for name, label in (("birth", "start · 初始"), ("half", "half · 中点"), ("end", "end · 终点")):
         drawing.dot(x, 40, COLORS[name])
         drawing.text(x + 9, 45, label)
         x += 110

@@ -27,11 +27,11 @@ LABELS: dict[str, str] = {
 """Names of the cells in Chinese."""
 HEADS: dict[str, dict[Language, tuple[str, ...]]] = {
     "bits": {
-        "en": ("cell", "tokens", "modern: birth → half → end", "classical", "dialogue", "English"),
+        "en": ("cell", "tokens", "modern: start → half → end", "classical", "dialogue", "English"),
         "zh": ("单元", "词元", "现代：初始 → 中点 → 终点", "文言", "对话", "英文"),
     },
     "worth": {
-        "en": ("cell", "birth, s", "gained since the base, an hour", "gained since birth, an hour",
+        "en": ("cell", "making new rows, s", "gained since the base, an hour", "gained since the start, an hour",
                "English lost, an hour", "modern, fewer than the center", "English, fewer than the center"),
         "zh": ("单元", "生成新行，秒", "相对底座每小时降低", "相对初始每小时降低", "英文每小时损失", "现代：比中心少",
                "英文：比中心少"),
@@ -43,7 +43,7 @@ HEADS: dict[str, dict[Language, tuple[str, ...]]] = {
 }  # fmt: skip
 
 PICTURES: dict[str, tuple[str, dict[Language, str]]] = {
-    "bits": ("worth_cells.svg", {"en": "Bits per character of modern text at birth, at half and at the end",
+    "bits": ("worth_cells.svg", {"en": "Bits per character of modern text at the start, at half and at the end",
                                  "zh": "现代文每字比特：初始、中点与终点"}),
     "peers": ("worth_peers.svg", {"en": "Bits per character of modern text by processor seconds: Hanlin and its peers",
                                   "zh": "现代文每字比特随处理器秒的变化：Hanlin 与同类工具"}),
