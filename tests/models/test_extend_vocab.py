@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import ExtendVocabulary
@@ -271,3 +271,34 @@ def test_compression_is_reported_for_each_language(tiny_model: Path) -> None:
     tokenizer = Tokenizer.load(tiny_model)
     assert measure_by_language(tokenizer, ["学士读书。", ENGLISH]).keys() == {"all", "zh", "en"}
     assert measure_by_language(tokenizer, [ENGLISH]).keys() == {"all", "en"}
+
+
+@pytest.mark.parametrize(("model", "kept"), [("tiny_model", "norm"), ("tied_model", "embed_tokens")])
+def test_weights_of_several_dtypes_keep_theirs(
+    model: str, kept: str, documents: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base: Path = request.getfixturevalue(model)
+    mixed = {name: weight if kept in name else weight.bfloat16() for name, weight in weights(base).items()}
+    folder = Path(shutil.copytree(base, tmp_path / "mixed"))
+    save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
+    extend_model(folder, documents, tmp_path / "grown")
+    grown = weights(tmp_path / "grown")
+    assert grown.keys() == mixed.keys()
+    for name, weight in mixed.items():
+        assert grown[name].dtype == weight.dtype
+        assert torch.equal(grown[name][: len(weight)], weight)
+
+
+def test_an_id_that_ends_answers_without_an_entry_is_not_given_to_a_new_one(
+    tiny_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    size = len(Tokenizer.load(base))
+    settings = {"eos_token_id": 5, "pad_token_id": size}  # as in some folders of Llama 2
+    (base / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    extend_model(base, documents, tmp_path / "grown")
+    written = json.loads((tmp_path / "grown" / "generation_config.json").read_text(encoding="utf-8"))
+    assert written.get("pad_token_id") != size
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, size]}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"token id {size} is named, but the tokenizer has no such entry"):
+        extend_model(base, documents, tmp_path / "refused")

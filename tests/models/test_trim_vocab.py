@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import ExtendVocabulary, TrimVocabulary
@@ -17,6 +17,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, write_jsonl
 from hanlin.models import extend_vocab, trim_vocab
+from hanlin.models.embedding_rows import RESIZED_TENSORS
 from hanlin.models.folder.adapter import check_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
@@ -74,9 +75,7 @@ def test_kept_rows_and_other_weights_have_their_bits_and_logits_agree(
     old, new = load_file(base / "model.safetensors"), load_file(tmp_path / "small" / "model.safetensors")
     assert old.keys() == new.keys()
     for name, tensor in new.items():
-        assert torch.equal(
-            tensor, old[name][torch.tensor(old_ids)] if name in extend_vocab.RESIZED_TENSORS else old[name]
-        )
+        assert torch.equal(tensor, old[name][torch.tensor(old_ids)] if name in RESIZED_TENSORS else old[name])
     ids = before.encode(TEXTS[0])
     with torch.no_grad():
         expected = load_model(base)(input_ids=torch.tensor([ids])).logits[..., old_ids]
@@ -188,3 +187,26 @@ def test_a_changed_row_is_detected_and_nothing_is_left(
     assert not any((tmp_path / "small").iterdir())
     files = check_model_folder(tiny_model)
     assert verify_weights(files, files, range(files.vocabulary_rows)) == len(files.tensors)
+
+
+def test_a_folder_that_stores_what_follows_from_its_configuration_is_trimmed(
+    tiny_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(shutil.copytree(tiny_model, tmp_path / "base") / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)  # as Llama 2's own folders do
+    save_file(tensors, tmp_path / "base" / "model.safetensors")
+    metrics = trim(tmp_path / "base", documents, tmp_path / "small")
+    assert metrics["tensors_verified"] == len(tensors) - 1
+
+
+def test_weights_of_several_dtypes_keep_theirs_when_a_vocabulary_is_trimmed(
+    tied_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tied_model, tmp_path / "base"))
+    tensors = load_file(base / "model.safetensors")
+    mixed = {name: weight if "norm" in name else weight.bfloat16() for name, weight in tensors.items()}
+    save_file(mixed, base / "model.safetensors", metadata={"format": "pt"})
+    trim(base, documents, tmp_path / "small")
+    trimmed = load_file(tmp_path / "small" / "model.safetensors")
+    assert all(torch.equal(trimmed[name], weight) for name, weight in mixed.items() if "norm" in name)
+    assert trimmed["model.embed_tokens.weight"].dtype == torch.bfloat16

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +21,10 @@ from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import read_texts, read_word_list
 from hanlin.core.errors import UserError
+from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.hardware.devices import best_device
 from hanlin.core.i18n import tr
-from hanlin.models.embedding_rows import resize_embeddings
+from hanlin.models.embedding_rows import RESIZED_TENSORS, resize_embeddings, restore_dtypes
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
@@ -32,10 +34,10 @@ from hanlin.models.save import check_finite, read_tensor, save_model
 from hanlin.models.sentencepiece_file import write_extended_model
 from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer, verify_ids
-from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
+from hanlin.tokenizer.file_names import GENERATION_FILE, SENTENCEPIECE_FILE
+from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-RESIZED_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
 MEASURED_DOCUMENTS = 2000
 CHINESE_SHARE = 0.3
 SAMPLE_TEXTS = (
@@ -58,6 +60,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     base = check_model_folder(inputs.path("model"))
     check_finite(base)
     tokenizer = Tokenizer.load(base.folder)
+    _check_end_ids(base.folder, len(tokenizer))
     documents = inputs.paths("text")
     words = _given_words(settings, inputs)
     learned_texts = _report_progress(_weighted_texts(documents, settings.weights), context)
@@ -88,7 +91,18 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     resize_embeddings(model, extension.first_id, extension.old_ids)
     figures = _init_rows(settings, model, extension, documents, context)
     template = find_template(extension.tokenizer)
-    extended = save_model(model, out, tokenizer=extension.tokenizer, template=template, carry_tokenizer_model=False)
+    state = restore_dtypes(model, base, partial(_grow_stored, model, extension.first_id))
+    extended = save_model(
+        model,
+        out,
+        tokenizer=extension.tokenizer,
+        template=template,
+        dtype=base.dtype,
+        state=state,
+        carry_tokenizer_model=False,
+        keeps_dtypes=state is not None,
+    )
+    _drop_padding(out / GENERATION_FILE, extension.first_id)
     num_lines = write_extended_model(base.folder, extension, out, [*SAMPLE_TEXTS, *measured_texts])
     if not num_lines and (base.folder / SENTENCEPIECE_FILE).is_file():
         context.progress.log(
@@ -110,6 +124,28 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
         "tensors_verified": num_tensors,
         **figures,
     }
+
+
+def _check_end_ids(folder: Path, size: int) -> None:
+    """Raise UserError for an end of answers without an entry: the first new entries get such ids."""
+    for token_id in read_eos_token_ids(folder):
+        if token_id >= size:
+            what = tr("token id {token_id} is named, but the tokenizer has no such entry", token_id=token_id)
+            raise UserError(what, folder / GENERATION_FILE, tr("correct it in a copy of the model"))
+
+
+def _drop_padding(file: Path, first_id: int) -> None:
+    """Leave out a padding id that had no entry (32,000 of some Llama 2 folders) and that a new entry has now."""
+    settings = read_json(file)
+    token_id = settings.get("pad_token_id")
+    if type(token_id) is int and token_id >= first_id:
+        write_sorted_json(file, {name: value for name, value in settings.items() if name != "pad_token_id"})
+
+
+def _grow_stored(model: LlamaForCausalLM, first_id: int, name: str, stored: torch.Tensor) -> torch.Tensor:
+    """A stored matrix up to the first new id, and the new rows of the model in its dtype."""
+    new_rows = model.get_parameter(name).detach()[first_id:]
+    return torch.cat([stored[:first_id], new_rows.to(stored.dtype)])
 
 
 def _init_rows(

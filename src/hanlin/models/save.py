@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import LlamaConfig, MixtralConfig, PreTrainedConfig, PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template, save_tokenizer, special_token_ids
@@ -56,6 +56,7 @@ def save_model(
     state: Mapping[str, torch.Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
     carry_tokenizer_model: bool = True,
+    keeps_dtypes: bool = False,
 ) -> ModelFiles:
     """Save a complete, servable model folder and check it.
 
@@ -70,6 +71,7 @@ def save_model(
         state: Weights to save instead of the model's own, if they were gathered from several processes.
         shard_bytes: Largest size of a weights file, unless a single tensor is larger.
         carry_tokenizer_model: Whether to copy the `tokenizer.model` of the tokenizer's folder, see `carry_model`.
+        keeps_dtypes: Whether each weight keeps its own dtype; `dtype` is then that of most of them.
 
     Returns:
         The headers of the saved folder.
@@ -89,7 +91,8 @@ def save_model(
 
     folder.mkdir(parents=True, exist_ok=True)
     ids = special_token_ids(tokenizer, template)
-    _write_weights(weights, llama_shapes(config), folder, torch_type.itemsize, shard_bytes, torch_type)
+    rounded_to = None if keeps_dtypes else torch_type
+    _write_weights(weights, llama_shapes(config), folder, torch_type.itemsize, shard_bytes, rounded_to)
     sources = [tokenizer.folder] if carry_tokenizer_model else []
     return _complete(folder, {**config, **ids}, tokenizer, template, sources)
 
@@ -270,7 +273,8 @@ def save_streamed(
     Raises:
         UserError: The weights do not fit on the disk, or a number is NaN, infinite or too large for `dtype`.
     """
-    loaded = LlamaConfig.from_dict(dict(source.config))
+    family = MixtralConfig if source.config.get("model_type") in MOE_ARCHITECTURES else LlamaConfig  # their defaults
+    loaded = family.from_dict(dict(source.config))
     config = describe_config(loaded, tied=bool(loaded.tie_word_embeddings) if tied is None else tied)
     torch_type = torch_dtype(dtype)
     config["dtype"] = config["torch_dtype"] = dtype

@@ -27,7 +27,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Message, ToolCall, read_jsonl
 from hanlin.models.dtypes import torch_dtype
-from hanlin.models.extend_vocab import MEASURED_DOCUMENTS, RESIZED_TENSORS, SAMPLE_TEXTS, measure_by_language
+from hanlin.models.embedding_rows import RESIZED_TENSORS, restore_dtypes
+from hanlin.models.extend_vocab import MEASURED_DOCUMENTS, SAMPLE_TEXTS, measure_by_language
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
@@ -158,7 +159,17 @@ def _trim(
     prompts = render_prompts(before, find_template(before))
     expected = [logits[:, list(kept.ids)] for logits in compute_logits(model, prompts)]
     cut_rows(model, kept.ids)
-    trimmed = save_model(model, out, tokenizer=after, template=find_template(after))
+    rows = torch.tensor(kept.ids)
+    state = restore_dtypes(model, base, lambda _, stored: stored[rows])
+    trimmed = save_model(
+        model,
+        out,
+        tokenizer=after,
+        template=find_template(after),
+        dtype=base.dtype,
+        state=state,
+        keeps_dtypes=state is not None,
+    )
     num_lines = write_trimmed_model(base.folder, kept.ids, after, out, [*SAMPLE_TEXTS, *texts])
     if not num_lines and (base.folder / SENTENCEPIECE_FILE).is_file():
         context.progress.log(
@@ -229,7 +240,7 @@ def verify_weights(before: ModelFiles, after: ModelFiles, old_ids: Sequence[int]
     Raises:
         RuntimeError: A tensor changed.
     """
-    if after.tensors.keys() != before.tensors.keys() and "lm_head.weight" in after.tensors:
+    if not after.tensors.keys() <= before.tensors.keys():  # a folder of the first Llamas holds computed ones too
         raise RuntimeError("the trimmed model has other tensors than before")
     for name in after.tensors:
         old, new = read_tensor(before, name), read_tensor(after, name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from hanlin.config.settings.surgery.context import ExtendContext
@@ -178,3 +180,14 @@ def test_a_model_scaled_otherwise_is_refused(method: str, tiny_model: Path) -> N
 def test_settings_of_another_method_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         ExtendContext.model_validate({"model": "./m", "context_length": 1024, **settings})
+
+
+def test_a_single_file_of_weights_that_an_index_names_stays_whole(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    file = "model-00001-of-00001.safetensors"  # as many hubs' folders have it
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(folder / "model.safetensors"), file)}
+    (folder / "model.safetensors").rename(folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": None}), encoding="utf-8")
+    assert extend(folder, tmp_path / "out", method="theta")["files_equal"] == 1

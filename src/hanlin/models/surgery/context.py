@@ -27,7 +27,7 @@ from hanlin.core.i18n import join_list, tr
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, INDEX, ModelFiles
+from hanlin.models.folder.layout import CONFIG, INDEX, WEIGHTS, ModelFiles
 from hanlin.models.folder.rope import context_length, original_context_length, read_rope, write_rope
 from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits, render_prompts
@@ -91,7 +91,7 @@ def run(settings: ExtendContext, inputs: Inputs, out: Path, context: StageContex
         save_tokenizer(tokenizer, template, out)
         carry_model([folder], tokenizer, out)
         tokenizer_config = read_json(out / CONFIG_FILE)
-        if tokenizer_config.get("model_max_length", settings.context_length) < settings.context_length:
+        if (tokenizer_config.get("model_max_length") or settings.context_length) < settings.context_length:
             write_json(out / CONFIG_FILE, {**tokenizer_config, "model_max_length": settings.context_length}, indent=2)
     written = check_model_folder(out)
     context.progress.update(1, 3, tr("steps"), force=True)
@@ -260,7 +260,8 @@ def copy_weights(base: ModelFiles, out: Path) -> int:
     """
     files = sorted({entry.file for entry in base.tensors.values()})
     index = base.folder / INDEX
-    for file in [*files, *([index] if index.is_file() and len(files) > 1 else [])]:
+    is_indexed = index.is_file() and files != [base.folder / WEIGHTS]
+    for file in [*files, *([index] if is_indexed else [])]:
         shutil.copyfile(file, out / file.name)
         if not filecmp.cmp(file, out / file.name, shallow=False):
             raise RuntimeError(f"{out / file.name} differs from its source")
