@@ -21,6 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.adapters import misplaced_tensors_error
 from hanlin.models.folder.adapter import AdapterFiles
+from hanlin.models.folder.checks import check_dtype, same_bytes
 from hanlin.models.folder.layout import ADAPTER_CONFIG, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes, separate_entries
 from hanlin.models.patterns import check_patterns
@@ -99,7 +100,8 @@ class AdapterTensors:
         base: The base.
 
     Raises:
-        UserError: A tensor of the adapter belongs to no weight of the base, has another shape or is not finite.
+        UserError: A tensor of the adapter belongs to no weight of the base, has another shape, is not finite or is
+            stored in a format that weights do not have.
     """
 
     def __init__(self, files: AdapterFiles, base: ModelFiles) -> None:
@@ -120,6 +122,8 @@ class AdapterTensors:
                 "an adapter that was initialized by {init} belongs to a changed base", init=config["init_lora_weights"]
             )
             raise UserError(what, where, tr("convert it to a plain adapter where it was trained"))
+        for key, entry in sorted(files.tensors.items()):
+            check_dtype(key, entry)
         unused = [key for key, entry in sorted(files.tensors.items()) if not self._place(key, entry)]
         incomplete = [name for name, part in self.lora.items() if part.a is None or part.b is None]
         if unused or incomplete:
@@ -140,7 +144,7 @@ class AdapterTensors:
             return not self.files.config.get("ensure_weight_tying")
         if HEAD in self.whole and EMBEDDINGS in self.whole:
             head, embeddings = self.whole[HEAD], self.whole[EMBEDDINGS]
-            if head != embeddings and not torch.equal(read_rows(head), read_rows(embeddings)):
+            if head != embeddings and not same_bytes(head, embeddings):
                 return True
             return HEAD in self.lora or EMBEDDINGS in self.lora  # over the matrix that both share
         return HEAD in self.whole or HEAD in self.lora or HEAD in self.rows or EMBEDDINGS in self.lora
@@ -175,8 +179,10 @@ class AdapterTensors:
         if name in self.rows:
             ids, entry = self.rows[name]
             inside = (ids >= start) & (ids < stop)
-            values = self._read(name, entry)[inside]
-            weight = weight.index_copy(0, ids[inside] - start, values)
+            if bool(inside.any()):  # few have any: all 8,000 rows, read for each piece, are 260 GB
+                first, last = (int(index) for index in inside.nonzero()[[0, -1], 0])
+                values = self._read(name, entry, first, last + 1)[inside[first : last + 1]]
+                weight = weight.index_copy(0, ids[inside] - start, values)
         return weight
 
     def _place(self, key: str, entry: TensorEntry) -> bool:

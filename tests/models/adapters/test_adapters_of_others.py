@@ -211,3 +211,11 @@ def import_adapter(adapter: Path, out: Path, holds: str = "adapter") -> dict[str
     out.mkdir(exist_ok=True)
     settings = ImportCheckpoint.model_validate({"checkpoint": "./c", "holds": holds})
     return import_checkpoint.run(settings, Inputs({"checkpoint": (adapter,)}), out, StageContext())
+
+
+def test_a_tensor_of_a_format_that_weights_do_not_have_is_named(save: Save, tmp_path: Path) -> None:
+    adapter = save()
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: tensor.double() for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="is stored as F64"):
+        merge_one(adapter, tmp_path / "merged")

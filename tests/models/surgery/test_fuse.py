@@ -296,3 +296,28 @@ def test_a_saved_tensor_that_differs_is_found_and_the_model_removed(
     with pytest.raises(RuntimeError, match="was saved as"):
         fuse_into(tmp_path / "out", family, method="linear", models=["a", "b"])
     assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_what_was_read_for_a_tensor_is_forgotten_with_its_last_piece(
+    family: dict[str, Path], method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    held: list[int] = []
+    plan = fuse.plan_tensors
+
+    def plan_and_watch(*arguments: Any) -> Any:
+        planned = plan(*arguments)
+        for tensor in planned.values():
+            pieces = tensor.pieces
+
+            def watch(pieces: Any = pieces) -> Any:
+                held.append(sum(len(one._only) for one in planned.values()))
+                yield from pieces()
+
+            tensor.pieces = watch  # type: ignore[method-assign]
+        return planned
+
+    monkeypatch.setattr(fuse, "plan_tensors", plan_and_watch)
+    more: dict[str, Any] = {"base": "base", "density": 0.5} if method == "ties" else {}
+    fuse_into(tmp_path / "out", family, method=method, models=["a", "b"], **more)
+    assert len(held) > 10 and not any(held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import catch_full_disk, write_json
 from hanlin.core.i18n import tr
 from hanlin.models.folder.adapter import check_adapter_folder, rewrite_base_path
-from hanlin.models.folder.checks import check_safetensors, read_json_object
+from hanlin.models.folder.checks import check_dtype, check_safetensors, read_json_object
 from hanlin.models.folder.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TensorEntry, is_adapter
 from hanlin.models.safetensors import read_rows, save_safetensors
 from hanlin.models.save import round_weight
@@ -53,6 +54,8 @@ def import_adapter(
         raise UserError(what, folder, tr("name a folder with adapter_config.json and adapter_model.bin"))
     config = read_json_object(folder / ADAPTER_CONFIG)
     (entries,) = convert([folder / PICKLED_ADAPTER])
+    for name, entry in entries.items():
+        check_dtype(name, replace(entry, file=folder / PICKLED_ADAPTER))  # the user's file, not its copy
     tensors = {
         name: round_weight(read_rows(entry), dtype, name, folder / PICKLED_ADAPTER) for name, entry in entries.items()
     }

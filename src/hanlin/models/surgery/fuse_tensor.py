@@ -71,9 +71,17 @@ class FusedTensor:
     def pieces(self) -> Iterator[torch.Tensor]:
         """Compute the fused tensor, in float32 pieces [rows, columns] that follow each other.
 
+        What was read is forgotten with the last piece: of an 8B model most tensors are a single piece.
+
         Raises:
             UserError: A number of a model is not finite, or the weights of this tensor add up to 0.
         """
+        try:
+            yield from self._pieces()
+        finally:
+            self._only.clear()
+
+    def _pieces(self) -> Iterator[torch.Tensor]:
         if METHODS[self.settings.method].needs_base and self.settings.method != "model_stock":
             yield from self._base_and_changes()
             return
