@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MixtralConfig
 
 from hanlin.core.errors import UserError
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, fingerprint
-from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, check_safetensors
+from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, check_safetensors, read_config
+from hanlin.models.folder.config import check_config, experts_per_token, norm_eps
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.load import load_model
@@ -291,3 +293,46 @@ def test_the_checks_import_neither_torch_nor_transformers() -> None:
 )
 def test_rotary_settings_that_are_null_count_as_left_out(config: dict[str, object]) -> None:
     assert read_rope(config) == {"rope_type": "default", "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize(
+    ("rope", "missing"),
+    [
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": None}}, "rope_parameters.factor"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_parameters.low_freq_factor"),
+    ],
+)
+def test_rotary_scaling_that_lacks_a_number_is_refused_by_its_name(
+    folder: Path, rope: dict[str, object], missing: str
+) -> None:
+    change(folder / "config.json", **rope)
+    assert f"lacks or has a wrong value for {missing}" in str(refusal(folder))
+
+
+def test_a_weight_that_two_files_hold_differently_is_refused(folder: Path) -> None:
+    split_in_two(folder)
+    first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    name, weight = next(iter(load_file(first).items()))
+    save_file({**load_file(second), name: weight}, second)
+    check_model_folder(folder)
+    save_file({**load_file(second), name: weight + 1}, second)
+    assert f"'{name}' is in another file of the folder too" in str(refusal(folder))
+
+
+def test_what_a_mixtral_leaves_out_is_transformers_default_for_it(tmp_path: Path) -> None:
+    left_out: dict[str, object] = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(left_out), encoding="utf-8")
+    config, expected = read_config(tmp_path), MixtralConfig()
+    assert read_rope(config) == expected.rope_parameters
+    assert norm_eps(config) == expected.rms_norm_eps
+    assert experts_per_token(config) == expected.num_experts_per_tok
+    assert config["max_position_embeddings"] == expected.max_position_embeddings
+
+
+def test_a_mixtral_that_attends_to_a_window_is_refused(tmp_path: Path) -> None:
+    config = {"model_type": "mixtral", "sliding_window": 4096, "max_position_embeddings": 32768}
+    with pytest.raises(UserError, match=r"a window of 4096 tokens \(sliding_window\)"):
+        check_config(config, tmp_path)
+    check_config({**config, "max_position_embeddings": 4096}, tmp_path)
+    check_config({**config, "model_type": "llama"}, tmp_path)  # which has no windows

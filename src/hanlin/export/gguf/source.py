@@ -152,7 +152,7 @@ def load_source(folder: Path, imatrix: Path | None = None) -> GgufSource:
         raise UserError(what, folder, tr("give the model folder that it was made from"))
     refuse_adapter(folder)
     files = check_model_folder(folder, experts=True)
-    activation = files.config.get("hidden_act", "silu")
+    activation = files.config.get("hidden_act") or "silu"
     if activation != "silu":
         what = tr("llama.cpp's Llama has no activation {activation!r}", activation=activation)
         raise UserError(what, folder / CONFIG, tr("supported: silu"))

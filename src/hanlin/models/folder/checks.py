@@ -192,7 +192,12 @@ def check_weights(folder: Path) -> dict[str, TensorEntry]:
         raise UserError(what, folder, tr("copy or download them again"))
     tensors: dict[str, TensorEntry] = {}
     for name in shards:
-        tensors.update(check_safetensors(folder / name))
+        found = check_safetensors(folder / name)
+        repeated = [key for key in found if key in tensors and not same_bytes(found[key], tensors[key])]
+        if repeated:
+            what = tr("'{name}' is in another file of the folder too", name=repeated[0])
+            raise UserError(what, folder / name, tr("leave the files of one model alone in the folder"))
+        tensors.update(found)
         if len(tensors) > MAX_TENSORS:
             raise too_many_tensors_error(len(tensors), folder / INDEX)
     absent = [name for name in weight_map if name not in tensors]
@@ -266,9 +271,7 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
                 entry.file,
                 tr("weights and {config} must belong together", config=CONFIG),
             )
-        if entry.dtype not in DTYPE_NAMES:
-            what = tr("'{name}' is stored as {dtype}", name=name, dtype=entry.dtype)
-            raise UserError(what, entry.file, tr("supported: F32, BF16, F16"))
+        check_dtype(name, entry)
     extra = [name for name in tensors if name not in expected and not name.endswith("rotary_emb.inv_freq")]
     if extra == ["lm_head.weight"]:
         if not same_bytes(tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]):
@@ -279,6 +282,13 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
         names = shorten(extra)
         what = tr("{count} weights do not belong to a Llama model: {names}", count=len(extra), names=names)
         raise UserError(what, folder, tr("name a model without additional parts"))
+
+
+def check_dtype(name: str, entry: TensorEntry) -> None:
+    """Raise UserError for a tensor of numbers that weights are not stored in here."""
+    if entry.dtype not in DTYPE_NAMES:
+        what = tr("'{name}' is stored as {dtype}", name=name, dtype=entry.dtype)
+        raise UserError(what, entry.file, tr("supported: F32, BF16, F16"))
 
 
 def _check_vocabulary(files: ModelFiles) -> None:
@@ -337,11 +347,13 @@ def same_bytes(entry: TensorEntry, other: TensorEntry) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the `config.json` of a folder, see `check_config`.
 
-    The first Llama models do not say their context length; transformers takes 2,048 for it, and so does Hanlin.
+    The first Llama models do not say their context length; transformers takes 2,048 for it, and so does Hanlin, and
+    131,072 for that of a Mixtral.
     """
     config = read_json_object(folder / CONFIG)
     check_config(config, folder / CONFIG)
-    return config if config.get("max_position_embeddings") else {**config, "max_position_embeddings": 2048}
+    default = 131_072 if config.get("model_type") in MOE_ARCHITECTURES else 2048
+    return {**config, "max_position_embeddings": config.get("max_position_embeddings") or default}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

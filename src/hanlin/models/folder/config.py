@@ -13,7 +13,7 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import mark, tr
 from hanlin.core.limits import MAX_RANK, MAX_SIZE, MAX_VOCABULARY
-from hanlin.models.folder.layout import NEW_BLOCKS
+from hanlin.models.folder.layout import MOE_ARCHITECTURES, NEW_BLOCKS
 
 _Check = tuple[Callable[[Any], bool], str]
 
@@ -61,6 +61,13 @@ _ROPE_NUMBERS = frozenset(
         *("attention_factor", "beta_fast", "beta_slow"),
     ]
 )
+
+
+_ROPE_NEEDS: Mapping[str | None, tuple[str, ...]] = {
+    **dict.fromkeys(("linear", "dynamic", "yarn"), ("factor",)),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+"""The numbers without which transformers does not load a model of a type of rotary scaling."""
 
 
 def _is_quantization(value: Any) -> bool:
@@ -140,12 +147,40 @@ _OTHER_METHODS = (
 """Settings of adapters that change other parts of a model, or need more than the adapter to be loaded."""
 
 
+def norm_eps(config: Mapping[str, Any]) -> float:
+    """What is added to the mean square before a norm divides by its root; transformers' default if it is left out."""
+    default = 1e-5 if config.get("model_type") in MOE_ARCHITECTURES else 1e-6
+    return float(config.get("rms_norm_eps") or default)
+
+
+def experts_per_token(config: Mapping[str, Any]) -> int:
+    """How many experts compute a token; Mixtral's default if it is left out."""
+    return int(config.get("num_experts_per_tok") or 2)
+
+
 def check_config(config: Mapping[str, Any], where: Path) -> None:
     """Raise UserError for the first value of a model's configuration that is of another kind or out of range.
 
     What is null counts as left out; whether a size that is left out is needed is the reader's to say.
     """
     _check(config, _CONFIG, where)
+    _check_rope_is_whole(config, where)
+    window, length = config.get("sliding_window"), config.get("max_position_embeddings")
+    holds_all = window is None or (_is_int(window, 1, MAX_SIZE) and _is_int(length, 1, window))
+    if config.get("model_type") in MOE_ARCHITECTURES and not holds_all:
+        what = tr("attention over a window of {window} tokens (sliding_window) is not computed here", window=window)
+        raise UserError(what, where, tr('set "sliding_window": null if the model was not trained with it'))
+
+
+def _check_rope_is_whole(config: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError if the rotary scaling that counts (see `read_rope`) lacks a number that its type needs."""
+    source = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    rope = config.get(source) or {}
+    kind = rope.get("rope_type") or rope.get("type")
+    missing = [name for name in _ROPE_NEEDS.get(kind, ()) if rope.get(name) is None]
+    if missing:
+        what = tr("the configuration lacks or has a wrong value for {error}", error=f"{source}.{missing[0]} ({kind})")
+        raise UserError(what, where, tr("copy or download it again"))
 
 
 def check_adapter_config(config: Mapping[str, Any], where: Path) -> None:
