@@ -20,13 +20,16 @@ from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
-from hanlin.models import merge
+from hanlin.models import adapter_tensors, merge
 from hanlin.models.adapter_tensors import AdapterTensors
 from hanlin.models.adapters import attach_lora, save_adapter
+from hanlin.models.folder.adapter import check_adapter_folder
 from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import TensorEntry
 from hanlin.models.load import load_model
+from hanlin.models.safetensors import read_rows
 from hanlin.models.save import save_model
-from hanlin.tokenizer.generation_config import read_sampling_params, write_sampling_params
+from hanlin.tokenizer.generation_config import read_eos_token_ids, read_sampling_params, write_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 from random_models import MakeAdapter, logits, perturb_trainable
 
@@ -337,6 +340,26 @@ def test_trained_rows_of_the_vocabulary_are_merged(store: Path, tmp_path: Path, 
     )
 
 
+def test_each_trained_row_is_read_once(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = (9, 3, 200, 201, 399)
+    model = perturb_trainable(attach_lora(load_model(store / "tied"), LoraSettings(rank=2), seed=1, token_ids=ids))
+    save_adapter(model, store / "rows", base=store / "tied")
+    monkeypatch.setattr(adapter_tensors, "PIECE_ENTRIES", 8 * 64)  # eight rows
+    tensors = AdapterTensors(check_adapter_folder(store / "rows"), check_model_folder(store / "tied"))
+    plan = adapter_tensors.MergePlan(check_model_folder(store / "tied"), [tensors], None, torch.float32)
+    (entry,) = (entry for _, entry in tensors.rows.values())
+    read: list[int] = []
+
+    def read_and_count(asked: TensorEntry, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        rows = read_rows(asked, start, stop)
+        read.append(len(rows) if asked == entry else 0)
+        return rows
+
+    monkeypatch.setattr(adapter_tensors, "read_rows", read_and_count)
+    assert sum(map(len, plan.pieces("model.embed_tokens.weight"))) == plan.shape("model.embed_tokens.weight")[0]
+    assert sum(read) == len(ids)
+
+
 def test_the_base_can_be_named_if_the_adapter_names_one_of_a_hub(
     make_adapter: MakeAdapter, store: Path, tmp_path: Path
 ) -> None:
@@ -396,3 +419,37 @@ def test_the_adapter_over_its_quantized_base_is_measured_too(make_adapter: MakeA
     pytest.importorskip("bitsandbytes")
     metrics = merge_into(make_adapter(), tmp_path / "merged", quantization="int8")
     assert 0 < metrics["quantized_base"]["mean_kl"] < 0.1 and metrics["mean_kl"] < metrics["quantized_base"]["mean_kl"]
+
+
+def test_the_tokenizer_is_that_of_the_last_adapter_that_has_one(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path
+) -> None:
+    first, second = make_adapter(name="first"), make_adapter(name="second", rank=2)
+    named = first / "tokenizer_config.json"
+    named.write_text(named.read_text(encoding="utf-8").replace("<|end_of_text|>", "<|eot_id|>"), encoding="utf-8")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (second / file).unlink()
+    merge_into([first, second], tmp_path / "merged", check="weights")
+    assert Tokenizer.load(tmp_path / "merged").eos_id == Tokenizer.load(first).eos_id
+
+
+def test_adapters_whose_tokenizers_differ_are_refused(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    first, second = make_adapter(name="first"), make_adapter(name="second", rank=2)
+    file = first / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("<|pad|>", "<|fill|>"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizers of first and second differ, first in '<\|fill\|>'"):
+        merge_into([first, second], tmp_path / "merged", check="weights")
+
+
+def test_generation_settings_of_the_base_stay_if_the_adapter_has_none(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path
+) -> None:
+    base = store / "untied"
+    write_sampling_params(base, {"temperature": 0.6, "top_p": 0.9})
+    settings = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))
+    (base / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [5, 7]}), encoding="utf-8")
+    adapter = make_adapter()
+    (adapter / "generation_config.json").unlink()
+    merge_into(adapter, tmp_path / "merged", check="weights")
+    assert read_sampling_params(tmp_path / "merged") == {"temperature": 0.6, "top_p": 0.9}
+    assert {5, 7} <= set(read_eos_token_ids(tmp_path / "merged"))

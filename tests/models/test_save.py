@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hanlin.chat.template import ChatTemplate
+from hanlin.chat.tokenizer_files import find_template
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -129,3 +131,15 @@ def test_a_base_model_without_a_template_stops_at_its_end_of_text(tiny_model: Pa
 
 def test_the_weights_have_the_permissions_of_the_configuration(saved: Path) -> None:
     assert (saved / "model.safetensors").stat().st_mode == (saved / "config.json").stat().st_mode
+
+
+def test_a_base_model_without_a_template_keeps_the_ends_that_it_names(tiny_model: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_model, tmp_path / "source"))
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7]}), encoding="utf-8")
+    (source / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = Tokenizer.load(source)
+    assert find_template(tokenizer) is None
+    save_model(load_model(source), tmp_path / "out", tokenizer=tokenizer)
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((tmp_path / "out" / name).read_text(encoding="utf-8"))
+        assert written["eos_token_id"] == [tokenizer.eos_id, 5, 7]

@@ -12,6 +12,7 @@ from hanlin.chat.packaged import packaged_special_tokens
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.tokenizer.file_names import GENERATION_FILE, TEMPLATE_FILE
+from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.train import train_byte_level_bpe
 
@@ -45,11 +46,19 @@ def template_without_model(name: str) -> ChatTemplate:
 
 
 def special_token_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, Any]:
-    """The token ids of a model's configuration: bos, eos (one or several) and pad."""
-    stops = list(template.stop_ids) if template is not None else [tokenizer.eos_id]
+    """The token ids of a model's configuration: bos, eos (one or several) and pad.
+
+    Without a template, the ids that the generation settings beside the tokenizer name end an answer as well as its own.
+    """
+    if template is not None:
+        stops = list(template.stop_ids)
+    else:
+        named_ids = [token_id for token_id in read_eos_token_ids(tokenizer.folder) if token_id < len(tokenizer)]
+        own_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        stops = list(dict.fromkeys([*own_ids, *named_ids]))
     named = {
         "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": stops[0] if len(stops) == 1 else stops,
+        "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
         "pad_token_id": tokenizer.pad_id,
     }
     return {name: value for name, value in named.items() if value is not None}

@@ -93,6 +93,9 @@ def attach_lora(
 
     Returns:
         The model in training mode; only the adapter and the rows of `token_ids` are trainable.
+
+    Raises:
+        UserError: DoRA over a weight with a row of zeros.
     """
     names = set(lora.modules_to_save)
     has_experts = bool(getattr(model.config, "num_local_experts", 0))
@@ -116,6 +119,11 @@ def attach_lora(
         torch.manual_seed(seed)
         adapted = PeftModelForCausalLM(model, config)
     _train_in_float32(adapted)
+    zero = [name for name, row in adapted.named_parameters() if ".lora_magnitude" in name and not row.all()]
+    if zero:
+        layer = zero[0].removeprefix("base_model.model.").partition(".lora_magnitude")[0]
+        what = tr("DoRA divides by the length of each row, and rows of {name} are zero", name=layer)
+        raise UserError(what, "lora.dora", tr("set dora: false, as new blocks of `expand_blocks` need"))
     return adapted.train()
 
 
@@ -371,14 +379,18 @@ def read_trained_rows(folder: Path) -> list[int]:
     return sorted(read_token_ids(check_adapter_folder(folder).config))
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer was saved beside an adapter."""
+    return any((folder / name).is_file() for name in (TOKENIZER_FILE, SENTENCEPIECE_FILE))
+
+
 def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
     """Load the tokenizer saved beside an adapter, or that of its base if there is none.
 
     Raises:
         UserError: It has more entries than the base has rows.
     """
-    own = any((folder / name).is_file() for name in (TOKENIZER_FILE, SENTENCEPIECE_FILE))
-    tokenizer = Tokenizer.load(folder if own else base.folder)
+    tokenizer = Tokenizer.load(folder if has_tokenizer(folder) else base.folder)
     if len(tokenizer) > base.vocabulary_rows:
         raise UserError(
             tr(

@@ -25,18 +25,21 @@ from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors, MergePlan, grow_base
-from hanlin.models.adapters import load_adapter, load_adapter_tokenizer, warn_of_unknown_settings
+from hanlin.models.adapters import has_tokenizer, load_adapter, load_adapter_tokenizer, warn_of_unknown_settings
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import ModelFiles
+from hanlin.models.folder.layout import CONFIG, ModelFiles
 from hanlin.models.layerwise import can_be_layerwise, compute_logits_together, open_layerwise
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import read_rows
 from hanlin.models.save import remove_files_on_failure, save_streamed
+from hanlin.tokenizer.file_names import GENERATION_FILE
+from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -112,7 +115,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
     if len(files) == 1 and settings.weights is None and settings.quantization is None:
         base = grow_base(base, files[0])
-    tokenizer = load_adapter_tokenizer(folders[-1], base)
+    tokenizer = choose_tokenizer(folders, base)
     template = find_template(tokenizer)
     plan = MergePlan(base, [AdapterTensors(adapter, base) for adapter in files], settings.weights, torch_dtype(dtype))
     total = sum(torch.Size(plan.shape(name)).numel() for name in plan.names)
@@ -138,6 +141,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
             threads=torch.get_num_threads(),
             is_checked=True,
         )
+        _keep_generation_settings(base.folder, tokenizer.folder, out)
         if plan.is_changed and plan.equals_base:
             what = tr(
                 "rounding to {dtype} removes the whole adapter: the merged model would equal its base", dtype=dtype
@@ -175,6 +179,42 @@ def _resolve(folder: Path) -> Path:
         return resolve_base(folder)
     except UserError as error:
         raise UserError(error.what, error.where, tr("name the base: model: FOLDER")) from error
+
+
+def choose_tokenizer(folders: Sequence[Path], base: ModelFiles) -> Tokenizer:
+    """Load the tokenizer of several adapters together: that of the last one that has its own, or that of the base.
+
+    Raises:
+        UserError: An earlier adapter has a tokenizer with an entry that this one does not have under its id.
+    """
+    folders = [folder for folder in folders if has_tokenizer(folder)] or list(folders[-1:])
+    tokenizer = load_adapter_tokenizer(folders[-1], base)
+    for folder in folders[:-1]:
+        entries = Tokenizer.load(folder).backend.get_vocab(with_added_tokens=True).items()
+        differing = [(token_id, entry) for entry, token_id in entries if tokenizer.token_id(entry) != token_id]
+        if differing:
+            token_id, entry = min(differing)
+            what = tr(
+                "the tokenizers of {name} and {other} differ, first in '{entry}' (id {token_id})",
+                name=folder.name,
+                other=folders[-1].name,
+                entry=entry,
+                token_id=token_id,
+            )
+            raise UserError(what, folder, tr("name the adapter last whose tokenizer has all entries"))
+    return tokenizer
+
+
+def _keep_generation_settings(base: Path, origin: Path, out: Path) -> None:
+    """Write sampling defaults and ends of answers of the base, if the adapter's tokenizer came without its own."""
+    if origin == base or (origin / GENERATION_FILE).is_file():
+        return
+    written, config = read_json(out / GENERATION_FILE), read_json(out / CONFIG)
+    named = written.get("eos_token_id", [])
+    ends = list(dict.fromkeys([*(named if isinstance(named, list) else [named]), *read_eos_token_ids(base)]))
+    eos = {"eos_token_id": ends[0] if len(ends) == 1 else ends} if ends else {}
+    write_sorted_json(out / GENERATION_FILE, {**read_json(base / GENERATION_FILE), **written, **eos})
+    write_sorted_json(out / CONFIG, {**config, **eos})
 
 
 def _compare_logits(

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.surgery.blocks import ExpandBlocks
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.models.adapters import attach_lora
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model, verify_stored
@@ -125,3 +127,9 @@ def test_a_saved_weight_that_differs_is_detected(tiny_model: Path, expanded: Pat
     changed = check_model_folder(tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"layers\.1\.mlp\.down_proj"):
         verify_stored(changed, blocks.expand_weights(check_model_folder(tiny_model), [1, 3]))
+
+
+def test_dora_over_rows_of_zeros_is_refused(expanded: Path) -> None:
+    lora = LoraSettings(rank=2, dora=True, targets=("q_proj", "down_proj"))
+    with pytest.raises(UserError, match=r"rows of model\.layers\.1\.mlp\.down_proj are zero"):
+        attach_lora(load_model(expanded), lora, seed=1, layers=[1, 3])
