@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from hanlin.config.settings.export import QualityReport, QuantizedModel
 from hanlin.core.context import Inputs, StageContext
@@ -114,8 +115,21 @@ def test_transformers_reads_the_folder_and_the_quality_report_says_what_it_cost(
         difference = torch.log_softmax(model(ids).logits.float(), -1) - torch.log_softmax(again(ids).logits, -1)
     assert 0 < difference.abs().mean() < 1.0
     assert {"README.md", "LICENSE.txt"} <= {file.name for file in out.iterdir()}
+    assert "library_name: transformers" in (out / "README.md").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="already quantized"):
         written(out, data, tmp_path / "twice", method)
+
+
+def test_a_folder_that_stores_what_follows_from_its_configuration_is_quantized(
+    make_model: Make, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    folder = make_model()
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"  # as Llama 2's own folders do
+    save_file({**tensors, name: torch.ones(8)}, folder / "model.safetensors", metadata={"format": "pt"})
+    out, _ = written(folder, data, tmp_path / "out", "gptq")
+    assert name not in load_file(out / "model.safetensors")
 
 
 def test_gptq_wants_data_and_rows_that_divide(make_model: Make, data: Path, tmp_path: Path) -> None:

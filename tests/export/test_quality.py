@@ -18,7 +18,7 @@ from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, write_jsonl
 from hanlin.export.gguf import export as export_gguf
-from hanlin.export.quality import prepare_reference, scored_positions
+from hanlin.export.quality import _build_requests, prepare_reference, scored_positions
 from hanlin.export.quality_page import draw_chart, format_table
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -103,6 +103,13 @@ def test_questions_end_where_the_last_answer_begins(taught: Path, held_out: tupl
     prompt = template.render([Message("user", LESSONS[0][0])], prompt=True).ids
     assert list(reference.requests[0].prompt_ids) == prompt
     assert tokenizer.decode(reference.completions[0].ids) == LESSONS[0][1]
+
+
+def test_a_conversation_without_an_answer_is_no_question(taught: Path) -> None:
+    template = ChatTemplate.load(taught)
+    question = Message("user", "?")
+    records = [Conversation((question,), "c0"), Conversation((question, Message("assistant", "!")), "c1")]
+    assert len(list(_build_requests(records, template, SETTINGS, 64))) == 1
 
 
 def test_pick_keeps_the_smallest_type_that_passes(taught: Path, held_out: tuple[Path, Path], export: Export) -> None:

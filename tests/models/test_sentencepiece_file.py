@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from gguf_vocabularies import write_sentencepiece
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.export import Package
 from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.config.settings.surgery.context import ExtendContext
 from hanlin.core.context import Inputs, StageContext
+from hanlin.export import package
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.models import merge
 from hanlin.models.adapters import attach_lora, save_adapter
@@ -162,6 +165,18 @@ def test_merging_and_surgery_carry_the_file_on(trimmed: Path, tmp_path: Path) ->
     context.run(longer, Inputs({"model": (tmp_path / "merged",)}), tmp_path / "longer", StageContext())
     for folder in ("merged", "longer"):
         assert (tmp_path / folder / "tokenizer.model").read_bytes() == (trimmed / "tokenizer.model").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_package_for_a_hub_carries_the_file_on(trimmed: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(trimmed)
+    base = tiny_llama(tmp_path / "base", tokenizer, seed=1)
+    ChatTemplate.from_packaged("llama2", tokenizer).save(base)
+    shutil.copyfile(trimmed / "tokenizer.model", base / "tokenizer.model")
+    settings = Package(model="./base", target="huggingface")
+    (tmp_path / "package").mkdir()
+    package.run(settings, Inputs({"model": (base,)}), tmp_path / "package", StageContext())
+    assert (tmp_path / "package" / "tokenizer.model").read_bytes() == (trimmed / "tokenizer.model").read_bytes()
 
 
 @pytest.mark.slow

@@ -208,3 +208,15 @@ def test_llama3_decodes_every_line_of_chinese_and_english(llama3: Path, shared_d
     for name in ("wiki_zh_trad_drcd_dev.txt", "en_ewt_web_dev.txt"):
         text = (shared_data / "text" / name).read_text(encoding="utf-8")[:60_000]
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_merges_left_out_at_random_are_turned_off_and_it_is_said(
+    tiny_tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(tiny_tokenizer, tmp_path / "t"))
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    data["model"]["dropout"] = 0.9
+    (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    text = "What is your name? 你叫什么名字？" * 4
+    assert Tokenizer.load(folder).encode(text) == Tokenizer.load(tiny_tokenizer).encode(text)
+    assert "dropout" in caplog.text

@@ -30,6 +30,7 @@ from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, find_license_files
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import save_safetensors
+from hanlin.models.sentencepiece_file import carry_model
 from hanlin.parity import check as parity
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -53,6 +54,7 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
             else:
                 load_model(folder, dtype="auto", quantization=settings.method).save_pretrained(out)
             save_tokenizer(tokenizer, template, out)
+            carry_model([folder], tokenizer, out)
             for license_file in find_license_files(folder):
                 shutil.copyfile(license_file, out / license_file.name)
             (context.scratch_folder(out) / "written").touch()
@@ -66,7 +68,7 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
             settings.quality_report, held_out, files, tokenizer, template, context.scratch_folder(out), context
         )
         row |= quality.measure_quality(out, reference, context)
-        write_card(out, settings.name, settings.license, {FORMAT_NAMES[settings.method]: row})
+        write_card(out, settings.name, settings.license, {FORMAT_NAMES[settings.method]: row}, library="transformers")
     else:
         load_model(out)  # it can be read
     return {**metrics, FORMAT_NAMES[settings.method]: row}
@@ -115,6 +117,8 @@ def _write_gptq(
     state = model.state_dict()
     for name in files.tensors:
         module = name.removesuffix(".weight")
+        if name not in state:  # `rotary_emb.inv_freq`, which follows from the configuration
+            continue
         if module not in grids:
             tensors[name] = state[name].to(dtype).contiguous()
             continue

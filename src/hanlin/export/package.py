@@ -25,6 +25,7 @@ from hanlin.models.folder.checks import check_model_folder, check_quantized_fold
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, INDEX, find_license_files
 from hanlin.models.folder.rope import context_length
+from hanlin.models.sentencepiece_file import carry_model
 from hanlin.parity import check as parity
 from hanlin.parity.modelfile import check_modelfile, find_packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
@@ -93,6 +94,8 @@ def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> 
         folder = out / "model" if settings.target == "vllm" else out
         with catch_full_disk(out):
             save_tokenizer(source.template.tokenizer, source.template, folder)
+            if not source.files:
+                carry_model([source.folder], source.template.tokenizer, folder)
     metrics["parity"] = parity.verify(ChatTemplate.load(folder), folder, packaged_files)
     (root,) = inputs.lineage.get("model", ()) or (None,)
     card = Card(

@@ -347,7 +347,10 @@ def _build_requests(
             return
         if not isinstance(record, Conversation):
             continue
-        last_answer = max(index for index, turn in enumerate(record.messages) if turn.role == "assistant")
+        answers = [index for index, turn in enumerate(record.messages) if turn.role == "assistant"]
+        if not answers:
+            continue
+        last_answer = answers[-1]
         ids = template.render(record.messages[:last_answer], record.tools, prompt=True, where=record.id).ids
         if len(ids) < max_length:
             yield GenerationRequest(tuple(ids), template.stop_ids, sampling)

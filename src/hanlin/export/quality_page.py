@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.files import write_text
+from hanlin.core.names import quote_yaml
 
 CARD_FILE, CHART_FILE = "README.md", "quality_report.svg"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 360, 70, 50
@@ -16,7 +17,12 @@ _MIN_KL = 1e-7  # nats, on a logarithmic scale that has no zero
 
 
 def write_card(
-    folder: Path, name: str, license: str | None, rows: Mapping[str, Mapping[str, Any]], note: str = ""
+    folder: Path,
+    name: str,
+    license: str | None,
+    rows: Mapping[str, Mapping[str, Any]],
+    note: str = "",
+    library: str = "gguf",
 ) -> None:
     """Write `README.md`, a model card, and `quality_report.svg`.
 
@@ -26,8 +32,9 @@ def write_card(
         license: Its license, for the front matter.
         rows: Quality reports by type; files whose report has `kept` False were measured and deleted.
         note: A line below the table.
+        library: What loads the files, as hubs name it.
     """
-    front = ["---", *([f"license: {license}"] if license else []), "library_name: gguf", "---"]
+    front = ["---", *([f"license: {quote_yaml(license)}"] if license else []), f"library_name: {library}", "---"]
     text = [
         *front,
         f"# {name}",

@@ -113,6 +113,9 @@ class Tokenizer:
                     hint,
                 ) from error
             check_growth(read_pipeline_rules(backend)["normalizer"], file)
+            if getattr(backend.model, "dropout", None):  # of merges, at random: no text would have ids of its own
+                backend.model.dropout = None
+                _LOG.warning("%s: %s", file, tr("it leaves out merges at random (dropout), which is turned off"))
         elif (folder / SENTENCEPIECE_FILE).is_file():
             backend = convert_sentencepiece(folder, config, accept_other_ids=accept_other_ids)
         else:

@@ -240,3 +240,20 @@ def test_a_space_before_the_first_text_alone_is_refused(tiny_sentencepiece: Path
     tokenizer = Tokenizer.load(folder)
     with pytest.raises(UserError, match="a space at the beginning of the first text alone"):
         build_vocabulary(tokenizer, len(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"), [("normalizer", r"normalizes text \(NFKC\) first"), ("pre_tokenizer", "splits text by another")]
+)
+def test_rules_of_a_sentencepiece_tokenizer_that_llama_cpp_has_not_are_named(
+    rule: str, said: str, tiny_sentencepiece: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_sentencepiece, tmp_path / "t"))
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if rule == "normalizer":
+        backend.normalizer = normalizers.Sequence([normalizers.NFKC(), backend.normalizer])
+    else:
+        backend.normalizer, backend.pre_tokenizer = None, pre_tokenizers.Metaspace()
+    backend.save(str(folder / "tokenizer.json"))
+    with pytest.raises(UserError, match=said):
+        build_vocabulary(Tokenizer.load(folder), 600)

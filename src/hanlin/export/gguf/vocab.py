@@ -20,6 +20,7 @@ from hanlin.core.i18n import tr
 from hanlin.tokenizer.file_names import TOKENIZER_FILE
 from hanlin.tokenizer.gguf_splitting import GPT_2, LLAMA_3, QWEN_2, SINGLE_DIGITS
 from hanlin.tokenizer.gguf_vocabulary import END_TOKEN_NAMES
+from hanlin.tokenizer.prefix_space import flatten_steps
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _Rule = Mapping[str, Any]
@@ -111,6 +112,14 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
     first. So a piece's score is minus its rank, the place of its first merge.
     """
     model = data["model"]
+    for step in flatten_steps(data["normalizer"], "normalizers"):
+        is_space = step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == _SPACE
+        if not is_space and not (step["type"] == "Prepend" and step["prepend"] == _SPACE):
+            raise _unsupported(tokenizer, tr("it normalizes text ({kind}) first", kind=step["type"]))
+    if any(
+        rule["type"] != "Metaspace" or rule.get("split", True) for rule in _pre_tokenizer_steps(data["pre_tokenizer"])
+    ):
+        raise _unsupported(tokenizer, tr("it splits text by another rule"))
     for token in tokenizer.added_tokens.values():
         if token.normalized and not token.special and data["normalizer"] is not None:
             what = tr("llama.cpp cannot find the added token {content!r} as this tokenizer does", content=token.content)
