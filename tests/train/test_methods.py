@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from peft.optimizers import create_loraplus_optimizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from hanlin.chat.template import ChatTemplate
@@ -76,6 +76,20 @@ def test_last_layers_leave_all_else_bit_for_bit(
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert changed == {name for name in before if name.startswith("model.layers.1.")}
     assert metrics["trainable_parameters"] == sum(before[name].numel() for name in changed)
+
+
+def test_last_layers_leave_weights_of_several_dtypes_as_they_are(
+    tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "mixed"))
+    before = load_file(model / "model.safetensors")
+    before = {name: weight if "norm" in name else weight.bfloat16() for name, weight in before.items()}
+    save_file(before, model / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "out"
+    stages.sft(sft(train_last_layers=1), inputs(many(conversation, 6), model), out, StageContext())
+    after = load_file(out / "model.safetensors")
+    assert {name: weight.dtype for name, weight in after.items()} == {name: w.dtype for name, w in before.items()}
+    assert all(torch.equal(after[name], w) for name, w in before.items() if not name.startswith("model.layers.1."))
 
 
 def test_last_layers_and_rows_are_trained_together(

@@ -57,7 +57,7 @@ def resize_embeddings(model: LlamaForCausalLM, first_id: int, old_ids: Sequence[
 def restore_dtypes(
     model: LlamaForCausalLM, files: ModelFiles, resized: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor] | None:
-    """The weights of a model as its folder stores them, if it has several dtypes; None if the model's own are these.
+    """The weights of a dense model as its folder stores them, if it has several dtypes; else None.
 
     To load a model rounds every weight to the dtype of most of them: the norms of some models are float32, and the rest
     is bfloat16.
@@ -67,7 +67,7 @@ def restore_dtypes(
         files: The folder.
         resized: Gives the new matrix for the stored one, by its name, in the dtype of the stored one.
     """
-    if len({entry.dtype for entry in files.tensors.values()}) == 1:
+    if len({entry.dtype for entry in files.tensors.values()}) == 1 or files.config.get("num_local_experts"):
         return None
     tied = model.lm_head.weight is model.model.embed_tokens.weight
     stored = {name: read_tensor(files, name) for name in model.state_dict() if not (tied and name == HEAD)}

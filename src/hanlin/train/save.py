@@ -15,6 +15,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer
 from hanlin.config.settings.train import Training
 from hanlin.models.adapters import get_trainable_tokens_layer, save_adapter
+from hanlin.models.embedding_rows import restore_dtypes
 from hanlin.models.folder.checks import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
@@ -51,8 +52,10 @@ def save_trained(
         return
     if trains_subset(settings):
         base = load_model(base_folder, dtype="auto")
-        state = merge_trained(base.state_dict(), model.hf_model)
-        save_model(base, out, tokenizer=tokenizer, template=template, state=state)
+        stored = restore_dtypes(cast(LlamaForCausalLM, base), base_files, lambda _, weight: weight)
+        state = merge_trained(stored or base.state_dict(), model.hf_model)
+        keeps = stored is not None
+        save_model(base, out, tokenizer=tokenizer, template=template, state=state, keeps_dtypes=keeps)
         return
     assert not isinstance(model.hf_model, PeftModel)
     save_model(model.hf_model, out, tokenizer=tokenizer, template=template, dtype=base_files.dtype)
