@@ -119,8 +119,7 @@ def attach_lora(
         torch.manual_seed(seed)
         adapted = PeftModelForCausalLM(model, config)
     _train_in_float32(adapted)
-    zero = [name for name, row in adapted.named_parameters() if ".lora_magnitude" in name and not row.all()]
-    if zero:
+    if zero := [name for name, row in adapted.named_parameters() if ".lora_magnitude" in name and not row.all()]:
         layer = zero[0].removeprefix("base_model.model.").partition(".lora_magnitude")[0]
         what = tr("DoRA divides by the length of each row, and rows of {name} are zero", name=layer)
         raise UserError(what, "lora.dora", tr("set dora: false, as new blocks of `expand_blocks` need"))
@@ -385,11 +384,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
-    """Load the tokenizer saved beside an adapter, or that of its base if there is none.
-
-    Raises:
-        UserError: It has more entries than the base has rows.
-    """
+    """Load the tokenizer saved beside an adapter, or that of its base; UserError if it has more entries than rows."""
     tokenizer = Tokenizer.load(folder if has_tokenizer(folder) else base.folder)
     if len(tokenizer) > base.vocabulary_rows:
         raise UserError(

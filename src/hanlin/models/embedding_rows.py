@@ -5,15 +5,12 @@ Which tokens are added is decided in `hanlin.tokenizer.extend`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
-
-from hanlin.models.folder.layout import ModelFiles
-from hanlin.models.save import read_tensor
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 RESIZED_TENSORS = (EMBEDDINGS, HEAD)
@@ -52,26 +49,6 @@ def resize_embeddings(model: LlamaForCausalLM, first_id: int, old_ids: Sequence[
     head.weight = embeddings.weight if tied else _resize_matrix(head.weight, first_id, old_ids)
     rows = embeddings.weight.shape[0]
     embeddings.num_embeddings = head.out_features = model.config.vocab_size = model.vocab_size = rows
-
-
-def restore_dtypes(
-    model: LlamaForCausalLM, files: ModelFiles, resized: Callable[[str, torch.Tensor], torch.Tensor]
-) -> dict[str, torch.Tensor] | None:
-    """The weights of a dense model as its folder stores them, if it has several dtypes; else None.
-
-    To load a model rounds every weight to the dtype of most of them: the norms of some models are float32, and the rest
-    is bfloat16.
-
-    Args:
-        model: The model with other rows of embeddings and output head than its folder has.
-        files: The folder.
-        resized: Gives the new matrix for the stored one, by its name, in the dtype of the stored one.
-    """
-    if len({entry.dtype for entry in files.tensors.values()}) == 1 or files.config.get("num_local_experts"):
-        return None
-    tied = model.lm_head.weight is model.model.embed_tokens.weight
-    stored = {name: read_tensor(files, name) for name in model.state_dict() if not (tied and name == HEAD)}
-    return {name: resized(name, weight) if name in RESIZED_TENSORS else weight for name, weight in stored.items()}
 
 
 class UntrainedIds(NamedTuple):

@@ -24,13 +24,13 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.hardware.devices import best_device
 from hanlin.core.i18n import tr
-from hanlin.models.embedding_rows import RESIZED_TENSORS, resize_embeddings, restore_dtypes
+from hanlin.models.embedding_rows import RESIZED_TENSORS, resize_embeddings
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.new_rows.initialize import init_new_rows
 from hanlin.models.new_rows.sample import sample_texts
-from hanlin.models.save import check_finite, read_tensor, save_model
+from hanlin.models.save import check_finite, read_tensor, restore_dtypes, save_model
 from hanlin.models.sentencepiece_file import write_extended_model
 from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer, verify_ids

@@ -21,6 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import catch_full_disk, check_free_space, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
+from hanlin.models.embedding_rows import HEAD, RESIZED_TENSORS
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import (
     CONFIG,
@@ -182,6 +183,27 @@ def read_tensor(files: ModelFiles, name: str) -> torch.Tensor:
     """Read one tensor of a model folder, in its dtype."""
     with safe_open(str(files.tensors[name].file), framework="pt") as file:
         return cast(torch.Tensor, file.get_tensor(name))
+
+
+def restore_dtypes(
+    model: PreTrainedModel, files: ModelFiles, resized: Callable[[str, torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor] | None:
+    """The weights of a dense model as its folder stores them, if it has several dtypes; else None.
+
+    To load a model rounds every weight to the dtype of most of them: the norms of some models are float32, and the rest
+    is bfloat16.
+
+    Args:
+        model: The model with other rows of embeddings and output head than its folder has.
+        files: The folder.
+        resized: Gives the new matrix for the stored one, by its name, in the dtype of the stored one.
+    """
+    if len({entry.dtype for entry in files.tensors.values()}) == 1 or files.config.get("num_local_experts"):
+        return None
+    parts: Any = model
+    tied = parts.lm_head.weight is parts.model.embed_tokens.weight
+    stored = {name: read_tensor(files, name) for name in model.state_dict() if not (tied and name == HEAD)}
+    return {name: resized(name, weight) if name in RESIZED_TENSORS else weight for name, weight in stored.items()}
 
 
 def verify_stored(files: ModelFiles, weights: Mapping[str, torch.Tensor]) -> int:

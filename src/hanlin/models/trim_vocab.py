@@ -27,14 +27,14 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Message, ToolCall, read_jsonl
 from hanlin.models.dtypes import torch_dtype
-from hanlin.models.embedding_rows import RESIZED_TENSORS, restore_dtypes
+from hanlin.models.embedding_rows import RESIZED_TENSORS
 from hanlin.models.extend_vocab import MEASURED_DOCUMENTS, SAMPLE_TEXTS, measure_by_language
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.merge import compare_logits, compute_logits, render_prompts
-from hanlin.models.save import check_finite, read_tensor, remove_files_on_failure, save_model
+from hanlin.models.save import check_finite, read_tensor, remove_files_on_failure, restore_dtypes, save_model
 from hanlin.models.sentencepiece_file import write_trimmed_model
 from hanlin.tokenizer.compression import batches
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE

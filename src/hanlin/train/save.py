@@ -15,10 +15,9 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer
 from hanlin.config.settings.train import Training
 from hanlin.models.adapters import get_trainable_tokens_layer, save_adapter
-from hanlin.models.embedding_rows import restore_dtypes
 from hanlin.models.folder.checks import ModelFiles
 from hanlin.models.load import load_model
-from hanlin.models.save import save_model
+from hanlin.models.save import restore_dtypes, save_model
 from hanlin.models.sentencepiece_file import carry_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.compute.model import TrainModel
@@ -52,7 +51,7 @@ def save_trained(
         return
     if trains_subset(settings):
         base = load_model(base_folder, dtype="auto")
-        stored = restore_dtypes(cast(LlamaForCausalLM, base), base_files, lambda _, weight: weight)
+        stored = restore_dtypes(base, base_files, lambda _, weight: weight)
         state = merge_trained(stored or base.state_dict(), model.hf_model)
         keeps = stored is not None
         save_model(base, out, tokenizer=tokenizer, template=template, state=state, keeps_dtypes=keeps)
