@@ -161,7 +161,7 @@ _TABLE = (
               version=3,
               shows=("preference_loss", "validation_loss", "accuracy", "margin", "reference_point", "steps")),
     StageKind("merge", "model:Merge", "model", "hanlin.models.merge:run",
-              "merge adapters into their base and verify it", version=2, heavy=True,
+              "merge adapters into their base and verify it", version=3, heavy=True,
               shows=("adapter_tensors", "max_abs_difference", "greedy_agreement")),
     StageKind("import_gguf", "surgery.import_gguf:ImportGguf", "model", "hanlin.export.gguf.import_gguf:run",
               "make a model folder from a GGUF file", heavy=True,

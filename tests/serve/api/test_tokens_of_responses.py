@@ -77,10 +77,11 @@ def test_tokens_of_reasoning_that_is_left_out_are_left_out_too(job: GenerationJo
     assert ("secret" in told) is shows_reasoning and told.endswith("好的")
     stream = formatter()
     events = [*stream.open_stream(job)]
-    for event in [*whole.text_deltas, whole.end]:
-        events += stream.format_event(0, event)
+    parts: list[TextDelta | AnswerEnd] = [*whole.text_deltas, whole.end]
+    for part in parts:
+        events += stream.format_event(0, part)
     choices = [json.loads(event.removeprefix(b"data: "))["choices"][0] for event in events]
-    assert spell([row for part in choices for row in (part["logprobs"] or {"content": []})["content"]]) == told
+    assert spell([row for choice in choices for row in (choice["logprobs"] or {"content": []})["content"]]) == told
 
 
 def test_no_space_is_put_before_a_suffix(tiny_sentencepiece: Path, tmp_path: Path) -> None:
