@@ -114,6 +114,21 @@ def test_an_answer_that_is_written_twice_or_in_a_loop_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(
+    "answer",
+    ["延xxxxxxxxxxx6长白营业部", "卡号为xxxxxxxxxxx2921、xxxxxxxxxxx8420。", "原告河××××××××××××0支付了工资。"],
+)
+def test_what_stands_for_a_name_or_a_number_is_no_run_in_an_answer(answer: str) -> None:
+    assert judge("repeated_characters", "合同是谁签的？", answer) is None
+
+
+@pytest.mark.parametrize(
+    "answer", ["依照《刑法》第" + "×" * 600, "房屋位于朝阳区" + "x" * 40 + "号", "罪名：" + "x" * 30]
+)
+def test_a_loop_of_the_mark_that_stands_for_a_name_is_dropped(answer: str) -> None:
+    assert judge("repeated_characters", "合同是谁签的？", answer) is not None
+
+
+@pytest.mark.parametrize(
     ("name", "question", "answer"),
     [
         ("repeated_lines", "把“我喜欢春天的小河”重复五遍。", "我喜欢春天的小河，也喜欢秋天的果园。\n" * 5),

@@ -285,3 +285,18 @@ def test_big5_of_which_windows_1252_lost_one_first_byte_is_not_taken_for_complet
 )
 def test_names_code_formulas_and_faces_have_no_lone_halves(text: str) -> None:
     assert mojibake(text, 0.005) == text
+
+
+@pytest.mark.parametrize(
+    "post",
+    [
+        "球衣穿起的[挖鼻屎][害羞]",
+        "[鼓掌][鼓掌][鼓掌]我中意里个[酷]",
+        "回复@绿茵冰雨:[握手]谢谢朋友的鼓励!",
+        "哦呵呵呵呵呵呵呵~@腹黑的杨梦颖呢",
+        "严惩凶手[愤怒][愤怒][愤怒][愤怒][愤怒]",
+        "[泪]阿里的呀~~吾阿想起~~~",
+    ],
+)
+def test_emoticons_and_names_in_short_posts_are_no_halves_of_characters(post: str) -> None:
+    assert mojibake(post, 0.005) == post

@@ -189,8 +189,79 @@ def test_the_length_of_a_long_book_does_not_count_as_repetition() -> None:
 
 
 def test_runs_of_one_character_drop_a_text() -> None:
-    assert reason("repeated_characters", SPRING + "哈" * 60) == "repeated_characters"
+    assert reason("repeated_characters", SPRING + "哈" * 100) == "repeated_characters"
     assert apply("repeated_characters", SPRING + "哈哈哈哈哈") == SPRING + "哈哈哈哈哈"
+
+
+@pytest.mark.parametrize(
+    "post",
+    [
+        "不是有人出来证实这条消息是假的了吗？？？？？？？？？？？？？？",
+        "老张啊啊啊啊啊啊啊啊啊啊啊啊你究竟是有多会跳舞[泪]",
+        "菜送到的时候已经凉透了。。。差评！！！！！！！！！！！！！！！！！！！！！！！",
+        "味道很赞，送餐也快，手动一个赞，不，10000000000000个",
+    ],
+)
+def test_posts_and_reviews_that_say_something_may_laugh_and_exclaim(post: str) -> None:
+    assert apply("repeated_characters", post) == post
+
+
+@pytest.mark.parametrize(
+    "post",
+    [
+        "哈哈哈哈哈哈哈哈哈哈哈",
+        "真的假的？？？？？？？？？？",
+        "还可以。。。。。。。。。。。。。。。。。。。。。。。。。。",
+        "@一个名字很长的人 @另一个人 2333333333333",
+        "人间悲剧为何总是在这里上演" + "？" * 120,
+    ],
+)
+def test_posts_that_are_runs_beside_a_word_or_names_are_dropped(post: str) -> None:
+    assert reason("repeated_characters", post) == "repeated_characters"
+
+
+def test_two_thirds_may_be_runs_in_a_post_and_a_fifth_in_a_page() -> None:
+    said = "这一句话说了一些事情。"
+    assert apply("repeated_characters", said + "！" * 20) == said + "！" * 20
+    assert reason("repeated_characters", said + "！" * 30) == "repeated_characters"
+    page = said + "一二三四五六七八九十" * 15 + "！" * 60
+    assert len(page) > 200
+    assert reason("repeated_characters", page) == "repeated_characters"
+
+
+@pytest.mark.parametrize(
+    "post",
+    [
+        "终于要看完了吗[泪][泪][泪][泪]",
+        "哈哈说得对∩_∩[害羞][爱你][钱]",
+        "那是大猫⊙▽⊙",
+        "没有肉→_→",
+        "好吃🎉🎉🎉🎉🎉🎉",
+        "大堂不错，门口人来人往////////////////////",
+        "八级了啊．．．．．",
+    ],
+)
+def test_emoticons_beside_words_do_not_drop_a_post(post: str) -> None:
+    assert apply("symbols", post) == post
+
+
+@pytest.mark.parametrize("post", ["[蜡烛][蜡烛][蜡烛]", "→_→[哈哈]", "🎉🎉🎉", "+1[嘻嘻]", "#$%*&/+>^:!?"])
+def test_posts_of_emoticons_and_symbols_alone_are_dropped(post: str) -> None:
+    assert reason("symbols", post) == "symbols"
+
+
+@pytest.mark.parametrize(
+    "post", ["是我(○’ω’○)", "啊( ；´Д｀)", "(ﾉ∀｀●)⊃【喂~", "[爱心]️", "迷の⑨神", "黑得漂亮！(̿▀̿ ̿Ĺ̯̿̿▀̿ ̿)̄"]
+)
+def test_letters_in_emoticons_are_no_other_language(post: str) -> None:
+    assert apply("chinese_or_english", post) == post
+
+
+@pytest.mark.parametrize(
+    "post", ["お誕生日おめでとう！[蛋糕]", "そうですよね。", "안녕히 주무 세요.", "愛してるよ、ずっと♪( ´θ｀)ノ"]
+)
+def test_short_posts_in_other_languages_are_dropped_beside_their_emoticons(post: str) -> None:
+    assert reason("chinese_or_english", post) == "other_language"
 
 
 def test_symbols_drop_a_text_and_formulas_do_not() -> None:

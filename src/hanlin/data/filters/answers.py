@@ -13,7 +13,7 @@ from functools import partial
 
 from hanlin.config.settings.rules import Rule
 from hanlin.core.records import Message
-from hanlin.data.filters.repetition import repeated_characters as _repeated_characters
+from hanlin.data.filters.repetition import find_runs
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import longest_copy, repeated_ngram_fraction
@@ -43,6 +43,7 @@ _SYMBOL_LOOP = compile_on_use(r"(?:^|\n)[ \t]*([^\w\s]{1,3})[ \t]*(?:\n\s{0,8}\1
 _LINK = compile_on_use(r"https?://\S+|`[^`\n]*`")
 _OPERATOR = compile_on_use(r"([-+*/=<>^$\\{}\[\]_|&#~])(?!\1{4})(?<!\1{5})")
 _BLANKS = compile_on_use(r"_{2,}|-{3,}|={3,}|·{3,}|…{2,}")
+_MASK = compile_on_use(r"(?<![xX×*])([xX×*])\1{2,19}(?=\w)(?!\1)")
 _EMOJI = compile_on_use("[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]")
 _MIN_FILLED, _MIN_REPEATED, _LOOP, _MIN_LOOP, _LONG_QUESTION = 8, 60, 0.95, 10, 200
 _LETTERS = compile_on_use(r"[^\W\d_]")
@@ -93,10 +94,15 @@ def symbols(answer: str, question: str, share: float) -> Drop | None:
 
 
 def repeated_characters(answer: str, question: str, share: float, run: int) -> Drop | None:
-    """Drop a chat with an answer of which more than this share is in runs of one character, unless it is asked to."""
-    result = _repeated_characters(answer, share, run)
+    """Drop a chat with an answer of which more than this share is in runs of one character, unless it is asked to.
+
+    What stands for a name or for digits (卡号为xxxxxxxxxxx2921) is not counted: court files and contracts have it.
+    """
+    result = find_runs(answer, share, run)
+    if result is not None:
+        result = find_runs(_MASK.sub(r"\1", answer), share, run)
     if (
-        isinstance(result, str)
+        result is None
         or _ASKS_FOR_REPETITION.search(_instruction(question))
         or _ASKS_FOR_SYMBOLS.search(_instruction(question))
     ):

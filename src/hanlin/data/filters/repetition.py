@@ -11,6 +11,7 @@ import numpy as np
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points, count_char_kinds, split_lines
+from hanlin.data.text.emoticons import strip_emoticons
 from hanlin.data.text.ngrams import repeated_ngram_fraction
 from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 
@@ -184,9 +185,34 @@ def repeated_characters(text: str, share: float, run: int) -> str | Drop:
     Fenced code, indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, because tables and
     calculations have them; unless drawn rules are most of the text, or dots that lead to page numbers are two fifths
     of it and fewer than 1,000 characters follow the last of them: a table of contents, not the document behind one.
+    In up to 200 characters that say something beside their laughter and exclamation marks, a half may be runs, and two
+    thirds if they say seven characters or more: so people write posts and reviews.
     """
+    drop = find_runs(text, share, run)
+    if drop and len(text) <= _MAX_POST_CHARS and (allowed := _find_allowed_runs(text)) > share:
+        drop = find_runs(text, allowed, run)
+    return drop or text
+
+
+_MAX_POST_CHARS = 200
+_ALLOWED_RUNS = ((7, 2 / 3), (5, 1 / 2))
+"""What share of a post may be runs if it says at least so many characters."""
+_UNSAID = re.compile(r"@[\w-]+|[哈呵嘿嘻啊哦喔嗷呀哇噗唉额嗯嘎]|(.)\1{3,}")
+
+
+def _find_allowed_runs(text: str) -> float:
+    """The share of a post that may be runs, by what it says beside names (@…), emoticons, interjections and runs.
+
+    Two Latin letters count as one character.
+    """
+    han, latin, *_ = count_char_kinds(_UNSAID.sub("", strip_emoticons(text)))
+    return next((allowed for least, allowed in _ALLOWED_RUNS if han + latin / 2 >= least), 0.0)
+
+
+def find_runs(text: str, share: float, run: int) -> Drop | None:
+    """The Drop for a text of which more than `share` is in runs, as `repeated_characters` counts them, or None."""
     if _fraction_in_runs(text, run, share) <= share:
-        return text
+        return None
     judged = text
     leaders = [leader.span() for leader in _LEADER.finditer(text)]
     led = sum(end - start for start, end in leaders)
@@ -195,7 +221,7 @@ def repeated_characters(text: str, share: float, run: int) -> str | Drop:
             return Drop("repeated_characters", f"share {led / len(text):.2f}")
         judged = _LEADER.sub("", text)
     fraction = _fraction_in_runs(strip_drawn_rules(strip_code(judged)), run, share)
-    return Drop("repeated_characters", f"share {fraction:.2f}") if fraction > share else text
+    return Drop("repeated_characters", f"share {fraction:.2f}") if fraction > share else None
 
 
 _LEADER = re.compile(r"(?:[.·…]\s?){9,}(?=\s*\d)")

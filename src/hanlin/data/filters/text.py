@@ -12,6 +12,7 @@ import unicodedata
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
+from hanlin.data.text.emoticons import strip_emoticons
 from hanlin.data.text.lexicons import (
     BETTING_SITES,
     EDITOR_CUES,
@@ -142,15 +143,18 @@ def symbols(text: str, share: float) -> str | Drop:
 
     Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; here 0.4 of the characters, which keeps
     tables, code and formulas. Marks of Markdown and drawn rules are not counted: a table of short cells has more of
-    them than of anything else.
+    them than of anything else. Nor are emoticons ([泪][泪], ⊙▽⊙), which many posts have more of than of words; a text
+    of nothing else goes. In up to 200 characters a run of one symbol is one, because people write ///////.
     """
     if _symbol_share(text) <= share:
         return text
-    symbol = _symbol_share(_FORMAT_MARKS.sub("", text))
+    words = _FORMAT_MARKS.sub("", strip_emoticons(text))
+    symbol = _symbol_share(_SYMBOL_RUN.sub(r"\1", words) if len(text) <= _MAX_POST_CHARS else words)
     return Drop("symbols", f"share {symbol:.2f}") if symbol > share else text
 
 
-_FORMAT_MARKS = re.compile(r"[*|`]|([-=_~#+.·•─━═＿])\1+")
+_SYMBOL_RUN = re.compile(r"([^\w\s])\1{2,}")
+_FORMAT_MARKS = re.compile(r"[*|`~〜]|([-=_#+.·•─━═＿．⋯])\1+")
 
 
 def _symbol_share(text: str) -> float:
@@ -162,13 +166,23 @@ def _symbol_share(text: str) -> float:
 def chinese_or_english(text: str, share: float) -> str | Drop:
     """Drop a text if less than this share of its letters is Chinese or Latin.
 
-    Why: the model is for Chinese and English, and pages that mix other scripts in are mostly machine-made.
+    Why: the model is for Chinese and English, and pages that mix other scripts in are mostly machine-made. Letters in
+    emoticons are not counted ((´θ｀)ノ), nor are one or two in all (迷の人): they are no text of another language.
     """
     han, latin, other, *_ = count_char_kinds(text)
     letters = han + latin + other
-    if letters and han + latin < share * letters:
-        return Drop("other_language", f"share {(han + latin) / letters:.2f}")
-    return text
+    if not letters or han + latin >= share * letters:
+        return text
+    if len(text) <= _MAX_POST_CHARS:
+        han, latin, other, *_ = count_char_kinds(_MARKS_ON_LETTERS.sub("", strip_emoticons(text)))
+        letters = han + latin + other
+        if other < _MIN_OTHER_LETTERS or han + latin >= share * letters:
+            return text
+    return Drop("other_language", f"share {(han + latin) / letters:.2f}")
+
+
+_MAX_POST_CHARS, _MIN_OTHER_LETTERS = 200, 3
+_MARKS_ON_LETTERS = re.compile("[\u0300-\u036f\u0f00-\u0fff\u20d0-\u20ff]")
 
 
 _CHARS_PER_BETTING_NAME = 1_200

@@ -48,6 +48,7 @@ _LETTERS = re.compile("[^\\W\\d_]|[\ue000-\uf8ff]")
 _HALVING = ("euc_jp", "cp949", "gb18030", "cp932")
 _LONE_HALVES = re.compile(r"(?<=[^\x00-\x7f])[@-~]{1,10}(?=[^\x00-\x7f])")
 _ODD_HALF = re.compile(r"^[\\{}^]$|[a-z][A-Z]|[A-Z]{2}[a-z](?![a-z])|(?!@[A-Za-z]{3})(?=.*[A-Za-z]).*[@\[\\\]^_{|}~]")
+_EMOTICON, _IN_POSTS, _MIN_HALVES = re.compile(r"\[[^\W\d_]{1,8}\]"), {"@", "~", "~~", "~~~", "[", "]", "_"}, 2
 _MARKS, _MAX_COUNTED, _MAX_HALF_CHARS = "，。、；：", 4, 4
 _OFFSET, _NEARNESS, _DISTINCT, _ODD, _MARK, _FREQUENT = -5.9, 5.7, 114.0, 1.0, -1.8, -17.6
 _SCRIPTS = ((_FOREIGN[0][0], -12.0), (_FOREIGN[2][0], -5.1), (_FOREIGN[3][0], -5.7))
@@ -144,12 +145,12 @@ def _lost_first_bytes(text: str, above_ascii: str, frequent: float) -> str | Non
             nearness = max(nearness, _measure_nearness(codes, per_char))
     if not codecs:
         return None
-    halves = _LONE_HALVES.findall(text)
+    halves = _LONE_HALVES.findall(_EMOTICON.sub("。", text))
     if sum(map(len, halves)) > _MAX_HALF_CHARS * len(halves):
         return None  # words, not bytes
     distinct = set(halves)
-    if len(distinct) == 1:
-        distinct = set()  # a path or a list has one mark again and again
+    if len(distinct - _IN_POSTS) < _MIN_HALVES:
+        distinct = set()  # a path or a list has one mark again and again, a post names people and draws out its words
     score = _OFFSET + _NEARNESS * nearness + _FREQUENT * frequent + _DISTINCT * len(distinct) / len(text)
     score += _ODD * min(_MAX_COUNTED, sum(1 for half in distinct if _ODD_HALF.search(half)))
     score += _MARK * sum(map(above_ascii.count, _MARKS))
