@@ -220,6 +220,24 @@ def test_posts_that_are_runs_beside_a_word_or_names_are_dropped(post: str) -> No
     assert reason("repeated_characters", post) == "repeated_characters"
 
 
+@pytest.mark.parametrize(
+    "post",
+    [
+        "多漂亮的孩子，愿你一路走好。" + "[爱心传递]" * 14,
+        "今天吃脑残片了没？" + "[挖鼻屎]" * 11,
+    ],
+)
+def test_emoticons_behind_what_a_post_says_are_no_repeated_phrases(post: str) -> None:
+    assert apply("repeated_phrases", post) == post
+
+
+@pytest.mark.parametrize(
+    "post", ["[蜡烛]" * 45, "我爱他" * 46, "#张三生日快乐# " * 12 + "好喜欢你", "参加" + "…" * 118]
+)
+def test_posts_of_one_emoticon_or_one_phrase_are_repeated_phrases(post: str) -> None:
+    assert reason("repeated_phrases", post) == "repeated_phrases"
+
+
 def test_two_thirds_may_be_runs_in_a_post_and_a_fifth_in_a_page() -> None:
     said = "这一句话说了一些事情。"
     assert apply("repeated_characters", said + "！" * 20) == said + "！" * 20

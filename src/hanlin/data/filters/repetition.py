@@ -167,7 +167,7 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     characters, so that the length of a long book does not count against it. Default 0.60: pages that show their
     beginning again, lists of notices in one wording and tables stay below; at 0.40 they are most of what is dropped,
     at 0.10 a criminal code is. Fenced code and drawn rules are not counted, and a song may repeat three quarters of
-    itself.
+    itself. In up to 200 characters that say something emoticons and runs are not counted either.
     """
     han, latin, *_ = count_char_kinds(text)
     fraction = repeated_ngram_fraction(text, length if han >= latin else 3 * length, share)
@@ -176,6 +176,10 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     if (prose := strip_drawn_rules(strip_code(text))) != text:
         result = repeated_phrases(prose, share, length)
         return result if isinstance(result, Drop) else text
+    if len(text) <= _MAX_POST_CHARS and _find_allowed_runs(text):
+        said = _RUN.sub(r"\1", strip_emoticons(text))
+        if repeated_ngram_fraction(said, length if han >= latin else 3 * length, share) <= share:
+            return text
     return Drop("repeated_phrases", f"share {fraction:.2f}")
 
 
@@ -197,6 +201,7 @@ def repeated_characters(text: str, share: float, run: int) -> str | Drop:
 _MAX_POST_CHARS = 200
 _ALLOWED_RUNS = ((7, 2 / 3), (5, 1 / 2))
 """What share of a post may be runs if it says at least so many characters."""
+_RUN = re.compile(r"(.)\1{3,}")
 _UNSAID = re.compile(r"@[\w-]+|[哈呵嘿嘻啊哦喔嗷呀哇噗唉额嗯嘎]|(.)\1{3,}")
 
 

@@ -182,7 +182,7 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
 
 
 _MAX_POST_CHARS, _MIN_OTHER_LETTERS = 200, 3
-_MARKS_ON_LETTERS = re.compile("[\u0300-\u036f\u0f00-\u0fff\u20d0-\u20ff]")
+_MARKS_ON_LETTERS = re.compile("[\u0300-\u036f\u0f00-\u0fff\u20d0-\u20ff\u3131-\u318e]")
 
 
 _CHARS_PER_BETTING_NAME = 1_200

@@ -9,8 +9,8 @@ import re
 
 _NAMED = re.compile(r"\[[^\W\d_]{1,8}\]")
 _EMOJI = re.compile("[\U0001f000-\U0001faff\ufe0e\ufe0f\u200d\u2764\u2665\u2661]|[\u2600-\u27bf](?=\ufe0f)")
-_EYE = r"[^\w\s。，、！？]|[πTOoσｰーㅠㅜQ＝]"
-_MOUTH = r"[_＿ωωДдεθ∀皿口.。\-－—︿﹏▽∇△^o︶ ]{1,3}"
+_EYE = r"[^\w\s。，、！？.·…~*/|#\-—－]|[πTOoσｰーㅠㅜQ＝]"
+_MOUTH = r"[_＿ωωДдεθ∀皿口.。\-－—︿﹏▽∇△^o︶]{1,3}"
 _FACE = re.compile(rf"({_EYE}){_MOUTH}\1")
 _BRACKETED_FACE = re.compile(
     r"[ヾヽ\\]{0,2}[(（](?=[^()（）\n]{0,12}[´｀`^＾ﾟ゜°¯￣_＿▽∇≧≦><;；=＝@*•●◕\u0300-\u036f])[^()（）\u4e00-\u9fff\n]{1,14}[)）]"
