@@ -11,9 +11,15 @@ import numpy as np
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points, count_char_kinds, split_lines
-from hanlin.data.text.emoticons import strip_emoticons
 from hanlin.data.text.ngrams import repeated_ngram_fraction
-from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
+from hanlin.data.text.verse import (
+    MAX_VERSE_REPETITION,
+    MIN_VERSE_LINES,
+    is_verse,
+    strip_code,
+    strip_drawn_rules,
+    strip_emoticons,
+)
 
 _LEAST_TEASER_CHARS = 20
 _ELLIPSES = ("...", "…")

@@ -12,7 +12,6 @@ import unicodedata
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
-from hanlin.data.text.emoticons import strip_emoticons
 from hanlin.data.text.lexicons import (
     BETTING_SITES,
     EDITOR_CUES,
@@ -45,6 +44,7 @@ from hanlin.data.text.lexicons import (
     STATE_CUE,
 )
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
+from hanlin.data.text.verse import strip_emoticons
 
 # --- rules that change text -----------------------------------------------------------------------------------------
 

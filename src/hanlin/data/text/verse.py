@@ -1,4 +1,4 @@
-"""Texts that repeat for a reason: code shown step by step, refrains of verse, rules drawn with characters, numbers.
+"""What repeats or draws for a reason: code shown step by step, refrains of verse, drawn rules, numbers, emoticons.
 
 `repetition` asks here only about texts that it would otherwise drop, so that nothing here costs time on other texts.
 """
@@ -51,3 +51,27 @@ def strip_drawn_rules(text: str) -> str:
     if 10 * drawn > 7 * len(text) and len(text) - drawn < _MIN_CHARS_BESIDE_RULES:
         return text
     return _DRAWN_RULE.sub(r"\1\1\1", _INDENTS_AND_DECIMALS.sub(" ", text))
+
+
+# --- faces and feelings in posts: names in brackets ([泪]), faces drawn with marks (⊙▽⊙), emoji ----------------------
+
+_NAMED = re.compile(r"\[[^\W\d_]{1,8}\]")
+_EMOJI = re.compile("[\U0001f000-\U0001faff\ufe0e\ufe0f\u200d\u2764\u2665\u2661]|[\u2600-\u27bf](?=\ufe0f)")
+_EYE = r"[^\w\s。，、！？.·…~*/|#\-—－]|[πTOoσｰーㅠㅜQ＝]"
+_MOUTH = r"[_＿ωωДдεθ∀皿口.。\-－—︿﹏▽∇△^o︶]{1,3}"
+_FACE = re.compile(rf"({_EYE}){_MOUTH}\1")
+_BRACKETED_FACE = re.compile(
+    r"[ヾヽ\\]{0,2}[(（](?=[^()（）\n]{0,12}[´｀`^＾ﾟ゜°¯￣_＿▽∇≧≦><;；=＝@*•●◕\u0300-\u036f])[^()（）\u4e00-\u9fff\n]{1,14}[)）]"
+    r"[ノﾉっシゞﾞつ彡ψو~☆✧♪]{0,3}"
+)
+_FORK = re.compile(r"┭┮﹏┭┮|[≧＞>]_{0,2}[▽∇﹏ω._]{1,2}_{0,2}[≦＜<]")
+
+
+def strip_emoticons(text: str) -> str:
+    """Remove names of emoticons in brackets, faces drawn with marks and kana, and emoji.
+
+    Example:
+        strip_emoticons("太好了[泪](´θ｀)ノ⊙▽⊙😀") == "太好了"
+    """
+    text = _EMOJI.sub("", _NAMED.sub("", text))
+    return _FACE.sub("", _FORK.sub("", _BRACKETED_FACE.sub("", text)))
