@@ -53,9 +53,9 @@ def special_token_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> di
     if template is not None:
         stops = list(template.stop_ids)
     else:
-        named_ids = [token_id for token_id in read_eos_token_ids(tokenizer.folder) if token_id < len(tokenizer)]
+        end_ids = [token_id for token_id in read_eos_token_ids(tokenizer.folder) if token_id < len(tokenizer)]
         own_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-        stops = list(dict.fromkeys([*own_ids, *named_ids]))
+        stops = list(dict.fromkeys([*own_ids, *end_ids]))
     named = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": stops[0] if len(stops) == 1 else stops or None,

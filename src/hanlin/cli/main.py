@@ -72,13 +72,13 @@ def set_output_encoding(stream: io.TextIOWrapper) -> None:
 
 def main() -> None:
     """Run the command of the command line, and end with its exit code."""
-    install()
-    keep_working_folder_out()
-    _make_reports_printable()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            set_output_encoding(stream)
     try:
+        install()  # which a signal may interrupt as well as all that follows
+        keep_working_folder_out()
+        _make_reports_printable()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                set_output_encoding(stream)
         code = app(prog_name="hanlin", standalone_mode=False)
     except UserError as error:
         _refuse(error)
