@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from hanlin.core.errors import UserError
-from hanlin.core.http import MAX_LINE, RedirectError, ServerClient, ServerError, Unreachable, is_loopback, parse_address
+from hanlin.core.http.address import is_loopback, parse_address
+from hanlin.core.http.client import MAX_LINE, RedirectError, ServerClient, ServerError, Unreachable
 from hostile_server import HEAD, Answer, forever, host, whole
 from waiting import hang_limit
 

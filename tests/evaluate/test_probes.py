@@ -219,28 +219,30 @@ def test_an_engine_that_dies_goes_on_at_the_chunk_that_it_had_reached(
     assert len(engine.requests) == 16
 
 
-def test_reasoning_that_the_template_sets_apart_is_not_leaked(
-    tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("written", "finish", "reasoning", "answer"),
+    [
+        pytest.param("<think>\n想\n</think>\n\n好的，答案在此。", "stop", "想", "好的，答案在此。", id="ended"),
+        pytest.param("<think>\n先想一想，", "length", "先想一想，", "", id="cut"),
+    ],
+)
+def test_a_thought_is_neither_leaked_nor_the_answer(
+    tiny_tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    written: str,
+    finish: FinishReason,
+    reasoning: str,
+    answer: str,
 ) -> None:
     def script(text: str, request: GenerationRequest) -> tuple[str, FinishReason]:
-        return "<think>\n想\n</think>\n\n好的，答案在此。", "stop"
+        return written, finish
 
     metrics, _ = run_probe(tiny_tokenizer, tmp_path, script, monkeypatch, probes=("reasoning",), samples=0)
     assert metrics["greedy"]["thinking_leaked"]["share"] == 0
+    assert metrics["greedy"]["empty"]["share"] == float(not answer)
     row = json.loads((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert (row["reasoning"], row["answer"]) == ("想", "好的，答案在此。")
-
-
-def test_a_thought_that_does_not_end_is_no_answer_and_not_leaked(
-    tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def script(text: str, request: GenerationRequest) -> tuple[str, FinishReason]:
-        return "<think>\n先想一想，", "length"
-
-    metrics, _ = run_probe(tiny_tokenizer, tmp_path, script, monkeypatch, probes=("reasoning",), samples=0)
-    assert metrics["greedy"]["thinking_leaked"]["share"] == 0 and metrics["greedy"]["empty"]["share"] == 1
-    row = json.loads((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert (row["reasoning"], row["answer"]) == ("先想一想，", "")
+    assert (row["reasoning"], row["answer"]) == (reasoning, answer)
 
 
 def test_more_samples_make_no_interval_narrower_than_the_prompts_allow() -> None:

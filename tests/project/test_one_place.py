@@ -24,7 +24,7 @@ PRINTS = {
 """Files that may write to standard output or error, and why."""
 
 CLIENT_LIBRARIES = {"http.client", "urllib.request", "requests", "httpx", "httpx2", "httpcore2", "aiohttp", "urllib3"}
-CLIENTS = {"core/http.py", "pipeline/hubs/session.py", "pipeline/hubs/upload.py"}
+CLIENTS = {"core/http/client.py", "pipeline/hubs/session.py", "pipeline/hubs/upload.py"}
 """The last two make none: the one sends through `hub_client` and names its errors, the other takes cookies off
 redirects that ModelScope's library follows.
 """
@@ -50,7 +50,7 @@ def test_text_reaches_the_terminal_in_one_place() -> None:
 
 JSON_PARSERS = {
     "core/files.py": "the one place: `parse_json` and `parse_json_object`",
-    "core/http.py": "answers of servers, bounded and caught there",
+    "core/http/client.py": "answers of servers, bounded and caught there",
     "core/process.py": "what a bounded child gave",
     "data/io": "rows of data, with their own limits, places and repairs",
     "data/formats": "values inside rows, each with its own fallback",
@@ -93,7 +93,7 @@ def calls(tree: ast.Module) -> set[str]:
 
 
 def test_clients_of_other_servers_are_made_in_one_place() -> None:
-    """Use `hanlin.core.http.ServerClient`: it bounds answers, follows no redirect and takes no proxy unasked."""
+    """Use `hanlin.core.http.client.ServerClient`: it bounds answers, follows no redirect and takes no proxy unasked."""
     found = set()
     for name, tree in files():
         for node in ast.walk(tree):

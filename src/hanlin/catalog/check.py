@@ -16,7 +16,8 @@ from hanlin.catalog.entries import licenses
 from hanlin.catalog.schema import CatalogEntry, DataSet, Hub
 from hanlin.config.references import ENDPOINT_VARIABLES, HUB_ADDRESSES
 from hanlin.core.errors import UserError
-from hanlin.core.http import RedirectError, ServerClient, ServerError, parse_address
+from hanlin.core.http.address import parse_address
+from hanlin.core.http.client import RedirectError, ServerClient, ServerError
 from hanlin.core.i18n import tr
 
 State = Literal["ok", "gated", "page", "moved", "missing", "unreachable"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from hanlin.chat.reasoning import BEGIN_TAG, END_TAG
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.http import Reply, ServerClient, ServerError, Unreachable, error_message
+from hanlin.core.http.client import Reply, ServerClient, ServerError, Unreachable, error_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.inference.protocol import EngineUnavailableError

@@ -214,7 +214,7 @@ def test_a_hub_that_refuses_has_not_been_changed(package: Path, hub: type[Hub]) 
 
 
 DOWNLOAD = """
-from hanlin.core import http
+from hanlin.core.http import client as http
 from hanlin.core.errors import UserError
 from hanlin.pipeline.hubs import inputs, session
 http._HUB_SECONDS_TO_BEGIN = http._HUB_SECONDS_OF_SILENCE = http._HUB_SECONDS_OF_JSON = 0.3

@@ -13,6 +13,7 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points, count_char_kinds, split_lines
 from hanlin.data.text.ngrams import repeated_ngram_fraction
 from hanlin.data.text.verse import (
+    MAX_POST_CHARS,
     MAX_VERSE_REPETITION,
     MIN_VERSE_LINES,
     is_verse,
@@ -182,7 +183,7 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     if (prose := strip_drawn_rules(strip_code(text))) != text:
         result = repeated_phrases(prose, share, length)
         return result if isinstance(result, Drop) else text
-    if len(text) <= _MAX_POST_CHARS and _find_allowed_runs(text):
+    if len(text) <= MAX_POST_CHARS and _find_allowed_runs(text):
         said = _RUN.sub(r"\1", strip_emoticons(text))
         if repeated_ngram_fraction(said, length if han >= latin else 3 * length, share) <= share:
             return text
@@ -199,12 +200,11 @@ def repeated_characters(text: str, share: float, run: int) -> str | Drop:
     thirds if they say seven characters or more: so people write posts and reviews.
     """
     drop = find_runs(text, share, run)
-    if drop and len(text) <= _MAX_POST_CHARS and (allowed := _find_allowed_runs(text)) > share:
+    if drop and len(text) <= MAX_POST_CHARS and (allowed := _find_allowed_runs(text)) > share:
         drop = find_runs(text, allowed, run)
     return drop or text
 
 
-_MAX_POST_CHARS = 200
 _ALLOWED_RUNS = ((7, 2 / 3), (5, 1 / 2))
 """What share of a post may be runs if it says at least so many characters."""
 _RUN = re.compile(r"(.)\1{3,}")

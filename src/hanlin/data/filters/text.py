@@ -44,7 +44,7 @@ from hanlin.data.text.lexicons import (
     STATE_CUE,
 )
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
-from hanlin.data.text.verse import strip_emoticons
+from hanlin.data.text.verse import MAX_POST_CHARS, strip_emoticons
 
 # --- rules that change text -----------------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ def symbols(text: str, share: float) -> str | Drop:
     if _symbol_share(text) <= share:
         return text
     words = _FORMAT_MARKS.sub("", strip_emoticons(text))
-    symbol = _symbol_share(_SYMBOL_RUN.sub(r"\1", words) if len(text) <= _MAX_POST_CHARS else words)
+    symbol = _symbol_share(_SYMBOL_RUN.sub(r"\1", words) if len(text) <= MAX_POST_CHARS else words)
     return Drop("symbols", f"share {symbol:.2f}") if symbol > share else text
 
 
@@ -173,7 +173,7 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
     letters = han + latin + other
     if not letters or han + latin >= share * letters:
         return text
-    if len(text) <= _MAX_POST_CHARS:
+    if len(text) <= MAX_POST_CHARS:
         han, latin, other, *_ = count_char_kinds(_MARKS_ON_LETTERS.sub("", strip_emoticons(text)))
         letters = han + latin + other
         if other < _MIN_OTHER_LETTERS or han + latin >= share * letters:
@@ -181,7 +181,7 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
     return Drop("other_language", f"share {(han + latin) / letters:.2f}")
 
 
-_MAX_POST_CHARS, _MIN_OTHER_LETTERS = 200, 3
+_MIN_OTHER_LETTERS = 3
 _MARKS_ON_LETTERS = re.compile("[\u0300-\u036f\u0f00-\u0fff\u20d0-\u20ff\u3131-\u318e]")
 
 

@@ -55,7 +55,9 @@ def strip_drawn_rules(text: str) -> str:
 
 # --- faces and feelings in posts: names in brackets ([泪]), faces drawn with marks (⊙▽⊙), emoji ----------------------
 
-_NAMED = re.compile(r"\[[^\W\d_]{1,8}\]")
+MAX_POST_CHARS = 200
+"""Length of what is taken for a post or a review, in which people laugh and draw faces."""
+NAMED_EMOTICON = re.compile(r"\[[^\W\d_]{1,8}\]")
 _EMOJI = re.compile("[\U0001f000-\U0001faff\ufe0e\ufe0f\u200d\u2764\u2665\u2661]|[\u2600-\u27bf](?=\ufe0f)")
 _EYE = r"[^\w\s。，、！？.·…~*/|#\-—－]|[πTOoσｰーㅠㅜQ＝]"
 _MOUTH = r"[_＿ωωДдεθ∀皿口.。\-－—︿﹏▽∇△^o︶]{1,3}"
@@ -73,5 +75,5 @@ def strip_emoticons(text: str) -> str:
     Example:
         strip_emoticons("太好了[泪](´θ｀)ノ⊙▽⊙😀") == "太好了"
     """
-    text = _EMOJI.sub("", _NAMED.sub("", text))
+    text = _EMOJI.sub("", NAMED_EMOTICON.sub("", text))
     return _FACE.sub("", _FORK.sub("", _BRACKETED_FACE.sub("", text)))

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY, COMMON_CHARS, FREQUENT_CHARS
+from hanlin.data.text.verse import NAMED_EMOTICON
 
 _WRITTEN_AS = ("gb18030", "big5hkscs")
 _READ_AS = {
@@ -48,7 +49,7 @@ _LETTERS = re.compile("[^\\W\\d_]|[\ue000-\uf8ff]")
 _HALVING = ("euc_jp", "cp949", "gb18030", "cp932")
 _LONE_HALVES = re.compile(r"(?<=[^\x00-\x7f])[@-~]{1,10}(?=[^\x00-\x7f])")
 _ODD_HALF = re.compile(r"^[\\{}^]$|[a-z][A-Z]|[A-Z]{2}[a-z](?![a-z])|(?!@[A-Za-z]{3})(?=.*[A-Za-z]).*[@\[\\\]^_{|}~]")
-_EMOTICON, _IN_POSTS, _MIN_HALVES = re.compile(r"\[[^\W\d_]{1,8}\]"), {"@", "~", "~~", "~~~", "[", "]", "_"}, 2
+_IN_POSTS, _MIN_HALVES = {"@", "~", "~~", "~~~", "[", "]", "_"}, 2
 _MARKS, _MAX_COUNTED, _MAX_HALF_CHARS = "，。、；：", 4, 4
 _OFFSET, _NEARNESS, _DISTINCT, _ODD, _MARK, _FREQUENT = -5.9, 5.7, 114.0, 1.0, -1.8, -17.6
 _SCRIPTS = ((_FOREIGN[0][0], -12.0), (_FOREIGN[2][0], -5.1), (_FOREIGN[3][0], -5.7))
@@ -145,7 +146,7 @@ def _lost_first_bytes(text: str, above_ascii: str, frequent: float) -> str | Non
             nearness = max(nearness, _measure_nearness(codes, per_char))
     if not codecs:
         return None
-    halves = _LONE_HALVES.findall(_EMOTICON.sub("。", text))
+    halves = _LONE_HALVES.findall(NAMED_EMOTICON.sub("。", text))
     if sum(map(len, halves)) > _MAX_HALF_CHARS * len(halves):
         return None  # words, not bytes
     distinct = set(halves)

@@ -13,7 +13,7 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json_object
-from hanlin.core.http import ServerClient, ServerError
+from hanlin.core.http.client import ServerClient, ServerError
 from hanlin.core.i18n import tr
 from hanlin.core.process import python_command, start_process
 from hanlin.parity.backends.base import ChatPrompt, openai_body

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.http import ServerClient, ServerError, Unreachable, error_message, parse_address
+from hanlin.core.http.address import parse_address
+from hanlin.core.http.client import ServerClient, ServerError, Unreachable, error_message
 from hanlin.core.i18n import tr
 from hanlin.parity.backends.base import ChatPrompt, openai_body
 

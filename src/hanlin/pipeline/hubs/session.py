@@ -24,7 +24,8 @@ import httpx2
 from hanlin.config.references import ENDPOINT_VARIABLES, HUB_ADDRESSES
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
-from hanlin.core.http import FILE_WANTED, hub_client, is_loopback, parse_address
+from hanlin.core.http.address import is_loopback, parse_address
+from hanlin.core.http.client import FILE_WANTED, hub_client
 from hanlin.core.i18n import tr
 
 Log = Callable[[str], None]

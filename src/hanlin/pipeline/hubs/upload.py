@@ -225,6 +225,6 @@ def _bound_hugging_face() -> None:
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
-    from hanlin.core.http import hub_client
+    from hanlin.core.http.client import hub_client
 
     set_client_factory(lambda: hub_client(_http.hf_request_event_hook))

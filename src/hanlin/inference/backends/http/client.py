@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
-from hanlin.core.http import Reply, ServerError, error_message
+from hanlin.core.http.client import Reply, ServerError, error_message
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.http.process import ServerProcess

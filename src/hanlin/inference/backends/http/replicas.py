@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from hanlin.core.errors import UserError
-from hanlin.core.http import ServerClient, ServerError, parse_address
+from hanlin.core.http.address import parse_address
+from hanlin.core.http.client import ServerClient, ServerError
 from hanlin.core.i18n import tr
 from hanlin.inference.protocol import EngineUnavailableError
 

@@ -7,9 +7,7 @@ what goes wrong is one sentence. Hubs are spoken to with `hub_client`.
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
 import socket
 import ssl
 import threading
@@ -18,16 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 import httpx2
 
 from hanlin.core.errors import UserError
+from hanlin.core.http.address import PROXY_VARIABLE, is_loopback, parse_address, proxy_for
 from hanlin.core.i18n import tr
 
-PROXY_VARIABLE = "HANLIN_PROXY"
 MAX_BODY = 32 << 20
 """Bytes of an answer that is read whole; a list of prompt log probabilities of 8,192 tokens has about 2 MB."""
 MAX_LINE = 1 << 20
@@ -35,7 +32,6 @@ MAX_LINE = 1 << 20
 MAX_STREAM = 256 << 20
 """Bytes of a whole stream."""
 SECONDS_TO_CONNECT = 5.0
-_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
 _deadline: ContextVar[float] = ContextVar("deadline")
 
 
@@ -51,52 +47,6 @@ class RedirectError(UserError):
     """A server sends to another address, to which no key is sent."""
 
     code = "unreachable"
-
-
-def parse_address(url: str) -> tuple[str, str]:
-    """The address `scheme://host:port` and the path of a server's URL. Raises UserError if it is none."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        port, parts = None, urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
-        what = tr("'{address}' is not the address of a server", address=url)
-        raise UserError(what, hint=tr("write http://HOST:PORT"))
-    if "@" in parts.netloc:
-        what = tr("an address with a name or password in it is not taken")
-        raise UserError(what, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", tr("give the key apart"))
-    return f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host of a URL is this machine itself, by its name or number."""
-    name = host.lower().strip("[]").rstrip(".")
-    if name in _LOOPBACK_NAMES or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
-    except ValueError:
-        pass
-    try:  # 127.1, 0x7f000001 and other old ways to write it
-        return socket.inet_aton(name)[0] == 127
-    except OSError:
-        return False
-
-
-def proxy_for(address: str) -> str | None:
-    """The proxy that the user asked for (`HANLIN_PROXY`) for an address; None for this machine.
-
-    The common variables (`http_proxy`, `all_proxy`) do not count: they are set for downloads, and a proxy of plain HTTP
-    reads the key.
-    """
-    proxy = os.environ.get(PROXY_VARIABLE, "").strip()
-    if not proxy or is_loopback(urlsplit(address).hostname or ""):
-        return None
-    if urlsplit(proxy).scheme not in ("http", "https") or not urlsplit(proxy).hostname:
-        what = tr("'{proxy}' is not the address of a proxy", proxy=proxy)
-        raise UserError(what, PROXY_VARIABLE, tr("write http://HOST:PORT"))
-    return proxy
 
 
 class ServerClient:
