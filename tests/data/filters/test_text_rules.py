@@ -257,6 +257,8 @@ def test_two_thirds_may_be_runs_in_a_post_and_a_fifth_in_a_page() -> None:
         "好吃🎉🎉🎉🎉🎉🎉",
         "大堂不错，门口人来人往////////////////////",
         "八级了啊．．．．．",
+        "¯\\_(ツ)_/¯ 随便吧",
+        "╮(╯▽╰)╭没办法",
     ],
 )
 def test_emoticons_beside_words_do_not_drop_a_post(post: str) -> None:
@@ -269,7 +271,7 @@ def test_posts_of_emoticons_and_symbols_alone_are_dropped(post: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "post", ["是我(○’ω’○)", "啊( ；´Д｀)", "(ﾉ∀｀●)⊃【喂~", "[爱心]️", "迷の⑨神", "黑得漂亮！(̿▀̿ ̿Ĺ̯̿̿▀̿ ̿)̄"]
+    "post", ["是我(○’ω’○)", "啊( ；´Д｀)", "(ﾉ∀｀●)⊃【喂~", "[爱心]️", "迷の⑨神", "黑得漂亮！(̿▀̿ ̿Ĺ̯̿̿▀̿ ̿)̄", "ʕ•ᴥ•ʔ 早安"]
 )
 def test_letters_in_emoticons_are_no_other_language(post: str) -> None:
     assert apply("chinese_or_english", post) == post

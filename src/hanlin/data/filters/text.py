@@ -182,7 +182,8 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
 
 
 _MIN_OTHER_LETTERS = 3
-_MARKS_ON_LETTERS = re.compile("[\u0300-\u036f\u0f00-\u0fff\u20d0-\u20ff\u3131-\u318e]")
+_MARKS_ON_LETTERS = re.compile("[ʕʔʘᴗᴥ\u0300-\u036f\u0f00-\u0fff\u20d0-\u20ff\u3131-\u318e]")
+"""Combining marks, Tibetan marks, jamo and the five phonetic letters that posts draw faces with (ʕ•ᴥ•ʔ)."""
 
 
 _CHARS_PER_BETTING_NAME = 1_200

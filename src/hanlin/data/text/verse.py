@@ -66,6 +66,7 @@ _BRACKETED_FACE = re.compile(
     r"[ヾヽ\\]{0,2}[(（](?=[^()（）\n]{0,12}[´｀`^＾ﾟ゜°¯￣_＿▽∇≧≦><;；=＝@*•●◕\u0300-\u036f])[^()（）\u4e00-\u9fff\n]{1,14}[)）]"
     r"[ノﾉっシゞﾞつ彡ψو~☆✧♪]{0,3}"
 )
+_SHRUG = re.compile(r"[¯╮┐╰][\\_]{0,2}[(（][^()（）\u4e00-\u9fff\n]{1,8}[)）][_/]{0,2}[¯╭┌╯]")
 _FORK = re.compile(r"┭┮﹏┭┮|[≧＞>]_{0,2}[▽∇﹏ω._]{1,2}_{0,2}[≦＜<]")
 
 
@@ -76,4 +77,4 @@ def strip_emoticons(text: str) -> str:
         strip_emoticons("太好了[泪](´θ｀)ノ⊙▽⊙😀") == "太好了"
     """
     text = _EMOJI.sub("", NAMED_EMOTICON.sub("", text))
-    return _FACE.sub("", _FORK.sub("", _BRACKETED_FACE.sub("", text)))
+    return _FACE.sub("", _FORK.sub("", _BRACKETED_FACE.sub("", _SHRUG.sub("", text))))
