@@ -16,7 +16,7 @@ from transformers import MixtralConfig
 from hanlin.core.errors import UserError
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, fingerprint
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, check_safetensors, read_config
-from hanlin.models.folder.config import check_config, experts_per_token, norm_eps
+from hanlin.models.folder.config import check_config, read_number
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.load import load_model
@@ -325,8 +325,8 @@ def test_what_a_mixtral_leaves_out_is_transformers_default_for_it(tmp_path: Path
     (tmp_path / "config.json").write_text(json.dumps(left_out), encoding="utf-8")
     config, expected = read_config(tmp_path), MixtralConfig()
     assert read_rope(config) == expected.rope_parameters
-    assert norm_eps(config) == expected.rms_norm_eps
-    assert experts_per_token(config) == expected.num_experts_per_tok
+    assert read_number(config, "rms_norm_eps") == expected.rms_norm_eps
+    assert read_number(config, "num_experts_per_tok") == expected.num_experts_per_tok
     assert config["max_position_embeddings"] == expected.max_position_embeddings
 
 

@@ -22,14 +22,13 @@ from hanlin.core.i18n import tr
 from hanlin.models.adapters import misplaced_tensors_error
 from hanlin.models.folder.adapter import AdapterFiles
 from hanlin.models.folder.checks import check_dtype, same_bytes
-from hanlin.models.folder.layout import ADAPTER_CONFIG, ModelFiles, TensorEntry
+from hanlin.models.folder.layout import ADAPTER_CONFIG, EMBEDDINGS, HEAD, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes, separate_entries
 from hanlin.models.patterns import check_patterns
 from hanlin.models.safetensors import read_pieces, read_rows
 from hanlin.models.save import is_finite, round_weight
 
 _LOG = logging.getLogger(__name__)
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PREFIX = "base_model.model."
 _LORA = re.compile(
     r"(?P<module>.+)\.lora_(?P<part>A\.weight|B\.weight|B\.bias|magnitude_vector(\.weight)?|embedding_[AB])"

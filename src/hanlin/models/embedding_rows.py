@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+from hanlin.models.folder.layout import EMBEDDINGS, HEAD
+
 RESIZED_TENSORS = (EMBEDDINGS, HEAD)
 UNTRAINED_NORM_RATIO = 0.01
 """A row whose norm is below this share of the median norm counts as never trained."""

@@ -28,12 +28,12 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.models.adapter_tensors import EMBEDDINGS, HEAD, AdapterTensors, MergePlan, grow_base
+from hanlin.models.adapter_tensors import AdapterTensors, MergePlan, grow_base
 from hanlin.models.adapters import has_tokenizer, load_adapter, load_adapter_tokenizer, warn_of_unknown_settings
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, ModelFiles
+from hanlin.models.folder.layout import CONFIG, EMBEDDINGS, HEAD, ModelFiles
 from hanlin.models.layerwise import can_be_layerwise, compute_logits_together, open_layerwise
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import read_rows

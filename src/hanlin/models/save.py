@@ -21,10 +21,12 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import catch_full_disk, check_free_space, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
-from hanlin.models.embedding_rows import HEAD, RESIZED_TENSORS
+from hanlin.models.embedding_rows import RESIZED_TENSORS
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import (
     CONFIG,
+    EMBEDDINGS,
+    HEAD,
     INDEX,
     MOE_ARCHITECTURES,
     NEW_BLOCKS,
@@ -124,12 +126,12 @@ def separate_experts(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 def _build_config(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The configuration of the weights, which lose the output head if it equals tied embeddings."""
-    head, embeddings = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
+    head, embeddings = weights.get(HEAD), weights[EMBEDDINGS]
     is_tied = bool(model.config.tie_word_embeddings) and (
         head is None or head is embeddings or torch.equal(head, embeddings)
     )
     if is_tied:
-        weights.pop("lm_head.weight", None)
+        weights.pop(HEAD, None)
     return describe_config(model.config, tied=is_tied)
 
 

@@ -24,7 +24,7 @@ from hanlin.export.gguf.quantize import Quantizer, tensor_bytes
 from hanlin.export.gguf.source import GgufSource, count_names
 from hanlin.export.gguf.tensors import ComputedRows, StoredRows, rope_parameters, yarn_attention_factor
 from hanlin.export.gguf.vocab import add_special_ids
-from hanlin.models.folder.config import experts_per_token, norm_eps
+from hanlin.models.folder.config import read_number
 from hanlin.tokenizer.generation_config import GREEDY, read_sampling_params
 
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
@@ -88,10 +88,10 @@ def write_header(path: Path, source: GgufSource, file_type: str, settings: Gguf)
     writer.add_head_count(source.shape.heads)
     writer.add_head_count_kv(source.shape.kv_heads)
     _add_rope(writer, rope_parameters(config))
-    writer.add_layer_norm_rms_eps(norm_eps(config))
+    writer.add_layer_norm_rms_eps(float(read_number(config, "rms_norm_eps")))
     if source.experts:
         writer.add_expert_count(source.experts)
-        writer.add_expert_used_count(experts_per_token(config))
+        writer.add_expert_used_count(int(read_number(config, "num_experts_per_tok")))
     head_size = int(config.get("head_dim") or config["hidden_size"] // source.shape.heads)
     if config.get("head_dim"):
         writer.add_key_length(head_size)

@@ -23,7 +23,7 @@ from hanlin.core.limits import (
     MAX_TOKENIZER_BYTES,
     MAX_VOCABULARY,
 )
-from hanlin.models.folder.config import check_config
+from hanlin.models.folder.config import check_config, read_number
 from hanlin.models.folder.layout import (
     CONFIG,
     DTYPE_NAMES,
@@ -352,8 +352,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     config = read_json_object(folder / CONFIG)
     check_config(config, folder / CONFIG)
-    default = 131_072 if config.get("model_type") in MOE_ARCHITECTURES else 2048
-    return {**config, "max_position_embeddings": config.get("max_position_embeddings") or default}
+    return {**config, "max_position_embeddings": read_number(config, "max_position_embeddings")}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -147,15 +147,23 @@ _OTHER_METHODS = (
 """Settings of adapters that change other parts of a model, or need more than the adapter to be loaded."""
 
 
-def norm_eps(config: Mapping[str, Any]) -> float:
-    """What is added to the mean square before a norm divides by its root; transformers' default if it is left out."""
-    default = 1e-5 if config.get("model_type") in MOE_ARCHITECTURES else 1e-6
-    return float(config.get("rms_norm_eps") or default)
+_DENSE_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
+_MOE_DEFAULTS = {
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1_000_000.0,
+    "num_experts_per_tok": 2,
+}
+"""What transformers takes for a number that a configuration leaves out.
+
+Source: `LlamaConfig` and `MixtralConfig` of transformers 5.
+"""
 
 
-def experts_per_token(config: Mapping[str, Any]) -> int:
-    """How many experts compute a token; Mixtral's default if it is left out."""
-    return int(config.get("num_experts_per_tok") or 2)
+def read_number(config: Mapping[str, Any], name: str) -> Any:
+    """A number of a configuration, or transformers' default for its family if it is left out, null or 0."""
+    defaults = _MOE_DEFAULTS if config.get("model_type") in MOE_ARCHITECTURES else _DENSE_DEFAULTS
+    return config.get(name) or defaults[name]
 
 
 def check_config(config: Mapping[str, Any], where: Path) -> None:

@@ -20,6 +20,8 @@ MOE_ARCHITECTURES = {"mixtral": "MixtralForCausalLM"}
 """Mixture-of-experts models, which can be trained, merged, exported and run."""
 NEW_BLOCKS = "new_blocks"
 """The entry of `config.json` that lists the decoder blocks that `expand_blocks` added, so that training finds them."""
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""Names of the embeddings and of the output head; a folder with tied weights has the first alone."""
 DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hanlin.models.folder.layout import MOE_ARCHITECTURES
+from hanlin.models.folder.config import read_number
 
 
 def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,11 +15,10 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     null counts as left out. If a file has both, `rope_scaling` counts, as in transformers: people add it by hand. The
     base that is left out is transformers' default: 10,000, and 1,000,000 of a Mixtral.
     """
-    default_theta = 1_000_000.0 if config.get("model_type") in MOE_ARCHITECTURES else 10_000.0
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     rope = {name: value for name, value in given.items() if value is not None}
     rope.setdefault("rope_type", rope.pop("type", "default"))
-    rope.setdefault("rope_theta", config.get("rope_theta") or default_theta)
+    rope.setdefault("rope_theta", read_number(config, "rope_theta"))
     return rope
 
 

@@ -16,14 +16,12 @@ from hanlin.core.files import catch_full_disk, check_free_space, open_atomic, wr
 from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, ModelFiles, find_license_files
+from hanlin.models.folder.layout import CONFIG, EMBEDDINGS, ModelFiles, find_license_files
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.layouts import meta
 from hanlin.models.layouts.row_order import interleave
 from hanlin.models.save import read_tensor, round_weight
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
-
-_EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def run(settings: ExportCheckpoint, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def _part(
     files: ModelFiles, name: str, params: Mapping[str, Any], dtype: torch.dtype | None, index: int, shards: int
 ) -> torch.Tensor:
     """The part of a tensor that shard `index` of `shards` holds, in Meta's order of rows."""
-    weight = read_tensor(files, name if name in files.tensors else _EMBEDDINGS)
+    weight = read_tensor(files, name if name in files.tensors else EMBEDDINGS)
     if name.endswith("self_attn.q_proj.weight"):
         weight = interleave(weight, params["n_heads"])
     elif name.endswith("self_attn.k_proj.weight"):

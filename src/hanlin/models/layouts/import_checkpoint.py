@@ -29,7 +29,15 @@ from hanlin.models.folder.checks import (
     get_quantization_method,
     read_config,
 )
-from hanlin.models.folder.layout import CONFIG, SUPPORTED_ARCHITECTURES, ModelFiles, TensorEntry, is_adapter
+from hanlin.models.folder.layout import (
+    CONFIG,
+    EMBEDDINGS,
+    HEAD,
+    SUPPORTED_ARCHITECTURES,
+    ModelFiles,
+    TensorEntry,
+    is_adapter,
+)
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.layouts import meta
 from hanlin.models.layouts.adapter_checkpoint import import_adapter
@@ -43,7 +51,6 @@ PICKLES = "pytorch_model*.bin"
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"consolidated\.(\d{2})\.pth")
 _FLOATS = ("F32", "F16", "BF16")
-_EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 Shards = Sequence[Mapping[str, TensorEntry]]
 """The tensors of each file, by name."""
@@ -103,7 +110,7 @@ def run(settings: ImportCheckpoint, inputs: Inputs, out: Path, context: StageCon
     weights = StoredWeights(
         {name: partial(_read_rounded, read, dtype, name, folder) for name, read in checkpoint.readers.items()}
     )
-    dtype_name = str(dtype or checkpoint.readers[_EMBEDDINGS]().dtype).removeprefix("torch.")
+    dtype_name = str(dtype or checkpoint.readers[EMBEDDINGS]().dtype).removeprefix("torch.")
     with catch_full_disk(out):
         files = save_stored(
             {**checkpoint.config, "dtype": dtype_name, "torch_dtype": dtype_name},
@@ -256,9 +263,9 @@ def _open_pickled(folder: Path, tokenizer_folder: Path | None, scratch: Path, co
             raise UserError(what, file, tr("leave the files of one model alone in the folder"))
         tensors |= weights
     _check_floats([folder], [tensors])
-    is_repeated = config.get("tie_word_embeddings") and {_HEAD, _EMBEDDINGS} <= tensors.keys()
-    if is_repeated and torch.equal(_read(tensors[_HEAD], _HEAD), _read(tensors[_EMBEDDINGS], _EMBEDDINGS)):
-        del tensors[_HEAD]
+    is_repeated = config.get("tie_word_embeddings") and {HEAD, EMBEDDINGS} <= tensors.keys()
+    if is_repeated and torch.equal(_read(tensors[HEAD], HEAD), _read(tensors[EMBEDDINGS], EMBEDDINGS)):
+        del tensors[HEAD]
     try:
         expected = llama_shapes(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:

@@ -20,7 +20,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from hanlin.core.errors import UserError
 from hanlin.core.files import load_json_object
 from hanlin.core.i18n import tr
-from hanlin.models.folder.config import check_config, is_number, norm_eps
+from hanlin.models.folder.config import check_config, is_number, read_number
 from hanlin.models.folder.rope import read_rope
 
 _LOG = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ def build_params(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         "n_kv_heads": int(config.get("num_key_value_heads") or heads),
         "vocab_size": int(config["vocab_size"]),
         **_feed_forward(dim, int(config["intermediate_size"])),
-        "norm_eps": norm_eps(config),
+        "norm_eps": float(read_number(config, "rms_norm_eps")),
         "rope_theta": float(rope["rope_theta"]),
     }
     if kind == "llama3":

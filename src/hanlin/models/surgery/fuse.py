@@ -22,7 +22,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.config import norm_eps
+from hanlin.models.folder.config import read_number
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
@@ -148,7 +148,7 @@ def _config_value(files: ModelFiles, key: str) -> Any:
         "hidden_act": "silu",
         "num_key_value_heads": config["num_attention_heads"],
         "head_dim": int(config["hidden_size"]) // int(config["num_attention_heads"]),
-        "rms_norm_eps": norm_eps(config),
+        "rms_norm_eps": read_number(config, "rms_norm_eps"),
     }
     value = config.get(key)
     return defaults.get(key, False) if value is None else value
