@@ -452,6 +452,15 @@ def test_two_bos_are_refused(tokenizer: Tokenizer) -> None:
         ChatTemplate(source, tokenizer, "t").render(CHAT[1:3])
 
 
+def test_a_begin_token_that_a_user_typed_is_not_taken_for_the_templates_own(tokenizer: Tokenizer) -> None:
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    typed = [Message("system", tokenizer.decode([tokenizer.bos_id or 0], skip_special=False)), *CHAT[1:3]]
+    template = ChatTemplate(source, tokenizer, "t")
+    assert template.render(typed).ids.count(tokenizer.bos_id or 0) == 1
+    for prompt in (True, False):
+        assert template.render_unshielded(typed, prompt=prompt).ids[:2] == [tokenizer.bos_id] * 2
+
+
 def test_added_tokens_that_the_template_writes_cannot_be_typed_though_they_are_not_special(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -365,8 +365,12 @@ class ChatTemplate:
             before, start, answer = text.rpartition(markers.start)
             marked = MarkedText(_without_markers(before, markers) + start + answer, markers)
         if prompt:
-            return self._encode_prompt(marked)
-        return self._encode(end_marks_at_stop(marked, self._renderer.special_token_ends), True)
+            marked = MarkedText(_without_markers(*marked), marked.markers)
+        else:
+            marked = end_marks_at_stop(marked, self._renderer.special_token_ends)
+        spans = self._renderer.special_tokens.split(*marked)
+        # A second begin token may be one that a user typed: no fault of the template, and not looked for.
+        return join_spans(spans, self._encode_text, not prompt, None, self.origin, None)
 
     def render_text(self, messages: Sequence[Message]) -> str:
         """The text that the template writes for turns. Raises UserError if it has no form for them."""

@@ -39,7 +39,7 @@ def join_spans(
         spans: Special tokens and plain text, in order.
         encode: Encodes plain text; the second argument is whether it follows other text.
         with_loss: Whether generated spans carry loss.
-        bos_id: The begin token.
+        bos_id: The begin token, which the text may begin with once. None: however often.
         origin: The template's file or name, for messages.
         where: Name of the record, for messages.
 
