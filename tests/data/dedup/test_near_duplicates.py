@@ -145,3 +145,13 @@ def test_two_chains_that_a_later_text_joins_are_one() -> None:
     base = text(300)
     links = [base[:240], base[60:], base[30:270]]
     assert found(links, Dedup(threshold=0.75, clustering="connected_components")) == [-1, 0, 0]
+
+
+def test_texts_of_ascii_alone_equal_those_in_full_width() -> None:
+    assert compute_dedup_key("ＨＥＬＬＯ，ｗｏｒｌｄ！", True) == compute_dedup_key("hello, world!", True)
+
+
+def test_keys_tell_apart_what_no_table_folds() -> None:
+    assert compute_dedup_key("Straße\u3000一", True) == compute_dedup_key("STRASSE一", True)
+    different = ["x\ufffey", "xy", "x\uffffy", "x\ud800y", "x\U00020000y", "x\U0001f600y", "x\x00y", "x\x00\x02\x00y"]
+    assert len({compute_dedup_key(text, True) for text in different}) == len(different)

@@ -19,7 +19,7 @@ import rensa
 
 from hanlin.config.settings.data import Dedup
 from hanlin.data.dedup.keys import CodePoints, Hashes, replace_code_points
-from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, code_points, to_table_indices
+from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, code_points
 from hanlin.data.text.ngrams import hash_ngrams
 from hanlin.data.text.script import build_conversion_table
 
@@ -57,7 +57,7 @@ def fold_letters(text: str, across_scripts: bool = True) -> tuple[CodePoints, np
     """
     codes = code_points(text)
     letters, is_letter = _build_letter_tables(across_scripts)
-    return replace_code_points(codes, letters), is_letter.take(to_table_indices(codes))
+    return replace_code_points(codes, letters), is_letter.take(codes, mode="clip")
 
 
 @cache
@@ -102,7 +102,7 @@ def _hash_ngrams_of_texts(texts: Sequence[str], dedup: Dedup) -> list[Hashes]:
     for batch in _batch_texts(texts):
         codes = code_points("".join(batch))
         extracted, bounds = _select_letters(
-            replace_code_points(codes, letters), is_letter.take(to_table_indices(codes)), batch
+            replace_code_points(codes, letters), is_letter.take(codes, mode="clip"), batch
         )
         hashes = hash_ngrams(extracted, dedup.ngram_size)
         for text, (start, end) in zip(batch, pairwise(bounds), strict=True):

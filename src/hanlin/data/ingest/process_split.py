@@ -223,10 +223,10 @@ def dump_record(record: Any) -> tuple[bytes, int]:
         UnicodeEncodeError: It has a lone surrogate.
     """
     fields = record.to_json()
+    meta = fields.pop("meta", None)  # the last field
     line = _encode_json(fields).encode("utf-8")
-    meta = _encode_json(fields["meta"]) if "meta" in fields else None
-    tail_bytes = len(b'"}') if meta is None else len(f'", "meta": {meta}}}'.encode())
-    return line + b"\n", tail_bytes + 1
+    tail = b"}" if meta is None else b', "meta": ' + _encode_json(meta).encode("utf-8") + b"}"
+    return line[:-1] + tail + b"\n", len(b'"') + len(tail) + 1
 
 
 def index_reference_split(worker: WorkerContext, split: InputSplit) -> Shard:

@@ -150,7 +150,8 @@ class ShardArrayBuilder:
         spec = self._spec
         self._rows.append((row, line, num_bytes, tail_bytes, spec.count_characters(record)))
         self._dedup_keys.append(compute_dedup_key(spec.exact_text(record), spec.dedup.across_scripts))
-        self._split_keys.append(hash_key(compute_exact_key(spec.split_text(record)), self._seed))
+        if spec.validation_fraction > 0:  # without a validation split nothing asks for its keys
+            self._split_keys.append(hash_key(compute_exact_key(spec.split_text(record)), self._seed))
         if spec.dedup.lines is not None:
             self._lines.append(unique_line_hashes(spec.full_text(record)))
         if spec.dedup.containment is not None:
@@ -179,7 +180,7 @@ class ShardArrayBuilder:
         )
         arrays["offset"] = np.cumsum(rows[:, 2]) - rows[:, 2] if offsets is None else np.array(offsets, dtype=np.int64)
         arrays["dedup_key"] = np.frombuffer(b"".join(self._dedup_keys), dtype="<u8").reshape(-1, 2)
-        arrays["split_key"] = np.array(self._split_keys, dtype=np.uint64)
+        arrays["split_key"] = np.array(self._split_keys or [0] * len(rows), dtype=np.uint64)
         dedup = self._spec.dedup
         for ending, hashes, is_wanted in (
             (".lines.npy", self._lines, dedup.lines is not None),

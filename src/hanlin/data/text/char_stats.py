@@ -29,13 +29,6 @@ def split_lines(text: str) -> Sequence[str]:
     return text.split("\n")
 
 
-def to_table_indices(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
-    """Index of each code point in such a table, same shape as `codes`."""
-    return (
-        np.minimum(codes, FIRST_SUPPLEMENTARY) if len(codes) and codes.max() > FIRST_SUPPLEMENTARY else codes
-    ).astype(np.intp)
-
-
 @lru_cache(maxsize=4)
 def count_char_kinds(text: str) -> tuple[int, int, int, int, int, int, int]:
     """Count characters by kind: (Han, Latin letters, other letters, digits, common punctuation, symbols, white space).
