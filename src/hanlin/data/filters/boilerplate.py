@@ -17,6 +17,8 @@ from hanlin.data.text.advertorial_model import judge_page
 from hanlin.data.text.advertorial_phrases import estimate_density
 from hanlin.data.text.char_stats import code_points, split_lines
 from hanlin.data.text.page_furniture import (
+    ARTICLE,
+    BLOCK_START,
     CALL,
     CREDIT,
     CREDITS,
@@ -119,6 +121,9 @@ def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: in
         elif LINKS_HEADING.match(plain) and not line.startswith("##"):
             found.add(index)
             found.update(_find_links(lines, index))
+        elif END_MARK.match(plain):
+            if not any(map(BLOCK_START.match, lines)):
+                found.add(index)
         elif _is_furniture(plain) or (SOURCE.match(plain) and _is_at_edge(lines, index)):
             found.add(index)
     return found
@@ -154,9 +159,8 @@ def _find_links(lines: Sequence[str], heading: int) -> Iterator[int]:
 
 @lru_cache(maxsize=4096)  # the same lines are on many pages of a site
 def _is_furniture(line: str) -> bool:
-    return bool(
-        END_MARK.match(line)
-        or FURNITURE.search(line)
+    return not ARTICLE.match(line) and bool(
+        FURNITURE.search(line)
         or (CREDIT.search(line) and CREDITS.match(line))
         or LONG_NOTICE.match(line)
         or (CALL.search(line) and not NOT_A_CALL.search(line))

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from hanlin.data.ledger import Drop
 
 _PAGE = re.compile(
-    r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|div|p|table|span|article|section)\b", re.I | re.S
+    r"(?>\s*<!--.*?-->)*+\s*<(?:!doctype\s+html|html|head|body|div|p|table|span|article|section)\b", re.I | re.S
 )
 
 
@@ -23,6 +23,12 @@ _TAG = re.compile(
 _ENTITY = re.compile(
     r"&(?:nbsp|amp|lt|gt|quot|apos|[lr]dquo|[lr]squo|middot|hellip|mdash|ndash|#\d{2,6}|#x[0-9a-f]{2,5});", re.I
 )
+
+
+_ON_ENTITIES = re.compile(
+    r"转义|轉義|(?:字符|HTML ?)实体|实体(?:字符|引用|编码|名称)|(?:html|character) entit(?:y|ies)", re.I
+)
+"""Words of lessons on entities, in which &lt; means itself."""
 
 
 def html(text: str) -> str | Drop:
@@ -39,7 +45,7 @@ def html(text: str) -> str | Drop:
         return _read_page(text) or Drop("no_text", "a page without visible text")
     if quoted and "</" in text:
         return _strip_styled(text)
-    if not quoted and "&" in text and _ENTITY.search(text):
+    if not quoted and "&" in text and _ENTITY.search(text) and not _ON_ENTITIES.search(text):
         return _ENTITY.sub(lambda match: entities.unescape(match.group()), text)
     return text
 

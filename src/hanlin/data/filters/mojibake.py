@@ -73,6 +73,11 @@ _TRIPLE = re.compile(_char_class(0xE0, 0xEF) + _char_class(0x80, 0xBF) + "{2}")
 _QUOTING = re.compile("[‘’“”–—…•‚„‹›«»]")
 _HEAD_CHARS, _MIN_NON_ASCII, _MAX_FREQUENT_FRACTION = 200, 3, 0.1
 _LOSSY_MARKS = ("锟斤拷", "烫烫烫", "屯屯屯")
+_LOSSY = re.compile("(?:锟斤拷)+|烫{6,}|屯{6,}")
+"""What lossy conversions leave; 烫烫烫 alone is said of a soup."""
+_ON_ENCODINGS = re.compile("乱码|亂碼|编码|編碼|字符集|UTF-?8|GBK|Unicode|未初始化", re.I)
+_MAX_MENTIONED = 0.05
+"""Up to this share of a text on encodings may be such characters: it explains them."""
 _LOSSY_PREFILTER, _GBK_PREFILTER = Prefilter(_LOSSY_MARKS), Prefilter("锛銆")
 _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80, 0xBF))])
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
@@ -180,8 +185,14 @@ def _decode_western_text(text: str, encoding: str) -> str | None:
     return None if rare > most_rare or _find_unusual_blocks(decoded) else decoded
 
 
+def _count_lossy_marks(text: str) -> int:
+    """Count the characters that lossy conversions leave, unless a text on encodings mentions them."""
+    lost = sum(map(len, _LOSSY.findall(text)))
+    return 0 if lost <= _MAX_MENTIONED * len(text) and _ON_ENCODINGS.search(text) else lost
+
+
 def _repair_once(text: str) -> tuple[str, int]:
-    lost = sum(3 * text.count(mark) for mark in _LOSSY_MARKS) if _LOSSY_PREFILTER.may_match(text) else 0
+    lost = _count_lossy_marks(text) if _LOSSY_PREFILTER.may_match(text) else 0
     if _GBK_PREFILTER.count_candidates(text) * 100 > len(text):
         decoded = _decode_gbk(text)
         return (text, len(text)) if decoded is None else (decoded, lost)

@@ -74,6 +74,8 @@ def unicode(text: str) -> str | Drop:
 _CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000-\uf8ff]"
 )
+_PAGE_BREAK = re.compile("(?<![\n\x0b\x0c])[\x0b\x0c]++(?!\n)")
+"""Ends of lines and pages (\\v of slides and sheets, \\f of scanned pages) that no line end is beside."""
 _ASCII_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _CONTROL_PREFILTER = Prefilter.from_char_class(re.compile(_CONTROL.pattern + "|[\r\u2028\u2029]"))
 
@@ -87,6 +89,8 @@ def control_characters(text: str) -> str | Drop:
         return text
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n")
+    if "\x0b" in text or "\x0c" in text:  # removed, they would join two words
+        text = _PAGE_BREAK.sub("\n", text)
     return _CONTROL.sub("", text)
 
 
@@ -142,7 +146,7 @@ def symbols(text: str, share: float) -> str | Drop:
     """Drop a text if more than this share of its non-blank characters are no letters, digits or common punctuation.
 
     Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; here 0.4 of the characters, which keeps
-    tables, code and formulas. Marks of Markdown and drawn rules are not counted: a table of short cells has more of
+    tables, code and formulas. Marks of Markdown, drawn rules and frames are not counted: a table of short cells has more of
     them than of anything else. Nor are emoticons ([泪][泪], ⊙▽⊙), which many posts have more of than of words; a text
     of nothing else goes. In up to 200 characters a run of one symbol is one, because people write ///////.
     """
@@ -154,7 +158,7 @@ def symbols(text: str, share: float) -> str | Drop:
 
 
 _SYMBOL_RUN = re.compile(r"([^\w\s])\1{2,}")
-_FORMAT_MARKS = re.compile(r"[*|`~〜]|([-=_#+.·•─━═＿．⋯])\1+")
+_FORMAT_MARKS = re.compile(r"[*|`~〜\u2500-\u257f]|([-=_#+.·•─━═＿．⋯])\1+")
 
 
 def _symbol_share(text: str) -> float:
@@ -188,7 +192,7 @@ _MARKS_ON_LETTERS = re.compile("[ʕʔʘᴗᴥ\u0300-\u036f\u0f00-\u0fff\u20d0-\u
 
 _CHARS_PER_BETTING_NAME = 1_200
 _MIN_SALES_CHARS, _MAX_SALES_CHARS, _CLOSING_CHARS = 200, 3_000, 120
-_ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S[^\n]{5,})", re.M)
+_ABSTRACT = re.compile(r"^[^\w\n]*(?:本文|文章)摘要[：:]\s*(\S[^\n]{5,})", re.M)
 _ABSTRACT_HEAD, _ABSTRACT_END = 15, 12
 _MIN_INSTITUTION_WORDS, _MIN_GENERATED = 4, 4
 _MAX_COPY_CHARS = 5_000
@@ -206,7 +210,7 @@ _COPY_PREFILTER = Prefilter(_COPY_CUES)
 _CLOSING_BET_CHARS, _KEYWORDS_CHARS, _MIN_TITLE_WORDS = 24, 300, 4
 _KEYWORDS = re.compile(r"关键[词字][：:]\s*([^\n]{8,})")
 _KEYWORD_MARK, _NO_WORD = re.compile("[,，、]"), re.compile(r"\W")
-_CLOSING_BET = re.compile(r"[：:][^\s，。：:]{1,14}(?:下注|投注|买球|赌场|棋牌)\W*\Z")
+_CLOSING_BET = re.compile(r"[：:][^\s，。：:、]{1,14}(?:下注|投注|买球|赌场|棋牌)\W*\Z")
 
 
 def advertisements(text: str, per_thousand: float, different: int) -> str | Drop:

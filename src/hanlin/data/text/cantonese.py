@@ -13,7 +13,7 @@ from hanlin.data.text.patterns import compile_on_use
 _CHARACTERS = compile_on_use(
     "唔(?![、，。！？…,.!?―—])|[嘅咗佢哋冇嚟喺啲嘢咁噉乜嗰攞畀瞓嬲喎啩嘥㗎睇諗谂搵揾啱攰嗌冚孭噏嚿氹咩嘞啫唞掟靚]"
 )
-_QUOTATION = compile_on_use('「[^」]*」|『[^』]*』|“[^”]*”|‘[^’]*’|"[^"\\n]*"')
+_QUOTATION = compile_on_use('「[^「」]*」|『[^『』]*』|“[^“”]*”|‘[^‘’]*’|"[^"\\n]*"')
 _CERTAIN = frozenset("嘅咗佢哋冇嚟喺啲嘢咁嗰瞓唔㗎啱攰")
 _VERBS = "食饮飲讲講做睇煮等行瞓玩写寫望谂諗读讀听聽揾搵倾傾搞估用整画畫唱跳跑坐企追着返买買卖賣攞拎拧计計带帶连連"
 _WORDS = compile_on_use(

@@ -231,7 +231,7 @@ OPENING_CONTACT = re.compile(
 
 Names of messengers (微信：nofashion) are not among them: articles begin with the account from which they are.
 """
-HIDDEN_NUMBER = re.compile(r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至和-])\d{4}\1\d{4}(?!\d)")
+HIDDEN_NUMBER = re.compile(r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至和×xX✕*＊~～-])\d{4}\1\d{4}(?!\d)")
 """The number of a telephone that is written so that no filter finds it: 156乄1330乄4344."""
 LONG_NUMBER = re.compile(r"\d[-= \d]{5}|1\d\d\D\d{4}\D\d{4}")
 """What is in every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in half the time."""

@@ -34,6 +34,8 @@ WESTERN = ("latin-1", "cp1252")
 _CHINESE = ("big5hkscs", "gb18030")
 _MAX_COMMON = 0.9
 """More of the characters are never common ones if bytes were read as one of `_CHINESE`; in a list of words they are."""
+_MIN_COMMAS = 25
+"""One comma in so many characters is not from a wrong reading as EUC-JP, which has no character for that of GBK."""
 _MIN_CHARS, _MIN_ENCODABLE = 8, 0.97
 _EXTRA_FOR_FEW = 11
 _FIRST_RANK, _RANKS, _MAX_REPEATS, _MIN_DISTINCT = 8, 400, 3, 5
@@ -91,6 +93,8 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
         if frequent > max_frequent * len(above_ascii):
             continue
         if read_as in _CHINESE and common > _MAX_COMMON * len(above_ascii):
+            continue
+        if read_as == "euc_jp" and _MIN_COMMAS * above_ascii.count("，") >= len(above_ascii):
             continue
         data = above_ascii.encode(read_as, "replace")
         if len(data) < 2 * _MIN_CHARS or data.count(b"?") > (1 - _MIN_ENCODABLE) * len(above_ascii):
