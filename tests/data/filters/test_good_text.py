@@ -41,6 +41,7 @@ def apply_rule(name: str, text: str) -> str | Drop:
         ),
         ("advertisements", "社区老年活动中心共三层，一层设阅览室，二层设健身房。\n活动项目：阅览、书画、台球、棋牌。"),
         ("advertisements", "床垫的尺寸有两种：180×2000×2200毫米与150×2000×2200毫米。\n" + SENTENCES),
+        ("keyword_lists", "500 Internal Server Error 是指服务器出错。先看日志，再看配置。"),
         ("keyword_lists", "404 Not Found 表示服务器上没有所请求的资源。遇到它时，先检查地址有没有拼错。"),
         ("mojibake", LESSON),
         ("mojibake", "这碗汤烫烫烫，慢点喝，别急。"),

@@ -59,8 +59,8 @@ _FRAME = re.compile(
     "|(?<![当如果若])(?:[您你](?:要?访问|请求|查看)的|抱歉[，,]?)(?:该|此)?(?:页面|网页|内容|文章|帖子)[^。，,\n]{0,6}"
     "(?:不存在|已?被?删除|找不到|无法(?:访问|打开|显示))(?!时|的时候|[，,](?:服务器|就|则))"
     "|(?:该|此)(?:内容|帖子|文章)已被(?:发布者|作者|管理员)?删除(?!时|的时候)"
-    r"|\A\W*(?:40[34]|50[0234])\W{1,3}(?i:not found|forbidden|bad gateway|service unavailable|internal server)(?: error)?"
-    r"(?!\W{0,3}(?:错误|状态码?)?(?:表示|是|指|意味|代表|说明|怎么|如何))"
+    r"|\A\W*(?:40[34]|50[0234])\W{1,3}(?i:not found|forbidden|bad gateway|service unavailable|internal server)"
+    r"(?i: error)?+(?!\W{0,3}(?:错误|状态码?)?(?:表示|是|指|意味|代表|说明|怎么|如何))"
     r"|(?i:failed ?to ?open ?stream|\A\W*(?:please )?enable javascript|javascript (?:is|seems) (?:disabled|to be))"
 )
 """What a server or a site says where a page should be, or around one."""

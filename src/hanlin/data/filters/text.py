@@ -146,7 +146,7 @@ def symbols(text: str, share: float) -> str | Drop:
     """Drop a text if more than this share of its non-blank characters are no letters, digits or common punctuation.
 
     Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; here 0.4 of the characters, which keeps
-    tables, code and formulas. Marks of Markdown, drawn rules and frames are not counted: a table of short cells has more of
+    tables, code and formulas. Marks of Markdown, rules and frames are not counted: a table of short cells has more of
     them than of anything else. Nor are emoticons ([泪][泪], ⊙▽⊙), which many posts have more of than of words; a text
     of nothing else goes. In up to 200 characters a run of one symbol is one, because people write ///////.
     """

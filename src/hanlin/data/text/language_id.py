@@ -38,7 +38,8 @@ _PROSE_WORDS = frozenset((
 _LETTERS_PER_PROSE_WORD = 12
 _NOT_PROSE = compile_on_use(
     r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|<[a-zA-Z/!][^<>]*>"  # code, tags
-    r"|(?:https?|ftp)://[^\s\u3000-\u9fff\uff00-\uffef]+|www\.[\w./-]+|(?<![\w.+-])[\w.+-]++@[\w-]+\.[\w.-]+"  # addresses  # noqa: E501
+    r"|(?:https?|ftp)://[^\s\u3000-\u9fff\uff00-\uffef]+|www\.[\w./-]+"  # addresses
+    r"|(?<![\w.+-])[\w.+-]++@[\w-]+\.[\w.-]+"
     r"|(?<![\w.-])(?:[A-Za-z]:)?(?:[\w.-]*[\\/]){2,}[\w.-]*",  # paths
     re.DOTALL | re.ASCII,
 )
