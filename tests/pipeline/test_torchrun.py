@@ -14,6 +14,7 @@ from hanlin.core.errors import UserError
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.run import launch_commands
+from hanlin.pipeline.worker import follow_rank0
 from hanlin.web.pages.run_report import _curve
 
 TWO = Launch(nodes=2, processes=4, mode="fsdp", rendezvous="10.0.0.1:29500")
@@ -128,3 +129,26 @@ def test_the_report_draws_training_validation_and_probes(tmp_path: Path) -> None
         ("probe: english", 1.0, 1.5),
     ]
     assert drawn["lines"][2]["line"] == "0.0,150.0 560.0,125.0"
+
+
+def test_another_machine_waits_for_one_that_works_and_not_for_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prepared` outlives a kill -9 of machine 0: a group that began with it would wait for nobody."""
+    scratch = Store(tmp_path).partial_folder("sft", "0") / ".work"
+    scratch.mkdir(parents=True)
+    (scratch / torchrun.PREPARED_FILE).touch()
+    (scratch / "seconds").write_text("7.1", encoding="utf-8")
+    request = {"kind": "sft", "key": "0", "stage": "tuned", "home": str(tmp_path), "inputs": []}
+    begun: list[str] = []
+    monkeypatch.setattr(torchrun, "run_group", lambda *_: begun.append("group") or 0)
+    monkeypatch.setattr("hanlin.pipeline.worker.time.sleep", lambda _: None)
+    launch = TWO.model_copy(update={"node_rank": 1, "timeout": 0.2})
+    with pytest.raises(UserError, match="machine 0 has not worked"):
+        follow_rank0(request, launch, Store(tmp_path))
+    assert begun == []
+    seconds = iter((b"7.1", b"8.1"))
+    monkeypatch.setattr("hanlin.pipeline.worker._read_bytes", lambda _: next(seconds, b"8.1"))
+    with pytest.raises(UserError, match="machine 0 has not worked"):
+        follow_rank0(request, launch, Store(tmp_path))
+    assert begun == ["group"]

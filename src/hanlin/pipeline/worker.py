@@ -304,18 +304,21 @@ def follow_rank0(request: Mapping[str, Any], launch: Launch, store: Store) -> Ma
     """
     scratch = store.partial_folder(request["kind"], request["key"]) / SCRATCH_FOLDER
     grouped = KINDS[request["kind"]].group
-    last_beat, last_seen = b"", time.monotonic()
+    # what a machine 0 that was killed has left says `prepared` too: only one that works now, whose seconds go on while
+    # it is looked at, has removed that first
+    last_beat, last_seen = _read_bytes(scratch / ELAPSED_FILE), time.monotonic()
+    is_alive = False
     while (made := _existing_artifact(request, store)) is None:
-        if grouped and (scratch / torchrun.PREPARED_FILE).is_file():
+        beat = _read_bytes(scratch / ELAPSED_FILE)
+        if beat != last_beat:
+            last_beat, last_seen, is_alive = beat, time.monotonic(), True
+        if grouped and is_alive and (scratch / torchrun.PREPARED_FILE).is_file():
             code = torchrun.run_group(launch, scratch / torchrun.REQUEST_FILE)
             reply = _read_reply(scratch)
             if code != 0:
                 torchrun.metrics_of_reply(code, reply, request["stage"])
             grouped = False  # the rest is done by machine 0
             last_seen = time.monotonic()
-        beat = _read_bytes(scratch / ELAPSED_FILE)
-        if beat != last_beat:
-            last_beat, last_seen = beat, time.monotonic()
         if time.monotonic() - last_seen > launch.timeout:
             raise torchrun.rank0_timeout(launch.timeout, request["stage"], request["home"])
         time.sleep(0.5)
