@@ -291,3 +291,11 @@ def test_comments_speak_the_language_that_was_asked_for(
     assert "一个用中文回答的对话模型" in (tmp_path / "my_recipe.yaml").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="fr"):
         hanlin("--have", "nothing", "--want", "try", "--machine", "cpu", "--lang", "fr")
+
+
+def test_a_model_in_a_hidden_folder_is_named_by_a_path(data: dict[Have, str], tiny_model: Path) -> None:
+    """In a recipe `.models/mine` is no path: one begins with `./`."""
+    Path(".models").mkdir()
+    Path(".models/mine").symlink_to(tiny_model)
+    starter = make_recipe(Answers(data, "chat", MACHINES[3], ".models/mine"))
+    assert starter.base is not None and starter.base.reference == "./.models/mine"

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from hanlin.cli.help import cell_width, wrap_cells
+from hanlin.cli.help import wrap_cells
 from hanlin.cli.table import entries, sections
 from hanlin.config.kinds import KINDS
+from hanlin.core.text import cell_width
 
 
 def hanlin(*words: str, language: str = "en", columns: int = 80) -> subprocess.CompletedProcess[str]:

@@ -288,6 +288,8 @@ def test_the_command_prints_a_row_for_each_program_and_ends_with_1_on_a_mismatch
 def test_the_command_writes_a_modelfile_for_a_gguf_file(tmp_path: Path, tiny_tokenizer: Path) -> None:
     """Where Go is installed it is checked as well, and said so; without Go it is said to be unchecked."""
     _, file, _ = tiny_gguf(ChatTemplate.load(tiny_tokenizer), tmp_path)
+    done = CliRunner().invoke(app, ["template", "modelfile", str(file), "--out", str(tmp_path / "nowhere/Modelfile")])
+    assert isinstance(done.exception, UserError) and "no such folder" in done.exception.what
     done = CliRunner().invoke(app, ["template", "modelfile", str(file), "--system", "你是小翰。"])
     assert done.exit_code == 0, done.output
     assert "26 cases, 0 mismatches" in done.stdout or "unchecked: Go is not installed" in done.stdout

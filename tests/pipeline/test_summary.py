@@ -1,12 +1,20 @@
-"""The line that a stage gets on the terminal when it is done."""
+"""What is told of the stages that are done: a line on the terminal for each, and the figures of the report."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, Literal
 
+from hanlin.cli.commands.run import _widen_report
 from hanlin.config.recipe import build_recipe
+from hanlin.config.recipe_file import read_recipe
+from hanlin.pipeline import worker
+from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import Manifest
-from hanlin.pipeline.report import summarize_metrics
+from hanlin.pipeline.plan import plan
+from hanlin.pipeline.report import build_report, summarize_metrics
+from hanlin.pipeline.run import build_request
 from hanlin.pipeline.step import Step
 
 
@@ -32,3 +40,55 @@ def test_the_most_frequent_reasons_come_first_with_the_number_of_the_others() ->
     dropped = {"advertisement": 1, "duplicate": 2, "repeated_characters": 1, "symbols": 1, "too_short": 8}
     line = summary("corpus", {"sources": ["./a"]}, {"rows_in": 20, "rows_kept": 7, "dropped": dropped})
     assert "too_short 8, duplicate 2, " in line and line.endswith("… (+1)")
+
+
+def reported(first: Literal["done", "stale"], second: Literal["done", "run"]) -> dict[str, Any]:
+    """The report of two stages in these states, with a target that compares their figures."""
+    figures = {"before": "a.rows_kept", "after": "b.rows_kept"}
+    targets = [{"figure": "before", "at_least": "after"}]
+    stages = {name: {"kind": "corpus", "sources": ["./x"]} for name in ("a", "b")}
+    recipe = build_recipe({"name": "r", "stages": stages, "report": {"figures": figures, "targets": targets}}, "r.yaml")
+    made = Manifest("corpus", "documents", 1, "", "", {}, 0, (), (), {"rows_kept": 3}, {}, "", "", 1.0)
+    steps = [
+        Step(recipe.stages["a"], "", first, "", manifest=made),
+        Step(recipe.stages["b"], "", second, "", manifest=made if second == "done" else None),
+    ]
+    return dict(build_report(recipe, steps).data)
+
+
+def test_a_target_whose_bound_is_not_measured_yet_is_json() -> None:
+    data = reported("done", "run")
+    assert json.loads(json.dumps(data, allow_nan=False))["targets"] == [
+        {"figure": "before", "value": 3.0, "sign": "≥", "bound": None, "reached": False}
+    ]
+
+
+def test_what_was_made_from_other_inputs_has_no_figure_in_the_report() -> None:
+    data = reported("stale", "done")
+    assert data["before"] is None and list(data["stages"]) == ["b"] and not data["all_targets_reached"]
+
+
+RECIPE = """
+name: r
+stages:
+  a: {{ kind: corpus, sources: [{{ path: {file}, format: text }}] }}
+  b: {{ kind: corpus, sources: [{{ path: a }}] }}
+  c: {{ kind: corpus, sources: [{{ path: b }}] }}
+report:
+  figures: {{ first: a.rows_kept, second: b.rows_kept, third: c.rows_kept }}
+"""
+
+
+def test_the_report_of_a_run_up_to_a_stage_keeps_later_stages_that_are_done(tmp_path: Path) -> None:
+    text, file = tmp_path / "text.txt", tmp_path / "r.yaml"
+    text.write_text("城东的图书馆里有很多书，欢迎大家来读。春天院子里开满了花。\n", encoding="utf-8")
+    file.write_text(RECIPE.format(file=text), encoding="utf-8")
+    recipe, store = read_recipe(file), Store(tmp_path)
+    for index in (0, 1):
+        worker.run_stage(build_request(recipe, plan(recipe, store)[index], store))
+    part = recipe.until("a")
+    reported, steps = _widen_report(part, plan(part, store), file, [], store)
+    data = build_report(reported, steps).data
+    assert list(data["stages"]) == ["a", "b"] and {"first", "second"} <= data.keys() and "third" not in data
+    file.write_text(RECIPE.format(file=text).replace("path: b", "path: ./nowhere.txt"), encoding="utf-8")
+    assert _widen_report(part, plan(part, store), file, [], store)[0] is part

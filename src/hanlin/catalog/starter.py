@@ -116,7 +116,7 @@ def _named_model(text: str, hub: FromHub | None) -> Base:
         raise UserError(what, f"--hub {hub}", tr("leave --hub out"))
     if is_folder:
         files = check_model_folder(Path(text).expanduser(), experts=True)
-        path = text if text.startswith((".", "/", "~")) else f"./{text}"
+        path = text if text.startswith(("./", "../", "/", "~")) else f"./{text}"
         return Base(path, shape=ModelShape.of_config(files.config, files.dtype))
     if not text.startswith(HUB_PREFIXES):
         return _catalog_model(get_model(text), hub)

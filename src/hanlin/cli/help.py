@@ -9,15 +9,17 @@ from __future__ import annotations
 import difflib
 import re
 import shutil
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.files import expand_home
 from hanlin.core.i18n import tr
+from hanlin.core.text import cell_width
 
 if TYPE_CHECKING:
     from typer.core import TyperOption
@@ -27,11 +29,6 @@ NARROWEST = 30
 _NUMBER = re.compile(r"-[0-9.]+(e-?[0-9]+)?")
 _CLOSING = "，。；：、！？）”》】,.;:!?)"
 """Marks that do not begin a line."""
-
-
-def cell_width(text: str) -> int:
-    """The columns that a text takes in a terminal: two for a full-width character."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def wrap_cells(text: str, width: int) -> list[str]:
@@ -152,10 +149,18 @@ class HelpCommand(_TranslatedHelp, TyperCommand):
             if getattr(error, "ctx", None) is None:
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
+        ctx.params = {name: _with_home(value) for name, value in ctx.params.items()}
         if rest and not extra_allowed:
             what = tr("'{rest}' follows no option", rest=rest[0])
             raise UserError(what, ctx.command_path, tr("write --option value"), "usage")
         return rest
+
+
+def _with_home(value: Any) -> Any:
+    """A path that was given (`expand_home`), or each of several; any other value as it is."""
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return expand_home(value) if isinstance(value, Path) else value
 
 
 def repeat_flags(args: Sequence[str], flags: frozenset[str]) -> list[str]:

@@ -19,11 +19,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from hanlin.cli.help import usage_error
-from hanlin.cli.output import echo, print_json
+from hanlin.cli.output import begin_output, echo, has_printed_json, print_json
 from hanlin.cli.table import RootGroup
 from hanlin.core.errors import UserError, explain_import_error, explain_memory_error, explain_os_error
 from hanlin.core.i18n import tr
-from hanlin.core.process import keep_working_folder_out, kill_descendants
+from hanlin.core.process import keep_working_folder_out, kill_descendants, open_standard_streams, replace_stream
 from hanlin.core.signals import Terminated, install
 from hanlin.core.text import printable
 from hanlin.core.version import __version__
@@ -72,6 +72,8 @@ def set_output_encoding(stream: io.TextIOWrapper) -> None:
 
 def main() -> None:
     """Run the command of the command line, and end with its exit code."""
+    open_standard_streams()
+    begin_output()
     try:
         install()  # which a signal may interrupt as well as all that follows
         keep_working_folder_out()
@@ -86,6 +88,8 @@ def main() -> None:
         refusal = usage_error(error)
         refusal.code = "usage"
         _refuse(refusal)
+    except typer.Abort:  # the input ended where an answer was awaited
+        _end_early(INTERRUPTED)
     except Exception as error:
         known = explain_os_error(error) or explain_memory_error(error, "hanlin") or explain_import_error(error)
         if known is None:
@@ -131,10 +135,13 @@ def _make_reports_printable() -> None:
 
 
 def _tell_program(error: UserError) -> None:
-    """Print an error as JSON too, on standard output, if the command was given `--json`."""
+    """Print an error as JSON too, on standard output, if the command was given `--json` and has printed no JSON yet."""
     words = sys.argv[1:]
-    if "--json" in (words[: words.index("--")] if "--" in words else words):
-        print_json({"error": error.as_json()})
+    if "--json" in (words[: words.index("--")] if "--" in words else words) and not has_printed_json():
+        try:
+            print_json({"error": error.as_json()})
+        except BrokenPipeError:  # who read has ended; the sentence on standard error is for others
+            replace_stream(1)
 
 
 def _refuse(error: UserError) -> None:

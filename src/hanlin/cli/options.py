@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,23 @@ def refuse_key_in_command(context: typer.Context, parameter: typer.CallbackParam
         what = tr("every user of this machine can read a key in a command (ps)")
         raise UserError(what, parameter.opts[0], tr("set the key in HANLIN_API_KEY"))
     return value
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that would be ignored; one that the environment sets may stay.
+
+    Args:
+        context: The command's.
+        names: Parameters of the command's function.
+        why: Why they have no meaning here.
+
+    Raises:
+        UserError: One of them was typed.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise UserError(why, parameter.opts[0], tr("leave it out"), "usage")
 
 
 def open_recipe(path: Path, changes: list[str], until: str, home: Path, verify: bool = False) -> tuple[Recipe, Store]:

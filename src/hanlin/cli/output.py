@@ -6,17 +6,24 @@ path alone) is left as it is where it goes into a pipe or a file.
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hanlin.core.files import format_json
 from hanlin.core.i18n import tr
 from hanlin.core.text import printable, printable_json
 
 if TYPE_CHECKING:
     from hanlin.pipeline.step import Step
+
+
+class _State:
+    """What a command has printed so far."""
+
+    has_printed_json = False
+
 
 STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow", "edited": "red"}
 
@@ -50,9 +57,20 @@ def echo_data(text: str, *, nl: bool = True) -> None:
     typer.echo(printable(text) if sys.stdout.isatty() else text, nl=nl)
 
 
+def begin_output() -> None:
+    """Begin the output of a command."""
+    _State.has_printed_json = False
+
+
+def has_printed_json() -> bool:
+    """Whether this command has printed its JSON value: a program reads one, so that an error after it is none."""
+    return _State.has_printed_json
+
+
 def print_json(data: Any, indent: int | None = 1) -> None:
-    """Print a value as JSON, one space of indent, characters as they are."""
-    text = json.dumps(data, ensure_ascii=False, indent=indent)
+    """Print a value as JSON (`format_json`), by default with one space of indent."""
+    _State.has_printed_json = True
+    text = format_json(data, indent)
     typer.echo(printable_json(text) if sys.stdout.isatty() else text)
 
 
@@ -67,7 +85,8 @@ def print_table(columns: list[str], rows: list[list[str]], styles: list[str] | N
     for index, row in enumerate(rows):
         table.add_row(*map(printable, row), style=styles[index] if styles else None)
     width = None if sys.stdout.isatty() else 140
-    Console(width=width, markup=False, highlight=False).print(table)
+    # without `emoji=False` the text `:key:` is shown as a picture of one
+    Console(width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
 def plan_as_json(steps: list[Step], estimates: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

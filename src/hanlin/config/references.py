@@ -88,7 +88,11 @@ def resolve_reference(text: str, stages: Mapping[str, Any], root: Path, where: s
             raise UserError(tr("{text} has no revision", text=text), where, hint)
         return ReferenceTarget(repository=repository)
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
-        return ReferenceTarget(path=root / Path(text).expanduser())
+        try:
+            return ReferenceTarget(path=root / Path(text).expanduser())
+        except RuntimeError as error:  # `~name`, or no HOME
+            what = tr("there is no home folder for '{text}'", text=text)
+            raise UserError(what, where, tr("set HOME, or write the whole path"), "not_found") from error
     head, _, inside = text.partition("/")
     if head in stages:
         return ReferenceTarget(stage=head, inside=inside)

@@ -86,11 +86,23 @@ _NO_SPACE_TEXTS = (
 """How libraries in Rust and C++, and `shutil`, pass on what the system says."""
 
 
+def no_home_folder(where: str | Path | None) -> UserError:
+    """The error for a path that begins with `~` where no home folder is known; `where` is the path."""
+    what = tr("there is no home folder to put in place of ~")
+    return UserError(what, where, tr("set HOME, or write the whole path"), "not_found")
+
+
+_NO_HOME = "Could not determine home directory"
+"""What `Path.home` and `Path.expanduser` say for a user without a home folder, as containers have, and for `~name`."""
+
+
 def explain_os_error(error: BaseException) -> UserError | None:
     """What the system refuses for a path that the user named, and full disks; None if it is anything else."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and not isinstance(error, UserError):
         text = str(error)
+        if isinstance(error, RuntimeError) and _NO_HOME in text:
+            return no_home_folder(None)
         number = next((number for words, number in _NO_SPACE_TEXTS if words in text), None)
     name = getattr(error, "filename", None)
     where = os.fsdecode(name) if isinstance(name, str | bytes) and name else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
 
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, no_home_folder
 from hanlin.core.i18n import tr
 from hanlin.core.limits import MAX_JSON_BITS, MAX_JSON_DEPTH, MAX_SETTINGS_BYTES
 
@@ -106,6 +107,26 @@ def partial_path(path: Path, *, shared: bool = False) -> Path:
     return path.with_name(f"{path.name}{owner}{PARTIAL_SUFFIX}")
 
 
+def expand_home(path: Path) -> Path:
+    """A path with the home folder in place of `~` or `~name` at its start.
+
+    A shell does that for a word of its own, but not for what follows `--out=`, nor for a variable in a file of settings
+    (`HANLIN_HOME=~/hanlin` for systemd or Docker): there a folder called `~` would be made. A name that is there, or
+    of nobody (`~draft.jsonl`), stays as it is, as in a shell.
+
+    Raises:
+        UserError: It begins with `~`, and there is no home folder.
+    """
+    if os.path.lexists(path):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        if path.parts[0] != "~":
+            return path
+        raise no_home_folder(path) from error
+
+
 def is_file_name(text: str) -> bool:
     """Whether a text that may be the name of something packaged (a chat template) names a file: it has a path in it,
     or ends as Jinja files do.
@@ -161,6 +182,25 @@ def write_json(
     """Write JSON data with a line end after it, characters as they are, at once or not at all."""
     text = json.dumps(data, ensure_ascii=False, indent=indent, sort_keys=sort_keys)
     write_text(path, text + "\n", shared=shared, fsync=fsync)
+
+
+def format_json(data: Any, indent: int | None = None) -> str:
+    """JSON text that every program reads, characters as they are: `null` for NaN and infinity, which JSON has not.
+
+    Python writes and reads `NaN`; `jq`, browsers and most other languages refuse the whole text for it.
+    """
+    try:
+        return json.dumps(data, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(data), ensure_ascii=False, indent=indent)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES) -> dict[str, Any]:

@@ -58,6 +58,33 @@ def keep_working_folder_out() -> None:
     os.environ.update(child_environment())
 
 
+def open_standard_streams() -> None:
+    """Open what this process was started without of its three standard streams (`2>&-`, some schedulers): on nothing.
+
+    Otherwise the next file that is opened gets the number of the missing one, and what a library or a child prints goes
+    into that file; and Python has None in place of the stream.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            replace_stream(descriptor)
+
+
+def replace_stream(descriptor: int) -> None:
+    """Let a standard stream, by its number, lead to nothing from now on: it is missing, or nobody reads it any more."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null == descriptor:
+        os.set_inheritable(null, True)
+    else:
+        os.dup2(null, descriptor)
+        os.close(null)
+    name = ("stdin", "stdout", "stderr")[descriptor]
+    mode = "r" if descriptor == 0 else "w"
+    if getattr(sys, name) is None:
+        setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (it stays open)
+
+
 def start_process(
     command: Sequence[str], *, changes: Mapping[str, str] | None = None, without: Sequence[str] = (), **options: Any
 ) -> subprocess.Popen[Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hanlin.core.files import write_text
+from hanlin.core.files import format_json, write_text
 from hanlin.core.i18n import tr
-from hanlin.core.text import printable
+from hanlin.core.text import cell_width, cut_cells, printable
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Progress:
         if self.file is not None:
             row = {"name": self.name, "done": done, "total": total, "unit": unit, "rate": rate, "left": left, **figures}
             try:
-                write_text(self.file, json.dumps(row))
+                write_text(self.file, format_json(row))
             except OSError:  # progress is not worth a failure; a full disk shows in the work itself
                 pass
         if not self.quiet:
@@ -63,9 +63,10 @@ class Progress:
             line = printable(f"  {self.name} {share:3.0f}% · {done:,.0f}/{total:,.0f} {unit}{pace}")
             line += (f" · {shown}" if shown else "") + eta
             if sys.stderr.isatty():
-                pad = " " * max(0, self._width - len(line))
-                sys.stderr.write("\r" + line + pad)
-                self._width = len(line)
+                line = cut_cells(line, _columns() - 1)  # a line that wraps is not overwritten by the next
+                width = cell_width(line)
+                sys.stderr.write("\r" + line + " " * max(0, self._width - width))
+                self._width = width
             else:
                 sys.stderr.write(line + "\n")
             sys.stderr.flush()
@@ -87,6 +88,17 @@ class Progress:
         if self._width and sys.stderr.isatty():
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
+
+
+def _columns() -> int:
+    """The columns of the terminal that standard error is."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS
+    except (OSError, ValueError):
+        return _USUAL_COLUMNS
+
+
+_USUAL_COLUMNS = 80
 
 
 def _clock(seconds: float) -> str:

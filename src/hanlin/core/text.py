@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +74,22 @@ def check_path_encoding(path: Path) -> None:
     """Raise UserError if a path is not UTF-8: the libraries in Rust that read models and tokenizers open none such."""
     if not is_valid_unicode(str(path)):
         raise UserError(tr("this path is not UTF-8"), path, tr("rename it"))
+
+
+def cell_width(text: str) -> int:
+    """The columns that a text takes in a terminal: two for a full-width character."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def cut_cells(text: str, width: int) -> str:
+    """A text as far as it fits a number of columns, its end marked by `…` if it does not."""
+    if cell_width(text) <= width:
+        return text
+    end, used = 0, 1
+    while end < len(text) and used + cell_width(text[end]) <= width:
+        used += cell_width(text[end])
+        end += 1
+    return text[:end] + "…"
 
 
 _OBEYED = re.compile(

@@ -25,12 +25,12 @@ _SHOWN_COUNTS = 4
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
-    """A target and what was measured; `value` is None if the figure is missing."""
+    """A target and what was measured; `value` is None if the figure is missing, `bound` if it is one that is."""
 
     figure: str
     value: float | None
     sign: str
-    bound: float
+    bound: float | None
     reached: bool
 
 
@@ -52,9 +52,16 @@ class Report:
         return all(result.reached for result in self.results)
 
 
+def done_steps(steps: Sequence[Step]) -> list[Step]:
+    """The steps that are done. A stale one has a manifest too, of what was made from other inputs: none of its figures
+    is one of this recipe.
+    """
+    return [step for step in steps if step.state == "done"]
+
+
 def build_report(recipe: Recipe, steps: Sequence[Step]) -> Report:
     """The report of a run, from the manifests of the steps that are done."""
-    manifests = {step.stage.name: step.manifest for step in steps if step.manifest is not None}
+    manifests = {step.stage.name: step.manifest for step in done_steps(steps) if step.manifest is not None}
     figures: dict[str, Any] = {}
     for name, source in recipe.report.figures.items():
         if isinstance(source, dict):
@@ -102,7 +109,7 @@ def _check_target(target: Target, figures: Mapping[str, Any]) -> TargetResult:
     sign, bound = ("≥", target.at_least) if target.at_least is not None else ("≤", target.at_most)
     measured_bound = read(bound) if isinstance(bound, str) else bound
     if value is None or measured_bound is None or math.isnan(value):
-        return TargetResult(target.figure, value, sign, math.nan if measured_bound is None else measured_bound, False)
+        return TargetResult(target.figure, value, sign, measured_bound, False)
     limit = measured_bound - target.tolerance if sign == "≥" else measured_bound + target.tolerance
     reached = value >= limit - 1e-12 if sign == "≥" else value <= limit + 1e-12
     return TargetResult(target.figure, value, sign, limit, reached)

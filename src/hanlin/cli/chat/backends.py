@@ -221,6 +221,11 @@ def _collect(pieces: Iterator[str], on_text: OnText) -> tuple[str, bool]:
     return "".join(received), False
 
 
+def is_server_address(model: str) -> bool:
+    """Whether a model is named by the address of a server."""
+    return model.startswith(("http://", "https://"))
+
+
 def open_backend(
     model: str, *, engine: str, sampling: Mapping[str, Any], truncate: bool, name: str, api_key: str, **options: Any
 ) -> ChatBackend:
@@ -238,7 +243,7 @@ def open_backend(
     Raises:
         UserError: There is no model, or the server does not answer.
     """
-    if model.startswith(("http://", "https://")):
+    if is_server_address(model):
         return RemoteServer(model, name, sampling, api_key)
     opened = load_engine(*parse_model_spec(model), engine, **options)
     try:

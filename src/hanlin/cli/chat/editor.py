@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def make_editor(
-    history: Path, commands: Sequence[str], describe_status: Callable[[], str] = str
+    history: Path | None, commands: Sequence[str], describe_status: Callable[[], str] = str
 ) -> Callable[[str], str]:
     """Make a function that shows a prompt and returns what was typed.
 
@@ -28,7 +28,8 @@ def make_editor(
     input is no terminal, a message is a line.
 
     Args:
-        history: File for earlier input; only its owner may read it. If it cannot be written, nothing is remembered.
+        history: File for earlier input; only its owner may read it. If there is none, or it cannot be written, nothing
+            is remembered.
         commands: Commands that Tab completes.
         describe_status: What the bar below the line shows; empty: the keys.
 
@@ -89,9 +90,11 @@ def decode_line(data: bytes) -> str:
     raise UserError(tr("this line is neither UTF-8 nor GBK"), None, tr("convert it with iconv, or set the terminal"))
 
 
-def _open_history(file: Path) -> History:
+def _open_history(file: Path | None) -> History:
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
+    if file is None:
+        return InMemoryHistory()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))

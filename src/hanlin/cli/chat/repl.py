@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hanlin.chat.reasoning import assistant_message
 from hanlin.cli.chat.backends import ChatBackend, OnText, ReplyStats, open_backend
 from hanlin.cli.output import echo_data
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.files import PARTIAL_SUFFIX, parse_json
+from hanlin.core.files import expand_home, parse_json, partial_path
 from hanlin.core.i18n import tr
 from hanlin.core.names import check_name
 from hanlin.core.records import Message
@@ -161,25 +161,28 @@ class ChatSession:
         if self._file is None:
             return
         row = {"messages": [message.to_json() for message in self.messages]}
-        partial = self._file.with_name(self._file.name + PARTIAL_SUFFIX)
+        partial = partial_path(self._file, shared=True)  # two chats may be the last one
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
                 json.dump(row, file, ensure_ascii=False)
             os.replace(partial, self._file)
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
             raise _not_saved(self._file, error) from error
 
 
 def state_folder() -> Path:
     """Where sessions and typed lines are saved: the state folder of the XDG base directory specification."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "hanlin"
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # the specification has a relative one passed over: it would be another folder in each working folder
+    return (Path(base) if os.path.isabs(base) else expand_home(Path("~/.local/state"))) / "hanlin"
 
 
 def session_file(name: str) -> Path:
     """A session's file: `name` itself if it looks like a path, else the file of that name in the state folder."""
-    path = Path(name).expanduser()
+    path = expand_home(Path(name))
     if path.suffix == ".json" or len(path.parts) > 1:
         return path
     return state_folder() / "chats" / f"{check_name(name, tr('the name of a conversation'), '--session')}.json"
@@ -199,6 +202,25 @@ def find_save_problem(file: Path) -> UserError | None:
     except OSError as error:
         return _not_saved(file, error)
     return None
+
+
+def _typed_lines() -> Path | None:
+    """The file of what was typed before; None if there is no folder for it."""
+    try:
+        return state_folder() / "typed"
+    except UserError:
+        return None
+
+
+def _open_session(name: str) -> tuple[Path | None, UserError | None]:
+    """The file of a session, or why there can be none."""
+    try:
+        file = session_file(name)
+    except UserError as error:
+        if name != LAST_SESSION:  # the name is wrong
+            raise
+        return None, error
+    return file, find_save_problem(file)
 
 
 def run_chat(
@@ -255,8 +277,7 @@ def run_chat(
             if single.interrupted:
                 raise KeyboardInterrupt
             return
-        file: Path | None = session_file(session or LAST_SESSION)
-        problem = find_save_problem(session_file(session or LAST_SESSION))
+        file, problem = _open_session(session or LAST_SESSION)
         if problem is not None:
             if session or resume:
                 raise problem
@@ -273,7 +294,7 @@ def run_chat(
             from hanlin.cli.chat.editor import make_editor
 
             read_line = make_editor(
-                state_folder() / "typed",
+                _typed_lines(),
                 [*_commands(), *_END_COMMANDS[1:]],
                 lambda: describe_stats(conversation.stats),
             )
@@ -388,7 +409,7 @@ def _run_command(conversation: ChatSession, text: str, write: OnText) -> bool:
     elif name == "/save":
         if not argument:
             raise UserError(tr("name a file: /save chat.jsonl"))
-        conversation.save(Path(argument).expanduser())
+        conversation.save(expand_home(Path(argument)))
         write(tr("saved in {argument}\n", argument=argument))
     else:
         what = tr("there is no command {name}", name=name)

@@ -11,6 +11,7 @@ from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import echo, print_json
 from hanlin.core.i18n import tr
+from hanlin.core.names import quote_shell
 
 if TYPE_CHECKING:
     from hanlin.core.context import LineageNode
@@ -92,7 +93,8 @@ def tensorboard(
 
     target = out / artifact.resolve().name
     write_tensorboard(artifact / METRICS_FILE, target)
+    following = f"tensorboard --logdir {quote_shell(str(out))}"
     if as_json:
-        print_json({"path": str(target), "next": [f"tensorboard --logdir {out}"]})
+        print_json({"path": str(target), "next": [following]})
     else:
-        echo(f"tensorboard --logdir {out}")
+        echo(following)

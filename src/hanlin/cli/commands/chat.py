@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import EngineName, read_sampling, refuse_key_in_command, tell_edits
+from hanlin.cli.options import EngineName, read_sampling, refuse_key_in_command, refuse_options, tell_edits
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 
@@ -16,6 +16,7 @@ app = new_app()
 
 @command(app, tr("Within the chat, /help lists the commands."))
 def chat(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -40,9 +41,18 @@ def chat(
         typer.Option(envvar="HANLIN_API_KEY", hidden=True, callback=refuse_key_in_command),
     ] = "",
 ) -> None:
+    from hanlin.cli.chat.backends import is_server_address
     from hanlin.cli.chat.editor import recover_text
     from hanlin.cli.chat.repl import run_chat
 
+    if message is not None:
+        refuse_options(context, ("session", "resume"), tr("--message sends one message, outside any conversation"))
+    if session:
+        refuse_options(context, ("resume",), tr("--session names the conversation to continue"))
+    if is_server_address(model):
+        refuse_options(context, ("engine", "truncate"), tr("the model of a server is opened there"))
+    else:
+        refuse_options(context, ("name",), tr("it chooses among the models of a server"))
     message, system = None if message is None else recover_text(message), recover_text(system)
     if message is not None and not message.strip():
         raise UserError(tr("the message is empty"), "--message")

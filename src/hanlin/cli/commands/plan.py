@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
+from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe, refuse_options
 from hanlin.cli.output import echo, print_steps, print_table
 from hanlin.core.i18n import tr
 
@@ -183,6 +183,7 @@ def _print_missing_packages(recipe: Recipe, steps: Sequence[Step]) -> None:
     tr("A stage is done, to resume, to run, or stale. For training stages, memory, time and disk are estimated."),
 )
 def plan(
+    context: typer.Context,
     recipe: RecipePath,
     set_: Changes = [],
     until: Until = "",
@@ -199,6 +200,8 @@ def plan(
     from hanlin.estimate.plan import describe_estimate, estimate_plan
     from hanlin.pipeline.plan import plan as make_plan
 
+    if as_json:
+        refuse_options(context, ("costs",), tr("it is a table for people, and no part of the JSON"))
     checked, store = open_recipe(recipe, set_, until, home)
     steps = make_plan(checked, store)
     results = estimate_plan(checked, steps, memory, device, probe)

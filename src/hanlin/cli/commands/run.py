@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
+from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe, refuse_options
 from hanlin.cli.output import STATE_STYLE, echo, echo_data, print_json, print_table, state_name, status_as_json
 from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.names import quote_shell
 
 if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
@@ -26,6 +28,7 @@ app = new_app()
     tr("Stages that are done are skipped; an interrupted stage resumes where it stopped."),
 )
 def run(
+    context: typer.Context,
     recipe: RecipePath,
     set_: Changes = [],
     until: Until = "",
@@ -51,6 +54,8 @@ def run(
     from hanlin.pipeline.run_record import RunSource
     from hanlin.web.pages.run_report import write_report
 
+    if print_command:
+        refuse_options(context, ("as_json", "verify"), tr("with --print-command nothing is run"))
     checked, store = open_recipe(recipe, set_, until, home, verify)
     if print_command:
         echo_data(launch_commands(checked, store, until, str(recipe), set_), nl=False)
@@ -70,18 +75,44 @@ def run(
 
     steps = run_recipe(checked, store, on_event, RunSource(str(recipe.absolute()), tuple(set_), until, str(Path.cwd())))
     page: Path | None = None
+    reported, reported_steps = _widen_report(checked, steps, recipe, set_, store) if until else (checked, steps)
     try:
-        report, page = write_report(checked, steps, store)
+        report, page = write_report(reported, reported_steps, store)
     except OSError as error:  # all stages are done: their results are worth more than the page
         known = explain_os_error(error)
         if known is None:
             raise
         echo(tr("the report is not written: {reason}", reason=known), err=True)
-        report = build_report(checked, steps)
+        report = build_report(reported, reported_steps)
     if as_json:
         print_json(report.data)
         return
     _print_summary(checked, store, steps, page)
+
+
+def _widen_report(
+    part: Recipe, steps: list[Step], path: Path, changes: list[str], store: Store
+) -> tuple[Recipe, list[Step]]:
+    """The recipe and the steps that the report of `--until` is of: all stages that are done, not those up to there
+    alone, whose report would take the place of one that has more; figures and targets of other stages are left out.
+
+    Args:
+        part: The recipe up to a stage.
+        steps: Its steps.
+        path: The recipe's file.
+        changes: What was changed in it.
+        store: Where its artifacts are.
+    """
+    from hanlin.config.recipe_file import read_recipe
+    from hanlin.pipeline.plan import plan as make_plan
+    from hanlin.pipeline.report import done_steps
+
+    try:
+        whole = read_recipe(path, changes)
+        done = done_steps(make_plan(whole, store))
+    except UserError:  # a later stage lacks something, which may be why there is a last one
+        return part, steps
+    return replace(whole, report=whole.report.restricted_to({step.stage.name for step in done})), done
 
 
 def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path | None) -> None:
@@ -118,7 +149,7 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path |
     if page is not None:
         echo(tr("\nreport: {page}", page=page))
     if recipe.report.chat:
-        model = store.runs / recipe.name / recipe.report.chat
+        model = quote_shell(str(store.runs / recipe.name / recipe.report.chat))
         echo(tr("next:   hanlin chat {model}   ·   hanlin serve {model}", model=model))
 
 
@@ -154,7 +185,7 @@ def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
         refuse_edited(step, store)
     missing = [step.stage.name for step in steps if step.state != "done"]
     if len(missing) == len(steps):
-        raise UserError(tr("no stage has run yet"), recipe, f"hanlin run {recipe}")
+        raise UserError(tr("no stage has run yet"), recipe, f"hanlin run {quote_shell(str(recipe))}")
     written, page = write_report(checked, steps, store)
     if as_json:
         print_json(written.data)

@@ -14,7 +14,7 @@ from hanlin.cli.help import new_app
 from hanlin.cli.options import AsJson, Home
 from hanlin.cli.output import echo, print_json
 from hanlin.core.errors import UserError, explain_os_error
-from hanlin.core.files import remove_link
+from hanlin.core.files import expand_home, remove_link
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
@@ -85,13 +85,9 @@ def run_stage(
 
     data = {"name": kind.name, "seed": seed, "root": ".", "stages": {kind.name: {"kind": kind.name, **settings}}}
     recipe = build_recipe(data, command or f"hanlin {kind.name.replace('_', '-')}")
-    store = Store(home or Path(os.environ.get("HANLIN_HOME", ".")))
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(tr("already exists"), out, tr("name a new folder"), "exists")
+    store = Store(home or expand_home(Path(os.environ.get("HANLIN_HOME", "."))))
     if out is not None:
-        above = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            raise UserError(tr("no folder can be made here"), above, tr("name a new folder"))
+        _check_out(out)
     (step,) = run_recipe(recipe, store)
     folder = store.folder(kind.name, step.key)
     if out is not None:
@@ -104,25 +100,49 @@ def run_stage(
     return out or folder
 
 
+_PARTIAL = ".partial"
+"""The folder in which a copy is made; in a folder that was there it has no other name before it."""
+
+
+def _check_out(out: Path) -> None:
+    """Raise UserError if the result cannot be copied to `out`: something is there, or nothing can be written there."""
+    is_there = os.path.lexists(out)
+    if is_there and (not out.is_dir() or any(entry.name != _PARTIAL for entry in out.iterdir())):
+        raise UserError(tr("already exists"), out, tr("name a new folder"), "exists")
+    folders = (out.absolute(), *out.absolute().parents)
+    above = next(folder for folder in folders if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(tr("no folder can be made here"), above, tr("name a new folder"))
+
+
 def _copy_artifact(folder: Path, out: Path) -> None:
-    """Copy an artifact to a folder, which appears when it is complete or not at all."""
+    """Copy an artifact to a folder, which appears when it is complete or not at all.
+
+    An empty folder that is there stays the same one, and is filled: it may be the working folder, or a volume that is
+    mounted, which cannot be replaced. Its manifest comes last.
+    """
     import shutil
 
     from hanlin.models.folder.adapter import resolve_base, rewrite_base_path
     from hanlin.models.folder.layout import is_adapter
-    from hanlin.pipeline.manifest import refresh_manifest
+    from hanlin.pipeline.manifest import MANIFEST, refresh_manifest
 
-    partial = remove_link(out.with_name(out.name + ".partial"))
+    target = out.absolute()
+    is_there = target.is_dir()
+    partial = remove_link(target / _PARTIAL if is_there else target.with_name(target.name + _PARTIAL))
     shutil.rmtree(partial, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copytree(folder, partial)
         if is_adapter(partial):
-            rewrite_base_path(partial, resolve_base(folder))
+            rewrite_base_path(partial, resolve_base(folder), target)
             refresh_manifest(partial)
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
+        if is_there:
+            for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == MANIFEST):
+                os.replace(entry, target / entry.name)
+            partial.rmdir()
+        else:
+            os.replace(partial, target)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         known = explain_os_error(error)

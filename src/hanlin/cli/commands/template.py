@@ -78,6 +78,8 @@ def modelfile(
         raise UserError(what, model, tr("make one with `hanlin gguf`"))
     header = read_gguf_header(location.weights)
     path = out or location.weights.parent / "Modelfile"
+    if not path.absolute().parent.is_dir():
+        raise UserError(tr("there is no such folder"), path.parent, suggest_path(path.parent), "not_found")
     template = load_template(location)
     sampling = read_sampling_params(location.weights)
     result = verify_modelfile(

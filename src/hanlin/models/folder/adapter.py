@@ -154,10 +154,12 @@ def refuse_adapter(folder: Path, hint: str | None = None) -> None:
         raise UserError(what, folder, hint or tr("merge it first, with a `merge` stage"))
 
 
-def rewrite_base_path(adapter: Path, base: Path) -> None:
-    """Write the path of `base`, relative to `adapter`, into the configuration of an adapter that was copied."""
+def rewrite_base_path(adapter: Path, base: Path, target: Path | None = None) -> None:
+    """Write the path of `base` into the configuration of an adapter that was copied, relative to `target`, the folder
+    that the adapter will be in; by default the one that it is in.
+    """
     file = adapter / ADAPTER_CONFIG
-    config = {**read_json_object(file), "base_model_name_or_path": relative_base_path(base, adapter)}
+    config = {**read_json_object(file), "base_model_name_or_path": relative_base_path(base, target or adapter)}
     write_json(file, config, indent=2)
 
 

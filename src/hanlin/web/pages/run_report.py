@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from hanlin.config.recipe import Recipe
 from hanlin.core.errors import UserError
-from hanlin.core.files import parse_json, read_json, write_json, write_text
+from hanlin.core.files import format_json, parse_json, read_json, write_text
 from hanlin.core.i18n import mark, translate
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage, lineage_json
-from hanlin.pipeline.report import Report, build_report, format_number, sample_answers, summarize_metrics
+from hanlin.pipeline.report import Report, build_report, done_steps, format_number, sample_answers, summarize_metrics
 from hanlin.pipeline.step import Step
 from hanlin.web.pages.long_context import draw_long_context
 from hanlin.web.pages.render import render_page, show_both
@@ -45,11 +45,15 @@ _METRIC_NAMES = {
 
 
 def write_report(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[Report, Path]:
-    """Write `report.json` and `report.html`; return the report and the page's path."""
+    """Write `report.json` and `report.html` of the steps that are done; return the report and the page's path.
+
+    Two runs of one recipe may end at the same time: each writes files of its own before it renames them.
+    """
+    steps = done_steps(steps)
     report = build_report(recipe, steps)
     folder = store.run_folder(recipe.name)
-    write_json(folder / "report.json", report.data)
-    write_text(folder / "report.html", render_report(recipe, steps, store, report))
+    write_text(folder / "report.json", format_json(report.data, indent=1) + "\n", shared=True)
+    write_text(folder / "report.html", render_report(recipe, steps, store, report), shared=True)
     return report, folder / "report.html"
 
 

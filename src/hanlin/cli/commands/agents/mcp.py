@@ -15,8 +15,8 @@ import typer
 from hanlin.cli.commands.agents import tools
 from hanlin.cli.commands.agents.tools import Workspace
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import Home
 from hanlin.core.errors import UserError
+from hanlin.core.files import format_json
 from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 
@@ -40,7 +40,10 @@ EVALUATES = "All tools but evaluate only read; evaluate computes and writes belo
 )
 def mcp(
     root: Annotated[Path, typer.Option(help=tr("folder that the agent may look into"))] = Path("."),
-    home: Home = Path("."),
+    home: Annotated[
+        Path | None,
+        typer.Option(envvar="HANLIN_HOME", help=tr("folder of artifacts/ and runs/ (default: that of --root)")),
+    ] = None,
     allow_evaluate: Annotated[
         bool,
         typer.Option("--allow-evaluate", help=tr("let the agent evaluate models: it computes, and writes results")),
@@ -52,7 +55,8 @@ def mcp(
         raise UserError(what, "hanlin mcp", hint, "missing_package")
     if not root.is_dir():
         raise UserError(tr("there is no such folder"), root, code="not_found")
-    make_server(Workspace(root.resolve(), home), allow_evaluate).run()
+    folder = root.resolve()
+    make_server(Workspace(folder, home or folder), allow_evaluate).run()
 
 
 def make_server(workspace: Workspace, allow_evaluate: bool = False) -> Any:
@@ -147,7 +151,7 @@ def _answer(call: Callable[[], Any]) -> str:
 
     try:
         with _quiet():
-            return json.dumps(call(), ensure_ascii=False)
+            return format_json(call())
     except UserError as error:
         raise ToolError(json.dumps({"error": error.as_json()}, ensure_ascii=False)) from error
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from hanlin.core.errors import UserError, did_you_mean, suggest_path
 from hanlin.core.files import parse_json_object
 from hanlin.core.i18n import language, tr
+from hanlin.core.names import quote_shell
 from hanlin.core.process import die_with_parent, python_command, run_process
 
 
@@ -78,7 +79,7 @@ def report(workspace: Workspace, recipe: str, changes: list[str]) -> dict[str, A
     checked, store = open_recipe(workspace.resolve(recipe), changes, "", workspace.home)
     steps = make_plan(checked, store)
     if all(step.state != "done" for step in steps):
-        raise UserError(tr("no stage has run yet"), recipe, f"hanlin run {recipe}")
+        raise UserError(tr("no stage has run yet"), recipe, f"hanlin run {quote_shell(recipe)}")
     return dict(build_report(checked, steps).data)
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanlin.cli.help import command
-from hanlin.cli.options import AsJson
-from hanlin.cli.output import echo_data, print_json
+from hanlin.cli.options import AsJson, refuse_options
+from hanlin.cli.output import echo, echo_data, print_json
 from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import language, mark, tr
 from hanlin.core.version import __version__
@@ -49,6 +49,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def report(
+    context: typer.Context,
     path: Annotated[
         Path,
         typer.Argument(help=tr("artifact, run folder or data"), show_default=False),
@@ -61,13 +62,17 @@ def report(
         str,
         typer.Option(help=tr("packaged chat template or Jinja file, if the folder has none")),
     ] = "",
-    out: Annotated[Path, typer.Option(help=tr("page to write"))] = Path("data_report.html"),
+    out: Annotated[
+        Path | None, typer.Option(help=tr("page to write (default: data_report.html, none with --json)"))
+    ] = None,
     sample: Annotated[int, typer.Option(min=1, help=tr("kept records to read of each stage"))] = 20_000,
     shown: Annotated[int, typer.Option(min=0, help=tr("samples of each kind"))] = 6,
     as_json: AsJson = False,
 ) -> None:
     from hanlin.data.report.stats import SampleSizes, compute_stage_stats
 
+    if model is None:
+        refuse_options(context, ("template",), tr("lengths in tokens need --model"))
     make_token_counter = None if model is None else _token_counter(model, template)
     sizes = SampleSizes(sample=sample, kept=shown, dropped=shown, pairs=shown)
     with _open_stages(path) as folders:
@@ -80,9 +85,14 @@ def report(
     }
     if as_json:
         print_json(figures)
-        return
-    _write_page(out, figures)
-    echo_data(str(out))
+    else:
+        out = out or Path("data_report.html")
+    if out is not None:
+        _write_page(out, figures)
+        if as_json:
+            echo(tr("page: {path}", path=out), err=True)
+        else:
+            echo_data(str(out))
 
 
 def _token_counter(model: Path, template: str) -> Callable[[str], TokenCounter]:

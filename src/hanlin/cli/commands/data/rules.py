@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanlin.cli.help import command
-from hanlin.cli.options import AsJson, Home, read_rule
+from hanlin.cli.options import AsJson, Home, read_rule, refuse_options
 from hanlin.cli.output import echo, print_json, print_table
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.names import quote_shell
 
 if TYPE_CHECKING:
     from hanlin.config.settings.data import Reading
@@ -33,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def rules(
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(help=tr("files, folders or a recipe"), metavar="FILE...", show_default=False),
@@ -58,8 +60,11 @@ def rules(
 
     is_recipe = len(files) == 1 and files[0].suffix.lower() in (".yaml", ".yml")
     if is_recipe:
+        why = tr("a recipe is tried with the settings of its stage")
+        refuse_options(context, ("rule", "blocklist", "against"), why)
         settings, inputs = _read_stage(files[0], stage, home)
     else:
+        refuse_options(context, ("stage",), tr("it names a stage of a recipe, and these files are none"))
         settings, inputs = _make_settings(files, rule, blocklist, against)
     result = dry_run(settings, inputs, stage_formats_only=is_recipe, limit=limit or None, samples=samples)
     if as_json:
@@ -90,7 +95,7 @@ def _read_stage(path: Path, name: str, home: Path) -> tuple[Reading, Inputs]:
     for source in step.inputs:
         if not source.ready or not source.paths:
             reference = source.entry.reference
-            hint = f"hanlin run {path} --until {reference.partition('/')[0]}"
+            hint = f"hanlin run {quote_shell(str(path))} --until {reference.partition('/')[0]}"
             raise UserError(tr("{reference} has not run yet", reference=reference), path, hint)
         paths[source.entry.field] = (*paths.get(source.entry.field, ()), *source.paths)
     settings = step.stage.settings

@@ -8,12 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from hanlin.cli.help import command, new_app
-from hanlin.cli.options import AsJson, Home
-from hanlin.cli.output import echo, print_table
+from hanlin.cli.options import AsJson, Home, refuse_options
+from hanlin.cli.output import echo, print_json, print_table
 from hanlin.config.kinds import get_kind
 from hanlin.core.i18n import tr
 
 app = new_app()
+_OF_A_NEW_ONE = (
+    "name",
+    "contamination",
+    "common",
+    "judge",
+    "judge_model",
+    "judge_questions",
+    "resamples",
+    "seed",
+    "out",
+)
+"""Options that decide what a comparison measures."""
 
 
 @command(
@@ -24,6 +36,7 @@ app = new_app()
     ),
 )
 def compare(
+    context: typer.Context,
     results: Annotated[
         list[Path], typer.Argument(metavar="RESULTS", help=tr("folders of results"), show_default=False)
     ],
@@ -45,9 +58,15 @@ def compare(
     from hanlin.cli.commands.single_stage import run_stage
     from hanlin.core.files import load_json_object
     from hanlin.evaluate.comparison.names import COMPARISON
+    from hanlin.pipeline.manifest import read_manifest
 
     if len(results) == 1 and (results[0] / COMPARISON).is_file():
         folder = results[0]
+        refuse_options(context, _OF_A_NEW_ONE, tr("an earlier comparison is shown as it was made"))
+        if as_json:
+            manifest = read_manifest(folder)  # as of a comparison that is made now
+            metrics, digest = (manifest.metrics, manifest.digest) if manifest is not None else ({}, "")
+            print_json({"path": str(folder), "metrics": metrics, "digest": digest})
     else:
         settings: dict[str, Any] = {
             "results": [str(path.absolute()) for path in results],
@@ -56,7 +75,9 @@ def compare(
             "common": common,
             "resamples": resamples,
         }
-        if judge:
+        if not judge:
+            refuse_options(context, ("judge_model", "judge_questions"), tr("no judge is named with --judge"))
+        else:
             settings["judge"] = {"address": judge, "model": judge_model, "questions": judge_questions}
         folder = run_stage(get_kind("compare"), settings, out=out, seed=seed, home=home, as_json=as_json)
     comparison = load_json_object(folder / COMPARISON)

@@ -74,7 +74,9 @@ def remove_command(
     if not dry_run and not yes:
         if as_json or not sys.stdin.isatty():
             raise UserError(tr("nothing is deleted unasked"), "hanlin cache rm", tr("add --yes"))
-        if not typer.confirm(tr("delete {count} revisions?", count=len(items))):
+        echo(tr("delete {count} revisions?", count=len(items)) + " [y/N] ", nl=False)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):  # the end of the input is no answer
+            echo(tr("nothing was deleted"))
             raise typer.Exit(1)
     freed = 0 if dry_run else remove_revisions(items)
     if as_json:

@@ -189,13 +189,15 @@ def _print_details(entry: CatalogEntry) -> None:
     ]
     if isinstance(entry, Model):
         lines += [(form, target) for form, target in entry.variants.items()]
-        lines += [(tr("agreement"), tr("Hugging Face asks for one; ModelScope does not"))] if entry.gated else []
+        lines += (
+            [(tr("agreement to sign"), tr("Hugging Face asks for one; ModelScope does not"))] if entry.gated else []
+        )
     if isinstance(entry, DataSet) and entry.fields:
         lines.append((tr("fields"), ", ".join(f"{name}: {field}" for name, field in entry.fields.items())))
     if isinstance(entry, ListedTool):
         lines.append((tr("with Hanlin"), entry.with_hanlin.to(reader)))
     refused = getattr(entry, "refused", None)
-    lines += [(tr("not read"), refused.to(reader))] if refused else []
+    lines += [(tr("not read by Hanlin"), refused.to(reader))] if refused else []
     lines += [(tr("fault"), fault.to(reader)) for fault in entry.faults]
     lines += missing_figures(entry, tr)
     lines += [(tr("recipe"), text) for text in (entry.recipe, getattr(entry, "first_recipe", None)) if text]

@@ -19,6 +19,7 @@ from hanlin.cli.options import AsJson
 from hanlin.cli.output import echo, print_json, print_table
 from hanlin.core.errors import UserError, did_you_mean, explain_os_error, suggest_path
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.names import quote_shell
 
 if TYPE_CHECKING:
     from hanlin.catalog.answers import FromHub, Have, TargetMachine, Want
@@ -105,7 +106,7 @@ def copy(
     target = Path(f"{stem}.yaml") if out is None else out
     _check_file(target)
     _write(target, (folder / f"{stem}.yaml").read_text(encoding="utf-8"))
-    following = f"hanlin plan {target}"
+    following = f"hanlin plan {quote_shell(str(target))}"
     if as_json:
         print_json({"recipe": str(target), "next": [following]})
     else:
@@ -179,7 +180,7 @@ def _detect(path: str) -> Have:
     row = next((row for row in inspect([path], {"limit": ROWS_LOOKED_AT}) if not row.get("skipped")), None)
     if row is None:
         raise UserError(tr("there is no data file"), path)
-    hint = tr("`hanlin data inspect {path}` says more", path=path)
+    hint = tr("`hanlin data inspect {path}` says more", path=quote_shell(path))
     if "error" in row:
         raise UserError(row["error"], None, hint)  # it names the file
     if not row["kept"]:
@@ -288,7 +289,7 @@ def _ask_machine() -> str:
 def _report(out: Path, starter: Starter, stages: Sequence[str], as_json: bool) -> None:
     base = starter.base
     peaks = {name: round(peak) for name, peak in starter.peaks.items()}
-    commands = [f"hanlin plan {out}", f"hanlin run {out}"]
+    commands = [f"hanlin {word} {quote_shell(str(out))}" for word in ("plan", "run")]
     if as_json:
         data: dict[str, Any] = {"recipe": str(out), "model": base.reference if base else None}
         print_json(data | {"method": starter.method, "stages": stages, "peak_memory": peaks, "next": commands})
