@@ -141,7 +141,12 @@ def test_another_machine_waits_for_one_that_works_and_not_for_what_a_killed_one_
     (scratch / "seconds").write_text("7.1", encoding="utf-8")
     request = {"kind": "sft", "key": "0", "stage": "tuned", "home": str(tmp_path), "inputs": []}
     begun: list[str] = []
-    monkeypatch.setattr(torchrun, "run_group", lambda *_: begun.append("group") or 0)
+
+    def begin(*_: object) -> int:
+        begun.append("group")
+        return 0
+
+    monkeypatch.setattr(torchrun, "run_group", begin)
     monkeypatch.setattr("hanlin.pipeline.worker.time.sleep", lambda _: None)
     launch = TWO.model_copy(update={"node_rank": 1, "timeout": 0.2})
     with pytest.raises(UserError, match="machine 0 has not worked"):
