@@ -187,3 +187,28 @@ def test_a_source_of_other_records_is_refused(folders: tuple[Path, Path], tiny_m
         mixed(folders, tiny_model, tmp_path / "m", records="conversations")
     with pytest.raises(UserError, match="smaller than any record"):
         mixed(folders, tiny_model, tmp_path / "n", tokens=1)
+
+
+def test_what_is_no_record_is_named_with_its_line(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    file = folder / "documents.jsonl"
+    for row, line in (('{"id": "c", "text": "丙"', 4), ('{"id": "c"}', 4), ('{"id": 3, "text": "丙"}', 4)):
+        file.write_text(f'{{"id": "a", "text": "甲"}}\n\n{{"id": "b", "text": "乙"}}\n{row}\n', encoding="utf-8")
+        with pytest.raises(UserError) as error:
+            mixed((folder,), tiny_model, tmp_path / f"m{len(row)}")
+        assert str(error.value.where) == f"{file}:{line}"
+
+
+def test_blank_lines_of_a_validation_split_are_no_records(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    write_jsonl(folder / "documents.jsonl", [Document("甲乙丙丁" * 9, "a")])
+    held = folder / "validation.jsonl"
+    held.write_text('\n{"id": "h", "text": "戊"}\n\n{"id": 5}\n', encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        mixed((folder,), tiny_model, tmp_path / "m")
+    assert str(error.value.where) == f"{held}:4" and not (tmp_path / "m/validation.jsonl").exists()
+    held.write_text('\n{"id": "h", "text": "戊"}\n\n', encoding="utf-8")
+    mixed((folder,), tiny_model, tmp_path / "n")
+    assert [document.id for document in read_jsonl(tmp_path / "n/validation.jsonl", Document)] == ["0/h"]

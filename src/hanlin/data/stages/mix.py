@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +30,8 @@ from hanlin.data.ledger import dump_json_line
 
 CHUNK_ROWS = 5_000
 """Rows that are counted or written together: what a killed run may have to do again."""
+
+_COUNT_BYTES = 1 << 20
 
 Integers = npt.NDArray[np.int64]
 
@@ -208,23 +210,44 @@ def _count_chunk(file: Path, position: int, count: TokenCounter, saved: Path) ->
         for line in islice(iter(lines.readline, b""), CHUNK_ROWS):
             if line.strip():
                 offsets.append(position)
-                rows.append(_parse_row(line, file))
+                rows.append(_parse_row(line, file, position))
             position += len(line)
     try:
         tokens = count(rows)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(tr("not a record of this kind: {error}", error=error), file) from error
+        failed = (offset for row, offset in zip(rows, offsets, strict=True) if _fails(count, row))
+        where = _locate(file, next(failed, offsets[0]))
+        raise UserError(tr("not a record of this kind: {error}", error=error), where) from error
     with open_atomic(saved, "wb") as target:
         np.savez(target, offsets=np.array(offsets, np.int64), tokens=np.array(tokens, np.int64), end=np.int64(position))
 
 
-def _parse_row(line: bytes, file: Path) -> dict[str, Any]:
+def _fails(count: TokenCounter, row: dict[str, Any]) -> bool:
+    """Whether a row cannot be counted."""
+    try:
+        count([row])
+    except (KeyError, TypeError, AttributeError):
+        return True
+    return False
+
+
+def _parse_row(line: bytes, file: Path, offset: int) -> dict[str, Any]:
     try:
         row: dict[str, Any] = parse_json(line)
         row["id"] + ""
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(tr("a line is not a record"), file) from error
+        raise UserError(tr("a line is not a record"), _locate(file, offset)) from error
     return row
+
+
+def _locate(file: Path, offset: int) -> str:
+    """The file with the number of the line that begins at an offset, for a message."""
+    number = 1
+    with file.open("rb") as data:
+        while offset and (chunk := data.read(min(offset, _COUNT_BYTES))):
+            number += chunk.count(b"\n")
+            offset -= len(chunk)
+    return f"{file}:{number}"
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -280,8 +303,9 @@ def _read_row(
     file_index = int(source.file_of_row[row_index])
     if (source_index, file_index) not in opened:
         opened[source_index, file_index] = source.files[file_index].open("rb")
-    opened[source_index, file_index].seek(int(source.offsets[row_index]))
-    return _parse_row(opened[source_index, file_index].readline(), source.files[file_index])
+    offset = int(source.offsets[row_index])
+    opened[source_index, file_index].seek(offset)
+    return _parse_row(opened[source_index, file_index].readline(), source.files[file_index], offset)
 
 
 def _count_occurrences(rows: Integers) -> Integers:
@@ -297,18 +321,23 @@ def _count_occurrences(rows: Integers) -> Integers:
 
 def _write_validation(out: Path, folders: Sequence[Path]) -> None:
     """Join the validation splits of the sources."""
-    lines = [line for index, folder in enumerate(folders) for line in _read_validation(folder, index)]
-    if lines:
-        write_text(out / VALIDATION_FILE, "".join(lines))
+    lines = (line for index, folder in enumerate(folders) for line in _read_validation(folder, index))
+    first = next(lines, None)
+    if first is not None:
+        with open_atomic(out / VALIDATION_FILE) as file:
+            file.writelines(chain([first], lines))
 
 
 def _read_validation(folder: Path, source_index: int) -> Iterator[str]:
     file = folder / VALIDATION_FILE
     if folder.is_dir() and file.is_file():
+        offset = 0
         with file.open("rb") as lines:
             for line in lines:
-                row = _parse_row(line, file)
-                yield dump_json_line({**row, "id": f"{source_index}/{row['id']}"}) + "\n"
+                if line.strip():
+                    row = _parse_row(line, file, offset)
+                    yield dump_json_line({**row, "id": f"{source_index}/{row['id']}"}) + "\n"
+                offset += len(line)
 
 
 def _write_ledger(
