@@ -126,10 +126,10 @@ def _explain_mistake(text: str, pos: int) -> str | None:
     return None
 
 
-def read_jsonl_rows(input_file: InputFile, encoding: str) -> Iterator[Row]:
+def read_jsonl_rows(input_file: InputFile, encoding: str, has_lone_cr: bool = False) -> Iterator[Row]:
     """Read JSON Lines: a row for each line that is not blank; a line that is not strict JSON becomes a Drop."""
     decoder = StrictDecoder()
-    for row in read_record_lines(input_file, encoding):
+    for row in read_record_lines(input_file, encoding, has_lone_cr):
         if isinstance(row.value, Drop):
             yield row
             continue

@@ -9,7 +9,7 @@ import json
 import re
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hanlin.data.io.binary_files import refuse_binary_file
@@ -54,6 +54,7 @@ class Layout:
         delimiter: What separates the columns of `csv` and `tsv`.
         field: The field of `json_wrapped` that holds the rows.
         outer: Fields of the objects around that field, the outermost first.
+        has_lone_cr: Whether its lines end with a carriage return alone, as on the first Macs and in exports of Excel.
     """
 
     container: str
@@ -61,6 +62,7 @@ class Layout:
     delimiter: str = ""
     field: str = ""
     outer: tuple[str, ...] = ()
+    has_lone_cr: bool = False
 
 
 def detect_layout(file: SourceFile) -> Layout:
@@ -75,10 +77,19 @@ def detect_layout(file: SourceFile) -> Layout:
         return Layout(table, "binary")
     refuse_binary_file(file.path)
     encoding = _choose_encoding(file)
-    if wanted_format.startswith("text"):
+    if wanted_format in ("text", "text_blocks"):
         return Layout(wanted_format, encoding)
-    head = read_head(file.path, encoding, _HEAD_CHARS).replace("\r\n", "\n").replace("\r", "\n")
+    head = read_head(file.path, encoding, _HEAD_CHARS)
+    if "\r" in head and "\n" not in head:
+        return replace(_detect_text_layout(file, head.replace("\r", "\n"), encoding), has_lone_cr=True)
+    return _detect_text_layout(file, head.replace("\r\n", "\n").replace("\r", "\n"), encoding)
+
+
+def _detect_text_layout(file: SourceFile, head: str, encoding: str) -> Layout:
+    """Detect the layout of a file of text from its first characters, with line feeds as line ends."""
     is_complete = len(head) < _HEAD_CHARS
+    if file.settings.format.startswith("text"):
+        return Layout(file.settings.format, encoding)
     if file.suffix in (".csv", ".tsv"):
         return Layout(file.suffix[1:], encoding, detect_delimiter(head, is_complete, file.suffix))
     container = _detect_container(head, file.suffix)
@@ -105,8 +116,10 @@ def is_splittable(layout: Layout) -> bool:
     """Whether an uncompressed file can be read from the middle: each line is a row, and only line ends contain the
     byte 10 (true of all encodings but UTF-16 and UTF-32).
     """
-    return layout.container in ("jsonl", "text_lines", "literals") and not layout.encoding.startswith(
-        ("utf-16", "utf-32")
+    return (
+        layout.container in ("jsonl", "text_lines", "literals")
+        and not layout.encoding.startswith(("utf-16", "utf-32"))
+        and not layout.has_lone_cr
     )
 
 
@@ -130,15 +143,14 @@ def read_rows(file: SourceFile, layout: Layout, input_file: InputFile) -> Iterat
     if kind == "arrow":
         return read_arrow_rows(file.path)
     if kind == "jsonl":
-        return read_jsonl_rows(input_file, encoding)
+        return read_jsonl_rows(input_file, encoding, layout.has_lone_cr)
     if kind == "text_lines":
-        return (
-            row for row in read_record_lines(input_file, encoding) if isinstance(row.value, Drop) or row.value.strip()
-        )
+        lines = read_record_lines(input_file, encoding, layout.has_lone_cr)
+        return (row for row in lines if isinstance(row.value, Drop) or row.value.strip())
     if kind in ("json_list", "json_objects"):
         return read_json_rows(file.path, decode_chunks(input_file, encoding), is_list=kind == "json_list")
     if kind == "literals":
-        return read_literal_rows(input_file, encoding)
+        return read_literal_rows(input_file, encoding, layout.has_lone_cr)
     if kind == "json_wrapped":
         path = (*layout.outer, layout.field)
         return read_wrapped_rows(file.path, decode_chunks(input_file, encoding), path, input_file.unread_fields)

@@ -40,15 +40,17 @@ class Row:
     language: str = ""
 
 
-def read_record_lines(input_file: InputFile, encoding: str) -> Iterator[Row]:
+def read_record_lines(input_file: InputFile, encoding: str, has_lone_cr: bool = False) -> Iterator[Row]:
     """Read lines that are records, without their line ends.
 
     Lines are counted from the start of the file's byte range. A line that cannot be decoded, or is longer than
     `MAX_LINE_LENGTH` bytes, becomes a Drop. In UTF-16 and UTF-32 an undecodable byte raises UserError, because the
-    following lines cannot be told apart.
+    following lines cannot be told apart, and so it does in a file whose lines end with a carriage return alone
+    (`has_lone_cr`).
     """
-    if encoding.startswith(("utf-16", "utf-32")):
-        yield from _drop_overlong_lines(bounded_lines(decode_chunks(input_file, encoding)))
+    if has_lone_cr or encoding.startswith(("utf-16", "utf-32")):
+        chunks = decode_chunks(input_file, encoding)
+        yield from _drop_overlong_lines(bounded_lines(normalize_newlines(chunks) if has_lone_cr else chunks))
         return
     for line_number, (line, length, offset) in enumerate(input_file.lines(MAX_LINE_LENGTH), start=1):
         if length > len(line):

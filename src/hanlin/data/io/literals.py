@@ -41,13 +41,13 @@ def _is_json(line: str) -> bool:
     return True
 
 
-def read_literal_rows(input_file: InputFile, encoding: str) -> Iterator[Row]:
+def read_literal_rows(input_file: InputFile, encoding: str, has_lone_cr: bool = False) -> Iterator[Row]:
     """Read a row for each line that is not blank; one that is no literal becomes a Drop.
 
     The values of a list that is not texts alone get their numbers as names, as the columns of a table without heading.
     """
     decoder = StrictDecoder()
-    for row in read_record_lines(input_file, encoding):
+    for row in read_record_lines(input_file, encoding, has_lone_cr):
         if isinstance(row.value, Drop):
             yield row
             continue

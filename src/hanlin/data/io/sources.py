@@ -120,13 +120,18 @@ def _walk_folder(folder: Path) -> list[Path]:
     if records and (folder / "ledger.json").is_file():
         return records
     files = []
-    for base, folders, names in os.walk(folder):
+    for base, folders, names in os.walk(folder, onerror=_refuse_folder):
         left_out = STORE_FOLDERS if holds_store(Path(base)) else ()
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
         files += [Path(base) / name for name in names if not name.startswith(".")]
         files += [Path(base) / name for name in folders if (Path(base) / name).is_symlink()]
     files = [path for path in files if path != folder / "manifest.json"]
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Raise UserError for a folder that cannot be listed, which a walk would pass over with all its files."""
+    raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), error.filename) from error
 
 
 def _classify_files(files: list[Path]) -> list[tuple[Path, bool]]:

@@ -243,7 +243,9 @@ def _read_batches(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row
 
 
 def _to_json_value(value: Any) -> Any:
-    """Convert a cell to a JSON value: bytes to text if they are UTF-8, else to None; NaN to None; dates to text."""
+    """Convert a cell to a JSON value: bytes to text if they are UTF-8, else to their number in an object, so that a
+    picture or a text in another encoding is seen and named; NaN to None; dates to text.
+    """
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -252,7 +254,7 @@ def _to_json_value(value: Any) -> Any:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            return None
+            return {"bytes": len(value)}
     if isinstance(value, Mapping):
         return {str(name): _to_json_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
