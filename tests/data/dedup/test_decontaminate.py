@@ -324,3 +324,17 @@ def test_a_compressed_file_of_questions_is_read_and_a_broken_one_refused(tmp_pat
 def test_a_file_without_questions_is_refused(put: Put, data: str) -> None:
     with pytest.raises(UserError):
         list(read_questions(put("q.jsonl", data), "q"))
+
+
+def test_a_folder_of_questions_is_read_whole_or_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "exam"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"id": "1", "prompt": "", "input": "甲是什么？"}\n', encoding="utf-8")
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress('{"id": "2", "question": "乙是什么？"}\n'.encode()))
+    (folder / "README.md").write_text("about", encoding="utf-8")
+    assert [question.text for question in read_questions(folder, "exam")] == ["甲是什么？", "乙是什么？"]
+    table = folder / "c.parquet"
+    table.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="not read") as error:
+        list(read_questions(folder, "exam"))
+    assert error.value.where == str(table)

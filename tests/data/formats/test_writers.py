@@ -260,3 +260,14 @@ def test_a_pair_is_written_with_its_scores_under_their_own_names(tmp_path: Path,
     written = json.loads(out.read_text(encoding="utf-8"))
     assert (stats.kept, dict(stats.dropped)) == (1, {})
     assert (written[names[0]], written[names[1]]) == (5.0, 2.0)
+
+
+def test_rows_that_an_earlier_run_left_out_are_not_shown_for_a_later_one(put: Put, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    for rows, is_dropped in (([CHAT, {"messages": []}], True), ([CHAT], False)):
+        convert([str(put("a.jsonl", rows))], "messages", out)
+        assert (tmp_path / "out.jsonl.dropped.jsonl").exists() is is_dropped
+        out.unlink()
+
+
+CHAT = {"messages": [{"role": "user", "content": "几点？"}, {"role": "assistant", "content": "九点。"}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from pathlib import Path
@@ -131,3 +132,38 @@ def test_a_band_sorted_in_partitions_gives_the_same_groups(monkeypatch: pytest.M
     assert whole == expected
     monkeypatch.setattr(cluster, "_SORT_LIMIT", 30)
     assert sets() == expected
+
+
+def test_blank_lines_in_what_is_compared_with_are_no_records(tmp_path: Path) -> None:
+    known = tmp_path / "known.jsonl"
+    known.write_text(
+        "".join(f"\n{json.dumps({'id': f'k{n}', 'text': text})}\n\n" for n, text in enumerate(TEXTS[:3])),
+        encoding="utf-8",
+    )
+    made = run_against(
+        Corpus, put(tmp_path, "b.jsonl", [{"text": TEXTS[2]}, {"text": TEXTS[5]}]), (known,), tmp_path / "b"
+    )
+    assert made.texts == [TEXTS[5]] and made.dropped[0]["duplicate_of"] == "k2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [(Corpus, {"id": "a", "text": 5}), (Preferences, {"id": "a", "prompt": [], "chosen": {}, "rejected": {}})],
+)
+def test_what_is_no_record_is_named_with_its_line(tmp_path: Path, kind: Any, row: dict[str, Any]) -> None:
+    answers = {side: {"role": "assistant", "text": side} for side in ("chosen", "rejected")}
+    row = {**row, **answers} if kind is Preferences else row
+    known = put(tmp_path, "known.jsonl", [row])
+    with pytest.raises(UserError) as error:
+        run_against(
+            kind, put(tmp_path, "b.jsonl", [{"text": TEXTS[5], "prompt": "问", **answers}]), (known,), tmp_path / "b"
+        )
+    assert str(error.value.where) == f"{known}:1"
+
+
+def test_compressed_records_are_not_compared_with(tmp_path: Path) -> None:
+    known = tmp_path / "known.jsonl.gz"
+    known.write_bytes(gzip.compress(json.dumps({"id": "a", "text": TEXTS[2]}).encode()))
+    with pytest.raises(UserError, match="compressed") as error:
+        run_against(Corpus, put(tmp_path, "b.jsonl", [{"text": TEXTS[2]}]), (known,), tmp_path / "b")
+    assert error.value.where == str(known) and "unpack" in str(error.value.hint)

@@ -21,6 +21,18 @@ _TEXT_FIELDS = (
 )  # fmt: skip
 """The first that a row has. `premise` is before `question`, which in XCOPA says only whether cause or effect is asked;
 `goal` is PIQA's, `ctx` and `context` what HellaSwag's endings continue."""
+_SUFFIXES = (".csv", ".jsonl", ".json", ".jsonl.gz", ".json.gz")
+_UNREAD_SUFFIXES = (
+    ".parquet",
+    ".arrow",
+    ".feather",
+    ".tsv",
+    ".csv.gz",
+    ".jsonl.zst",
+    ".json.zst",
+    ".jsonl.xz",
+    ".jsonl.bz2",
+)
 _ID_FIELDS = ("id", "question_id", "qid", "idx")
 
 
@@ -47,8 +59,7 @@ class EvalQuestion:
 
 
 def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
-    """Read the questions of a JSON Lines, JSON (both may be compressed with gzip) or CSV file, or of the uncompressed
-    ones below a folder.
+    """Read the questions of a JSON Lines, JSON (both perhaps in gzip) or CSV file, or of all below a folder.
 
     Ids are those of the stage `evaluate`: the record's own, or subject, split and row.
 
@@ -57,14 +68,12 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
         name: Name of the set.
 
     Raises:
-        UserError: The path does not exist, a file cannot be read, or there is no question in it.
+        UserError: The path does not exist, a file cannot be read, a folder holds tables of another kind, or there is no
+            question in it.
     """
     if not path.exists():
         raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
-    files = (
-        [path] if path.is_file() else [file for file in list_files(path) if file.suffix in (".csv", ".jsonl", ".json")]
-    )
-    files = [file for file in files if path.is_file() or file.name != "manifest.json"]
+    files = [path] if path.is_file() else _list_set(path)
     is_empty = True
     for file in files:
         try:
@@ -82,6 +91,16 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
         fields = join_list(_TEXT_FIELDS)
         hint = tr("each row needs one of these fields: {fields}", fields=fields)
         raise UserError(tr("there is no question in it"), path, hint)
+
+
+def _list_set(folder: Path) -> list[Path]:
+    """The files of a set below a folder. Raises UserError for one that would be passed over and may hold questions."""
+    files = [file for file in list_files(folder) if file.name != "manifest.json"]
+    for file in files:
+        if file.name.lower().endswith(_UNREAD_SUFFIXES):
+            what = tr("the questions in it are not read")
+            raise UserError(what, file, tr("convert it to JSON Lines or CSV, or name the other files one by one"))
+    return [file for file in files if file.name.endswith(_SUFFIXES)]
 
 
 def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion]:
@@ -148,11 +167,11 @@ def _get_question_text(row: Mapping[str, Any]) -> str | None:
 
     A passage that the question is about (AGIEval) comes before it.
     """
-    if isinstance(row.get("messages"), list):
+    if isinstance(row.get("messages"), list) and row["messages"]:
         turns = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
         return "\n".join(str(turn.get("text", turn.get("content", ""))) for turn in turns)
-    if isinstance(row.get("turns"), list):
+    if isinstance(row.get("turns"), list) and row["turns"]:
         return "\n".join(turn for turn in row["turns"] if isinstance(turn, str))
-    question = next((row[key] for key in _TEXT_FIELDS if isinstance(row.get(key), str)), None)
+    question = next((row[key] for key in _TEXT_FIELDS if isinstance(row.get(key), str) and row[key].strip()), None)
     passage = row.get("passage")
     return f"{passage}\n{question}" if question and isinstance(passage, str) and passage.strip() else question

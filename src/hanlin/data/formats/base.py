@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -57,6 +58,24 @@ class ParsedRow(Generic[Item]):
     row: Any
     unread: tuple[str, ...] = ()
     language: str = ""
+
+
+def is_filled(value: Any) -> bool:
+    """Whether a value is more than white space, an empty list or an empty object."""
+    return bool(value) and not (isinstance(value, str) and value.isspace())
+
+
+_OWN_ID, _OWN_SOURCE = re.compile(r".*#\d+(?:~\d+)?[+-]?\Z", re.S), re.compile(r".*:\d+\Z", re.S)
+
+
+def is_own_record(row: Mapping[str, Any]) -> bool:
+    """Whether a row says where it comes from as Hanlin's records do: `id` is `file#row` and `source` is `file:line`.
+
+    A record that is made of it says so anew. A `source` of others, such as the name of a site, is a field like others.
+    """
+    record_id, source = row.get("id"), row.get("source")
+    is_own = isinstance(record_id, str) and isinstance(source, str) and _OWN_SOURCE.match(source) is not None
+    return is_own and _OWN_ID.match(str(record_id)) is not None
 
 
 def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hanlin.core.records import Message
 from hanlin.data.formats.agents.glaive import is_glaive, read_glaive
 from hanlin.data.formats.agents.moss import is_moss, read_moss
 from hanlin.data.formats.agents.xlam import is_xlam, read_xlam
-from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, is_own_record, strip_turn
 from hanlin.data.formats.content.api_shapes import is_turn_list
 from hanlin.data.formats.content.labels import find_wrong_verdict
 from hanlin.data.formats.content.loss_flags import (
@@ -87,9 +87,10 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
         return value, ()
     if not isinstance(value, dict):
         return None
-    for name in _TURN_LIST_FIELDS:
-        if isinstance(value.get(name), list):
-            return value[name], (name,)
+    lists = [name for name in _TURN_LIST_FIELDS if isinstance(value.get(name), list)]
+    if lists:
+        name = next((name for name in lists if value[name]), lists[0])
+        return value[name], (name,)
     ending = [name for name in value if _ends_as_turn_list(str(name)) and is_turn_list(value[name])]
     if len(ending) == 1 and not any(isinstance(value.get(name), list | str) for name in _COMPLETIONS):
         return value[ending[0]], (ending[0],)
@@ -219,7 +220,7 @@ def _add_row_reasoning(
 def _own_fields(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, ...]:
     """Fields that say where a row comes from, which the record says anew: its id, and a record's own source."""
     is_record = isinstance(turns[0], dict) and "text" in turns[0] and "role" in turns[0]
-    return ("id", "source") if is_record and isinstance(row.get("source"), str) else ("id",)
+    return ("id", "source") if is_record and is_own_record(row) else ("id",)
 
 
 # --- pairs of question and answer -------------------------------------------------------------------------------------

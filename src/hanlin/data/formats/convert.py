@@ -137,6 +137,8 @@ def _open_output(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
             size = file.tell()
         if size or empty:
             os.replace(partial, path)
+        else:
+            path.unlink(missing_ok=True)  # the rows that an earlier run left out
     except OSError as error:
         known = explain_os_error(error)
         what = known.what if known else tr("cannot be written: {strerror}", strerror=error.strerror)

@@ -16,7 +16,7 @@ from hanlin.config.settings.sources import TURN_FIELDS, Source
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.agents.benchmarks import BENCHMARK_FIELDS, unfold_benchmark
-from hanlin.data.formats.base import Format, Item, ParsedRow
+from hanlin.data.formats.base import Format, Item, ParsedRow, is_filled
 from hanlin.data.formats.content.cells import ADAPTED_FIELDS, decode_cells
 from hanlin.data.formats.content.labels import find_failures, is_labeled_answer
 from hanlin.data.formats.content.loss_flags import find_unread_flags
@@ -26,7 +26,7 @@ from hanlin.data.formats.documents import ParsedText
 from hanlin.data.formats.look_alike import describe_look_alike, describe_nested, describe_unknown
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
-from hanlin.data.formats.trees.message_rows import are_message_rows, join_message_rows
+from hanlin.data.formats.trees.message_rows import HEAD_ROWS, are_message_rows, join_message_rows
 from hanlin.data.formats.trees.question_lists import may_list_questions, unfold_questions
 from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings, mark_low_turns
 from hanlin.data.io.input_file import InputFile
@@ -110,7 +110,7 @@ def detect_format(
     if file.settings.min_rating:
         values = [row.value for row in first if not isinstance(row.value, Drop)]
         check_ratings([*values, *map(decode_cells, values)], file.settings.min_rating, file.path)
-    is_joined = are_message_rows([next(adapt_row(row, file.settings)).value for row in first[:3]])
+    is_joined = are_message_rows([next(adapt_row(row, file.settings)).value for row in first[:HEAD_ROWS]])
     chosen = _choose_format(file, layout, list(adapt_rows(iter(first), file.settings)), formats, other_formats)
     return DetectedFormat(layout, chosen, find_others(file, formats), is_joined)
 
@@ -122,7 +122,7 @@ def find_others(file: SourceFile, formats: Sequence[Format[Item]]) -> Sequence[F
 
 def read_records(file: SourceFile, input_file: InputFile, detected: DetectedFormat[Item]) -> Iterator[ParsedRow[Item]]:
     """Read the records of a file, or of the byte range it is opened for; numbers and lines count from its start."""
-    rows = adapt_rows(read_rows(file, detected.layout, input_file), file.settings)
+    rows = adapt_rows(read_rows(file, detected.layout, input_file), file.settings, detected.is_joined)
     return _parse_rows(detected, rows, file.settings.min_rating)
 
 
@@ -258,16 +258,24 @@ def _unpaired_error(path: Path) -> UserError:
     return UserError(message, path, hint)
 
 
-def adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
+def adapt_rows(rows: Iterator[Row], settings: Source, is_joined: bool = True) -> Iterator[Row]:
     """Adapt the rows of a file, and join those that hold one message each to conversations.
 
     A row that is rated too low becomes a Drop.
+
+    Args:
+        rows: The rows.
+        settings: The settings of their source.
+        is_joined: Whether the rows are of a file that may hold one message on each row. A part of any other file must
+            not be taken for one by the rows that it happens to begin with.
     """
     if settings.min_rating:
         rows = (_judge_row(row, settings) for row in rows)
     if settings.fields or settings.roles or settings.min_rating:
-        return join_message_rows(adapted for row in rows for adapted in adapt_row(row, settings))
-    return join_message_rows(_adapt_rows(rows, settings))
+        adapted = (adapted for row in rows for adapted in adapt_row(row, settings))
+    else:
+        adapted = _adapt_rows(rows, settings)
+    return join_message_rows(adapted) if is_joined else adapted
 
 
 def _adapt_rows(rows: Iterator[Row], settings: Source) -> Iterator[Row]:
@@ -301,7 +309,7 @@ def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
     row = rename_fields(row, settings.fields)
     if type(row.value) is list and len(row.value) > 0 and all(map(_is_task, row.value)):
         for inner in row.value:
-            yield from adapt_row(Row(row.line, inner, row.raw, row.unread), settings)
+            yield from adapt_row(Row(row.line, inner, "", row.unread), settings)
         return
     for value, unread in unfold_questions(decode_cells(unfold_benchmark(row.value))):
         named = Row(row.line, row.value, row.raw, (*row.unread, *unread), row.language) if unread else row
@@ -315,11 +323,11 @@ def _adapt_unfolded(row: Row, decoded: Any, settings: Source) -> Iterator[Row]:
         if settings.roles and not isinstance(value, Drop):
             value = rename_roles(value, settings.roles)
         if isinstance(value, Drop) and not isinstance(row.value, Drop):
-            yield Row(row.line, value, row.value)
+            yield Row(row.line, value, row.raw or row.value)
         elif chosen.language or chosen.unread:
-            yield Row(row.line, value, row.value, (*row.unread, *chosen.unread), chosen.language)
+            yield Row(row.line, value, row.raw or row.value, (*row.unread, *chosen.unread), chosen.language)
         else:
-            yield row if value is row.value else Row(row.line, value, row.raw, row.unread)
+            yield row if value is row.value else Row(row.line, value, row.raw or row.value, row.unread)
 
 
 def _is_task(value: Any) -> bool:
@@ -329,6 +337,8 @@ def _is_task(value: Any) -> bool:
 
 def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
     """Rename the fields of a row, and those of its turns, to our names.
+
+    Another field that has one of our names already is left out and named.
 
     Args:
         row: A row of a file.
@@ -342,7 +352,22 @@ def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
     )
     if turns and isinstance(value, dict):
         value = {name: _rename_turn_fields(content, turns) for name, content in value.items()}
-    return Row(row.line, _rename_turn_fields(value, turns) if turns else value, row.raw, row.unread)
+    value = _rename_turn_fields(value, turns) if turns else value
+    return Row(row.line, value, row.raw or row.value, (*row.unread, *_find_left_out(row.value, fields)))
+
+
+def _find_left_out(row: Any, fields: Mapping[str, str]) -> tuple[str, ...]:
+    """The fields with one of our names that another one gets, as `turn.field` for one of a turn."""
+    if not isinstance(row, dict):
+        return ()
+    sources = set(fields.values())
+    left_out = [name for name in fields if name not in TURN_FIELDS and name not in sources and is_filled(row.get(name))]
+    names = [name for name in fields if name in TURN_FIELDS and name not in sources]
+    turns = [turn for value in row.values() if names and isinstance(value, list) for turn in value]
+    left_out += [
+        f"turn.{name}" for name in names if any(isinstance(turn, dict) and is_filled(turn.get(name)) for turn in turns)
+    ]
+    return tuple(left_out)
 
 
 def _rename_turn_fields(value: Any, fields: Mapping[str, str]) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hanlin.data.formats.base import Format, collect_meta, find_unread_fields
+from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, is_filled, is_own_record
 from hanlin.data.formats.content.media import find_media_field, find_placeholder
 from hanlin.data.io.tables import is_numbered
 from hanlin.data.ledger import Drop
@@ -63,7 +63,7 @@ def find_pretraining_text(row: Any) -> tuple[str, str] | None:
     if not isinstance(row, dict):
         return None
     for name in _TURN_LISTS:
-        if name in row:
+        if row.get(name):
             break
     else:
         return None
@@ -86,8 +86,14 @@ def _is_document(value: Any) -> bool:
 
 
 def _find_text_field(row: Mapping[str, Any]) -> str | None:
-    """Find the field of the text: by its name, or as the only text of numbered values, alone or beside its address."""
+    """Find the field of the text: by its name, or as the only text of numbered values, alone or beside its address.
+
+    An empty field is not it if another one has a text.
+    """
     name = next((name for name in TEXT_FIELDS if isinstance(row.get(name), str | list)), None)
+    if name is not None and not is_filled(row[name]):
+        names = (name for name in TEXT_FIELDS if isinstance(row.get(name), str | list) and is_filled(row[name]))
+        name = next(names, name)
     if name is None and "1" in row and is_numbered(row):
         strings = [number for number, value in row.items() if isinstance(value, str)]
         texts = [number for number in strings if not _ADDRESS.match(row[number])]
@@ -126,14 +132,15 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
         yield ParsedText(body, collect_meta(value, (name,)), find_unread_fields(value, (name,)))
         return
     own_fields = {"id", "text", "source", "meta"}
-    if name == "text" and "id" in value and set(value) <= own_fields:
-        yield ParsedText(body, collect_meta(value, ("text", "id", "source")))
+    if name == "text" and set(value) <= own_fields and is_own_record(value):
+        yield ParsedText(body, value["meta"] if isinstance(value.get("meta"), dict) else {})
         return
     used: tuple[str, ...] = (name,)
     if isinstance(value[name], list):
         body = "\n".join([*_collect_heading(value), body])
         used = (name, *_TITLE_FIELDS, "author")
-    yield ParsedText(body, collect_meta(value, (name,)), find_unread_fields(value, used))
+    names = (name, "id") if name == "text" and set(value) <= own_fields else (name,)
+    yield ParsedText(body, collect_meta(value, names), find_unread_fields(value, used))
 
 
 def read_titled_document(value: Any) -> Iterator[ParsedText | Drop]:

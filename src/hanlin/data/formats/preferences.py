@@ -5,12 +5,13 @@ All but `language_pairs` are read by one function: where the prompt and the answ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, is_filled, is_own_record, strip_turn
 from hanlin.data.formats.content.loss_flags import says_not_to_learn
 from hanlin.data.formats.content.rendered import is_rendered, parse_rendered, read_rendered_prompt
 from hanlin.data.formats.content.roles import CALL_ROLES, ROLE_NAMES, find_role_name
@@ -118,9 +119,8 @@ class _Fields:
 
 
 def _first_answer(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return next(
-        (name for name in names if isinstance(row.get(name), str | list | dict) and row[name] not in ([], {})), ""
-    )
+    found = [name for name in names if isinstance(row.get(name), str | list | dict) and row[name] not in ([], {})]
+    return next((name for name in found if is_filled(row[name])), found[0] if found else "")
 
 
 def _find_fields(row: Any) -> _Fields | None:
@@ -131,7 +131,8 @@ def _find_fields(row: Any) -> _Fields | None:
     if not rejected or is_retrieval(row):
         return None
     turns = next((name for name in _TURN_FIELDS if _is_turn_list(row.get(name))), "")
-    question = "instruction" if isinstance(row.get("instruction"), str) else find_field(row, _QUESTION_FIELDS) or ""
+    has_instruction = isinstance(row.get("instruction"), str) and is_filled(row["instruction"])
+    question = "instruction" if has_instruction else find_field(row, _QUESTION_FIELDS) or ""
     chosen = _first_answer(row, _CHOSEN_FIELDS)
     if (turns in ("history", "context") and question) or (
         turns != "prompt" and chosen and _has_own_prompt(row[chosen]) and _has_own_prompt(row[rejected])
@@ -365,12 +366,17 @@ def _read_pair(
     system_field, system = find_system(row)
     is_carried = before[0].role == "system" and before[0].text.startswith(system)
     used = (*used, system_field if is_carried else "", find_row_tools(row)[0], *_own_fields(row))
+    if best.train is False:
+        return Drop("nothing_to_learn")
+    meta, scores = collect_meta(row, used), _read_scores(row)
+    if scores is not None:
+        meta |= {name: number for name, number in zip(*scores, strict=True) if isinstance(meta.get(name), str)}
     return ParsedPreference(
         before,
         replace(best, train=None),
         replace(worse, train=None),
-        _read_scores(row),
-        collect_meta(row, used),
+        None if scores is None else scores[1],
+        meta,
         first.tools,
         (*find_unread_fields(row, used), *dict.fromkeys((*turns_unread, *first.unread))),
     )
@@ -399,14 +405,27 @@ def _flatten(values: Sequence[Any]) -> list[Any]:
 def _own_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields that say where a row comes from, which the record says anew: its id, and a record's own source."""
     is_record = isinstance(row.get("chosen"), dict) and "text" in row["chosen"]
-    return ("id", "source") if is_record else ("id",)
+    return ("id", "source") if is_record and is_own_record(row) else ("id",)
 
 
-def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    for chosen_field, rejected_field in SCORE_FIELDS:
-        if isinstance(row.get(chosen_field), int | float) and isinstance(row.get(rejected_field), int | float):
-            return float(row[chosen_field]), float(row[rejected_field])
+def _read_scores(row: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[float, float]] | None:
+    """The fields of the scores of a pair, and the scores of (chosen, rejected); None without any."""
+    for fields in SCORE_FIELDS:
+        chosen, rejected = (_read_score(row.get(field)) for field in fields)
+        if chosen is not None and rejected is not None:
+            return fields, (chosen, rejected)
     return None
+
+
+def _read_score(value: Any) -> float | None:
+    """A score as a number, which a table holds as text; None for anything else."""
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        score = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return score if math.isfinite(score) else None
 
 
 # --- ranked replies in a tree -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.base import collect_meta, find_unread_fields, is_filled, strip_turn
 from hanlin.data.formats.content.reasoning import (
     ROW_REASONING_FIELDS,
     TURN_REASONING_FIELDS,
@@ -91,7 +91,17 @@ def place_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple
 
 
 def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Find the first of some fields that a row has as text, in any letter case; of one letter only as it is written."""
+    """Find the first of some fields that a row has as text, in any letter case; of one letter only as it is written.
+
+    An empty one is not it if another one has a text.
+    """
+    found = _find_named(row, names)
+    if found is None or is_filled(row[found]):
+        return found
+    return _find_named({name: value for name, value in row.items() if is_filled(value)}, names) or found
+
+
+def _find_named(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     exact = next((name for name in names if isinstance(row.get(name), str)), None)
     others = _list_capitals(tuple(row))
     if not others or (exact is not None and exact == names[0]):

@@ -201,7 +201,7 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
     if isinstance(value, dict):
         names = ("data",) if value.keys() <= _ONLY_FIELDS else _TEXT_LIST_FIELDS
         names = (*names, "content") if not _DIALOGUE_IDS.isdisjoint(value) else names
-        fields = tuple(name for name in names if isinstance(value.get(name), list))[:1]
+        fields = tuple(name for name in names if isinstance(value.get(name), list) and value[name])[:1]
         if not fields and _is_dialogue_alone(value):
             fields = ("history",)
         texts = value[fields[0]] if fields else None

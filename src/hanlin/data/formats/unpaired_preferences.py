@@ -55,6 +55,8 @@ def _read_labeled(
             yield Drop("no_answer")
         elif len(chat.messages) < 2 or chat.messages[-2].role not in ("user", "tool"):
             yield Drop("no_question")
+        elif good and chat.messages[-1].train is False:
+            yield Drop("nothing_to_learn")
         else:
             answer = replace(chat.messages[-1], train=None)
             yield ParsedUnpaired(chat.messages[:-1], answer, good, {**chat.meta, **verdicts}, chat.tools, chat.unread)

@@ -34,7 +34,7 @@ from hanlin.data.ingest.shard_index import ShardIndex
 from hanlin.data.ingest.shards import Shard, load_finished_shards
 from hanlin.data.ingest.spec import DatasetSpec, WorkerContext
 from hanlin.data.ingest.splits import FileProbe, InputSplit, probe_file
-from hanlin.data.io.input_file import WHOLE_FILE
+from hanlin.data.io.input_file import WHOLE_FILE, InputFile
 from hanlin.data.io.layout import Layout
 from hanlin.data.io.sources import FileListing, SourceFile, list_files, list_reference_files
 from hanlin.data.ledger import DUPLICATE_REASONS, FileStats, describe_reason
@@ -103,6 +103,10 @@ def ingest(
 
 
 def _make_reference_splits(file: SourceFile) -> list[InputSplit]:
+    with InputFile(file.path) as opened:
+        if opened.is_compressed:  # a record is read again by its place in the file
+            what = tr("records are not compared with those of a compressed file")
+            raise UserError(what, file.path, tr("unpack it, and name the unpacked file"))
     probe = FileProbe(Layout("jsonl", "utf-8"), "", True, file_state(file.path.stat()))
     return [
         InputSplit(file, probe, byte_range, f"{file.name}-{index:05d}", is_reference=True)

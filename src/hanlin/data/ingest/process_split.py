@@ -78,6 +78,7 @@ class _SplitProcessor:
             split.probe.layout,
             next(candidate for candidate in formats if candidate.name == split.probe.format),
             find_others(split.file, formats),
+            split.probe.is_joined,
         )
 
     def run(self) -> list[Shard]:
@@ -241,15 +242,17 @@ def index_reference_split(worker: WorkerContext, split: InputSplit) -> Shard:
     offsets = []
     with InputFile(split.file.path, split.byte_range) as file:
         for line, size, start in file.lines(MAX_LINE_LENGTH):
+            if not line.strip():
+                continue
             stats.rows_in += 1
             try:
                 record = worker.spec.record_type.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                arrays.append(record, stats.rows_in, file.lines_read, size, 0)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 kind = worker.spec.record_type.kind
                 message = tr("not a record of `{kind}`: {error}", kind=kind, error=error)
                 location = f"{split.file.path}:{file.count_lines_before() + file.lines_read}"
                 raise UserError(message, location) from error
-            arrays.append(record, stats.rows_in, file.lines_read, size, 0)
             offsets.append(start)
     shard = Shard(stem, stats, {}, True, stats.rows_in, split.file.path)
     arrays.write(shard, offsets)

@@ -29,6 +29,7 @@ class FileProbe:
         splittable: Whether it can be read from the middle.
         state: The state in which it was probed, to detect later changes.
         host: The machine that probed it.
+        is_joined: Whether a record is made of several of its rows.
     """
 
     layout: Layout
@@ -36,6 +37,7 @@ class FileProbe:
     splittable: bool
     state: FileState
     host: str = field(default_factory=socket.gethostname)
+    is_joined: bool = False
 
     def is_unchanged(self, state: FileState) -> bool:
         """Whether a file is in the state in which it was probed.
@@ -76,7 +78,7 @@ def probe_file(worker: WorkerContext, file: SourceFile, progress: ProgressCounte
         detected = detect_format(file, worker.spec.formats(file), worker.spec.other_formats)
         opened.check_unchanged()
     splittable = not is_compressed and not detected.is_joined and is_splittable(detected.layout)
-    return FileProbe(detected.layout, detected.format.name, splittable, state)
+    return FileProbe(detected.layout, detected.format.name, splittable, state, is_joined=detected.is_joined)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,58 @@ def test_a_conversation_is_not_cut_where_a_large_file_is_divided(
     assert len(read_turns(run(Conversations, path, validation_fraction=0))) == 30
 
 
+def turn(chat: str, text: str, number: int | None = None) -> dict[str, Any]:
+    role = "user" if text.endswith("？") else "assistant"
+    return {"conversation_id": chat, "role": role, "content": text} | ({} if number is None else {"turn": number})
+
+
+def test_a_broken_first_line_does_not_hide_that_rows_are_messages(put: Put, run: Run) -> None:
+    lines = [json.dumps(turn("1", text), ensure_ascii=False) for text in ("几点闭馆？", "九点。")]
+    path = put("turns.jsonl", "\n".join(["{broken", *lines]))
+    made = run(Conversations, path, on_error="drop", validation_fraction=0)
+    assert read_turns(made) == [["几点闭馆？", "九点。"]] and made.ledger["dropped"] == {"broken_json": 1}
+
+
+def test_a_conversation_with_a_broken_line_among_its_turns_is_dropped_by_name(put: Put, run: Run) -> None:
+    rows = [turn("1", "几点闭馆？"), turn("1", "九点。"), turn("1", "周末呢？"), turn("1", "也是九点。")]
+    others = [turn("2", "有停车场吗？"), turn("2", "没有。")]
+    lines = [json.dumps(row, ensure_ascii=False) for row in (*rows, *others)]
+    path = put("turns.jsonl", "\n".join([lines[0], "{broken", *lines[2:]]))
+    made = run(Conversations, path, on_error="drop", validation_fraction=0, max_dropped=1)
+    assert read_turns(made) == [["有停车场吗？", "没有。"]]
+    assert made.ledger["dropped"] == {"broken_json": 1, "no_parent": 3}
+    path = put("b.jsonl", "\n".join([*lines[:4], "{broken", *lines[4:]]))
+    made = run(Conversations, path, on_error="drop", validation_fraction=0)
+    assert len(read_turns(made)) == 2  # between two conversations it takes a turn of none
+
+
+def test_turns_that_go_on_behind_another_conversation_are_dropped_by_name(put: Put, run: Run) -> None:
+    rows = [turn("1", "几点闭馆？", 1), turn("1", "九点。", 2), turn("2", "有停车场吗？", 1), turn("2", "没有。", 2)]
+    late = [turn("1", "那周末呢？", 3), turn("1", "也是。", 4)]
+    made = run(Conversations, put("turns.jsonl", [*rows, *late]), validation_fraction=0)
+    assert len(read_turns(made)) == 2 and made.ledger["dropped"] == {"no_parent": 2}
+    assert made.dropped[0]["detail"] == "conversation_id 1: its turns are not together"
+
+
+def test_an_id_that_comes_again_is_an_unread_field(put: Put, run: Run) -> None:
+    rows = [turn("1", "几点闭馆？"), turn("1", "九点。"), turn("2", "有停车场吗？"), turn("2", "没有。")]
+    again = [turn("1", "借书要证件吗？"), turn("1", "要。")]
+    made = run(Conversations, put("turns.jsonl", [*rows, *again]), validation_fraction=0)
+    assert len(read_turns(made)) == 3 and made.ledger["unread_fields"] == {"conversation_id": 1}
+
+
+def test_where_a_large_file_is_divided_does_not_make_its_rows_messages(
+    put: Put, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [{"question": f"第{n}问说的是什么？", "answer": f"说的是{n}。"} for n in range(3)]
+    rows = [*whole, *(turn("1", f"{n}号说的一句话{'？。'[n % 2]}") for n in range(40))]
+    path = put("mixed.jsonl", rows)
+    expected = run(Conversations, path, validation_fraction=0, max_dropped=1).ledger
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 500)
+    divided = run(Conversations, path, validation_fraction=0, max_dropped=1).ledger
+    assert divided["dropped"] == expected["dropped"] and divided["rows_kept"] == expected["rows_kept"] == 3
+
+
 def test_a_chain_deeper_than_a_row_can_hold_is_cut_by_name(put: Put, run: Run) -> None:
     rows = [
         message(f"{'qa'[n % 2]}{n}", f"{'qa'[(n - 1) % 2]}{n - 1}" if n else None, f"第{n}句话。") for n in range(600)

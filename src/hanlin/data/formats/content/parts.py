@@ -84,9 +84,17 @@ def _read_result_part(part: Mapping[str, Any], value: Any) -> Message:
 
 
 def as_list(value: Any) -> list[Any]:
-    """A value as a list: empty for one of nothing but nulls, with which tables fill an object that is not there."""
+    """A value as a list: empty for one of nothing but nulls and empty texts, with which tables fill an object that is
+    not there; its type alone is nothing.
+    """
     items = value if isinstance(value, list) else [value] if value else []
-    return [item for item in items if not (isinstance(item, dict) and all(field is None for field in item.values()))]
+    return [item for item in items if not (isinstance(item, dict) and _is_nothing(item))]
+
+
+def _is_nothing(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_nothing(item) for name, item in value.items() if name != "type")
+    return value in (None, "", [])
 
 
 _PART_READ = frozenset(

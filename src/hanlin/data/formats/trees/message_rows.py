@@ -13,12 +13,15 @@ Turns, which become {"conversation_id": "7", "messages": [...]}:
 
 A file of turns without any id is one conversation, or one from each system text on.
 
-The messages of a conversation have to be beside each other, as in such files. One that is not is dropped by name.
+The messages of a conversation have to be beside each other, as in such files. One that is not is dropped by name; a
+conversation that has an id which an earlier one has is kept, unless its turns go on where those stop, and the id counts
+as an unread field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice, pairwise
 from typing import Any
 
@@ -55,6 +58,10 @@ _ORDER_FIELDS = (
 )
 _FIRST_TURNS = 3
 """Rows that tell whether a file is a conversation."""
+HEAD_ROWS = 50
+"""Rows among which those are, so that broken lines at the beginning of a file do not hide what it is."""
+_MAX_FINISHED = 100_000
+"""Conversations whose ids are remembered, the last ones."""
 _MAX_TURN_FIELDS = 6
 _NOT_BESIDE = (
     *("messages", "conversations", "replies", "response", "output", "completion", "answer", "chosen", "rejected"),
@@ -75,8 +82,13 @@ def is_message_row(value: Any) -> bool:
 
 
 def are_message_rows(values: Sequence[Any]) -> bool:
-    """Whether the rows that a file begins with are messages: of conversations with ids, or of one that is the file."""
-    return bool(values) and (is_message_row(values[0]) or _are_bare_turns(values[:_FIRST_TURNS]))
+    """Whether the rows that a file begins with are messages: of conversations with ids, or of one that is the file.
+
+    Args:
+        values: The first `HEAD_ROWS` rows; Drops do not count.
+    """
+    values = [value for value in values if not isinstance(value, Drop)][:_FIRST_TURNS]
+    return bool(values) and (is_message_row(values[0]) or _are_bare_turns(values))
 
 
 def _are_bare_turns(values: Sequence[Any]) -> bool:
@@ -101,48 +113,57 @@ def join_message_rows(rows: Iterator[Row]) -> Iterator[Row]:
     Yields:
         A row for each conversation, with the line of its first message; a Drop for a message whose parent is missing.
     """
-    first = next(rows, None)
-    if first is None:
-        return
-    if not is_message_row(first.value):
-        head = [first, *islice(rows, _FIRST_TURNS - 1)]
-        joined = _join_bare_turns if _are_bare_turns([row.value for row in head]) else chain
-        yield from joined(head, rows)
-        return
-    group: list[Row] = [first]
-    known = {_id_of(first.value)}
+    head = list(islice(rows, HEAD_ROWS))
+    values = [row.value for row in head if not isinstance(row.value, Drop)][:_FIRST_TURNS]
+    rows = chain(head, rows)
+    if values and is_message_row(values[0]):
+        yield from _join_groups(rows)
+    else:
+        yield from _join_bare_turns(rows) if _are_bare_turns(values) else rows
+
+
+def _join_groups(rows: Iterator[Row]) -> Iterator[Row]:
+    """Join the messages with one id that are beside each other."""
+    group: list[Row] = []
+    known: set[str | None] = set()
+    finished: dict[str | None, float | None] = {}
+    has_gap = is_cut = False
     for row in rows:
-        if not is_message_row(row.value):
-            yield from _finish(group)
-            group, known = [], set()
+        if isinstance(row.value, Drop):  # a turn, if the conversation goes on behind it
+            has_gap = True
+            yield row
+        elif not is_message_row(row.value):
+            yield from _finish(group, finished, is_cut)
+            group, known, has_gap, is_cut = [], set(), False, False
             yield row
         elif group and _belongs(row.value, group, known):
             group.append(row)
             known.add(_id_of(row.value))
+            has_gap, is_cut = False, is_cut or has_gap
         else:
-            yield from _finish(group)
-            group, known = [row], {_id_of(row.value)}
-    yield from _finish(group)
+            yield from _finish(group, finished, is_cut)
+            group, known, has_gap, is_cut = [row], {_id_of(row.value)}, False, False
+    yield from _finish(group, finished, is_cut)
 
 
-def _join_bare_turns(head: Sequence[Row], rows: Iterator[Row]) -> Iterator[Row]:
+def _join_bare_turns(rows: Iterator[Row]) -> Iterator[Row]:
     """Join the turns of a file without ids: to one conversation, or to one from each system text on."""
     group: list[Row] = []
-    for row in chain(head, rows):
+    for row in rows:
         if isinstance(row.value, Drop):
             yield row
             continue
         is_turn = isinstance(row.value, dict) and find_role_name(row.value) != ""
         if not is_turn:
-            yield from _finish(group)
+            yield from _finish(group, {})
             group = []
             yield row
             continue
         if group and ROLE_NAMES.get(find_role_name(row.value)) == "system":
-            yield from _finish(group)
+            yield from _finish(group, {})
             group = []
         group.append(row)
-    yield from _finish(group)
+    yield from _finish(group, {})
 
 
 def _find_parent_field(row: Mapping[str, Any]) -> str:
@@ -181,7 +202,15 @@ def _belongs(row: Mapping[str, Any], group: Sequence[Row], known: set[str | None
     return parent is not None and parent in known
 
 
-def _finish(group: Sequence[Row]) -> Iterator[Row]:
+def _finish(group: Sequence[Row], finished: dict[str | None, float | None], is_cut: bool = False) -> Iterator[Row]:
+    """Yield the conversations of a group.
+
+    Args:
+        group: Its messages.
+        finished: The ids of earlier conversations, each with the number of its last turn if its turns have numbers;
+            that of this one is added.
+        is_cut: Whether a row between the messages cannot be read.
+    """
     if not group:
         return
     rest = group[MAX_MESSAGES:]
@@ -191,18 +220,39 @@ def _finish(group: Sequence[Row]) -> Iterator[Row]:
         yield Row(row.line, Drop("no_parent", detail), row.value)
     if _find_parent_field(group[0].value):
         yield from _build_tree(group)
-    else:
-        yield _build_chat(group)
+        return
+    chat_field = _find_chat_field(group[0].value)
+    chat_id = _to_key(group[0].value[chat_field]) if chat_field else None
+    numbers = _read_order([row.value for row in group])[1]
+    is_second = chat_id is not None and chat_id in finished
+    last = finished.pop(chat_id, None)
+    finished[chat_id] = max(numbers, default=None)
+    if len(finished) > _MAX_FINISHED:
+        del finished[next(iter(finished))]
+    goes_on = is_second and last is not None and bool(numbers) and min(numbers) > last
+    if goes_on or is_cut:
+        problem = "its turns are not together" if goes_on else "a row between its turns cannot be read"
+        for row in group:
+            yield Row(row.line, Drop("no_parent", f"{chat_field} {str(chat_id)[:40]}: {problem}"), row.value)
+        return
+    chat = _build_chat(group)
+    yield replace(chat, unread=(*chat.unread, chat_field)) if is_second else chat
+
+
+def _read_order(turns: Sequence[Mapping[str, Any]]) -> tuple[str, list[float]]:
+    """The field that numbers the turns, and their numbers; none if one lacks it or two have the same."""
+    field = next((name for name in _ORDER_FIELDS if name in turns[0]), "")
+    numbers = [number for turn in turns if (number := _read_number(turn.get(field))) is not None] if field else []
+    return field, numbers if len(set(numbers)) == len(turns) else []
 
 
 def _build_chat(group: Sequence[Row]) -> Row:
     """A conversation of the turns of a group, in the order that they say, else as they come."""
     turns: list[dict[str, Any]] = [row.value for row in group]
     chat_field = _find_chat_field(turns[0])
-    order_field = next((name for name in _ORDER_FIELDS if name in turns[0]), "")
-    numbers = [_read_number(turn.get(order_field)) for turn in turns]
-    if order_field and None not in numbers and len(set(numbers)) == len(numbers):
-        turns = [turns[index] for index in sorted(range(len(turns)), key=lambda index: numbers[index] or 0)]
+    order_field, numbers = _read_order(turns)
+    if numbers:
+        turns = [turns[index] for index in sorted(range(len(turns)), key=numbers.__getitem__)]
     shared = _find_shared(turns)
     left_out = {chat_field, order_field, *shared}
     messages = [{name: item for name, item in turn.items() if name not in left_out} for turn in turns]
