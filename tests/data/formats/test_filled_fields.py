@@ -66,6 +66,15 @@ def test_calls_of_nothing_but_empty_texts_are_none(put: Put, run: Run) -> None:
     ] * 2
 
 
+@pytest.mark.parametrize("asked", ["text", "prompt"])
+def test_code_with_its_tests_answers_the_task_beside_it(put: Put, run: Run, asked: str) -> None:
+    task, code = "写一个求和的函数。", "def add(a, b):\n    return a + b"
+    tests = {"test_list": ["assert add(1, 2) == 3 and add(-1, 1) == 0 and add(100, 1) == 101"], "test_setup_code": ""}
+    made = run_rows(put, run, [{"task_id": 11, asked: task, "code": code, **tests}])
+    assert [turn["text"] for turn in made.kept[0]["messages"]] == [task, code]
+    assert made.ledger["unread_fields"] == {"test_list": 1}
+
+
 # --- rows of others ---------------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,8 @@ _SURE_PAIRS = (
     ("inputs_pretokenized", "targets_pretokenized"),
 )
 """Fields of a question and its answer that count together alone."""
+_TESTS = frozenset(("test_list", "test_setup_code", "test_imports", "challenge_test_list"))
+"""Fields of MBPP, beside which a `code` answers what `text` or `prompt` asks."""
 _REASONED_QUESTION_FIELDS = (*QUESTION_FIELDS, "problem", "user", "instruction", "题目")
 _REASONED_ANSWER_FIELDS = (
     *("content", "final", "deepseek_attempt", "deepseek_solution", "attempt", "solution", "answer_content"),
@@ -291,6 +293,8 @@ def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
     if find_row_reasoning(row)[0]:
         question = question or find_field(row, _REASONED_QUESTION_FIELDS)
         answer = answer or find_field(row, _REASONED_ANSWER_FIELDS)
+    if answer is None and not _TESTS.isdisjoint(row):
+        question, answer = question or find_field(row, ("text",)), find_field(row, ("code",))
     if question is None or answer is None:
         pairs = ((find_field(row, pair[:1]), find_field(row, pair[1:])) for pair in _SURE_PAIRS)
         question, answer = next((pair for pair in pairs if None not in pair), (question, answer))
