@@ -272,7 +272,7 @@ def adapt_rows(rows: Iterator[Row], settings: Source, is_joined: bool = True) ->
     if settings.min_rating:
         rows = (_judge_row(row, settings) for row in rows)
     if settings.fields or settings.roles or settings.min_rating:
-        adapted = (adapted for row in rows for adapted in adapt_row(row, settings))
+        adapted: Iterator[Row] = (one for row in rows for one in adapt_row(row, settings))
     else:
         adapted = _adapt_rows(rows, settings)
     return join_message_rows(adapted) if is_joined else adapted
