@@ -79,7 +79,7 @@ def test_code_with_its_tests_answers_the_task_beside_it(put: Put, run: Run, aske
 
 
 def test_a_source_of_others_is_kept_and_one_of_a_record_said_anew(put: Put, run: Run) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": "7", "text": TEXT, "source": "维基百科"},
         {"id": "b.jsonl#7", "text": TEXT[:-1], "source": "b.jsonl:9", "meta": {"note": "长" * 400, "ids": ["x"] * 30}},
         {"id": "8", "text": TEXT[:-2], "meta": {"note": "长" * 400}},

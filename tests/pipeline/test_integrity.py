@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -506,5 +507,6 @@ def test_a_probe_knows_its_file_on_file_systems_that_number_files_anew(
     changes: dict[str, int], host: str, same: bool
 ) -> None:
     state = FileState(size=1, mtime_ns=2, inode=3, ctime_ns=4)
-    probe = FileProbe(Layout("jsonl", "utf-8"), "", True, state, **({"host": host} if host else {}))
+    probe = FileProbe(Layout("jsonl", "utf-8"), "", True, state)
+    probe = replace(probe, host=host) if host else probe
     assert probe.is_unchanged(state._replace(**changes)) is same
