@@ -9,6 +9,7 @@ from fastapi import Request
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.inference.protocol import EngineUnavailableError
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import ServedModel
 from hanlin.serve.service import GenerationService
@@ -44,6 +45,7 @@ async def compute_embeddings(
 
     Raises:
         ApiError: 400 for a text that is empty or too long, 429 and 503 as `AdmissionQueue` does.
+        EngineUnavailableError: The engine has crashed, which is answered by 503.
     """
     results: list[tuple[np.ndarray, int]] = []
 
@@ -54,7 +56,11 @@ async def compute_embeddings(
             return _cut_dimensions(embeddings, dimensions), sum(map(len, prompt_ids))
         except _DimensionsError as error:
             raise ApiError(400, str(error), param="dimensions") from error
-        except (ApiError, UserError) as error:
+        except EngineUnavailableError:  # no fault of the request: it may be sent again
+            raise
+        except ApiError as error:
+            raise ApiError(error.status, error.message, param=param, code=error.code) from error
+        except UserError as error:
             raise ApiError(400, str(error), param=param) from error
 
     async def acquire_and_compute() -> None:
