@@ -118,6 +118,19 @@ def test_a_session_is_ended_and_its_cookie_opens_nothing_more(tmp_path: Path) ->
     assert "Log out" not in client.get("/ui/login").text
 
 
+@pytest.mark.parametrize("foreign", ['prefs={"a": 1}', "x=a b c", "名=值", "a[b]=1", "alone", "made=Mon, 1 (GMT+8)"])
+def test_cookies_of_other_servers_of_the_machine_end_no_session(foreign: str, tmp_path: Path) -> None:
+    """Browsers send the cookies of all ports together, in the order in which they were set."""
+    client = make_client(tmp_path, policy=AccessPolicy(api_keys=("secret",)))
+    client.post("/ui/login", headers={"authorization": "Bearer secret"})
+    own = f"hanlin_session={client.cookies['hanlin_session']}; hanlin_language=zh"
+    client.cookies.clear()
+    sent = {"cookie": f"{foreign}; {own}".encode()}
+    page = client.get("/ui/chat", headers=sent)  # type: ignore[arg-type]
+    assert (page.status_code, 'lang="zh-CN"' in page.text) == (200, True)
+    assert client.get("/v1/models", headers=sent).status_code == 200  # type: ignore[arg-type]
+
+
 def test_the_pages_own_requests_to_an_api_carry_the_key_of_the_session_and_no_others_do(tmp_path: Path) -> None:
     client = make_client(tmp_path, policy=AccessPolicy(api_keys=("secret",)))
     token = client.headers.pop("x-hanlin-page")

@@ -6,11 +6,11 @@ A view cannot forget a check, since none is made in a view, except for the start
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from hanlin.core.i18n import Language, tr, use_language
@@ -145,11 +145,12 @@ def add_security_headers(headers: MutableHeaders, is_static: bool = False) -> No
 
 
 def read_cookies(header: str | None) -> dict[str, str]:
-    """The cookies of a request by name; none if the header is not of their form."""
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header or "").items()}
-    except CookieError:
-        return {}
+    """The cookies of a request by name.
+
+    Cookies of all ports of a machine come together, so that those of other servers are among them: `http.cookies` gives
+    none at all if one is of a form that it does not know, such as `{"a": 1}`, browsers send any.
+    """
+    return cookie_parser(header or "")
 
 
 def make_refusal(error: ApiError) -> Response:
