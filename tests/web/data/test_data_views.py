@@ -129,7 +129,9 @@ def test_a_line_that_is_no_json_is_shown_as_such(tmp_path: Path, store: Store) -
 # --- corrections ------------------------------------------------------------------------------------------------------
 
 
-def correct(client: TestClient, chats: Path, **body: Any) -> Any:
+def correct(client: TestClient, chats: Path, row: Any = None, **body: Any) -> Any:
+    if row is not None:
+        body["content"] = json.dumps(row, ensure_ascii=False)
     return client.post(f"/ui/data/view/{chats.name}/correct", json={"part": "kept", **body})
 
 
@@ -176,6 +178,35 @@ def test_a_correction_is_taken_back(client: TestClient, chats: Path, store: Stor
     assert "no longer there" in client.post(undo, json={"sha256": entry["sha256"]}).text
 
 
+def test_a_fix_keeps_every_number_as_it_was_typed(client: TestClient, chats: Path, store: Store) -> None:
+    arguments = '{"card": 110105199003071234567, "price": 1.0}'
+    turns = (
+        '[{"role": "user", "text": "查一下"}, {"role": "assistant", "text": "好。", "tool_calls": '
+        f'[{{"name": "look_up", "arguments": {arguments}}}]}}]'
+    )
+    made = correct(client, chats, number=0, id="chats.jsonl#1", action="fix", content=f'{{"messages": {turns}}}')
+    assert made.status_code == 200, made.text
+    assert arguments in (store.home / "overlays" / "small-chats.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_dataset_that_was_made_again_in_other_files_is_read_anew(client: TestClient, chats: Path) -> None:
+    assert "chats.jsonl#2" in view(client, chats)
+    rows = (chats / "conversations.jsonl").read_bytes().splitlines(keepends=True)
+    again = chats.with_name(f"{chats.name}.again")
+    shutil.copytree(chats, again)
+    (again / "conversations.jsonl").unlink()
+    for shard in range(2):
+        (again / f"conversations-{shard:05d}-of-00002.jsonl").write_bytes(b"".join(rows[shard : shard + 1]))
+    ledger = json.loads((again / "ledger.json").read_text(encoding="utf-8"))
+    ledger |= {"rows_kept": 2, "rows_written": 2}
+    (again / "ledger.json").write_text(json.dumps(ledger), encoding="utf-8")
+    shutil.rmtree(chats)
+    again.rename(chats)
+    page = view(client, chats)
+    assert "chats.jsonl#2" in page and "chats.jsonl#3" not in page
+    assert 'kept <span class="soft">2</span>' in page
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -184,7 +215,9 @@ def test_a_correction_is_taken_back(client: TestClient, chats: Path, store: Stor
         ({"action": "burn"}, "there is no action 'burn'"),
         ({"action": "note"}, "the note is empty"),
         ({"action": "note", "note": "x" * 3000}, "longer than"),
-        ({"action": "fix"}, "not a JSON object"),
+        ({"action": "fix", "content": "[]"}, "not a JSON object"),
+        ({"action": "fix"}, "The new content is not JSON"),
+        ({"action": "fix", "content": '{"messages": "\\ud800"}'}, "half of a surrogate pair"),
         ({"action": "fix", "row": {"messages": []}}, "it has no answer"),
         ({"action": "fix", "row": {"text": "x"}}, "it has no field 'text'"),
         ({"action": "drop", "part": "dropped"}, "only kept rows"),

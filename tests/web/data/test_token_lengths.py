@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def test_documents_pairs_and_what_the_template_refuses_are_counted(tmp_path: Pat
     write_rows(tmp_path / "c" / "conversations.jsonl", [chat(1), unanswered, {"id": "a#3"}])
     counted = count(tmp_path / "c", tiny_tokenizer)
     assert (counted.refused, len(counted.lengths)) == (2, 1)
+
+
+def test_a_server_that_is_stopped_waits_for_no_count(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    write_rows(tmp_path / "conversations.jsonl", [chat(1)])
+    before = set(threading.enumerate())
+    assert count(tmp_path, tiny_tokenizer).done == 1
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
 
 
 def test_a_count_that_cannot_be_made_says_why_and_one_is_made_once(tmp_path: Path, tiny_tokenizer: Path) -> None:

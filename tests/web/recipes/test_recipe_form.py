@@ -171,6 +171,17 @@ def test_files_outside_of_the_folder_are_looked_at_only_with_the_token(tmp_path:
     assert "plan" in check(make_client(home), text)
 
 
+@pytest.mark.parametrize("source", ["./chats.jsonl", "./*.jsonl", "."])
+def test_no_plan_reads_large_sources_while_a_reader_types_however_they_are_named(
+    source: str, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "chats.jsonl", [{"instruction": "问？", "output": "答。"}])
+    text = TRAINING.partition("  tuned")[0].replace("./chats.jsonl", f'"{source}"')
+    assert "plan" in check(client, text)
+    monkeypatch.setattr("hanlin.web.recipes.check.PLANNED_BYTES", 10)
+    assert "hanlin plan" in check(client, text)["plan_problem"]["hint"]
+
+
 def test_a_valid_recipe_is_saved_and_another_of_its_name_is_not_replaced_unasked(
     client: TestClient, tmp_path: Path
 ) -> None:

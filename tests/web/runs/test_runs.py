@@ -21,7 +21,7 @@ from hanlin.pipeline.run_record import RunRecord, RunSource, read_run_record, re
 from hanlin.web.runs import control
 from hanlin.web.runs.compare import differing_metrics, differing_settings
 from hanlin.web.runs.layout import NODE_WIDTH, lay_out
-from hanlin.web.runs.stages import StageView, list_runs, view_run
+from hanlin.web.runs.stages import RunCache, StageView, list_runs, view_run
 from page_worlds import commit, make_small_run, metrics_text
 from web_client import make_client
 
@@ -122,6 +122,29 @@ def test_compared_runs_show_settings_and_results_that_differ(world: Store, clien
     curves = client.get("/ui/runs/compare/curves?run=first&run=second&stage=tuned").json()["pictures"][0]["curves"]
     assert [curve["name"] for curve in curves] == ["first", "second"]
     assert client.get("/ui/runs/compare?run=first").status_code == 400
+
+
+def test_of_more_runs_than_can_be_told_apart_none_is_left_out_unsaid(world: Store, client: TestClient) -> None:
+    for number in range(9):
+        (world.runs / f"many{number}").mkdir(exist_ok=True)
+    many = "&".join(f"run=many{number}" for number in range(9))
+    for path in (f"/ui/runs/compare?{many}", f"/ui/runs/compare/curves?stage=tuned&{many}"):
+        answer = client.get(path)
+        assert (answer.status_code, "at most 8 runs" in answer.text) == (400, True), path
+    assert client.get("/ui/runs/compare?" + "run=first&run=second&" * 5).status_code == 200
+    for number in range(9):
+        (world.runs / f"many{number}").rmdir()
+
+
+def test_of_many_runs_only_the_views_that_were_asked_for_last_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hanlin.web.runs.stages.MAX_VIEWS", 3, raising=False)
+    cache = RunCache(Store(tmp_path), seconds=100)
+    for number in range(9):
+        (tmp_path / "runs" / f"r{number}").mkdir(parents=True)
+        kept = cache.view(f"r{number}")
+    assert cache.view("r8") is kept and [name for name, _ in cache._views] == ["r6", "r7", "r8"]
 
 
 def test_an_artifact_shows_its_lineage_and_its_report_in_a_sandbox(world: Store, client: TestClient) -> None:

@@ -309,24 +309,35 @@ class DatasetCache:
 
     cache: Path
     limit: int = 12
-    _opened: dict[Path, Dataset] = field(default_factory=dict)
+    _opened: dict[Path, tuple[tuple[int, int] | None, Dataset]] = field(default_factory=dict)
+    """By folder the dataset, and the folder's inode and time: a stage that runs again makes another folder there."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self, folder: Path) -> Dataset:
         """The dataset of an artifact. Raises UserError if it holds no records."""
+        state = _folder_state(folder)
         with self._lock:
-            dataset = self._opened.pop(folder, None)
-        if dataset is None or not folder.is_dir():
+            known, dataset = self._opened.pop(folder, (None, None))
+        if dataset is None or state is None or known != state:
             dataset = Dataset(folder, self.cache)
             # the rest of the table is counted while the reader looks at the first page
             threading.Thread(target=_complete, args=(dataset,), name="lines", daemon=True).start()
         else:
             dataset.refresh()
         with self._lock:
-            self._opened[folder] = dataset
+            self._opened[folder] = (state, dataset)
             while len(self._opened) > self.limit:
                 del self._opened[next(iter(self._opened))]
         return dataset
+
+
+def _folder_state(folder: Path) -> tuple[int, int] | None:
+    """The inode and the time of a folder in nanoseconds; None if it is not there."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _complete(dataset: Dataset) -> None:

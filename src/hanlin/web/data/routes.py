@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from hanlin.core.discover import RECORD_KINDS
 from hanlin.core.errors import UserError
+from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.data.ledger import REASONS, describe_reason
 from hanlin.data.overlay import Overlay, OverlayEntry
@@ -38,13 +39,17 @@ _SHOWN_RUNS = 3
 
 
 class Correction(RequestBody):
-    """What the page sends to correct a row: the number of the row, the hash that it showed, and what to do."""
+    """What the page sends to correct a row: its number, the id that it showed, and what to do.
+
+    `content` is the new content of a fix, the JSON as it was typed: a browser that read and wrote it would round whole
+    numbers of more than 15 digits, such as those of orders and identity cards.
+    """
 
     part: str
     number: int
     id: str
     action: str
-    row: dict[str, Any] | None = None
+    content: str = ""
     note: str = ""
 
 
@@ -241,7 +246,8 @@ def make_router(frame: Frame) -> APIRouter:
         if row.data.get("id") != correction.id:
             raise UserError(tr("the data has changed since the page was loaded"), correction.id, tr("reload the page"))
         file = find_overlay(store, dataset.folder)
-        entry = correct(file, dataset.kind, row.data, correction.action, correction.row, correction.note)
+        content = _read_content(correction.content, correction.id) if correction.action == "fix" else None
+        entry = correct(file, dataset.kind, row.data, correction.action, content, correction.note)
         return {"entry": entry.to_json(), "overlay": str(file.path), "setting": file.setting}
 
     @router.post("/ui/data/view/{name}/undo")
@@ -345,6 +351,14 @@ def _row_values(row: DatasetRow, part: str, overlay: Overlay, limit: int = _MAX_
         "problem": row.problem,
         "entry": entry,
     }
+
+
+def _read_content(text: str, where: str) -> Any:
+    """The new content that was typed. Raises UserError if it is no JSON."""
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(tr("The new content is not JSON: {problem}", problem=error), where) from error
 
 
 def _content_json(data: Mapping[str, Any]) -> str:

@@ -6,12 +6,13 @@ is, and then the figures. One thread counts at a time, so that answers that are 
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,8 @@ class TokenLengthDesk:
         self._desk = desk
         self._counts: OrderedDict[tuple[Path, int, Path, str, Language], TokenLengths] = OrderedDict()
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, "tokens")
+        self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def count(self, dataset: Dataset, folder: Path, template: str) -> TokenLengths:
         """The count of a dataset's kept rows, which is begun if it was not yet.
@@ -98,11 +100,20 @@ class TokenLengthDesk:
             while len(self._counts) > _KEPT:
                 _, unwanted = self._counts.popitem(last=False)
                 unwanted.is_unwanted = True
-        self._thread.submit(self._run, counted, dataset, folder, template, language())
+            self._waiting.put(partial(self._run, counted, dataset, folder, template, language()))
+            if self._thread is None:  # a daemon: a server that is stopped waits for no count
+                self._thread = threading.Thread(target=self._work, name="tokens", daemon=True)
+                self._thread.start()
         return counted
+
+    def _work(self) -> None:
+        while True:
+            self._waiting.get()()
 
     def _run(self, counted: TokenLengths, dataset: Dataset, folder: Path, template: str, spoken: Language) -> None:
         try:
+            if counted.is_unwanted:
+                return
             with use_language(spoken):
                 tokenizer, chosen = self._desk.open(folder, template, dataset.kind != "documents")
                 sample = dataset.sample("kept")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hanlin.config.recipe import Recipe
 from hanlin.config.recipe_file import parse_recipe
-from hanlin.config.settings.base import references
+from hanlin.config.settings.base import Reference, references
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.estimate.plan import describe_estimate, estimate_plan
 from hanlin.estimate.training import Estimate
 from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.inputs import expand_glob
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.report import format_number
 from hanlin.pipeline.step import Step
@@ -64,17 +65,24 @@ def check_size(recipe: Recipe) -> None:
     total = 0
     for stage in recipe.stages.values():
         for item in references(stage.settings):
-            path = recipe.resolve(item).path
-            if path is not None and path.is_file():
-                total += path.stat().st_size
-            elif path is not None and path.is_dir():
-                for file in path.rglob("*"):
-                    total += file.stat().st_size if file.is_file() else 0
-                    if total > PLANNED_BYTES:
-                        break
-            if total > PLANNED_BYTES:
-                what = tr("the sources are larger than {limit} GB", limit=PLANNED_BYTES >> 30)
-                raise UserError(what, None, tr("plan it in a terminal: hanlin plan"))
+            for file in _list_hashed(recipe, item):
+                total += file.stat().st_size
+                if total > PLANNED_BYTES:
+                    what = tr("the sources are larger than {limit} GB", limit=PLANNED_BYTES >> 30)
+                    raise UserError(what, None, tr("plan it in a terminal: hanlin plan"))
+
+
+def _list_hashed(recipe: Recipe, item: Reference) -> Iterator[Path]:
+    """The files that a reference leads to, those that a pattern matches too; none if the plan will refuse it."""
+    path = recipe.resolve(item).path
+    if path is None:
+        return
+    try:
+        paths = expand_glob(path, "")
+    except UserError:  # nothing is there, which the plan says better
+        return
+    for found in paths:
+        yield from (file for file in found.rglob("*") if file.is_file()) if found.is_dir() else (found,)
 
 
 def describe_plan(recipe: Recipe, store: Store, rates: Rates, memory: str, device: str) -> dict[str, Any]:

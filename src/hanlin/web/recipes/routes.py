@@ -119,10 +119,12 @@ def make_router(frame: Frame) -> APIRouter:
     @router.post("/ui/recipes/measure", dependencies=start)
     async def post_measure(request: Request) -> dict[str, str]:
         """Measure a step of each training stage of a recipe on this machine."""
-        draft = await read_body(request, Draft)
+        return await run_sync(measure, await read_body(request, Draft))
+
+    def measure(draft: Draft) -> dict[str, str]:
         recipe = read_text(draft.text, draft.name if draft.name.strip() else "recipe", frame.folder)
         check_size(recipe)
-        await run_sync(measure_plan, recipe, store, rates)
+        measure_plan(recipe, store, rates)
         return {"recipe": recipe.name}
 
     @router.post("/ui/recipes/save", dependencies=start)

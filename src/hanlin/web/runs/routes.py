@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,7 +173,7 @@ def make_router(frame: Frame) -> APIRouter:
 
     @router.get("/ui/runs/compare")
     def compare(request: Request, run: Annotated[list[str], Query()] = []) -> Response:
-        runs = [desk.view(name) for name in dict.fromkeys(run[:MAX_RUNS])]
+        runs = [desk.view(name) for name in _choose(run)]
         if len(runs) < 2:
             raise UserError(tr("choose two runs or more to compare"))
         values = {
@@ -197,7 +198,7 @@ def make_router(frame: Frame) -> APIRouter:
         """The curves of one stage of several runs, by picture; a curve is called as its run. `step` is the last one."""
         pictures: dict[str, list[dict[str, Any]]] = {}
         step = 0
-        for name in dict.fromkeys(run[:MAX_RUNS]):
+        for name in _choose(run):
             view = desk.view(name).stage(stage)
             if view is None:
                 continue
@@ -221,6 +222,14 @@ def make_router(frame: Frame) -> APIRouter:
         return _send_report(file)
 
     return router
+
+
+def _choose(names: Sequence[str]) -> list[str]:
+    """The runs to compare, each once. Raises UserError if they are more than can be told apart."""
+    chosen = list(dict.fromkeys(names))
+    if len(chosen) > MAX_RUNS:
+        raise UserError(tr("at most {limit} runs are compared", limit=MAX_RUNS))
+    return chosen
 
 
 def _send_report(file: Path) -> Response:

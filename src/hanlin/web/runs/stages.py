@@ -8,7 +8,9 @@ unfinished artifacts show what was made of what.
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +36,8 @@ from hanlin.pipeline.worker import PROGRESS_FILE
 StageState = Literal["done", "running", "interrupted", "run", "stale", "edited"]
 RunState = Literal["running", "done", "failed", "interrupted", "unfinished"]
 LOGS_FOLDER = "training-logs"
+MAX_VIEWS = 128
+"""Views that are kept: more than any page shows. Those of ten thousand runs would be some hundred megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,14 +322,20 @@ class RunCache:
 
     def __init__(self, store: Store, seconds: float = 1.5) -> None:
         self._store, self._seconds = store, seconds
-        self._views: dict[tuple[str, str], tuple[float, RunView]] = {}
+        self._views: OrderedDict[tuple[str, str], tuple[float, RunView]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def view(self, name: str, language: str = "") -> RunView:
         """The view of a run; texts in it are of the language of the request."""
         now = time.monotonic()
-        known = self._views.get((name, language))
+        with self._lock:
+            known = self._views.get((name, language))
         if known is not None and now - known[0] < self._seconds:
             return known[1]
         view = view_run(self._store, name)
-        self._views[name, language] = (time.monotonic(), view)
+        with self._lock:
+            self._views[name, language] = (time.monotonic(), view)
+            self._views.move_to_end((name, language))
+            while len(self._views) > MAX_VIEWS:
+                self._views.popitem(last=False)
         return view

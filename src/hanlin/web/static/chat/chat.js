@@ -1,8 +1,9 @@
 // The chat: opens conversations, asks models, keeps what they answer.
-import { element, notify, request, t, url } from "../frame/page.js";
+import { cutText, element, notify, request, t, url } from "../frame/page.js";
 import { ask } from "./answer.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
+import { isStoring, store } from "./storing.js";
 import { latestLeaf, openCalls, pathTo, toRequestMessages } from "./tree.js";
 import { fillBody, makePair, makeResultForm, makeTurn } from "./turn.js";
 
@@ -66,12 +67,16 @@ async function attempt(work) {
 }
 
 function save(path, body) {
-  return attempt(() => request("PATCH", path, body));
+  return attempt(() => store(path, body));
 }
 
 // --- conversations ----------------------------------------------------------------------------------------------------
 
+/** Counts what the reader opened: what comes late, of a conversation that was left since, is not shown. */
+let opened = 0;
+
 function begin() {
+  opened += 1;
   conversation = newConversation();
   conversation.settings = settings.read() ?? {};
   history.replaceState(null, "", url("/ui/chat"));
@@ -81,8 +86,11 @@ function begin() {
 }
 
 async function open(id) {
+  const turn = ++opened;
   await attempt(async () => {
-    conversation = await request("GET", `/ui/chat/conversations/${id}`);
+    const found = await request("GET", `/ui/chat/conversations/${id}`);
+    if (turn !== opened) return;
+    conversation = found;
     for (const [messageId, { answer }] of running) {
       const message = conversation.messages.find((other) => other.id === messageId);
       if (message) Object.assign(message, answer, { stats: message.stats });
@@ -105,7 +113,7 @@ async function setLeaf(leaf) {
 
 async function askQuestion(parent, text) {
   if (!conversation.id) {
-    const title = text.trim().split("\n")[0].slice(0, 60);
+    const title = cutText(text.trim().split("\n")[0], 60);
     conversation = { ...newConversation(), title, settings: settings.read() ?? {} };
   }
   const message = makeMessage({ parent, role: "user", content: text });
@@ -175,7 +183,9 @@ async function answerTo(parent, names, before = []) {
 
 async function write(message, path, target, stored) {
   const controller = new AbortController();
-  stored.catch(() => controller.abort());
+  const place = `/ui/chat/messages/${message.id}`;
+  let isStored = false;
+  stored.then(() => (isStored = true), () => controller.abort());
   const { system, tools, sampling, thinking } = message.request;
   const body = { model: message.model, messages: toRequestMessages(path, system), ...sampling };
   if (tools.length) body.tools = tools;
@@ -196,10 +206,9 @@ async function write(message, path, target, stored) {
     state.answer = partial;
     const now = performance.now();
     if (!timer) timer = setTimeout(draw, Math.max(0, SHOW_MILLISECONDS - (now - shown)));
-    if (now - saved > SAVE_MILLISECONDS) {
+    if (now - saved > SAVE_MILLISECONDS && isStored && !isStoring(place)) {
       saved = now;
-      const grown = { content: partial.content, reasoning: partial.reasoning };
-      stored.then(() => request("PATCH", `/ui/chat/messages/${message.id}`, grown)).catch(() => {});
+      store(place, { content: partial.content, reasoning: partial.reasoning }).catch(() => {});
     }
   });
   clearTimeout(timer);
@@ -217,12 +226,12 @@ async function write(message, path, target, stored) {
   const known = conversation.messages.find((other) => other.id === message.id);
   if (known) Object.assign(known, final);
   if (answer.state === "done") document.getElementById("chat-status").textContent = t("The answer is complete.");
-  await request("PATCH", `/ui/chat/messages/${message.id}`, final);
+  await store(place, final);
   if (target.id === conversation.id) show();
 }
 
 async function changeMessage(message, change) {
-  const { message: changed, preferences } = await request("PATCH", `/ui/chat/messages/${message.id}`, change);
+  const { message: changed, preferences } = await store(`/ui/chat/messages/${message.id}`, change);
   Object.assign(message, changed);
   show();
   if (preferences) notify(t("{file}: {rows} preference pairs", { file: preferences.file, rows: preferences.rows }));
@@ -323,14 +332,21 @@ function setModels(changed) {
   if (isOther) {
     settings.setModels(models.ready);
     if (wantedCame) conversation.settings = { ...conversation.settings, model: wantedModel };
-    if (wantedCame || !hadModels) settings.show(conversation.settings);
+    if (wantedCame || !hadModels) settings.choose(conversation.settings);
     if (!conversation.messages.length) show();
   }
-  if (models.loading.some(({ state }) => state !== "failed")) setTimeout(pollModels, POLL_MILLISECONDS);
+  clearTimeout(pollTimer);
+  if (models.loading.some(({ state }) => state !== "failed")) pollTimer = setTimeout(pollModels, POLL_MILLISECONDS);
 }
 
+let pollTimer = 0;
+
 async function pollModels() {
-  await attempt(async () => setModels(await request("GET", "/ui/chat/models")));
+  try {
+    setModels(await request("GET", "/ui/chat/models"));
+  } catch {
+    pollTimer = setTimeout(pollModels, 4 * POLL_MILLISECONDS); // a server that does not answer may do so later
+  }
 }
 
 // --- the composer -----------------------------------------------------------------------------------------------------
@@ -351,8 +367,9 @@ composer.addEventListener("submit", (event) => {
 });
 
 question.addEventListener("keydown", (event) => {
-  // while a Chinese word is being put together, Enter chooses it
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  // while a Chinese word is being put together, Enter chooses it; Safari ends the word before it tells of the key, 229
+  const isChoosing = event.isComposing || event.keyCode === 229;
+  if (event.key === "Enter" && !event.shiftKey && !isChoosing) {
     event.preventDefault();
     composer.requestSubmit();
   }

@@ -206,11 +206,17 @@ export class Settings {
     return list;
   }
 
-  /** Show the settings of a conversation. */
-  show(settings) {
+  /** Choose the models of a conversation, as far as they are there; whatever else was typed stays. */
+  choose(settings) {
     const names = this.models.map((model) => model.name);
     if (names.includes(settings.model)) byId("model").value = settings.model;
     if (names.includes(settings.second_model)) byId("second-model").value = settings.second_model;
+    this.showModels();
+  }
+
+  /** Show the settings of a conversation. */
+  show(settings) {
+    this.choose(settings);
     this.sideBySide = Boolean(settings.side_by_side);
     byId("system").value = settings.system ?? "";
     byId("thinking").value = settings.thinking ?? "";

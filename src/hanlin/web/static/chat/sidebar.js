@@ -1,12 +1,12 @@
 // The list of conversations, and the panels that open over the chat on a narrow screen.
-import { confirmChange, element, icon, makeHeaders, notify, readError, request, t, url } from "../frame/page.js";
+import { confirmChange, cutText, element, icon, makeHeaders, notify, readError, request, t, url } from "../frame/page.js";
 
 const byId = (id) => document.getElementById(id);
 
 /** The list; `onOpen(id)` opens a conversation, `onDeleted(id)` and `onRenamed(id, title)` are called after a change. */
 export class Sidebar {
   constructor(onOpen, onDeleted, onRenamed) {
-    Object.assign(this, { onOpen, onDeleted, onRenamed, current: null });
+    Object.assign(this, { onOpen, onDeleted, onRenamed, current: null, loads: 0 });
     let timer = 0;
     byId("search").addEventListener("input", () => {
       clearTimeout(timer);
@@ -42,8 +42,10 @@ export class Sidebar {
   async load(current = this.current) {
     this.current = current;
     for (const id of ["save-jsonl", "save-markdown"]) byId(id).disabled = !current;
+    const turn = ++this.loads;
     const text = byId("search").value.trim();
     const { conversations, limit } = await request("GET", `/ui/chat/conversations?text=${encodeURIComponent(text)}`);
+    if (turn !== this.loads) return; // of a search that was gone on with since
     byId("conversation-list").replaceChildren(
       ...conversations.map((row) => this.makeRow(row)),
       ...(conversations.length < limit ? [] : [element("li", { class: "soft" }, t("These are the latest {limit}. A search finds the others.", { limit }))]),
@@ -64,7 +66,7 @@ export class Sidebar {
   }
 
   async rename(id, title) {
-    const changed = prompt(t("Title of the conversation"), title)?.trim().slice(0, 200);
+    const changed = cutText(prompt(t("Title of the conversation"), title)?.trim() ?? "", 200);
     if (!changed) return;
     await this.attempt(async () => {
       await request("PATCH", `/ui/chat/conversations/${id}`, { title: changed });
@@ -94,7 +96,7 @@ export class Sidebar {
   async save(path, ending) {
     await this.attempt(async () => {
       const title = document.querySelector("#conversation-list .current .open")?.textContent ?? "";
-      const name = title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation";
+      const name = cutText(title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, ""), 60) || "conversation";
       const response = await fetch(url(path), { headers: makeHeaders({ Accept: "application/json" }) });
       if (!response.ok) throw await readError(response);
       const address = URL.createObjectURL(await response.blob());

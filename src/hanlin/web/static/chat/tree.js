@@ -39,32 +39,48 @@ export function alternativesTo(messages, message) {
   });
 }
 
-/** Turns of a branch as `/v1/chat/completions` takes them. An answer with a better form is sent in that form. */
+/** Whether a call is whole. One that was stopped or cut has half of its arguments, which no server and no tool can read. */
+function isWhole(call) {
+  try {
+    const value = JSON.parse(call.function.arguments.trim() || "{}");
+    return typeof value === "object" && !Array.isArray(value);
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Turns of a branch as `/v1/chat/completions` takes them. An answer with a better form is sent in that form, one with a
+ * call that is not whole without the call.
+ */
 export function toRequestMessages(path, system) {
   const turns = system.trim() ? [{ role: "system", content: system }] : [];
+  const broken = new Set(path.flatMap((message) => message.tool_calls.filter((call) => !isWhole(call)).map((call) => call.id)));
   for (const message of path) {
     if (message.role === "user") turns.push({ role: "user", content: message.content });
     else if (message.role === "tool") {
+      if (broken.has(message.tool_call_id)) continue;
       turns.push({ role: "tool", content: message.content, tool_call_id: message.tool_call_id, name: message.name });
     } else if (message.better !== null) turns.push({ role: "assistant", content: message.better });
-    else if (message.content || message.tool_calls.length) {
+    else if (message.content || message.tool_calls.some(isWhole)) {
+      const calls = message.tool_calls.filter(isWhole);
       const turn = { role: "assistant", content: message.content };
       if (message.reasoning) turn.reasoning_content = message.reasoning;
-      if (message.tool_calls.length) turn.tool_calls = message.tool_calls;
+      if (calls.length) turn.tool_calls = calls;
       turns.push(turn);
     }
   }
   return turns;
 }
 
-/** The calls at the end of a branch that have no result yet. */
+/** The calls at the end of a branch that are whole and have no result yet. */
 export function openCalls(path) {
   const answered = new Set();
   for (let index = path.length - 1; index >= 0; index -= 1) {
     const message = path[index];
     if (message.role === "tool") answered.add(message.tool_call_id);
     else if (message.role !== "assistant" || message.better !== null || message.state === "writing") return [];
-    else return message.tool_calls.filter((call) => !answered.has(call.id));
+    else return message.tool_calls.filter((call) => isWhole(call) && !answered.has(call.id));
   }
   return [];
 }

@@ -20,14 +20,17 @@ document.getElementById("correct-form")?.addEventListener("submit", (event) => {
   const action = event.submitter?.dataset.action || "note";
   const body = { part, number, id, action, note: form.elements.note.value };
   if (action === "fix") {
+    // sent as it was typed: a number of 18 digits that a script has read is another one
+    body.content = form.elements.content.value;
+    let content;
     try {
-      body.row = JSON.parse(form.elements.content.value);
+      content = JSON.parse(body.content);
     } catch (error) {
       form.querySelector("details").open = true;
       form.elements.content.focus();
       return notify(t("The new content is not JSON: {problem}", { problem: error.message }), true);
     }
-    if (typeof body.row !== "object" || body.row === null || Array.isArray(body.row)) return notify(t("The new content is not a JSON object."), true);
+    if (typeof content !== "object" || content === null || Array.isArray(content)) return notify(t("The new content is not a JSON object."), true);
   }
   send("correct", body);
 });

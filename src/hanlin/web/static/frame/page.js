@@ -12,6 +12,11 @@ export function t(message, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => (Object.hasOwn(values, name) ? String(values[name]) : whole));
 }
 
+/** The first characters of a text; a rare character or an emoji, which JavaScript counts as two, is never halved. */
+export function cutText(text, count) {
+  return Array.from(text.slice(0, 2 * count)).slice(0, count).join("");
+}
+
 /** The address of a path such as "/ui/chat", behind the base path. */
 export function url(path) {
   return data.base + path;
@@ -73,15 +78,15 @@ export class RequestError extends Error {
   }
 }
 
-/** The error that a response holds, in the form of the page's routes or of OpenAI's API. */
-export async function readError(response) {
+/** The error that a response holds, in the form of the page's routes or of OpenAI's API. A wrong key leads to the login. */
+export async function readError(response, isLogin = false) {
   let error = null;
   try {
     error = (await response.json()).error;
   } catch {
     // not JSON: an answer of a proxy
   }
-  if (response.status === 401) location.assign(url("/ui/login"));
+  if (response.status === 401 && !isLogin) location.assign(url("/ui/login"));
   const message = typeof error === "string" ? error : error?.message;
   return new RequestError(message || t("the server answered {status}", { status: response.status }), response.status, error?.code);
 }
@@ -117,7 +122,7 @@ export async function request(method, path, body = undefined, headers = {}) {
   };
   let response = await send();
   while (!response.ok) {
-    const error = path === "/ui/login" ? new RequestError((await response.json()).error.message, response.status) : await readError(response);
+    const error = await readError(response, path === "/ui/login");
     const isMended = error.code === "start_token" ? await askForStartToken() : error.code === "page_token" && (await renewPageToken());
     if (!isMended) throw error;
     response = await send();

@@ -7,31 +7,52 @@ const given = JSON.parse(document.getElementById("recipe-data").textContent);
 const $ = (id) => document.getElementById(id);
 const yaml = $("yaml");
 const opened = new Set();
-let shown = 0;
-let sent = 0;
+let asked = 0;
 let timer = null;
-let recipe = null;
+/** The checks so far: each is sent when the one before it was answered, since it changes the text which that gave. */
+let checks = Promise.resolve();
+/** Why the last check refused the recipe; null if it did not. */
+let refusal = null;
+let isStarting = false;
 
 yaml.value = given.text;
 
-/** Ask the server what the recipe comes to, after a change of the form if there is one. */
-async function check(change = null, fromForm = false) {
-  const number = ++sent;
+/** Ask the server what the recipe comes to, after a change of the form if there is one, and after all earlier ones. */
+function check(change = null, fromForm = false) {
+  const number = ++asked;
+  yaml.readOnly ||= change !== null; // what is typed while the server changes the text would be lost
+  checks = checks.catch(() => {}).then(() => ask(number, change, fromForm)).finally(() => (yaml.readOnly &&= number < asked));
+  return checks;
+}
+
+/** Wait until every change of the form is in the text. Throws if the recipe, or a change of it, is refused. */
+async function settle() {
+  if (timer !== null) check();
+  await checks;
+  if (!refusal) return;
+  const error = new Error(say(refusal));
+  if (refusal.isUnanswered) await check(); // a change may be lost: the form shows then what the text has
+  throw error;
+}
+
+async function ask(number, change, fromForm) {
+  if (change === null && number < asked) return; // the next one sees the same text
+  clearTimeout(timer);
+  timer = null;
   const body = { text: yaml.value, name: given.name, memory: $("memory").value, device: $("device").value, ...(change ? { change } : {}) };
   let answer;
   try {
     answer = await request("POST", "/ui/recipes/check", body);
   } catch (error) {
-    return showProblem({ what: error.message });
+    refusal = { what: error.message, isUnanswered: true };
+    return showProblem(refusal);
   }
-  if (number < shown) return;
-  shown = number;
   if (change) yaml.value = answer.text;
-  recipe = answer.problem ? null : answer.recipe;
+  refusal = answer.problem ?? null;
   if (!fromForm || !answer.problem) drawForm(answer.form);
   if (answer.problem) showProblem(answer.problem);
   else showPlan(answer.plan, answer.plan_problem);
-  $("start").disabled = Boolean(answer.problem);
+  $("start").disabled = isStarting || Boolean(answer.problem);
   $("save").disabled = Boolean(answer.problem);
 }
 
@@ -88,6 +109,7 @@ function makeMeasure() {
     button.disabled = true;
     button.textContent = t("measuring, some seconds for each stage …");
     try {
+      await settle();
       await request("POST", "/ui/recipes/measure", { text: yaml.value, name: given.name });
     } catch (error) {
       notify(error.message, true);
@@ -168,6 +190,7 @@ yaml.addEventListener("input", () => {
 for (const id of ["memory", "device"]) $(id).addEventListener("change", () => check(null, true));
 
 async function save() {
+  await settle();
   const name = $("save-name").value.trim();
   const body = { name, text: yaml.value, replace: given.source === "own" && name === given.name };
   try {
@@ -188,6 +211,7 @@ $("save").addEventListener("click", async () => {
 });
 
 $("start").addEventListener("click", async () => {
+  isStarting = true;
   $("start").disabled = true;
   try {
     const { name } = await save();
@@ -195,7 +219,8 @@ $("start").addEventListener("click", async () => {
     location.assign(url(`/ui/runs/view/${encodeURIComponent(run)}`));
   } catch (error) {
     notify(error.message, true);
-    $("start").disabled = false;
+    isStarting = false;
+    $("start").disabled = refusal !== null;
   }
 });
 

@@ -14,12 +14,15 @@ class ComparedCurves {
   }
 
   async load() {
+    const turn = (this.turn = (this.turn ?? 0) + 1);
     const query = this.zoom.query([["stage", this.stage], ...runs.map((run) => ["run", run])]);
     try {
       const { step, pictures } = await request("GET", `/ui/runs/compare/curves?${query}`);
+      if (turn !== this.turn) return; // another part was asked for since
       this.zoom.show(step);
       drawPictures(this.holder, pictures, names, (first, last) => this.zoom.set(first, last));
     } catch (error) {
+      if (turn !== this.turn) return;
       this.holder.replaceChildren(element("p", { class: "problem" }, error.message));
       this.holder.charts = new Map();
     }

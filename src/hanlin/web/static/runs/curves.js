@@ -52,7 +52,10 @@ export function drawPictures(holder, pictures, names, onZoom) {
     }
   }
   if (charts.size === 0) holder.replaceChildren();
-  if (shown.length === 0) holder.replaceChildren(element("p", { class: "soft" }, t("No step has been written yet.")));
+  const broken = describeBroken(pictures, names);
+  if (shown.length === 0 && broken.length === 0) holder.replaceChildren(element("p", { class: "soft" }, t("No step has been written yet.")));
+  holder.querySelector(":scope > .broken")?.remove();
+  if (broken.length) holder.prepend(element("div", { class: "broken problem" }, broken.map((line) => element("p", {}, line))));
   for (const picture of shown) {
     const data = uPlot.join(picture.curves.map((curve) => [curve.steps, curve.values]));
     const known = charts.get(picture.name);
@@ -62,6 +65,19 @@ export function drawPictures(holder, pictures, names, onZoom) {
       charts.set(picture.name, makeChart(holder, picture, data, names, onZoom));
     }
   }
+}
+
+/** A line for each curve that was not a finite number somewhere: a picture cannot show that, and looks as if all were well. */
+function describeBroken(pictures, names) {
+  return pictures.flatMap((picture) => {
+    const title = names[picture.name] || picture.name.replaceAll("_", " ");
+    return picture.curves
+      .filter((curve) => curve.broken.length > 0)
+      .map((curve) => {
+        const name = picture.curves.length > 1 ? `${title}, ${names[curve.name] || curve.name.replaceAll("_", " ")}` : title;
+        return t("{name}: not a finite number at step {steps}", { name, steps: curve.broken.join(", ") });
+      });
+  });
 }
 
 function makeChart(holder, picture, data, names, onZoom) {

@@ -18,14 +18,17 @@ class StageCurves {
   }
 
   async load() {
+    const turn = (this.turn = (this.turn ?? 0) + 1);
     try {
       const drawn = await request("GET", `${path}/curves/${encodeURIComponent(this.stage)}?${this.zoom.query()}`);
+      if (turn !== this.turn) return; // another part was asked for since
       this.zoom.show(drawn.step);
       this.live = drawn.state === "running";
       drawPictures(this.holder, drawn.pictures, names, (first, last) => this.zoom.set(first, last));
       this.showFigures(drawn.figures);
       this.showForgetting(drawn.forgetting);
     } catch (error) {
+      if (turn !== this.turn) return;
       this.holder.replaceChildren(element("p", { class: "problem" }, error.message));
       this.holder.charts = new Map();
     }
