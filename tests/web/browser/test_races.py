@@ -104,11 +104,11 @@ def test_a_recipe_that_is_started_at_once_has_the_change_that_was_just_made(site
     for summary in page.locator("details.stage > summary").all():
         summary.click()
     page.locator('[data-path="stages.chats.validation_fraction"]').fill("0.2")
-    page.locator('[data-path="stages.text.min_chars"]').fill("3")
+    page.locator('[data-path="stages.text.validation_fraction"]').fill("0.3")
     page.locator("#save").click()
     page.locator(".notice", has_text="Saved").wait_for()
     text = mine.read_text(encoding="utf-8")
-    assert "validation_fraction: 0.2" in text and "min_chars: 3" in text
+    assert "validation_fraction: 0.2" in text and "validation_fraction: 0.3" in text
     page.locator('[data-path="stages.chats.validation_fraction"]').fill("0.9")
     page.locator("#start").click()
     page.locator(".notice.problem", has_text="less than or equal to 0.5").wait_for()

@@ -119,6 +119,8 @@ function makeMeasure() {
 }
 
 function drawForm(stages) {
+  const editing = document.activeElement?.closest("#form input[data-path]");
+  if (editing && editing.value !== (editing.dataset.shown ?? "")) return; // what is being typed is not sent yet; it is drawn then
   const focused = document.activeElement?.closest("#form [data-path]")?.dataset.path;
   const boxes = stages.map((stage) => {
     const fields = stage.fields.map((field) => [field, drawField(stage.name, field)]);
@@ -148,7 +150,7 @@ function drawField(stage, field) {
   const path = ["stages", stage, ...field.name.split(".")];
   const id = `field-${path.join("-")}`;
   const change = (value) => check({ path, value: value === "" && field.type !== "text" ? null : value }, true);
-  const common = { id, "data-path": path.join("."), "aria-describedby": `${id}-about`, required: field.needed };
+  const common = { id, "data-path": path.join("."), "data-shown": field.value, "aria-describedby": `${id}-about`, required: field.needed };
   let input;
   if (field.type === "choice") {
     const options = [element("option", { value: "" }, field.needed ? "" : t("default: {value}", { value: field.default || "–" }))];
