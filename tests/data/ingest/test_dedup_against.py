@@ -148,7 +148,7 @@ def test_blank_lines_in_what_is_compared_with_are_no_records(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("kind", "row"),
-    [(Corpus, {"id": "a", "text": 5}), (Preferences, {"id": "a", "prompt": [], "chosen": {}, "rejected": {}})],
+    [(Corpus, {"id": "a", "text": 5}), (Preferences, {"id": "a", "prompt": 5})],
 )
 def test_what_is_no_record_is_named_with_its_line(tmp_path: Path, kind: Any, row: dict[str, Any]) -> None:
     answers = {side: {"role": "assistant", "text": side} for side in ("chosen", "rejected")}

@@ -106,13 +106,21 @@ _PARTIAL = ".partial"
 
 def _check_out(out: Path) -> None:
     """Raise UserError if the result cannot be copied to `out`: something is there, or nothing can be written there."""
-    is_there = os.path.lexists(out)
-    if is_there and (not out.is_dir() or any(entry.name != _PARTIAL for entry in out.iterdir())):
+    if _is_there(out) and (not out.is_dir() or any(entry.name != _PARTIAL for entry in out.iterdir())):
         raise UserError(tr("already exists"), out, tr("name a new folder"), "exists")
     folders = (out.absolute(), *out.absolute().parents)
     above = next(folder for folder in folders if os.path.lexists(folder))
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError(tr("no folder can be made here"), above, tr("name a new folder"))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything has this path. Raises OSError if that cannot be known, as of a name that is too long."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _copy_artifact(folder: Path, out: Path) -> None:
