@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
+from hanlin.core.errors import UserError
 from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
@@ -148,3 +149,32 @@ def test_an_answer_that_is_not_to_be_learned_is_no_chosen_one(put: Put, run: Run
     labeled = [{"messages": [asked, {**good, **flag}], "label": label} for label in (True, False)]
     made = run_rows(put, run, labeled, UnpairedPreferences)
     assert made.ledger["dropped"] == {"nothing_to_learn": 1} and made.kept[0]["good"] is False
+
+
+HUGE = 10**400
+"""A whole number of JSON that no float holds."""
+ASKED = {"role": "user", "content": "问"}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"conversation_id": "1", "turn": HUGE, **ASKED}, Conversations),
+        ({"messages": [ASKED, {"role": "assistant", "content": "答", "loss": HUGE}]}, Conversations),
+        ({"prompt": "问", "chosen": "答", "rejected": "坏", "score_chosen": HUGE, "score_rejected": 1}, Preferences),
+        ({"prompt": "问", "response_a": "答", "response_b": "坏", "score_a": HUGE, "score_b": 1}, Preferences),
+        ({"prompt": "问", "response_0": "答", "response_1": "坏", "overall_preference": HUGE}, Preferences),
+        ({"prompt": "问", "answers": ["答", "坏"], "scores": [HUGE, 1]}, Preferences),
+        (
+            {"prompt": "问", "completions": [{"response": "答", "rank": HUGE}, {"response": "坏", "rank": 1}]},
+            Preferences,
+        ),
+    ],
+)
+def test_a_number_that_no_float_holds_is_no_number(put: Put, row: dict[str, Any], kind: Any, run: Run) -> None:
+    try:
+        made = run_rows(put, run, [row], kind, on_error="drop")
+    except UserError as error:  # of a file that then holds no pair at all
+        assert "a.jsonl" in str(error)
+    else:
+        assert made.ledger["rows_in"] == made.ledger["rows_kept"] + sum(made.ledger["dropped"].values()) == 1

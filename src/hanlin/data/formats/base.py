@@ -65,6 +65,22 @@ def is_filled(value: Any) -> bool:
     return bool(value) and not (isinstance(value, str) and value.isspace())
 
 
+def read_number(value: Any) -> float | None:
+    """A value as a finite number, which tables hold as text; None for anything else, also for one too large."""
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is written as a number, and one that a float holds; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and read_number(value) is not None
+
+
 _OWN_ID, _OWN_SOURCE = re.compile(r".*#\d+(?:~\d+)?[+-]?\Z", re.S), re.compile(r".*:\d+\Z", re.S)
 
 

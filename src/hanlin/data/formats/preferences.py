@@ -5,13 +5,20 @@ All but `language_pairs` are read by one function: where the prompt and the answ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, is_filled, is_own_record, strip_turn
+from hanlin.data.formats.base import (
+    Format,
+    collect_meta,
+    find_unread_fields,
+    is_filled,
+    is_own_record,
+    read_number,
+    strip_turn,
+)
 from hanlin.data.formats.content.loss_flags import says_not_to_learn
 from hanlin.data.formats.content.rendered import is_rendered, parse_rendered, read_rendered_prompt
 from hanlin.data.formats.content.roles import CALL_ROLES, ROLE_NAMES, find_role_name
@@ -411,21 +418,10 @@ def _own_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _read_scores(row: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[float, float]] | None:
     """The fields of the scores of a pair, and the scores of (chosen, rejected); None without any."""
     for fields in SCORE_FIELDS:
-        chosen, rejected = (_read_score(row.get(field)) for field in fields)
+        chosen, rejected = (read_number(row.get(field)) for field in fields)
         if chosen is not None and rejected is not None:
             return fields, (chosen, rejected)
     return None
-
-
-def _read_score(value: Any) -> float | None:
-    """A score as a number, which a table holds as text; None for anything else."""
-    if not isinstance(value, str | int | float):
-        return None
-    try:
-        score = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return score if math.isfinite(score) else None
 
 
 # --- ranked replies in a tree -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from hanlin.core.records import Message
+from hanlin.data.formats.base import read_number
 from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.ledger import Drop
 
@@ -52,7 +53,7 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
     flags = set()
     for names, learned in ((LOSS_FIELDS, True), (MASK_FIELDS, False)):
         for name in names:
-            value = _read_number(turn[name]) if name in turn else None
+            value = _read_flag(turn[name]) if name in turn else None
             if value is None:
                 continue
             if value not in (0.0, 1.0):
@@ -77,7 +78,7 @@ def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, lis
         return "", list(turns)
     if len(flags) != len(turns):
         return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {len(turns)} turns")
-    if any(flag is not None and _read_number(flag) is None for flag in flags):
+    if any(flag is not None and _read_flag(flag) is None for flag in flags):
         return Drop("loss_weight", f"{field}: {flags!s}"[:80])
     flagged = []
     for turn, flag in zip(turns, flags, strict=True):
@@ -110,7 +111,7 @@ def flag_answers(row: Mapping[str, Any], messages: Sequence[Message]) -> tuple[s
     flagged = list(messages)
     is_question_flagged = False
     for index, flag in zip(indices, flags, strict=True):
-        number = _read_number(flag)
+        number = _read_flag(flag)
         if flag is None:
             continue
         if number not in (0.0, 1.0):
@@ -144,9 +145,9 @@ def says_not_to_learn(row: Mapping[str, Any]) -> bool:
         return False
     for name in row.keys() & _ROW_FIELDS:
         is_false = row[name] is False or str(row[name]).strip().lower() in ("false", "no", "否")
-        if is_false or (name not in _FIGURES and _read_number(row[name]) == 0):
+        if is_false or (name not in _FIGURES and _read_flag(row[name]) == 0):
             return True
-    return any(_read_number(row[name]) == 1 for name in row.keys() & _ROW_MASKS)
+    return any(_read_flag(row[name]) == 1 for name in row.keys() & _ROW_MASKS)
 
 
 def find_unread_flags(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -160,16 +161,9 @@ def _is_no_flag(value: Any) -> bool:
     """Whether a value is a word that is neither yes nor no, or a list that holds one."""
     if isinstance(value, list):
         return any(map(_is_no_flag, value))
-    return isinstance(value, str) and bool(value.strip()) and _read_number(value) is None and not _read_list(value)
+    return isinstance(value, str) and bool(value.strip()) and _read_flag(value) is None and not _read_list(value)
 
 
-def _read_number(value: Any) -> float | None:
-    if isinstance(value, bool | int | float):
-        return float(value)
-    if isinstance(value, str):
-        text = value.strip().lower()
-        try:
-            return _TEXT_VALUES[text] if text in _TEXT_VALUES else float(text)
-        except ValueError:
-            return None
-    return None
+def _read_flag(value: Any) -> float | None:
+    text = value.strip().lower() if isinstance(value, str) else None
+    return _TEXT_VALUES[text] if text in _TEXT_VALUES else read_number(value)

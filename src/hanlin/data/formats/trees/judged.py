@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hanlin.data.formats.base import is_number
 from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.formats.questions import ANSWER_FIELDS
 from hanlin.data.formats.trees.ratings import ANSWER_LISTS, ANSWER_SCORES, SCORED_LISTS
@@ -114,7 +115,7 @@ def _find_verdict(row: Row, counts_from_one: bool) -> tuple[tuple[str, ...], flo
         if row.get(name) in (0, 1, "0", "1"):
             return (name,), 1.0 if int(row[name]) else -1.0
     for name in _STRENGTHS:
-        if _is_number(row.get(name)):
+        if is_number(row.get(name)):
             return (name,), float(row[name])
     if isinstance(row.get("winner"), str):
         winner = row["winner"].strip().lower()
@@ -123,19 +124,15 @@ def _find_verdict(row: Row, counts_from_one: bool) -> tuple[tuple[str, ...], flo
         side = winner.rpartition("_")[2]
         sides = ("1", "2") if counts_from_one and "_" in winner else ("a", "b")
         return (("winner",), -1.0 if side == sides[0] else 1.0) if side in sides else None
-    if all(_is_number(row.get(name)) for name in ("winner_model_a", "winner_model_b")):
+    if all(is_number(row.get(name)) for name in ("winner_model_a", "winner_model_b")):
         used = ("winner_model_a", "winner_model_b", "winner_tie")
         return used, float(row["winner_model_b"]) - float(row["winner_model_a"])
     if "human_ref_A" in row and row.get("labels") in (0, 1):
         return ("labels",), -1.0 if row["labels"] else 1.0
     for pair in _SCORES:
-        if all(_is_number(row.get(name)) for name in pair):
+        if all(is_number(row.get(name)) for name in pair):
             return pair, float(row[pair[1]]) - float(row[pair[0]])
     return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124 (NaN)
 
 
 def _decode_answers(row: Row, *pair: str) -> tuple[Any, Any]:
@@ -189,7 +186,7 @@ def _join_scores(row: Row, name: str) -> Row:
     answers = row[name]
     for field in _SCORE_LISTS:
         scores = row.get(field)
-        if isinstance(scores, list) and len(scores) == len(answers) and all(map(_is_number, scores)):
+        if isinstance(scores, list) and len(scores) == len(answers) and all(map(is_number, scores)):
             key = "rank" if field.startswith("rank") else "score"
             joined = [{"text": text, key: score} for text, score in zip(answers, scores, strict=True)]
             return {**{other: item for other, item in row.items() if other != field}, name: joined}
@@ -198,7 +195,7 @@ def _join_scores(row: Row, name: str) -> Row:
 
 def _read_scored(answer: Mapping[str, Any]) -> tuple[float, str] | None:
     text = next((answer[name] for name in _TEXTS if isinstance(answer.get(name), str)), None)
-    score = next((float(answer[name]) for name in ANSWER_SCORES if _is_number(answer.get(name))), None)
-    if score is None and _is_number(answer.get("rank")):
+    score = next((float(answer[name]) for name in ANSWER_SCORES if is_number(answer.get(name))), None)
+    if score is None and is_number(answer.get("rank")):
         score = -float(answer["rank"])
     return None if text is None or score is None else (score, text)

@@ -25,6 +25,7 @@ from dataclasses import replace
 from itertools import chain, islice, pairwise
 from typing import Any
 
+from hanlin.data.formats.base import read_number
 from hanlin.data.formats.content.parts import CONTENT_FIELDS
 from hanlin.data.formats.content.roles import ROLE_FIELDS, ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.turn_fields import is_turn_field
@@ -242,7 +243,7 @@ def _finish(group: Sequence[Row], finished: dict[str | None, float | None], is_c
 def _read_order(turns: Sequence[Mapping[str, Any]]) -> tuple[str, list[float]]:
     """The field that numbers the turns, and their numbers; none if one lacks it or two have the same."""
     field = next((name for name in _ORDER_FIELDS if name in turns[0]), "")
-    numbers = [number for turn in turns if (number := _read_number(turn.get(field))) is not None] if field else []
+    numbers = [number for turn in turns if (number := read_number(turn.get(field))) is not None] if field else []
     return field, numbers if len(set(numbers)) == len(turns) else []
 
 
@@ -273,7 +274,7 @@ def _build_tree(group: Sequence[Row]) -> Iterator[Row]:
         name = next(name for name in CONTENT_FIELDS if isinstance(value.get(name), str))
         node["text"] = node.pop(name)
         if isinstance(node.get("rank"), str):  # a table's
-            node["rank"] = _read_number(node["rank"])
+            node["rank"] = read_number(node["rank"])
     index_of = {_id_of(value): index for index, value in enumerate(values)}
     root = next((index for index, value in enumerate(values) if _parent_of(value) is None), None)
     below = set() if root is None else {root}
@@ -313,10 +314,3 @@ def _find_shared(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         and not is_turn_field(name)
         and all(name in turn and turn[name] == item for turn in turns[1:])
     }
-
-
-def _read_number(value: Any) -> float | None:
-    try:
-        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
-    except ValueError:
-        return None

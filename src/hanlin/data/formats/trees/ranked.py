@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from hanlin.data.formats.base import is_number
 from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
 from hanlin.data.formats.exports import TREE_FIELDS, list_replies
 
@@ -44,9 +45,7 @@ def find_ranked_pairs(root: Turn) -> Iterator[RankedPair]:
 
 
 def _is_ranked_answer(reply: Turn) -> bool:
-    rank = reply.get("rank")
-    is_number = isinstance(rank, int | float) and not isinstance(rank, bool) and rank == rank  # noqa: PLR0124 (NaN)
-    return is_number and ROLE_NAMES.get(find_role_name(reply)) == "assistant"
+    return is_number(reply.get("rank")) and ROLE_NAMES.get(find_role_name(reply)) == "assistant"
 
 
 def _get_rank(reply: Turn) -> float:
