@@ -356,8 +356,21 @@ class ChatTemplate:
         """Render as most programs do: the template's whole text is encoded with special tokens on.
 
         A special token that a user typed is then one. This is for comparing with such programs, never for training or
-        serving. The order of turns is not checked, and the loss mask is known only if the template marks it itself;
-        with `last_answer` it is that of the last answer alone.
+        serving. The order of turns is not checked.
+
+        Args:
+            messages: The turns.
+            tools: JSON schemas of the functions that may be called.
+            prompt: Whether the text ends where an answer begins; then nothing carries loss.
+            thinking: Whether the model shall think, for templates that have such a switch.
+            last_answer: Whether the last answer alone carries loss.
+
+        Returns:
+            Ids, begin tokens that were typed included, and the loss mask, which is known only if the template marks it
+            itself.
+
+        Raises:
+            UserError: The template has no form for the turns, or an answer in it ends with text.
         """
         marked = self._renderer.render_text(messages, tools, prompt, None, shield=False, thinking=thinking)
         if last_answer and not prompt:
