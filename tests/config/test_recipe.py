@@ -55,6 +55,30 @@ def test_a_cycle_of_stages_is_refused_and_shown(tmp_path: Path) -> None:
     assert "cycle: a -> b -> a" in refused(tmp_path, text).what
 
 
+FUSED = """
+stages:
+  text: {{kind: corpus, sources: [./x.txt]}}
+  base: {{kind: import_gguf, gguf: ./x.gguf}}
+  grown: {{kind: extend_vocabulary, model: base, text: [text]}}
+  rows: {{kind: pretrain, model: grown, data: [text]}}
+  tuned: {{kind: dpo, model: {start}, data: [./pairs], lora: {{}}}}
+  merged: {{kind: merge, adapter: tuned}}
+  fused: {{kind: fuse_models, method: linear, models: [{{model: merged}}, {{model: {other}}}]}}
+"""
+
+
+@pytest.mark.parametrize(("start", "other"), [("rows", "base"), ("base", "rows"), ("base", "grown")])
+def test_models_are_not_fused_if_a_stage_changed_the_vocabulary_of_one(tmp_path: Path, start: str, other: str) -> None:
+    error = refused(tmp_path, FUSED.format(start=start, other=other))
+    assert f"'merged' and '{other}'" in error.what and "'grown' changes" in error.what
+    assert str(error.where).endswith("r.yaml:9")
+
+
+@pytest.mark.parametrize(("start", "other"), [("base", "base"), ("rows", "grown"), ("base", "./elsewhere")])
+def test_models_of_one_vocabulary_or_of_unknown_ones_may_be_fused(tmp_path: Path, start: str, other: str) -> None:
+    assert "fused" in read_recipe(written(tmp_path, FUSED.format(start=start, other=other))).stages
+
+
 def test_an_unpinned_hub_name_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, "stages:\n  g: {kind: gguf, model: 'hf:owner/name'}\n")
     assert "no revision" in error.what and "@" in str(error.hint)

@@ -20,6 +20,7 @@ from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 from hanlin.core.names import check_name, describe_name_problem, show_name
 
+_VOCABULARY_CHANGES = ("extend_vocabulary", "trim_vocabulary")
 _STAGE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -188,6 +189,7 @@ def build_recipe(
     _check_types(recipe, location)
     ordered = _sort_stages(recipe)
     recipe = Recipe(recipe.name, seed, root, launch, ordered, report)
+    _check_vocabularies(recipe, location)
     _check_report(recipe, location("report"))
     return recipe
 
@@ -225,6 +227,43 @@ def _check_types(recipe: Recipe, location: Any) -> None:
                     at,
                     adapter_hint() if made == "adapter" and "model" in item.types else None,
                 )
+
+
+def _check_vocabularies(recipe: Recipe, location: Any) -> None:
+    """Refuse to fuse models if the recipe changes the vocabulary of one, before hours of training are in vain."""
+    for stage in recipe.stages.values():
+        if stage.kind.name != "fuse_models":
+            continue
+        items = [item for item in references(stage.settings) if item.types == ("model",)]
+        first, *others = [_trace_vocabulary(recipe, item.text) for item in items]
+        for item, (root, changes) in zip(items[1:], others, strict=True):
+            if root != first[0] or changes == first[1]:
+                continue  # of two roots only the files can tell
+            what = tr(
+                "stage '{name}': '{first}' and '{second}' have different vocabularies: '{stage}' changes that of one",
+                name=stage.name,
+                first=items[0].text,
+                second=item.text,
+                stage=next(name for name in (*first[1], *changes) if (name in first[1]) != (name in changes)),
+            )
+            hint = tr("fuse models of which both went through it, or neither")
+            raise UserError(what, location("stages", stage.name, *item.field.split(".")), hint)
+
+
+def _trace_vocabulary(recipe: Recipe, text: str) -> tuple[str, tuple[str, ...]]:
+    """Where the model that a reference names has its vocabulary from: the stage or path at its root, and the stages on
+    the way from there that changed it.
+    """
+    changes: list[str] = []
+    while text in recipe.stages:
+        stage = recipe.stages[text]
+        if stage.kind.name in _VOCABULARY_CHANGES:
+            changes.append(stage.name)
+        items = [item for item in references(stage.settings) if item.types in (("model",), ("adapter",))]
+        if not items:
+            break
+        text = items[0].text
+    return text, tuple(changes)
 
 
 def adapter_hint() -> str:
