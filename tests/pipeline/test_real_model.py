@@ -26,5 +26,5 @@ def test_the_small_budget_takes_a_real_model_to_its_end(shared_data: Path, tmp_p
     metrics = {step.stage.name: step.manifest.metrics for step in steps if step.manifest}
     lengths = metrics["grown"]["characters_per_token"]
     assert lengths["after"]["zh"] > lengths["before"]["zh"] * 1.4
-    assert metrics["modern_merged"]["bits_per_character"] < metrics["modern_base"]["bits_per_character"]
+    assert metrics["modern_fused"]["bits_per_character"] < metrics["modern_base"]["bits_per_character"]
     assert metrics["gguf"]["parity"]["mismatches"] == 0
