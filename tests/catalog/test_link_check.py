@@ -25,6 +25,7 @@ ANSWERS = {
     "/moved": 307,
     "/busy": 429,
     "/page": 200,
+    "/page?id=3": 200,
 }
 
 
@@ -61,6 +62,15 @@ def test_each_answer_of_a_hub_has_its_state(hub: str) -> None:
     paths = ("/page", "/gated", "/hidden", "/gone", "/moved", "/busy")
     results = check_links([Link("x", "homepage", path, hub + path) for path in paths])
     assert [result.state for result in results] == ["ok", "gated", "missing", "missing", "moved", "unreachable"]
+
+
+def test_an_address_with_a_query_or_a_mark_within_the_page_is_asked_for_too(hub: str) -> None:
+    asked.clear()
+    results = check_links(
+        [Link("x", "homepage", "", hub + path) for path in ("/page?id=3", "/page#files", "/page?id=4")]
+    )
+    assert [result.state for result in results] == ["ok", "ok", "missing"]
+    assert sorted(asked) == ["/page", "/page?id=3", "/page?id=4"]
 
 
 def test_a_page_of_a_hub_without_an_interface_proves_nothing(hub: str) -> None:

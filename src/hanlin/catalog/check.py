@@ -118,10 +118,12 @@ def _judge(link: Link, answer: tuple[State, str]) -> tuple[State, str]:
 
 
 def _ask(url: str) -> tuple[State, str]:
-    address, path = parse_address(url)
+    page, _, _ = url.partition("#")
+    page, mark, query = page.partition("?")  # which no address of a server has
+    address, path = parse_address(page)
     client = ServerClient(address, seconds=SECONDS)
     try:
-        reply = client.open("GET", path or "/")
+        reply = client.open("GET", f"{path or '/'}{mark}{query}")
         reply.close()
         status = reply.status
     except RedirectError as error:
