@@ -107,6 +107,19 @@ def test_an_expanded_model_is_expanded_again(tiny_model: Path, expanded: Path, t
     assert torch.equal(logits(load_model(tmp_path / "twice")), logits(load_model(tiny_model)))
 
 
+def test_new_blocks_that_were_never_trained_stay_new_when_a_model_is_expanded_again(
+    expanded: Path, tmp_path: Path
+) -> None:
+    expand(expanded, tmp_path / "twice", 2)
+    assert config_of(tmp_path / "twice")["new_blocks"] == [1, 2, 4, 5]
+    trained = shutil.copytree(expanded, tmp_path / "trained")
+    weights = load_file(trained / "model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"] += 0.01
+    save_file(weights, trained / "model.safetensors", metadata={"format": "pt"})
+    expand(trained, tmp_path / "again", 2)
+    assert config_of(tmp_path / "again")["new_blocks"] == [2, 4, 5]
+
+
 def test_the_dtypes_of_the_weights_stay(tiny_model: Path, tmp_path: Path) -> None:
     save_model(load_model(tiny_model), tmp_path / "half", tokenizer=Tokenizer.load(tiny_model), dtype="bfloat16")
     expand(tmp_path / "half", tmp_path / "out")

@@ -64,12 +64,13 @@ def run(settings: ExpandBlocks, inputs: Inputs, out: Path, context: StageContext
         )  # fmt: skip
     check_finite(base)
     new_blocks = settings.positions(layers)
+    listed = [*new_blocks, *move_untrained(base, new_blocks)]
     tokenizer = Tokenizer.load(folder)
     template = find_template(tokenizer)
     prompts = render_prompts(tokenizer, template)
 
     context.progress.update(0, 3, tr("steps"), force=True)
-    config = {**base.config, "num_hidden_layers": layers + len(new_blocks), NEW_BLOCKS: new_blocks}
+    config = {**base.config, "num_hidden_layers": layers + len(new_blocks), NEW_BLOCKS: sorted(listed)}
     weights = expand_weights(base, new_blocks)
     expanded = save_stored(config, weights, out, dtype=base.dtype, tokenizer=tokenizer, template=template)
     context.progress.update(1, 3, tr("steps"), force=True)
@@ -87,6 +88,21 @@ def run(settings: ExpandBlocks, inputs: Inputs, out: Path, context: StageContext
         "max_abs_difference": 0.0,
         "positions_compared": sum(map(len, prompts)),
     }
+
+
+def move_untrained(base: ModelFiles, new_blocks: list[int]) -> list[int]:
+    """The indices in the expanded model of blocks that an earlier `expand_blocks` added and that still add nothing.
+
+    They stay listed as new, or no training of the new blocks would ever reach them; trained ones are old blocks now.
+    """
+    earlier = [index for index in base.config.get(NEW_BLOCKS) or () if _adds_nothing(base, index)]
+    sources = source_blocks(int(base.config["num_hidden_layers"]), new_blocks)
+    return [sources.index(index) for index in earlier]  # a new block follows the one that it is made from
+
+
+def _adds_nothing(base: ModelFiles, index: int) -> bool:
+    names = [f"{_BLOCK}{index}.{module}.weight" for module in ZERO_MODULES]
+    return all(name in base.tensors and not read_tensor(base, name).any() for name in names)
 
 
 def source_blocks(layers: int, new_blocks: list[int]) -> list[int]:
