@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,27 @@ def test_a_recipe_that_runs_already_is_not_started_twice(tmp_path: Path) -> None
     store = make_small_run(tmp_path)
     with record_run("small", store), pytest.raises(UserError, match="a run of this recipe is going on"):
         start_run(store, RunSource(str(tmp_path / "small.yaml")), tmp_path)
+
+
+def test_of_two_starts_at_the_same_time_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first has written its record: the second comes while the first process begins."""
+    from hanlin.pipeline.run_record import RunSource
+    from hanlin.web.runs import control
+
+    store, source, refused, starts = make_small_run(tmp_path), RunSource(str(tmp_path / "small.yaml")), [], 0
+
+    def start(*_: Any, **__: Any) -> int:
+        nonlocal starts
+        starts += 1
+        with pytest.raises(UserError, match="a run of this recipe is going on") as error:
+            control.start_run(store, source, tmp_path)
+        refused.append(error)
+        return os.getpid()
+
+    monkeypatch.setattr(control, "start_detached", start)
+    monkeypatch.setattr(control, "_wait_for_record", lambda folder, pid: None)
+    control.start_run(store, source, tmp_path)
+    assert starts == 1 and len(refused) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import filelock
+
 from hanlin.config.recipe_file import read_recipe
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -17,6 +19,7 @@ from hanlin.pipeline.run_record import RunSource, read_run_record
 
 PAGE_LOG = "page.log"
 """What a run that was started from the page prints, in the folder of the run."""
+_START_LOCK = ".start.lock"
 _SHOWN_LOG_BYTES = 20_000
 _SECONDS_TO_BEGIN = 20.0
 """A command takes half a second to begin, on a busy machine ten times as long."""
@@ -39,10 +42,23 @@ def start_run(store: Store, source: RunSource, folder: Path) -> str:
     recipe = read_recipe(Path(source.recipe), source.changes)
     if source.until:
         recipe.until(source.until)
-    record = read_run_record(store.runs / recipe.name)
+    try:  # until its record is there, half a second, nothing else says that a run has been started
+        with filelock.FileLock(store.run_folder(recipe.name) / _START_LOCK, timeout=0):
+            _start(store, source, folder, recipe.name)
+    except filelock.Timeout:
+        raise _going_on(recipe.name) from None
+    return recipe.name
+
+
+def _going_on(name: str) -> UserError:
+    return UserError(tr("a run of this recipe is going on"), name, tr("stop it first, or wait"))
+
+
+def _start(store: Store, source: RunSource, folder: Path, name: str) -> None:
+    record = read_run_record(store.runs / name)
     if record is not None and record.is_alive():
-        raise UserError(tr("a run of this recipe is going on"), recipe.name, tr("stop it first, or wait"))
-    log = store.run_folder(recipe.name) / PAGE_LOG
+        raise _going_on(name)
+    log = store.run_folder(name) / PAGE_LOG
     if log.is_symlink():
         log.unlink()
     log.write_bytes(b"")
@@ -50,8 +66,7 @@ def start_run(store: Store, source: RunSource, folder: Path) -> str:
     until = ["--until", source.until] if source.until else []
     command = python_command("-m", "hanlin", "run", str(Path(source.recipe).absolute()), *changes, *until)
     pid = start_detached([*command, "--home", str(store.home.absolute())], log.absolute(), folder=folder)
-    _wait_for_record(store.runs / recipe.name, pid)
-    return recipe.name
+    _wait_for_record(store.runs / name, pid)
 
 
 def _wait_for_record(folder: Path, pid: int) -> None:
