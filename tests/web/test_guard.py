@@ -118,6 +118,22 @@ def test_a_session_is_ended_and_its_cookie_opens_nothing_more(tmp_path: Path) ->
     assert "Log out" not in client.get("/ui/login").text
 
 
+def test_two_servers_of_one_machine_keep_their_sessions_apart(tmp_path: Path) -> None:
+    """Browsers keep one jar for all ports of a host."""
+    jar: dict[str, str] = {}
+    clients = []
+    for port in (8080, 8081):
+        app, frame = make_app(tmp_path, policy=AccessPolicy(api_keys=("secret",)), address=f"http://127.0.0.1:{port}")
+        headers = {"x-hanlin-page": frame.page_token, "authorization": "Bearer secret"}
+        client = TestClient(app, base_url=f"http://127.0.0.1:{port}", follow_redirects=False)
+        assert client.post("/ui/login", headers=headers).status_code == 204
+        jar |= dict(client.cookies)
+        clients.append(client)
+    for client in clients:
+        client.cookies.update(jar)
+        assert client.get("/ui/chat").status_code == 200
+
+
 @pytest.mark.parametrize("foreign", ['prefs={"a": 1}', "x=a b c", "名=值", "a[b]=1", "alone", "made=Mon, 1 (GMT+8)"])
 def test_cookies_of_other_servers_of_the_machine_end_no_session(foreign: str, tmp_path: Path) -> None:
     """Browsers send the cookies of all ports together, in the order in which they were set."""

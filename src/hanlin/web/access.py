@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import secrets
@@ -14,7 +15,17 @@ PAGE_TOKEN_HEADER = "x-hanlin-page"
 """Carried by every request that changes something. A page of another origin can neither read the token nor send it."""
 START_TOKEN_HEADER = "x-hanlin-start"
 SESSION_COOKIE = "hanlin_session"
+"""The beginning of the cookie's name, see `name_session_cookie`."""
 _MAX_SESSIONS = 1000
+
+
+def name_session_cookie(url: str) -> str:
+    """The name of the cookie of the server at an address.
+
+    Browsers keep one jar for all ports of a host: with one name, signing in to a second server ended the session of the
+    first.
+    """
+    return f"{SESSION_COOKIE}_{hashlib.sha256(url.encode()).hexdigest()[:8]}" if url else SESSION_COOKIE
 
 
 class Sessions:

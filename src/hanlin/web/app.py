@@ -41,12 +41,11 @@ from starlette.staticfiles import StaticFiles
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import mark, tr, use_language
 from hanlin.serve.errors import ApiError, to_api_error
-from hanlin.web.access import SESSION_COOKIE
 from hanlin.web.chat import routes as chat_routes
 from hanlin.web.data import routes as data_routes
 from hanlin.web.evaluation import routes as evaluation_routes
 from hanlin.web.frame import Frame, View
-from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal
+from hanlin.web.guard import UiGuard, add_security_headers, is_page_path, make_refusal, read_cookies
 from hanlin.web.inside import NotInsideError
 from hanlin.web.recipes import routes as recipes_routes
 from hanlin.web.runs import routes as runs_routes
@@ -104,16 +103,16 @@ def _make_frame_router(frame: Frame) -> APIRouter:
         response = Response(status_code=204)
         is_secure = request.url.scheme == "https"
         response.set_cookie(
-            SESSION_COOKIE, frame.sessions.create(key), httponly=True, samesite="strict", secure=is_secure
+            frame.session_cookie, frame.sessions.create(key), httponly=True, samesite="strict", secure=is_secure
         )
         return response
 
     @router.post("/ui/logout")
     async def log_out(request: Request) -> Response:
         """End the session, so that the key is asked for again."""
-        frame.sessions.end(request.cookies.get(SESSION_COOKIE))
+        frame.sessions.end(read_cookies(request.headers.get("cookie")).get(frame.session_cookie))
         response = Response(status_code=204)
-        response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
+        response.delete_cookie(frame.session_cookie, httponly=True, samesite="strict")
         return response
 
     return router

@@ -21,7 +21,7 @@ from hanlin.core.version import __version__
 from hanlin.serve.auth import AccessPolicy
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import ModelRegistry
-from hanlin.web.access import START_TOKEN_HEADER, Sessions, dump_for_html, equal_secrets
+from hanlin.web.access import START_TOKEN_HEADER, Sessions, dump_for_html, equal_secrets, name_session_cookie
 from hanlin.web.texts import LANGUAGE_COOKIE, LOCALE_OF, translate_scripts
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -61,6 +61,7 @@ class Frame:
         start_token: What the terminal printed; what starts work must carry it.
         page_token: What every request that changes something carries, read from the page itself.
         services: Objects that views share, such as the loader of models, by name.
+        address: Where the server is, with the base path; its session cookie is named after it.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Frame:
     sessions: Sessions = field(default_factory=Sessions)
     services: dict[str, Any] = field(default_factory=dict)
     default_language: Language = field(default_factory=language)
+    address: str = ""
     _templates: jinja2.Environment | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +87,11 @@ class Frame:
         folder = self.folder / OWN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def session_cookie(self) -> str:
+        """The name of the cookie that holds a browser's session."""
+        return name_session_cookie(self.address)
 
     def url(self, path: str) -> str:
         """The address of a path such as `/ui/chat`, behind the base path."""

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from hanlin.core.i18n import Language, tr, use_language
 from hanlin.serve.errors import ApiError
 from hanlin.serve.middleware import make_host_error
-from hanlin.web.access import PAGE_TOKEN_HEADER, SESSION_COOKIE, equal_secrets, is_same_origin
+from hanlin.web.access import PAGE_TOKEN_HEADER, equal_secrets, is_same_origin
 from hanlin.web.frame import Frame
 from hanlin.web.texts import LANGUAGE_COOKIE, choose_language
 
@@ -101,7 +101,7 @@ class UiGuard:
         headers = Headers(scope=scope)
         if not self._frame.policy.api_keys or "authorization" in headers or "x-api-key" in headers:
             return scope
-        key = self._frame.sessions.find_key(read_cookies(headers.get("cookie")).get(SESSION_COOKIE))
+        key = self._frame.sessions.find_key(read_cookies(headers.get("cookie")).get(self._frame.session_cookie))
         is_own = is_same_origin(headers) and equal_secrets(headers.get(PAGE_TOKEN_HEADER), self._frame.page_token)
         if key is None or not is_own:
             return scope
@@ -126,7 +126,7 @@ class UiGuard:
             what = tr("the token of the page is missing or old: reload the page")
             return make_refusal(ApiError(403, what, code="page_token"))
         owner = policy.match_key(headers.get("authorization"), headers.get("x-api-key"))
-        owner = owner or self._frame.sessions.find_key(cookies.get(SESSION_COOKIE)) or ""
+        owner = owner or self._frame.sessions.find_key(cookies.get(self._frame.session_cookie)) or ""
         scope.setdefault("state", {})["owner"] = owner
         if policy.api_keys and not owner and path != _LOGIN and not path.startswith(_STATIC):
             if not changes and "text/html" in headers.get("accept", ""):

@@ -33,6 +33,7 @@ def extend_with_page(folder: Path, fixed_language: Language | None = None) -> Ca
             extension.base_path,
             fixed_language=fixed_language,
             services={"loader": extension.loader},
+            address=extension.url,
         )
         add_page(extension.app, frame)
         url = f"{extension.url}/ui/#token={frame.start_token}"

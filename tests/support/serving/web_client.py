@@ -24,12 +24,13 @@ def make_app(
     models: Sequence[ServedModel] = (),
     policy: AccessPolicy | None = None,
     base_path: str = "",
+    address: str = "",
     **services: Any,
 ) -> tuple[FastAPI, Frame]:
     """The application of `hanlin ui` and what its views get."""
     access, registry = policy or AccessPolicy(), ModelRegistry(models)
     app = create_app(registry, access, base_path=base_path)
-    frame = Frame(folder, access, registry, base_path, services=services)
+    frame = Frame(folder, access, registry, base_path, services=services, address=address)
     add_page(app, frame)
     return app, frame
 
