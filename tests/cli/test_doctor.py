@@ -182,6 +182,15 @@ def test_a_proxy_is_told_without_its_password_and_used(monkeypatch: pytest.Monke
         assert check.state == "fails" and "refused" in check.found and "secret" not in check.found
 
 
+def test_a_word_that_is_no_way_to_start_processes_is_told_with_all_other_checks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HANLIN_START", "foo")
+    result = CliRunner().invoke(hanlin, ["doctor", "--json"])
+    (wrong,) = [row for row in json.loads(result.stdout) if "HANLIN_START" in row["found"]]
+    assert result.exit_code == 1 and wrong["state"] == "fails" and wrong["hint"] == "fork or spawn"
+
+
 def test_how_processes_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine._processes().found.startswith("fork")
     monkeypatch.setenv("HANLIN_START", "spawn")

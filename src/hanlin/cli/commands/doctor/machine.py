@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 
 from hanlin.cli.commands.doctor.check import Check
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.core.process import available_cores, forks, run_process, total_memory
+from hanlin.core.process import SPAWN_VARIABLE, available_cores, forks, run_process, total_memory
 
 _X86 = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _ARM = ("asimd", "sve", "bf16", "i8mm")
@@ -62,7 +63,13 @@ def _memory() -> Check:
 
 
 def _processes() -> Check:
-    how = tr("fork: stages share the imports of the first") if forks() else tr("spawn: each stage imports torch again")
+    try:
+        is_forking = forks()
+    except UserError as error:
+        return Check("machine", tr("processes"), f"{SPAWN_VARIABLE}: {error.what}", False, error.hint or "")
+    how = (
+        tr("fork: stages share the imports of the first") if is_forking else tr("spawn: each stage imports torch again")
+    )
     return Check("machine", tr("processes"), how, True)
 
 
