@@ -81,6 +81,7 @@ def test_a_command_without_arguments_shows_its_help() -> None:
         (["data", "conver"], "error: hanlin data: there is no command 'conver'\n  hint: did you mean convert?"),
         (["plan", "--untl", "x"], "error: hanlin plan: no option --untl\n  hint: did you mean --until?"),
         (["plan"], "error: hanlin plan: recipe is missing\n  hint: see `hanlin plan --help`"),
+        (["doctor", "--json=3"], "error: hanlin doctor: --json takes no value"),
         (["sft", "--lora.rank"], "error: hanlin sft: --lora.rank needs a value"),
         (["sft", "x"], "error: hanlin sft: 'x' follows no option\n  hint: write --option value"),
         (["serve", "x", "--port", "99999"], "error: hanlin serve, --port: not accepted: "),
@@ -89,6 +90,18 @@ def test_a_command_without_arguments_shows_its_help() -> None:
 def test_what_is_typed_wrong_is_told_in_one_sentence(words: list[str], sentence: str) -> None:
     done = hanlin(*words)
     assert done.returncode == 2 and done.stderr.startswith(sentence), done.stderr
+
+
+def test_what_is_typed_wrong_is_told_in_chinese_without_a_word_of_english() -> None:
+    for words, sentence in (
+        (["serve", "x", "--port", "abc"], "错误：hanlin serve, --port: 取值无效：须为整数\n"),
+        (["serve", "x", "--port", "99999"], "错误：hanlin serve, --port: 取值无效：须不大于 65535\n"),
+        (["doctor", "--json=3"], "错误：hanlin doctor: --json 不接受取值\n"),
+    ):
+        assert hanlin(*words, language="zh").stderr == sentence
+    shown = hanlin("ui", "--help", language="zh").stdout
+    assert "hanlin ui [选项] [folder]" in shown and "[默认：8080; 0<=x<=65535]" in shown
+    assert not any(word in shown for word in ("OPTIONS", "default", "required", "env var"))
 
 
 def test_a_command_may_be_typed_with_underscores() -> None:

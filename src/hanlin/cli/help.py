@@ -97,13 +97,34 @@ class Formatter(typer.Context.formatter_class):  # type: ignore[valid-type, misc
         if self.width - self.current_indent - column < NARROWEST // 2:
             column = 2 * col_spacing  # a narrow terminal: descriptions go below their options
         for first, second in rows:
-            lines = wrap_cells(second, self.width - self.current_indent - column)
+            lines = wrap_cells(_translate_notes(second), self.width - self.current_indent - column)
             if cell_width(first) + col_spacing > column:
                 self.write(f"{indent}{first}\n")
             else:
                 self.write(f"{indent}{first}{' ' * (column - cell_width(first))}{lines.pop(0)}".rstrip() + "\n")
             for line in lines:
                 self.write(f"{indent}{' ' * column}{line}".rstrip() + "\n")
+
+
+_NOTES = re.compile(r"(?P<help>.*)(?P<gap>^|  )\[(?P<notes>.*)\]", re.DOTALL | re.MULTILINE)
+"""Click's notes after a description: `  [env var: HANLIN_HOME; default: .; required]`."""
+
+
+def _translate_notes(text: str) -> str:
+    """A description with Click's notes in the reader's language."""
+    match = _NOTES.fullmatch(text)
+    if match is None:
+        return text
+    notes = [_translate_note(*note.partition(": ")) for note in match["notes"].split("; ")]
+    return f"{match['help']}{match['gap']}[{'; '.join(notes)}]"
+
+
+def _translate_note(name: str, colon: str, value: str) -> str:
+    if name == "default" and colon:
+        return tr("default: {default}", default=value)
+    if name == "env var" and colon:
+        return tr("environment variable: {name}", name=value)
+    return tr("required") if name == "required" and not colon else f"{name}{colon}{value}"
 
 
 class _Context(typer.Context):
@@ -120,6 +141,11 @@ class _TranslatedHelp:
         if option is not None:
             option.help = tr("show this page")
         return option
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        pieces: list[str] = super().collect_usage_pieces(ctx)  # type: ignore[misc]
+        words = {"[OPTIONS]": tr("[OPTIONS]"), "COMMAND [ARGS]...": tr("COMMAND [ARGS]...")}
+        return [words.get(piece, piece) for piece in pieces]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and self.no_args_is_help:
@@ -250,6 +276,8 @@ def usage_error(error: typer.TyperException) -> UserError:
         near = difflib.get_close_matches(option.lstrip("-"), options, n=1)
         hint = tr("did you mean {near}?", near=options[near[0]]) if near else tr("see `{where} --help`", where=where)
         return UserError(tr("no option {option}", option=option), where, hint)
+    if name == "BadOptionUsage" and error.message.endswith("does not take a value."):
+        return UserError(tr("{option} takes no value", option=option), where)
     if name == "BadOptionUsage":
         return UserError(tr("{option} needs a value", option=option), where)
     param = getattr(error, "param", None)
@@ -259,4 +287,14 @@ def usage_error(error: typer.TyperException) -> UserError:
     if name == "MissingParameter":
         hint = tr("see `{where} --help`", where=where)
         return UserError(tr("{label} is missing", label=label), where, hint)
-    return UserError(tr("not accepted: {value}", value=error.message), f"{where}, {label}")
+    return UserError(tr("not accepted: {value}", value=_describe_value(error)), f"{where}, {label}")
+
+
+def _describe_value(error: typer.TyperException) -> str:
+    """What Typer says of a value; what pydantic said to it, in the reader's language."""
+    errors = getattr(error.__cause__, "errors", None)
+    if errors is None:
+        return error.message
+    from hanlin.config.validation import describe_problem
+
+    return describe_problem(errors()[0])

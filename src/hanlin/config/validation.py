@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -67,15 +67,7 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
         hint = tr("see {page} for its values", page=page)
         if first["type"] == "missing":
             raise UserError(tr("{owner} needs '{name}'", owner=owner, name=name), at, hint) from error
-        problem = first["msg"].removeprefix("Value error, ")
-        if first["type"] in _MESSAGES:
-            values = dict(first.get("ctx", {}))
-            if "expected" in values:
-                *others, last = values["expected"].split(" or ")
-                values["expected"] = (
-                    tr("{choices} or {last}", choices=" or ".join(others), last=last) if others else last
-                )
-            problem = tr(_MESSAGES[first["type"]], **values)
+        problem = describe_problem(first)
         raise UserError(
             tr(
                 "{owner}: {name}={value!r} is not accepted: {problem}",
@@ -89,6 +81,17 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
             at,
             hint,
         ) from error
+
+
+def describe_problem(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, in the reader's language: an item of `ValidationError.errors()` as a sentence."""
+    if error["type"] not in _MESSAGES:
+        return str(error["msg"]).removeprefix("Value error, ")
+    values = dict(error.get("ctx", {}))
+    if "expected" in values:
+        *others, last = values["expected"].split(" or ")
+        values["expected"] = tr("{choices} or {last}", choices=" or ".join(others), last=last) if others else last
+    return tr(_MESSAGES[error["type"]], **values)
 
 
 def _check_encodable(row: Any, where: Any, owner: str) -> None:
