@@ -155,6 +155,18 @@ def test_what_does_not_fit_is_refused_before_the_data_is_read(
         trained(sft(lora=lora, init_from="a"), "f", first)
 
 
+def test_an_adapter_that_holds_weights_of_its_base_is_not_trained_further_without_them(trained: Callable) -> None:
+    """PEFT writes them into the base in memory; the adapter that is saved would belong to a base that is nowhere."""
+    lora = {"rank": 2, "alpha": 8}
+    first = trained(sft(lora=LoraSettings(**lora, modules_to_save=("lm_head",)), steps=1))
+    with pytest.raises(UserError, match=r"modules_to_save: \[lm_head\]"):
+        trained(sft(lora=LoraSettings(**lora), init_from="a"), "b", first)
+    config = json.loads((first / "adapter_config.json").read_text(encoding="utf-8"))
+    (first / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": None}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"1 of the adapter's \d+ tensors do not exist"):
+        trained(sft(lora=LoraSettings(**lora), init_from="a"), "c", first)
+
+
 def test_settings_that_contradict_it_are_refused() -> None:
     with pytest.raises(ValueError, match="set lora"):
         sft(init_from="a")

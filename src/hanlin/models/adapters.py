@@ -302,13 +302,17 @@ def set_adapter_weights(model: PeftModel, folder: Path) -> None:
     files = check_adapter_folder(folder)
     weights = _load_weights(folder)
     current = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # PEFT would write these into the base, which the adapter that is saved in the end then does not fit
+    of_base = [name for name in weights if name not in current]
+    hint = tr("set lora, trainable_tokens, train_last_layers and train_blocks as they were for this adapter")
+    if of_base:
+        raise misplaced_tensors_error(files, of_base, [], hint)
     rows = {token_id: index for index, token_id in enumerate(read_token_ids(model.peft_config["default"].to_dict()))}
     index = torch.tensor([rows[token_id] for token_id in read_token_ids(files.config)], dtype=torch.long)
     for name, tensor in weights.items():
         if name.endswith(".trainable_tokens_delta") and name in current:
             before = current[name].detach().cpu()
             weights[name] = before.index_copy(0, index, tensor.to(before.dtype))
-    hint = tr("set lora, trainable_tokens, train_last_layers and train_blocks as they were for this adapter")
     with _suppress_library_warnings():
         try:
             outcome: Any = set_peft_model_state_dict(model, weights)
@@ -343,9 +347,13 @@ def check_init_adapter(folder: Path, lora: LoraSettings, base: ModelFiles, train
         "rslora": bool(config.get("use_rslora")),
         "dora": bool(config.get("use_dora")),
         "targets": targets,
+        "modules_to_save": sorted({name.rpartition(".")[2] for name in config.get("modules_to_save") or ()}),
         **({"router": _adapts_router(config)} if config.get("target_parameters") else {}),
     }
-    actual = lora.model_dump() | {"targets": sorted(lora.targets)}
+    actual = lora.model_dump() | {
+        "targets": sorted(lora.targets),
+        "modules_to_save": sorted(lora.modules_to_save),
+    }
     differing = {name: value for name, value in expected.items() if value is not None and value != actual[name]}
     if differing:
         values = ", ".join(
