@@ -56,6 +56,21 @@ def test_rotary_settings_and_sizes_stay(tiny_tokenizer: Path, tmp_path: Path) ->
     assert metrics["parameters"]["before"] < metrics["parameters"]["active"] < metrics["parameters"]["after"]
 
 
+@pytest.mark.parametrize("left_out", ["rms_norm_eps", "rope_parameters", "num_key_value_heads"])
+def test_a_number_that_the_dense_model_leaves_out_is_what_it_means_there(
+    left_out: str, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    """The first Llamas leave them out; transformers takes other numbers for them in a Mixtral."""
+    tokenizer = Tokenizer.load(tiny_tokenizer)
+    usual = {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
+    model = tiny_llama(tmp_path / "m", tokenizer, seed=3, num_key_value_heads=4, **usual)
+    tokenizer.save(model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    del config[left_out]
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert upcycle(model, tmp_path / "out")["max_abs_difference"] < 1e-5
+
+
 def test_the_seed_decides_the_routers_and_nothing_else(tiny_model: Path) -> None:
     base = check_model_folder(tiny_model)
     one, same, other = (experts.upcycle_weights(settings_of(), base, seed) for seed in (1, 1, 2))

@@ -23,7 +23,9 @@ from hanlin.core.i18n import tr
 from hanlin.models.dtypes import exact_dtype, torch_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.config import read_number
 from hanlin.models.folder.layout import CONFIG, MOE_ARCHITECTURES, ModelFiles
+from hanlin.models.folder.rope import read_rope, write_rope
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits, render_prompts
@@ -103,6 +105,9 @@ def _check_dense(base: ModelFiles) -> None:
 def expert_config(settings: UpcycleExperts, config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the model of experts; dimensions and rotary settings stay."""
     kept = {name: value for name, value in config.items() if name not in _ABSENT}
+    kept = write_rope(kept, read_rope(config))  # what is left out means other numbers in a Mixtral
+    kept["rms_norm_eps"] = read_number(config, "rms_norm_eps")
+    kept["num_key_value_heads"] = config.get("num_key_value_heads") or config["num_attention_heads"]
     ((model_type, architecture),) = MOE_ARCHITECTURES.items()
     return {
         **kept,
