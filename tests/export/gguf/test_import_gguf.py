@@ -130,6 +130,24 @@ def test_rotary_settings_come_back(make_model: Make, tmp_path: Path, rope: dict[
 
 
 @pytest.mark.parametrize(
+    ("keys", "factor"),
+    [
+        ({"scaling.factor": 4.0}, 4.0),
+        ({"scale_linear": 4.0}, 4.0),
+        ({"scaling.type": "linear", "scale_linear": 4.0}, 4.0),
+        ({"scaling.type": "none", "scaling.factor": 4.0}, 1.0),
+    ],
+    ids=["no_type", "older", "type_and_older", "none"],
+)
+def test_a_scaling_that_older_files_name_by_half_is_what_llama_cpp_makes_of_it(
+    plain_file: Path, tmp_path: Path, keys: dict[str, Any], factor: float
+) -> None:
+    file = rewrite(plain_file, tmp_path / "old.gguf", {f"llama.rope.{name}": value for name, value in keys.items()})
+    assert open_gguf(file).description["rope_parameters"].get("factor", 1.0) == factor
+    assert run(file, tmp_path / "model")["relative_difference"] < 1e-4
+
+
+@pytest.mark.parametrize(
     "changes",
     [{"tie_word_embeddings": True, "more_rows": 3}, {"attention_bias": True, "mlp_bias": True}, {"head_dim": 32}],
 )

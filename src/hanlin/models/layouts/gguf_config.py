@@ -179,11 +179,11 @@ class _Values:
 def _scaling(values: _Values) -> dict[str, Any]:
     """The rotary scaling that metadata name: linear or YaRN (Peng et al. 2023, arXiv:2309.00071)."""
     kind = values.get("rope.scaling.type")
-    if kind in (None, "none"):
-        linear = values.get("rope.scale_linear")
-        return {"rope_type": "default"} if linear in (None, 1) else _linear(values.number("rope.scale_linear"))
-    factor = values.number("rope.scaling.factor", 1.0)
-    if kind == "linear":
+    if kind == "none":
+        return {"rope_type": "default"}
+    older = values.number("rope.scale_linear", 1.0)  # the key before `rope.scaling.factor`, when there was one type
+    factor = values.number("rope.scaling.factor", older)
+    if kind in (None, "linear"):
         return _linear(factor)
     if kind != "yarn":
         raise values.wrong("rope.scaling.type", kind)
