@@ -234,6 +234,7 @@ def test_who_is_told_to_wait_waits_as_long(server: HubServer, hub: str) -> None:
         ({"ratelimit": '"api";r=9;t=55'}, None),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "²"}, None),
         ({}, None),
     ],
 )

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -193,6 +194,46 @@ def test_one_commit_shows_all_files_and_drops_weights_of_another_model(package: 
     assert hub.files.keys() == {"README.md", "model-Q8_0.gguf", ".gitattributes"}
     assert hub.files["model-Q8_0.gguf"] == (package / "model-Q8_0.gguf").read_bytes()
     assert sum("/commit/" in path for path in hub.asked) == 1
+
+
+class ModelScope:
+    """As much of ModelScope's library as an upload calls, over files in memory."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    commits: ClassVar[list[str]] = []
+
+    def repo_exists(self, name: str, kind: str) -> bool:
+        return True
+
+    def list_repo_files(self, name: str, kind: str) -> list[Any]:
+        return [SimpleNamespace(path=path, size=len(data)) for path, data in self.files.items()]
+
+    def upload_folder(self, name: str, kind: str, folder: Path, *, ignore_patterns: list[str], **_: Any) -> None:
+        for file in folder.iterdir():
+            if file.name not in ignore_patterns:
+                self.files[file.name] = file.read_bytes()
+        self.commits.append("folder")
+
+    def upload_file(self, name: str, kind: str, file: Path, *, path_in_repo: str, **_: Any) -> None:
+        self.files[path_in_repo] = file.read_bytes()
+        self.commits.append(path_in_repo)
+
+    def delete_files(self, name: str, kind: str, paths: list[str], **_: Any) -> dict[str, Any]:
+        for path in paths:
+            del self.files[path]
+        self.commits.append("delete")
+        return {"deleted_files": paths, "failed_files": []}
+
+
+def test_an_upload_to_modelscope_drops_weights_of_another_model_too(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What loads a model takes `model.safetensors` before an index of shards: the old one would be loaded."""
+    monkeypatch.setattr(pytest.importorskip("modelscope_hub.api"), "HubApi", ModelScope)
+    ModelScope.files, ModelScope.commits = {"model.safetensors": b"old", "notes.md": b"x"}, []
+    upload(package, list_upload_files(package), parse_hub_name("ms:o/m"), private=True, log=lambda text: None)
+    assert ModelScope.files.keys() == {"README.md", "model-Q8_0.gguf", "notes.md"}
+    assert ModelScope.commits == ["folder", "model-Q8_0.gguf", "delete"]
 
 
 def test_a_hub_that_does_not_answer_is_said_in_one_sentence(package: Path, hub: type[Hub], monkeypatch: Any) -> None:

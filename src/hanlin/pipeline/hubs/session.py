@@ -279,7 +279,7 @@ class Patience:
 def _wait_of(headers: Mapping[str, str]) -> float | None:
     """The seconds that `Retry-After` (a number or a date) or Hugging Face's `RateLimit` header asks to wait."""
     text = headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():  # `²` is a digit too, and no number
         return float(text[:9])
     try:
         moment = email.utils.parsedate_to_datetime(text) if text else None

@@ -173,7 +173,9 @@ def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, priva
 
 
 def _to_modelscope(folder: Path, items: Sequence[UploadFile], name: str, private: bool, log: Log) -> str:
-    """Its library commits a large folder in parts, so the file without which nothing loads is uploaded last."""
+    """Its library commits a large folder in parts, so the file without which nothing loads is uploaded last; then
+    weights in the repository that do not belong to this model are deleted.
+    """
     if importlib.util.find_spec("modelscope_hub") is None:
         hint = tr("pip install 'hanlin[modelscope]'")
         raise UserError(tr("modelscope-hub is not installed"), f"ms:{name}", hint, "missing_package")
@@ -181,12 +183,22 @@ def _to_modelscope(folder: Path, items: Sequence[UploadFile], name: str, private
 
     _keep_cookies_home()
     api = HubApi()
-    if not api.repo_exists(name, "model"):
+    old: list[str] = []
+    if api.repo_exists(name, "model"):
+        there = [file.path for file in api.list_repo_files(name, "model")]
+        old = [path for path in there if path.endswith(_WEIGHTS) and path not in {item.path for item in items}]
+    else:
         api.create_repo(name, "model", visibility="private" if private else "public")
     last = next((item.path for item in items if item.path.endswith(CONFIG)), items[-1].path)
     log(tr("{count} files, {last} last", count=len(items), last=last))
+    if old:
+        log(tr("{count} files, {old_count} old weight files to delete", count=len(items), old_count=len(old)))
     api.upload_folder(name, "model", folder, ignore_patterns=[last, MANIFEST], commit_message=f"{len(items) - 1} files")
     api.upload_file(name, "model", folder / last, path_in_repo=last, commit_message=last)
+    if old:  # a model in one file would be loaded in place of the shards that are new
+        outcome = api.delete_files(name, "model", old, commit_message=f"{len(old)} old weight files")
+        if failed := outcome.get("failed_files"):
+            raise RuntimeError(f"{len(failed)} old weight files could not be deleted: {failed[0]}")
     _check_arrived({file.path: file.size for file in api.list_repo_files(name, "model")}, items)
     return f"ms:{name}"
 
