@@ -109,6 +109,13 @@ def serve(
     options: dict[str, Any] = {"context_length": context_length} if context_length else {}
     if threads:
         options["threads"] = threads
+    running = next((server for server in (*llama_server, *vllm) if "://" in server), "")
+    counts = {"--threads": threads, "--replicas": replicas - 1, "--tensor-parallel": tensor_parallel - 1,
+              "--pipeline-parallel": pipeline_parallel - 1, "--": len(arguments)}  # fmt: skip
+    if running and (idle := [option for option, count in counts.items() if count]):
+        what = tr("{option} is for a program that is started here, and {server} runs already", option=idle[0],
+                  server=running)  # fmt: skip
+        raise UserError(what, idle[0], tr("set it where that was started, or leave it out"), "usage")
     if chosen in ("llama_server", "vllm"):
         options |= {"at": llama_server or ["llama-server"]} if chosen == "llama_server" else {"at": vllm}
         options |= {"arguments": arguments}
