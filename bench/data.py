@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("--pipeline", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if min(arguments.megabytes, arguments.share) <= 0 or arguments.rounds < 1:
+        parser.error("--megabytes, --share and --rounds must be positive")
     if arguments.pipeline:
         return run_hanlin(*arguments.folders)
     rng = random.Random(7)

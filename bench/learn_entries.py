@@ -9,6 +9,7 @@ and of the processor, and the entries that were learned.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -33,11 +34,18 @@ def first_texts(file: Path, size: int) -> list[str]:
 
 
 def main() -> None:
-    folder, file = (Path(name) for name in sys.argv[1:3])
-    entries = int(sys.argv[3]) if len(sys.argv) > 3 else 8000
-    megabytes = int(sys.argv[4]) if len(sys.argv) > 4 else 20
-    tokenizer = Tokenizer.load(folder)
-    texts = first_texts(file, megabytes * 1_000_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("entries", type=int, nargs="?", default=8000)
+    parser.add_argument("megabytes", type=int, nargs="?", default=20)
+    arguments = parser.parse_args()
+    entries, megabytes = arguments.entries, arguments.megabytes
+    for path in (arguments.tokenizer, arguments.text):
+        if not path.exists():
+            parser.error(f"{path} does not exist")
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    texts = first_texts(arguments.text, megabytes * 1_000_000)
     started, used = time.monotonic(), time.process_time()
     extension = extend_tokenizer(tokenizer, texts, entries)
     row = {

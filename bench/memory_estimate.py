@@ -155,6 +155,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     arguments = parser.parse_args()
     chosen = arguments.cases
+    if unknown := sorted(set(chosen) - set(CASES)):
+        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
     left_out = NEEDS_BITSANDBYTES if importlib.util.find_spec("bitsandbytes") is None else set()
     errors: dict[str, float] = {}
     columns = [*PARTS, "predicted", "measured", "error"]
@@ -171,6 +173,8 @@ def main() -> None:
             row = [f"{memory.parts[part] / 1e9:.2f}" for part in PARTS]
             row += [f"{memory.peak / 1e9:.2f}", f"{measured / 1e9:.2f}", f"{errors[name]:+.1%}"]
             print(f"| {kind} {size}, {name} | " + " | ".join(row) + " |", flush=True)
+    if not errors:
+        parser.error(f"all of these are left out, since they need bitsandbytes: {', '.join(chosen)}")
     worst = max(errors.values(), key=abs)
     result = {
         "precision": arguments.precision,

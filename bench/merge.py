@@ -117,6 +117,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--merge", type=Path, nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.gigabytes <= 0 or chosen.rounds < 1 or chosen.threads < 0:
+        parser.error("--gigabytes and --rounds must be positive, and --threads not negative")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     if chosen.merge:

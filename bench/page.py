@@ -228,6 +228,9 @@ def main() -> None:
     home = arguments[0] or os.environ.get("HANLIN_HOME")
     named = arguments[1] or os.environ.get("HANLIN_MODEL")
     model = Path(named).resolve() if named else None
+    for path in filter(None, (home, named)):
+        if not Path(path).exists():
+            sys.exit(f"{path} does not exist")
     result: dict[str, Any] = {"bench": "page", "load_before": os.getloadavg()[0], "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as empty, open_browser() as page:
         folder = Path(home).resolve() if home else Path(empty)
