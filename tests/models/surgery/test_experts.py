@@ -62,7 +62,7 @@ def test_a_number_that_the_dense_model_leaves_out_is_what_it_means_there(
 ) -> None:
     """The first Llamas leave them out; transformers takes other numbers for them in a Mixtral."""
     tokenizer = Tokenizer.load(tiny_tokenizer)
-    usual = {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
+    usual: dict[str, Any] = {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
     model = tiny_llama(tmp_path / "m", tokenizer, seed=3, num_key_value_heads=4, **usual)
     tokenizer.save(model)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
