@@ -119,6 +119,17 @@ def test_an_adapter_is_computed_as_peft_does(lora: LoraSettings, tmp_path: Path)
     assert_equals_reference(model, tmp_path)
 
 
+def test_the_row_of_a_token_that_a_folder_names_as_padding_is_trained(tmp_path: Path) -> None:
+    """Many folders name the end of a turn: torch would leave its row out of the gradient, wherever it occurs."""
+    model = small_model(pad_token_id=76)
+    data = rows(tmp_path)
+    batch = data.collate(range(len(data.samples)))
+    assert (batch.input_ids == 76).any()
+    TrainModel(model, CPU, "float32").loss_sum(batch).backward()
+    gradient = model.model.embed_tokens.weight.grad
+    assert gradient is not None and gradient[76].any()
+
+
 def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) -> None:
     batch = rows(tmp_path).collate([0])
     model = attach_lora(small_model(), LoraSettings(rank=4, dropout=0.5), seed=1)

@@ -31,12 +31,15 @@ class Head(Protocol):
 
 
 class Embeddings:
-    """The embedding table [vocab_size, hidden_size]; trained rows, if any, replace those of the table."""
+    """The embedding table [vocab_size, hidden_size]; trained rows, if any, replace those of the table.
+
+    No row is left out as that of padding, as in torch: padding here is a document of its own that nothing is learned
+    from, and in many folders `pad_token_id` is the token that ends a turn, whose row would never be trained.
+    """
 
     def __init__(
         self,
         weight: torch.Tensor,
-        padding_idx: int | None,
         token_ids: Sequence[int] = (),
         trained_rows: nn.Parameter | None = None,
     ) -> None:
@@ -44,18 +47,17 @@ class Embeddings:
 
         Args:
             weight: [vocab_size, hidden_size].
-            padding_idx: The id whose row gets no gradient.
             token_ids: The ids whose rows are trained on their own.
             trained_rows: These rows, [len(token_ids), hidden_size].
         """
-        self.weight, self.padding_idx, self.trained_rows = weight, padding_idx, trained_rows
+        self.weight, self.trained_rows = weight, trained_rows
         self._row_of_id = torch.full((len(weight),), -1, device=weight.device)
         if trained_rows is not None:
             self._row_of_id[list(token_ids)] = torch.arange(len(token_ids), device=weight.device)
 
     def lookup(self, token_ids: torch.Tensor) -> torch.Tensor:
         """The embeddings of `token_ids` [tokens], float32 [tokens, hidden_size]."""
-        embedded = functional.embedding(token_ids, self.weight, self.padding_idx).float()
+        embedded = functional.embedding(token_ids, self.weight).float()
         if self.trained_rows is None:
             return embedded
         rows = self._row_of_id[token_ids]

@@ -386,10 +386,10 @@ def _embeddings(module: nn.Module) -> Embeddings:
     rows = get_trainable_tokens_layer(module)
     if rows is None:
         table = _unwrap(module)
-        return Embeddings(table.weight, table.padding_idx)
+        return Embeddings(table.weight)
     base = cast(nn.Embedding, rows.get_base_layer())
     (name,) = rows.active_adapters
-    return Embeddings(base.weight, base.padding_idx, rows.token_indices[name], rows.trainable_tokens_delta[name])
+    return Embeddings(base.weight, rows.token_indices[name], rows.trainable_tokens_delta[name])
 
 
 def _head(module: nn.Module) -> Head:
