@@ -25,8 +25,28 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xd8\xff", mark("a picture"), ""),
     (b"GGUF", mark("a GGUF model"), ""),
 )
+_POINTERS = (
+    (b"version https://git-lfs.github.com/spec/", mark("a pointer of Git LFS"), "git lfs pull"),
+    (b"/annex/objects/", mark("a pointer of git-annex"), "git annex get ."),
+)
+_PAGES = (b"<!doctype html", b"<html")
+_DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".jl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+_HEAD_BYTES = 1024
 _ZIP_PARTS = (("xl/", _WORKBOOK), ("word/", _TEXT_DOCUMENT), ("content.xml", _TEXT_DOCUMENT))
 _TAR_MARK = slice(257, 262)
+
+
+def refuse_stand_in(path: Path, suffix: str) -> None:
+    """Raise UserError if a file only stands for the data: a pointer to it, or a web page saved under its name."""
+    with InputFile(path) as input_file:
+        head = next(input_file.chunks(), b"")[:_HEAD_BYTES]
+    for beginning, what, command in _POINTERS:
+        if head.startswith(beginning):
+            hint = tr("the data itself is fetched by {command} in its repository", command=f"`{command}`")
+            raise UserError(tr("it is {what}, which is not read", what=tr(what)), path, hint)
+    if suffix in _DATA_SUFFIXES and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+        hint = tr("it was saved in place of the file: download that one, such as by the link `raw` or `download`")
+        raise UserError(tr("it is {what}, which is not read", what=tr("a web page")), path, hint)
 
 
 def refuse_binary_file(path: Path) -> None:

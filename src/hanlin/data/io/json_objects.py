@@ -13,7 +13,7 @@ from hanlin.data.ledger import Drop
 
 _ROWS_FIELDS = frozenset((
     *("data", "rows", "records", "items", "examples", "samples", "list", "results", "result", "dataset", "entries"),
-    *("train", "test", "valid", "validation", "dev", "train_data", "example", "qa_pairs", "qa", "数据"),
+    *("train", "test", "valid", "validation", "dev", "train_data", "example", "qa_pairs", "qa", "intents", "数据"),
 ))  # fmt: skip
 """Fields that hold the rows of a file, in lower case."""
 _COLUMNS = frozenset((
@@ -342,12 +342,30 @@ def to_rows(value: Any) -> list[dict[str, Any]] | None:
         return None
     keys = list(columns[0])
     if any(list(column) != keys for column in columns[1:]):
-        return None
+        return _name_rows(value) if _holds_dialogues(columns) else None
     if len(value) > 1 and keys == [str(number) for number in range(len(keys))] and len(keys) >= _MIN_ROWS:
         return _join_columns(value, [list(column.values()) for column in columns])
-    if len(value) >= _MIN_ROWS and any(key.lower() in _COLUMNS for key in keys):
-        return [{**({} if "id" in row else {"id": name}), **row} for name, row in value.items()]
+    if len(value) >= _MIN_ROWS and (any(key.lower() in _COLUMNS for key in keys) or _holds_dialogues(columns)):
+        return _name_rows(value)
     return None
+
+
+def _name_rows(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The objects of an object as rows, each with its name as `id` unless it has one."""
+    return [{**({} if "id" in row else {"id": name}), **row} for name, row in value.items()]
+
+
+_DIALOGUES = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
+
+
+def _holds_dialogues(columns: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every one of several objects has a list of what is said in it."""
+    if len(columns) < _MIN_ROWS:
+        return False
+    names = [name for name in columns[0] if name.lower() in _DIALOGUES]
+    return any(isinstance(column.get(name), list) and column[name] for name in names for column in columns[:1]) and all(
+        any(isinstance(column.get(name), list) for name in names) for column in columns
+    )
 
 
 _TABLE_HEADINGS, _TABLE_CELLS = ("columns", "header"), ("data", "rows")

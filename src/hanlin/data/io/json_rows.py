@@ -136,7 +136,29 @@ def read_jsonl_rows(input_file: InputFile, encoding: str, has_lone_cr: bool = Fa
         if not row.value.strip():
             continue
         value = decoder.decode_row(row.value)
-        yield Row(row.line, value, row.value) if isinstance(value, Drop) else Row(row.line, value)
+        if isinstance(value, str):
+            yield from decode_twice(row.line, value)
+        else:
+            yield Row(row.line, value, row.value) if isinstance(value, Drop) else Row(row.line, value)
+
+
+def decode_twice(line: int, text: str) -> Iterator[Row]:
+    """The rows in a text that is JSON itself, as of a program that encodes what is JSON already; else the text alone.
+
+    Args:
+        line: The line that the text is on.
+        text: A row that is a text.
+    """
+    value: Any = text
+    if text.lstrip()[:1] in ("{", "["):
+        decoded = StrictDecoder().decode_row(text)
+        is_row = isinstance(decoded, dict) and bool(decoded)
+        is_list = isinstance(decoded, list) and bool(decoded) and all(isinstance(item, dict) for item in decoded)
+        value = decoded if is_row or is_list else text
+    if isinstance(value, list) and not any("role" in item or "from" in item for item in value):
+        yield from (Row(line, item) for item in value)
+    else:
+        yield Row(line, value)
 
 
 def read_json_rows(path: Path, chunks: Iterator[str], is_list: bool) -> Iterator[Row]:
@@ -180,6 +202,8 @@ def read_values(path: Path, buffer: TextBuffer, decoder: StrictDecoder, closing:
         value, end = read_value(path, buffer, decoder)
         if decoder.errors:
             yield Row(buffer.line_at(buffer.pos), Drop("broken_json", decoder.errors[0]), buffer.text[buffer.pos : end])
+        elif isinstance(value, str):
+            yield from decode_twice(buffer.line_at(buffer.pos), value)
         else:
             yield Row(buffer.line_at(buffer.pos), value)
         buffer.advance(end)

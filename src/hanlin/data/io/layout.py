@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hanlin.data.io.binary_files import refuse_binary_file
+from hanlin.data.io.binary_files import refuse_binary_file, refuse_stand_in
 from hanlin.data.io.encodings import decode_chunks, detect_encoding, read_head, resolve_encoding
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.json_objects import SPLITS, detect_object, read_column_rows, read_split_rows, read_wrapped_rows
@@ -72,6 +72,7 @@ def detect_layout(file: SourceFile) -> Layout:
         UserError: The file cannot be read, or its encoding cannot be told.
     """
     wanted_format = file.settings.format
+    refuse_stand_in(file.path, file.suffix)
     table = _detect_table(file)
     if table:
         return Layout(table, "binary")
@@ -196,6 +197,8 @@ def _detect_container(head: str, suffix: str) -> str:
 
 def _detect_json_container(start: str, suffix: str) -> str:
     line, _, rest = start.partition("\n")
+    if _is_spread_object(start, line):
+        return "json_splits" if _SPLITS.match(start) else "json_objects"
     if _SPLITS.match(start) and not any(map(_is_object, rest.split("\n", 5)[:5])):
         return "json_splits"
     try:
@@ -209,6 +212,20 @@ def _detect_json_container(start: str, suffix: str) -> str:
     if not isinstance(value, list) or rest:
         return "jsonl"
     return "jsonl" if suffix in _JSONL_SUFFIXES and _is_conversation(value) else "json_list"
+
+
+def _is_spread_object(start: str, line: str) -> bool:
+    """Whether a text begins with one object over several lines, of which some may be objects themselves."""
+    if not start.startswith("{") or line.rstrip().endswith("}"):
+        return False
+    text = drop_trailing_commas(start)
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:
+        return is_truncated(error, len(text)) and error.pos > len(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_conversation(row: list[Any]) -> bool:
