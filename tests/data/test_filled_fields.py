@@ -86,7 +86,7 @@ def test_a_source_of_others_is_kept_and_one_of_a_record_said_anew(put: Put, run:
         {"id": "8", "text": TEXT[:-2], "meta": {"note": "长" * 400}},
     ]
     made = run_rows(put, run, rows, Corpus)
-    assert [row.get("meta") for row in made.kept] == [{"source": "维基百科"}, rows[1]["meta"], None]
+    assert [row.get("meta") for row in made.kept] == [{"id": "7", "source": "维基百科"}, rows[1]["meta"], {"id": "8"}]
     assert [row["source"] for row in made.kept] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
     assert made.ledger["unread_fields"] == {"meta.note": 1}
 
@@ -97,7 +97,7 @@ def test_a_source_beside_turns_is_kept_too(put: Put, run: Run, kind: Any) -> Non
     row = {"prompt": [asked], "chosen": answer, "rejected": {**answer, "text": "不知道。"}}
     row = {"messages": [asked, answer]} if kind is Conversations else row
     (kept,) = run_rows(put, run, [{"id": 1, **row, "source": "馆内问答"}], kind).kept
-    assert kept["meta"] == {"source": "馆内问答"}
+    assert kept["meta"] == {"id": 1, "source": "馆内问答"}
     (again,) = run_rows(put, run, [kept], kind).kept
     assert again == kept
 

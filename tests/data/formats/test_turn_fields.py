@@ -324,7 +324,7 @@ def test_fields_that_are_not_carried_are_named() -> None:
     chat = read_chat(
         {"messages": turns, "topic": "图书", "long": "长" * 400, "scores": {"a": 1}, "id": "x", "empty": ""}
     )
-    assert chat.meta == {"topic": "图书"}
+    assert chat.meta == {"topic": "图书", "id": "x"}
     assert chat.unread == ("long", "scores", "turn.lang", "turn.score")
 
 

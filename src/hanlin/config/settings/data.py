@@ -189,7 +189,7 @@ def _roles_of_all() -> Any:
     """The setting that maps roles in all sources."""
     return setting(
         {},
-        "roles of turns in all sources that have names of their own, such as `患者: user, 医生: assistant`",
+        "roles of turns in all sources with names of their own, such as `患者: user, 医生: assistant`; `*`: all others",
         unless_default=True,
     )
 

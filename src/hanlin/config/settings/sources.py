@@ -90,7 +90,7 @@ class Source(Settings):
     )
     roles: dict[str, str] = setting(
         {},
-        "roles of turns in the files that have names of their own, such as `患者: user, 医生: assistant`",
+        "roles of turns in the files with names of their own, such as `患者: user, 医生: assistant`; `*`: all others",
         unless_default=True,
     )
     min_rating: dict[str, float | str] = setting(

@@ -94,6 +94,29 @@ def is_own_record(row: Mapping[str, Any]) -> bool:
     return is_own and _OWN_ID.match(str(record_id)) is not None
 
 
+def find_own_id(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The field of a row's id if it is one of Hanlin's, which the record gets anew; any other goes to `meta`."""
+    return ("id",) if is_own_record(row) else ()
+
+
+def number_to_text(value: Any) -> Any:
+    """A number as the text that a table would hold; any other value, true and false too, as it is."""
+    is_text = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_text or is_number(value) else value
+
+
+def describe_value(name: str, value: Any) -> str:
+    """What a field holds in place of a text, the same in every language: `answer: true`, `answer: object`."""
+    if isinstance(value, bool):
+        return f"{name}: {str(value).lower()}"
+    return f"{name}: {'object' if isinstance(value, dict) else type(value).__name__}"
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value stands for none: null, what tables write for it (NaN), or an empty text, list or object."""
+    return value in (None, "", [], {}) or value != value  # noqa: PLR0124
+
+
 def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
     """Collect the other fields of a row for `meta`: short texts, numbers, booleans and lists of short texts.
 
@@ -131,6 +154,7 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
         if name == "meta" and isinstance(value, dict):
             nested = _collect_nested_texts(value)
             unread += [f"meta.{field}" for field in find_unread_fields(value) if field not in nested]
+            unread += [f"meta.{field}" for field in value if _is_hidden(str(field), value[field], row, used)]
             continue
         fits = _is_short(value) or (_is_text_list(value) and len(value) <= _MAX_META_ITEMS)
         fits = fits and not (name == "label" and isinstance(value, float))
@@ -141,6 +165,13 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
         ):
             unread.append(str(name))
     return tuple(unread)
+
+
+def _is_hidden(name: str, value: Any, row: Mapping[str, Any], used: Sequence[str]) -> bool:
+    """Whether a value in an object `meta` has the name of another one beside the object, which `meta` holds instead."""
+    other = row.get(name)
+    is_carried = name not in used and other not in ("", None) and (_is_short(other) or _is_text_list(other))
+    return is_carried and value != other and (_is_short(value) or _is_text_list(value))
 
 
 _NAMED_FIELDS = frozenset((

@@ -10,7 +10,17 @@ from hanlin.core.records import Message
 from hanlin.data.formats.agents.glaive import is_glaive, read_glaive
 from hanlin.data.formats.agents.moss import is_moss, read_moss
 from hanlin.data.formats.agents.xlam import is_xlam, read_xlam
-from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, is_own_record, strip_turn
+from hanlin.data.formats.base import (
+    Format,
+    collect_meta,
+    describe_value,
+    find_own_id,
+    find_unread_fields,
+    is_nothing,
+    is_own_record,
+    number_to_text,
+    strip_turn,
+)
 from hanlin.data.formats.content.api_shapes import is_turn_list
 from hanlin.data.formats.content.labels import find_wrong_verdict
 from hanlin.data.formats.content.loss_flags import (
@@ -28,6 +38,7 @@ from hanlin.data.formats.content.reasoning import (
     split_reasoning,
 )
 from hanlin.data.formats.content.rendered import read_rendered_prompt
+from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.documents import find_pretraining_text
@@ -96,7 +107,7 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
         return value[ending[0]], (ending[0],)
     prompt = next((name for name in _PROMPT_LISTS if isinstance(value.get(name), list)), None)
     if prompt is None or not value[prompt] or not isinstance(value[prompt][0], dict):
-        logged = next((name for name in _LOG_FIELDS if _is_log(value.get(name))), None)
+        logged = next((name for name in _LOG_FIELDS if _is_log(value.get(name))), None) or _find_only_chat(value)
         return (value[logged], (logged,)) if logged else None
     for name in _COMPLETIONS:
         answer = value.get(name)
@@ -106,6 +117,28 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
             return [*value[prompt], *roles], (prompt, name)
     is_chat = prompt in ("prompt", "input") and any(key in value[prompt][0] for key in ("role", "from"))
     return (value[prompt], (prompt,)) if is_chat else None
+
+
+def _find_only_chat(row: Mapping[str, Any]) -> str | None:
+    """The field of the only list of a whole chat in a row, whatever its name, if no answer stands beside it."""
+    if not any(type(content) is list for content in row.values()):
+        return None
+    names = [name for name in row if is_turn_list(row[name])]
+    if len(names) != 1 or any(name in row for name in _COMPLETIONS):
+        return None
+    words = str(names[0]).lower()
+    if any(word in words for word in _OTHER_CHATS):
+        return None
+    roles = [ROLE_NAMES.get(find_role_name(turn)) for turn in row[names[0]]]
+    is_complete = None not in roles and "user" in roles and roles[-1] == "assistant"
+    return names[0] if is_complete else None
+
+
+_OTHER_CHATS = (
+    *("chosen", "reject", "prefer", "history", "example", "demo", "shot", "positive", "negative", "good", "bad"),
+    *("query", "question", "prompt", "instruction", "input", "context", "chat_messages"),
+)
+"""Parts of names of lists of turns that are a part of a row's chat or pair, not the whole."""
 
 
 def _is_log(value: Any) -> bool:
@@ -220,7 +253,7 @@ def _add_row_reasoning(
 def _own_fields(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, ...]:
     """Fields that say where a row comes from, which the record says anew: its id, and a record's own source."""
     is_record = isinstance(turns[0], dict) and "text" in turns[0] and "role" in turns[0]
-    return ("id", "source") if is_record and is_own_record(row) else ("id",)
+    return ("id", "source") if is_record and is_own_record(row) else find_own_id(row)
 
 
 # --- pairs of question and answer -------------------------------------------------------------------------------------
@@ -274,9 +307,15 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
     messages: list[Message] = []
     unread: dict[str, None] = {}
     for turn in spread[1]:
-        question, answer = turn.get(pair[0]), turn.get(pair[1])
+        question, answer = number_to_text(turn.get(pair[0])), number_to_text(turn.get(pair[1]))
         if not isinstance(question, str) or not isinstance(answer, str):
-            yield Drop("no_answer", f"a turn without {pair[0]} or {pair[1]}")
+            wrong = next(name for name in pair if not isinstance(number_to_text(turn.get(name)), str))
+            is_missing = is_nothing(turn.get(wrong))
+            yield (
+                Drop("no_answer", f"a turn without {pair[0]} or {pair[1]}")
+                if is_missing
+                else Drop("not_text", describe_value(wrong, turn[wrong]))
+            )
             return
         train = read_loss_flag(turn)
         if isinstance(train, Drop):
@@ -293,7 +332,7 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
             if key not in pair and key not in _PAIR_FIELDS and content not in (None, "", [], {}):
                 unread[f"turn.{key}"] = None
     placed, system_field = place_system(row, tuple(messages))
-    used = (*found[1], system_field, spread[0], find_row_tools(row)[0], "id")
+    used = (*found[1], system_field, spread[0], find_row_tools(row)[0], *find_own_id(row))
     yield ParsedChat(
         placed,
         (),

@@ -214,7 +214,7 @@ def _choose_format(
     look_alikes = [] if file.settings.fields else [found for found in map(describe_look_alike, values) if found]
     if 2 * len(look_alikes) > len(values):
         raise UserError(look_alikes[0][0], f"{file.path}:{rows[0].line}", look_alikes[0][1])
-    for value in values:
+    for value in leave_out_texts(values):
         for candidate in formats:
             if candidate.recognize(value):
                 return candidate
@@ -226,6 +226,11 @@ def _choose_format(
     for stage, formats_of_stage in other_formats().items():
         if any(candidate.recognize(value) for value in values for candidate in formats_of_stage):
             hint = tr("it looks like data for the stage `{stage}`", stage=stage)
+            break
+    else:
+        nested = describe_nested(values[0], depth=1) if len(values) == 1 else None
+        if nested is not None:
+            raise UserError(nested[0], f"{file.path}:{rows[0].line}", nested[1])
     location = f"{file.path}:{rows[0].line}"
     field, rendering = next(filter(None, map(find_rendered_field, values)), ("", ""))
     if rendering and any(candidate.name == "tagged_text" for candidate in formats):
@@ -240,6 +245,12 @@ def _choose_format(
     content = _describe_row(values[0])
     message = tr("unknown format: {container} with {content}", container=layout.container, content=content)
     raise UserError(message, location, hint)
+
+
+def leave_out_texts(values: Sequence[Any]) -> Sequence[Any]:
+    """The values of rows that tell a format: bare texts do not, if most of the rows are no texts."""
+    others = [value for value in values if not isinstance(value, str)]
+    return others if 2 * len(others) > len(values) else values
 
 
 def _describe_row(value: Any) -> str:

@@ -136,11 +136,22 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
         yield ParsedText(body, value["meta"] if isinstance(value.get("meta"), dict) else {})
         return
     used: tuple[str, ...] = (name,)
+    answers = _find_answers(value, name, body)
     if isinstance(value[name], list):
         body = "\n".join([*_collect_heading(value), body])
         used = (name, *_TITLE_FIELDS, "author")
-    names = (name, "id") if name == "text" and set(value) <= own_fields else (name,)
-    yield ParsedText(body, collect_meta(value, names), find_unread_fields(value, used))
+    unread = find_unread_fields(value, used)
+    yield ParsedText(body, collect_meta(value, (name,)), (*unread, *(name for name in answers if name not in unread)))
+
+
+_ANSWERS = ("answer", "answers", "response", "output", "completion", "code", "solution", "回答", "答案")
+"""Fields of what answers a text, which a model that reads the text alone does not learn."""
+
+
+def _find_answers(row: Mapping[str, Any], field: str, text: str) -> tuple[str, ...]:
+    """The fields of a row that answer its text and that the text does not hold itself."""
+    texts = {name: row[name] for name in _ANSWERS if name != field and isinstance(row.get(name), str)}
+    return tuple(name for name, answer in texts.items() if answer.strip() and answer.strip() not in text)
 
 
 def read_titled_document(value: Any) -> Iterator[ParsedText | Drop]:

@@ -264,7 +264,5 @@ def _make_reader(
 
 
 read_oasst_tree = _make_reader(is_oasst_tree, _oasst_branch, ("prompt",))
-read_chatgpt_export = _make_reader(is_chatgpt_export, _chatgpt_branch, ("mapping", "current_node", "id"))
-read_claude_export = _make_reader(
-    is_claude_export, _claude_branch, ("chat_messages", "current_leaf_message_uuid", "uuid")
-)
+read_chatgpt_export = _make_reader(is_chatgpt_export, _chatgpt_branch, ("mapping", "current_node"))
+read_claude_export = _make_reader(is_claude_export, _claude_branch, ("chat_messages", "current_leaf_message_uuid"))

@@ -79,6 +79,10 @@ READING = mark("these are passages with questions about them, as in SQuAD")
 STEPS = mark("these are solutions with a label on each step, for reward models")
 RETRIEVAL = mark("these are queries with passages to find or not to find, for embedding models")
 CALLS_TO_ASK = mark("these are questions of BFCL, without the calls that answer them")
+BATCH_ANSWERS = mark("these are the answers of a batch of API requests, without the requests")
+BATCH_REQUESTS = mark("these are requests of a batch to an API, without their answers")
+AGENT_LOG = mark("this is the log of an agent's session, with an event on each row")
+ANNOTATIONS = mark("these are tasks of Label Studio with their annotations")
 CALLS_ALONE = mark("these are the answers of BFCL, without their questions")
 
 
@@ -115,9 +119,37 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
             "write the `ground_truth` of the same `id` in its folder `possible_answer` into each row; questions of "
             "several turns have none that can be read"
         )
+    batch = _find_batch_part(row)
+    if batch:
+        return tr(batch), tr(
+            "write request and response of the same `custom_id` into one row: {example}", example=_BATCH_ROW
+        )
+    if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list) and "id" in row:
+        return tr(ANNOTATIONS), tr(
+            "write each as a row of its own, with text and answer; {command} takes the texts out",
+            command="`jq -c '.[].data' in.json > out.jsonl`",
+        )
     if is_bfcl_answer(row):
         return tr(CALLS_ALONE), tr("write each into the row of the same `id` that asks it")
     return None
+
+
+_BATCH_ROW = '{"request": {"messages": [...]}, "response": {...}}'
+
+
+def _find_batch_part(row: Mapping[str, Any]) -> str:
+    """What a row of one of the two files of a batch is; empty for any other row, and for a request with its answer."""
+    if "custom_id" not in row:
+        return ""
+    body = row.get("body", row.get("params"))
+    if isinstance(body, dict):
+        turns = _find_list(body, ("messages", "input"))
+        last = turns[-1] if turns else None
+        is_answered = isinstance(last, dict) and last.get("role") == "assistant"
+        return "" if is_answered or "response" in row or "result" in row else BATCH_REQUESTS
+    is_alone = not any(name in row for name in ("request", "messages", "prompt", "question", "input"))
+    is_answer = isinstance(row.get("response"), dict) or isinstance(row.get("result"), dict)
+    return BATCH_ANSWERS if is_alone and is_answer else ""
 
 
 _STEP_ENDS = (" +", " -", " ки")
@@ -189,6 +221,8 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
             answer=f"{{response: {undecided[0]}}}",
         )
         return tr(UNDECIDED), hint
+    if _is_event(row):
+        return tr(AGENT_LOG), tr("write the messages of each session into one row: {example}", example=_CHAT_ROW)
     if _is_tokenized(row):
         hint = tr("read the texts that they were made of: the ids mean other texts to another tokenizer")
         return tr(TOKENIZED), hint
@@ -202,6 +236,18 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
     return None
 
 
+_CHAT_ROW = '{"messages": [{"role": ..., "content": ...}, ...]}'
+_SESSION_FIELDS = ("sessionId", "session_id", "leafUuid")
+
+
+def _is_event(row: Mapping[str, Any]) -> bool:
+    """Whether a row is an event in a log: {type, sessionId, message} of Claude Code, {type, payload} of Codex."""
+    if not isinstance(row.get("type"), str):
+        return False
+    is_claude = any(name in row for name in _SESSION_FIELDS) and any(name in row for name in ("message", "summary"))
+    return is_claude or isinstance(row.get("payload"), dict)
+
+
 def _is_tokenized(row: Mapping[str, Any]) -> bool:
     """Whether a row holds token ids, and nothing of the text that they stand for."""
     ids = row.get("input_ids")
@@ -209,10 +255,15 @@ def _is_tokenized(row: Mapping[str, Any]) -> bool:
     return is_ids and (len(row) == 1 or any(name in row for name in _TOKEN_FIELDS))
 
 
-def describe_nested(row: Any) -> tuple[str, str] | None:
-    """Describe the only row of a file that holds lists of objects below objects, as `describe_unknown` does."""
-    found = [names for names in _list_nested(row, ()) if len(names) > 1] if isinstance(row, dict) else []
-    if not found:
+def describe_nested(row: Any, depth: int = 2) -> tuple[str, str] | None:
+    """Describe the only row of a file that holds lists of objects, as `describe_unknown` does.
+
+    Args:
+        row: The row.
+        depth: Names on the way to a list that counts: 2 for those below objects, 1 for those of the row itself too.
+    """
+    found = [names for names in _list_nested(row, ()) if len(names) >= depth] if isinstance(row, dict) else []
+    if not found or any(path[0].lower() in (*_CHAT_FIELDS, *_DIALOGUE_FIELDS) for path in found):
         return None
     names = [".".join(path) for path in found]
     path = "".join(
@@ -323,6 +374,9 @@ def _is_named_as_pair(names: Collection[str]) -> bool:
     )
 
 
+_WORD_ENDS = re.compile(r"[^a-z]+")
+
+
 def guess_stage(rows: list[Any]) -> str:
     """Guess the stage that rows in no known format are for, by the names of their fields."""
     from hanlin.data.formats.preferences import PAIRED_FIELDS  # a stage that reads documents needs no other formats
@@ -336,7 +390,8 @@ def guess_stage(rows: list[Any]) -> str:
     chat_fields = (*QUESTION_FIELDS, *ANSWER_FIELDS, *_CHAT_FIELDS, *_DIALOGUE_FIELDS)
     if not names.isdisjoint(chat_fields) or any(_holds_objects(row) for row in rows):
         return "conversations"
-    is_text = len(names) < 2 or any(word in name for name in names for word in (*TEXT_FIELDS, "review", "html"))
+    words = {word for name in names for word in (name, *_WORD_ENDS.split(name))}
+    is_text = len(names) < 2 or not words.isdisjoint((*TEXT_FIELDS, "review", "reviews", "html"))
     return "corpus" if is_text else "conversations"
 
 

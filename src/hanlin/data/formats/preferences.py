@@ -13,9 +13,11 @@ from hanlin.core.records import Message
 from hanlin.data.formats.base import (
     Format,
     collect_meta,
+    find_own_id,
     find_unread_fields,
     is_filled,
     is_own_record,
+    number_to_text,
     read_number,
     strip_turn,
 )
@@ -127,6 +129,7 @@ class _Fields:
 
 def _first_answer(row: Mapping[str, Any], names: Sequence[str]) -> str:
     found = [name for name in names if isinstance(row.get(name), str | list | dict) and row[name] not in ([], {})]
+    found = found or [name for name in names if isinstance(number_to_text(row.get(name)), str)]
     return next((name for name in found if is_filled(row[name])), found[0] if found else "")
 
 
@@ -249,7 +252,7 @@ def _read_prompt(row: Mapping[str, Any], fields: _Fields) -> _Prompt | Drop:
 def _list_answers(value: Any) -> list[Any] | Drop:
     """List the answers in a field: one, or several as a list of texts, of lists of turns, or of answers' turns."""
     if not isinstance(value, list):
-        return [value]
+        return [number_to_text(value)]
     if not value:
         return Drop("no_answer")
     if all(isinstance(item, str) for item in value) or all(isinstance(item, list) for item in value):
@@ -412,7 +415,7 @@ def _flatten(values: Sequence[Any]) -> list[Any]:
 def _own_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields that say where a row comes from, which the record says anew: its id, and a record's own source."""
     is_record = isinstance(row.get("chosen"), dict) and "text" in row["chosen"]
-    return ("id", "source") if is_record and is_own_record(row) else ("id",)
+    return ("id", "source") if is_record and is_own_record(row) else find_own_id(row)
 
 
 def _read_scores(row: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[float, float]] | None:

@@ -9,7 +9,16 @@ from functools import lru_cache
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import collect_meta, find_unread_fields, is_filled, strip_turn
+from hanlin.data.formats.base import (
+    collect_meta,
+    describe_value,
+    find_own_id,
+    find_unread_fields,
+    is_filled,
+    is_nothing,
+    number_to_text,
+    strip_turn,
+)
 from hanlin.data.formats.content.reasoning import (
     ROW_REASONING_FIELDS,
     TURN_REASONING_FIELDS,
@@ -45,6 +54,8 @@ _SURE_PAIRS = (
     ("question", "generated_solution"),
     ("message_1", "message_2"),
     ("inputs_pretokenized", "targets_pretokenized"),
+    ("text", "answer"),
+    ("text", "response"),
 )
 """Fields of a question and its answer that count together alone."""
 _TESTS = frozenset(("test_list", "test_setup_code", "test_imports", "challenge_test_list"))
@@ -101,6 +112,16 @@ def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     if found is None or is_filled(row[found]):
         return found
     return _find_named({name: value for name, value in row.items() if is_filled(value)}, names) or found
+
+
+def _find_unwritten(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Find the first of some fields that holds a number, which is read, or true or false, which is refused by name."""
+    lower = {str(name).lower(): name for name in row}
+    return next((lower[name] for name in names if name in lower and _is_scalar(row[lower[name]])), None)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool) or (not isinstance(value, str) and isinstance(number_to_text(value), str))
 
 
 def _find_named(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -168,13 +189,15 @@ def _read_question_answer(
     history = read_history(row) if history_field else ()
     if isinstance(history, Drop):
         return history
-    content = answer if isinstance(answer, list) else [answer]
+    content = [number_to_text(text) for text in (answer if isinstance(answer, list) else [answer])]
     if not question.strip():
         return Drop("no_question")
-    if not content or not isinstance(content[0], str) or not content[0].strip():
+    if not content or is_nothing(content[0]) or (isinstance(content[0], str) and not content[0].strip()):
         return Drop("no_answer")
-    if not all(isinstance(text, str) for text in content):
-        return Drop("not_text")
+    wrong = next((text for text in content if not isinstance(text, str)), None)
+    if wrong is not None:
+        name = next((name for name in used if row.get(name) is answer), "answer")
+        return Drop("not_text", describe_value(name, wrong))
     messages = (*history, *more_parts, *alternate_roles([question, *content]))
     reasoning_field, reasoning = find_row_reasoning(row)
     if reasoning_field in used:
@@ -185,7 +208,7 @@ def _read_question_answer(
             return added
         messages = (*messages[:-1], added)
     messages, system_field = place_system(row, messages)
-    used = (*used, history_field, system_field, reasoning_field, find_row_tools(row)[0], "id")
+    used = (*used, history_field, system_field, reasoning_field, find_row_tools(row)[0], *find_own_id(row))
     unread = find_unread_fields(row, used)
     if _has_other_text(row, used, unread, str(content[0])):
         unread = (*unread, "text")
@@ -236,7 +259,7 @@ def is_alpaca(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("instruction"), str)
-        and any(isinstance(value.get(name), str | list) for name in ALPACA_ANSWER_FIELDS)
+        and any(isinstance(value.get(name), str | list | int | float) for name in ALPACA_ANSWER_FIELDS)
     )
 
 
@@ -245,7 +268,7 @@ def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
     if not isinstance(value, dict):
         yield Drop("other_format")
         return
-    field = next((name for name in ALPACA_ANSWER_FIELDS if value.get(name)), "output")
+    field = next((name for name in ALPACA_ANSWER_FIELDS if not is_nothing(value.get(name))), "output")
     answer = value.get(field)
     more_fields = _find_texts(value, ("input", "question", "context"))
     used = ("instruction", *more_fields, field)
@@ -297,10 +320,19 @@ def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
         question, answer = question or find_field(row, ("text",)), find_field(row, ("code",))
     if question is None or answer is None:
         pairs = ((find_field(row, pair[:1]), find_field(row, pair[1:])) for pair in _SURE_PAIRS)
-        question, answer = next((pair for pair in pairs if None not in pair), (question, answer))
+        question, answer = next((pair for pair in pairs if _is_pair(row, *pair)), (question, answer))
+        question = question or find_field(row, ("problem",))
+        answer = answer or (None if question is None else _find_unwritten(row, ANSWER_FIELDS))
     if question is not None and answer is not None and answer.istitle() and isinstance(row.get(question.title()), str):
         question = question.title()  # of two questions, the one that is written like the answer
     return None if question is None or answer is None or question == answer else (question, answer)
+
+
+def _is_pair(row: Mapping[str, Any], question: str | None, answer: str | None) -> bool:
+    """Whether both fields are there, and the question is not a text that its answer is a part of."""
+    if question is None or answer is None:
+        return False
+    return question != "text" or row[answer].strip() not in row[question]
 
 
 def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
@@ -313,7 +345,9 @@ def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
         yield Drop("no_question" if find_field(value, QUESTION_FIELDS) is None else "no_answer")
         return
     field, answer = fields
-    if field == "input" and _has_other_text(value, (), (), value[answer]):  # the task, in sets of instructions
+    said = number_to_text(value[answer])
+    if field == "input" and isinstance(said, str) and _has_other_text(value, (), (), said):
+        # the task, in sets of instructions
         value = {**value, "text": "", "instruction": value["text"]}
         field = "instruction"
     material = MATERIAL_FIELDS if field == "prompt" and answer != "input" else MATERIAL_FIELDS[1:]
@@ -329,12 +363,46 @@ def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
 
 
 def is_self_instruct(value: Any) -> bool:
-    """Whether a row has an instruction and a list of instances."""
-    return isinstance(value, dict) and "instruction" in value and isinstance(value.get("instances"), list)
+    """Whether a row has an instruction and a list of instances, or is a task of Super-NaturalInstructions."""
+    if not isinstance(value, dict):
+        return False
+    return ("instruction" in value and isinstance(value.get("instances"), list)) or _is_natural_task(value)
+
+
+def _is_natural_task(row: Mapping[str, Any]) -> bool:
+    definition = row.get("Definition")
+    is_text = isinstance(definition, str) or (
+        isinstance(definition, list) and bool(definition) and all(isinstance(text, str) for text in definition)
+    )
+    return is_text and isinstance(row.get("Instances"), list)
+
+
+def _read_natural_task(row: Mapping[str, Any]) -> Iterator[ParsedChat | Drop]:
+    """Read {Definition: [text], Instances: [{input, output: [texts]}]}: of several right answers the first one."""
+    definition = row["Definition"]
+    instruction = definition if isinstance(definition, str) else "\n".join(definition)
+    rest = {name: content for name, content in row.items() if name not in ("Definition", "Instances")}
+    if not row["Instances"]:
+        yield Drop("no_answer")
+    for instance in row["Instances"]:
+        if not isinstance(instance, dict):
+            yield Drop("other_format")
+            continue
+        output = instance.get("output")
+        texts = output if isinstance(output, list) else [output]
+        first = texts[0] if texts else None
+        for chat in read_alpaca({**rest, **instance, "instruction": instruction, "output": first}):
+            if isinstance(chat, Drop) or len(texts) < 2:
+                yield chat
+            else:
+                yield replace(chat, unread=(*chat.unread, "output"))
 
 
 def read_self_instruct(value: Any) -> Iterator[ParsedChat | Drop]:
     """Read {instruction, instances: [{input, output}]}: each instance is a conversation."""
+    if isinstance(value, dict) and _is_natural_task(value):
+        yield from _read_natural_task(value)
+        return
     instances = value.get("instances") if isinstance(value, dict) else None
     if not isinstance(instances, list):
         yield Drop("other_format")

@@ -6,10 +6,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hanlin.core.records import Message
-from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.core.records import Message, Role
+from hanlin.data.formats.base import collect_meta, find_own_id, find_unread_fields, strip_turn
 from hanlin.data.formats.content.rendered import find_rendering, is_segments, parse_rendered, parse_segments
-from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
+from hanlin.data.formats.content.roles import (
+    ROLE_NAMES,
+    SAID_FIELDS,
+    find_nameless_roles,
+    find_role_name,
+    list_speakers,
+    split_speakers,
+)
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.questions import ANSWER_FIELDS, place_system
@@ -37,10 +44,7 @@ def is_tagged(value: Any) -> bool:
     text = value.get("text")
     if isinstance(text, str) and (_TAGGED.match(text) or split_react_text(text) is not None):
         return True
-    return bool(_find_lines_said(value)[1])
-
-
-_SAID_FIELDS = ("conversation", "conversations", "dialogue", "dialog", "chat", "对话", "对话内容")
+    return bool(_find_lines_said(value)[1]) or bool(_find_names_said(value)[1])
 
 
 def _find_lines_said(row: Mapping[str, Any]) -> tuple[str, tuple[Message, ...]]:
@@ -49,7 +53,7 @@ def _find_lines_said(row: Mapping[str, Any]) -> tuple[str, tuple[Message, ...]]:
     Example:
         {"dialogue": "患者：我头疼。\n医生：几天了？"} is a question and its answer.
     """
-    field = next((name for name in _SAID_FIELDS if isinstance(row.get(name), str)), "")
+    field = next((name for name in SAID_FIELDS if isinstance(row.get(name), str)), "")
     turns: list[Message] = []
     for line in row[field].strip().split("\n") if field else ():
         tag = _ROLE_TAG.match(line)
@@ -63,6 +67,25 @@ def _find_lines_said(row: Mapping[str, Any]) -> tuple[str, tuple[Message, ...]]:
     return (field, tuple(turns)) if {"user", "assistant"} <= {turn.role for turn in turns} else ("", ())
 
 
+def _find_names_said(row: Mapping[str, Any]) -> tuple[str, tuple[Message, ...] | Drop]:
+    """Find such a dialogue of speakers whose names are no roles: the field, and the turns or why there are none."""
+    for name in SAID_FIELDS if _ANSWERS.isdisjoint(row) else ():
+        speakers = list_speakers(row.get(name)) if isinstance(row.get(name), str) else []
+        if speakers:
+            return name, _read_speakers(row[name], speakers)
+    return "", ()
+
+
+def _read_speakers(said: Any, speakers: Sequence[tuple[str, str]]) -> tuple[Message, ...] | Drop:
+    """Read what speakers say whose names are no roles: two that have letters for names, the first of whom asks."""
+    nameless = find_nameless_roles(speakers)
+    if not nameless:
+        names = dict.fromkeys(name for name, _ in speakers)
+        return Drop("unknown_role", ", ".join(name for name in names if name.lower() not in ROLE_NAMES)[:80])
+    turns = split_speakers(said, nameless)
+    return tuple(Message(ROLE_NAMES[turn["role"]], strip_turn(turn["content"])) for turn in turns)
+
+
 def _find_rendered(row: Mapping[str, Any]) -> str:
     """The field of a conversation that a template has rendered, empty without any."""
     texts = [name for name in _RENDERED_FIELDS if isinstance(row.get(name), str)]
@@ -74,15 +97,21 @@ def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
     rendered conversation.
     """
     rendered = _find_rendered(value) if isinstance(value, dict) else ""
-    said_field, said = ("", ()) if rendered or not isinstance(value, dict) else _find_lines_said(value)
+    said_field: str = ""
+    said: tuple[Message, ...] | Drop = ()
+    if isinstance(value, dict) and not rendered:
+        said_field, said = _find_lines_said(value)
+        if not said_field and not isinstance(value.get("text"), str):
+            said_field, said = _find_names_said(value)
     field = rendered or said_field or "text"
     text = value.get(field) if isinstance(value, dict) else None
     if not isinstance(text, str):
         yield Drop("no_text")
         return
     trace = None if rendered else split_react_text(text)
+    messages: tuple[Message, ...] | Drop
     if said:
-        messages: tuple[Message, ...] | Drop = said
+        messages = said
     elif trace is not None:
         messages = alternate_roles(trace)
     else:
@@ -91,7 +120,7 @@ def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
         yield messages
         return
     placed, system_field = place_system(value, messages)
-    used = (field, "id", system_field, find_row_tools(value)[0])
+    used = (field, *find_own_id(value), system_field, find_row_tools(value)[0])
     yield ParsedChat(placed, (), collect_meta(value, used), find_unread_fields(value, used))
 
 
@@ -111,7 +140,7 @@ def read_segments(value: Any) -> Iterator[ParsedChat | Drop]:
         return
     messages, is_question_flagged = parsed
     placed, system_field = place_system(value, messages)
-    used = ("segments", "id", system_field, find_row_tools(value)[0])
+    used = ("segments", *find_own_id(value), system_field, find_row_tools(value)[0])
     others = {f"segments.{name}": None for part in value["segments"] for name in part if name not in ("label", "text")}
     unread = (*find_unread_fields(value, used), *others, *(("segments.label",) if is_question_flagged else ()))
     yield ParsedChat(placed, (), collect_meta(value, used), unread)
@@ -202,6 +231,10 @@ def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
         names = ("data",) if value.keys() <= _ONLY_FIELDS else _TEXT_LIST_FIELDS
         names = (*names, "content") if not _DIALOGUE_IDS.isdisjoint(value) else names
         fields = tuple(name for name in names if isinstance(value.get(name), list) and value[name])[:1]
+        if not fields:  # `Dialogue` of HPD
+            capitals = {str(name).lower(): name for name in value if name != str(name).lower()}
+            found = [capitals[name] for name in _TEXT_LIST_FIELDS if name in capitals]
+            fields = tuple(name for name in found if isinstance(value[name], list) and value[name])[:1]
         if not fields and _is_dialogue_alone(value):
             fields = ("history",)
         texts = value[fields[0]] if fields else None
@@ -242,7 +275,7 @@ def _find_said(row: Mapping[str, Any]) -> tuple[list[str], tuple[str, ...]] | No
     """Find the texts said in turn, and the answer to the last: {context: [question, answer, question], target}."""
     context = next((name for name in _CONTEXTS if isinstance(row.get(name), list) and row[name]), "")
     answer = next((name for name in _NEXT if isinstance(row.get(name), str)), "")
-    if not context or not answer or not all(isinstance(text, str) for text in row[context]):
+    if not context or not answer or not all(isinstance(text, str) and text.strip() for text in row[context]):
         return None
     return ([*row[context], row[answer]], (context, answer)) if len(row[context]) % 2 else None
 
@@ -252,17 +285,27 @@ def _is_text_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and isinstance(turn.get("message"), str) and not find_role_name(turn)
 
 
-_TAG_ROLES = {**ROLE_NAMES, "q": "user", "a": "assistant", "问": "user", "答": "assistant"}
+_USER: Role = "user"
+_ASSISTANT: Role = "assistant"
+_TAG_ROLES: dict[str, Role] = {
+    **ROLE_NAMES,
+    **dict.fromkeys(("q", "question", "问", "问题", "提问"), _USER),
+    **dict.fromkeys(("a", "答", "答案", "回答"), _ASSISTANT),
+}
 
 
-def _read_said(texts: Sequence[str]) -> tuple[Message, ...]:
-    """Make messages of texts said in turn: by the role before the colon if all have one, else the user begins."""
+def _read_said(texts: Sequence[str]) -> tuple[Message, ...] | Drop:
+    """Make messages of texts said in turn: by the role before the colon if all have one, else the user begins.
+
+    Names of speakers that are no roles are unknown roles: who of them answers is for the user to say.
+    """
     messages = []
     for text in texts:
         tag = _ROLE_TAG.match(text)
         role = _TAG_ROLES.get((tag[1] or tag[2]).lower()) if tag else None
         if tag is None or role is None:
-            return alternate_roles(texts)
+            speakers = list_speakers(list(texts))
+            return _read_speakers(list(texts), speakers) if speakers else alternate_roles(texts)
         messages.append(Message(role, strip_turn(text[tag.end() :])))
     return tuple(messages)
 
@@ -289,7 +332,11 @@ def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
     if blanks * 6 > sum(map(len, texts)):
         texts = [_BLANK_BESIDE_HAN.sub("", text) for text in texts]
     row = value if isinstance(value, dict) else {}
-    messages, system_field = place_system(row, _read_said(texts))
-    used = ("id", *fields, system_field, find_row_tools(row)[0])
+    said = _read_said(texts)
+    if isinstance(said, Drop):
+        yield said
+        return
+    messages, system_field = place_system(row, said)
+    used = (*find_own_id(row), *fields, system_field, find_row_tools(row)[0])
     unread = (*find_unread_fields(row, used), *find_unread_turn_fields(row[fields[0]] if fields else ()))
     yield ParsedChat(messages, (), collect_meta(row, used), unread)

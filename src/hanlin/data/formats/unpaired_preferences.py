@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import Format, find_unread_fields
+from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, is_own_record
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.content.labels import LABEL_FIELDS, find_label, find_verdicts
 from hanlin.data.formats.content.tool_lists import Tools
@@ -88,11 +88,12 @@ def read_record(value: Any) -> Iterator[ParsedUnpaired | Drop]:
 
     def read_turn_fields(row: Mapping[str, Any]) -> Iterator[ParsedChat | Drop]:
         turns = [*row["prompt"], row["answer"]]
-        messages, used = join_turns(turns), ("prompt", "answer", "tools", "id", "source", "meta")
+        messages, is_own = join_turns(turns), is_own_record(row)
+        used = ("prompt", "answer", "good", "tools", *(("id", "source", "meta") if is_own else ()))
         if isinstance(messages, Drop):
             yield messages
             return
-        meta = row.get("meta")
+        meta = row.get("meta") if is_own else collect_meta(row, used)
         unread = (*find_unread_fields(row, used), *find_unread_turn_fields(turns))
         yield finish_chat(row, ParsedChat(messages, (), meta if isinstance(meta, dict) else {}, unread))
 

@@ -19,7 +19,7 @@ from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import read_jsonl
-from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_rows
+from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_rows, leave_out_texts
 from hanlin.data.formats.look_alike import guess_stage
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
 from hanlin.data.io.input_file import InputFile
@@ -109,6 +109,7 @@ def detect_stage(file: SourceFile) -> str:
         settings = file.settings.model_copy(update={"fields": fields})
         adapted = adapt_rows(iter(first_rows), settings)
         rows = [row.value for row in adapted if not isinstance(row.value, Drop)]
+        rows = list(leave_out_texts(rows))
         if any(candidate.recognize(value) for value in rows for candidate in formats if not candidate.is_second_use):
             return stage
     return guess_stage([row.value for row in first_rows if not isinstance(row.value, Drop)])

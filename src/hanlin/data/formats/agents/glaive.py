@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hanlin.core.records import Message, Role
-from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.base import collect_meta, find_own_id, find_unread_fields, strip_turn
 from hanlin.data.formats.content.calls import read_calls
 from hanlin.data.formats.content.tool_lists import read_tools
 from hanlin.data.formats.turns import ParsedChat, prepend_system
@@ -75,7 +75,7 @@ def read_glaive(value: Any) -> Iterator[ParsedChat | Drop]:
             return
         messages.append(Message(_ROLES[name], strip_turn(text), calls))
     opening = strip_turn(system[: functions.start()] if functions else system)
-    used = ("system", field, "id")
+    used = ("system", field, *find_own_id(value))
     yield ParsedChat(
         prepend_system(opening, tuple(messages)), tools, collect_meta(value, used), find_unread_fields(value, used)
     )

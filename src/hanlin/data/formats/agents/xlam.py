@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from hanlin.core.records import Message, ToolCall
-from hanlin.data.formats.base import collect_meta, find_unread_fields
+from hanlin.data.formats.base import collect_meta, find_own_id, find_unread_fields
 from hanlin.data.formats.content.call_texts import parse_calls
 from hanlin.data.formats.content.calls import read_calls
 from hanlin.data.formats.content.tool_lists import read_tools
@@ -77,6 +77,6 @@ def read_xlam(value: Any) -> Iterator[ParsedChat | Drop]:
     if prompt[-1].role == "assistant" and not prompt[-1].tool_calls:
         *before, last = prompt
         prompt, answer = tuple(before), replace(last, tool_calls=calls)
-    used = (query, calls_field, tools_field, "id")
+    used = (query, calls_field, tools_field, *find_own_id(value))
     unread = (*find_unread_fields(value, used), *find_unread_turn_fields(turns))
     yield ParsedChat((*prompt, answer), tools, collect_meta(value, used), unread)

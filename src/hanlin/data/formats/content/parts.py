@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import strip_turn
+from hanlin.data.formats.base import number_to_text, strip_turn
 from hanlin.data.formats.content.calls import ARGUMENT_FIELDS, CALL_PARTS
 from hanlin.data.formats.content.media import MEDIA_PARTS
 from hanlin.data.formats.content.reasoning import (
@@ -39,6 +39,7 @@ class TurnContent:
 
 def split_content(content: Any) -> TurnContent | Drop:
     """Split the content of a turn, which may be a list of typed parts."""
+    content = number_to_text(content)
     if isinstance(content, str):
         return TurnContent(content)
     if not isinstance(content, list):

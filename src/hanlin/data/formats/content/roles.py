@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hanlin.core.records import Role
@@ -52,6 +53,10 @@ def find_role_name(turn: Mapping[str, Any]) -> str:
     return ""
 
 
+ALL_OTHERS = "*"
+"""The name in the setting `roles` that stands for every name which is neither in it nor a role by itself."""
+
+
 def rename_roles(value: Any, roles: Mapping[str, str]) -> Any:
     """Rename the roles of a row's turns.
 
@@ -60,19 +65,25 @@ def rename_roles(value: Any, roles: Mapping[str, str]) -> Any:
         roles: The setting `roles`: name in the file to our role.
 
     Returns:
-        The row, in which every turn, alone or in a list, has the role that `roles` names for it.
+        The row, in which every turn, alone or in a list, has the role that `roles` names for it. Texts that begin with
+        the names of who says them become turns.
     """
     if not roles:
         return value
     if isinstance(value, dict):
-        renamed = {name: _rename_turns(content, roles) for name, content in value.items()}
+        renamed = {
+            name: split_speakers(content, roles) or content
+            if isinstance(content, str) and str(name).lower() in SAID_FIELDS
+            else _rename_turns(content, roles)
+            for name, content in value.items()
+        }
         return _rename_turn(renamed, roles)
     return _rename_turns(value, roles)
 
 
 def _rename_turns(value: Any, roles: Mapping[str, str]) -> Any:
     if isinstance(value, list):
-        return [_rename_turn(turn, roles) for turn in value]
+        return split_speakers(value, roles) or [_rename_turn(turn, roles) for turn in value]
     return _rename_turn(value, roles)
 
 
@@ -80,6 +91,92 @@ def _rename_turn(turn: Any, roles: Mapping[str, str]) -> Any:
     if not isinstance(turn, dict):
         return turn
     names = {
-        field: roles[name] for field in ROLE_FIELDS if field in turn and (name := str(turn[field]).strip()) in roles
+        field: role
+        for field in ROLE_FIELDS
+        if isinstance(turn.get(field), str | int) and (role := _find_role(str(turn[field]).strip(), roles))
     }
     return {**turn, **names} if names else turn
+
+
+def _find_role(name: str, roles: Mapping[str, str]) -> str:
+    """The role that `roles` names for a name, itself or as one of all others; empty without any."""
+    if name in roles:
+        return roles[name]
+    return "" if name.lower() in ROLE_NAMES else roles.get(ALL_OTHERS, "")
+
+
+# --- texts that begin with the names of who says them -----------------------------------------------------------------
+
+SAID_FIELDS = ("conversation", "conversations", "dialogue", "dialog", "chat", "对话", "对话内容")
+"""Fields that may hold a dialogue as one text, a line for each turn."""
+_SPEAKER = re.compile(
+    r"\s*(?:\*\*)?([A-Z][\w.'’-]{0,19}(?: [A-Z0-9][\w.'’-]{0,19}){0,2}|[\u4e00-\u9fff·]{1,12}[A-Z0-9]?)"
+    r"\s*[:：](?:\*\*)?\s*"
+)
+
+
+def list_speakers(said: Any) -> list[tuple[str, str]]:
+    r"""List who says what in texts, or in the lines of one text, that all begin with a name.
+
+    Returns:
+        (name, text) for each; empty unless all begin so and there are two names or more.
+
+    Example:
+        ["Ron: Anyone here?", "Harry: No."] and "Ron: Anyone here?\nHarry: No." give [("Ron", "Anyone here?"), ...].
+    """
+    texts = said.splitlines() if isinstance(said, str) else said
+    if not isinstance(texts, list) or len(texts) < 2:
+        return []
+    found = []
+    for text in texts:
+        if isinstance(text, str) and not text.strip():
+            continue
+        match = _SPEAKER.match(text) if isinstance(text, str) else None
+        if match is None:
+            return []
+        found.append((match[1].strip(), text[match.end() :].strip()))
+    return found if len({name for name, _ in found}) > 1 else []
+
+
+def split_speakers(said: Any, roles: Mapping[str, str]) -> list[dict[str, str]]:
+    """Split texts that begin with names into turns.
+
+    Of several speakers with one role each text keeps its name, since nothing else says who speaks. What one role says
+    in a row is one turn.
+
+    Args:
+        said: A list of texts, or one text with a line for each.
+        roles: The setting `roles`: name to our role.
+
+    Returns:
+        The turns; empty if the texts name no speaker that `roles` knows.
+    """
+    spoken = list_speakers(said)
+    if not any(_find_role(name, roles) for name, _ in spoken):
+        return []
+    role_of = {name: _find_role(name, roles) or name for name, _ in spoken}
+    shared = {role for role in role_of.values() if list(role_of.values()).count(role) > 1}
+    turns: list[dict[str, str]] = []
+    for name, text in spoken:
+        role = role_of[name]
+        mark = ": " if name.isascii() else "："
+        text = f"{name}{mark}{text}" if role in shared else text
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n{text}"
+        else:
+            turns.append({"role": role, "content": text})
+    return turns
+
+
+_NAMELESS = re.compile(
+    r"[A-D]|[甲乙丙丁]|(?:speaker|person|participant|agent|user)[ _]?[A-D0-9]|(?:说话人|发言人|讲话者)[A-D0-9一二]?",
+    re.I,
+)
+
+
+def find_nameless_roles(speakers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The roles of two speakers that have letters or numbers for names: who begins asks; empty for any others."""
+    names = list(dict.fromkeys(name for name, _ in speakers))
+    if len(names) != 2 or not all(_NAMELESS.fullmatch(name) for name in names):
+        return {}
+    return {names[0]: "user", names[1]: "assistant"}

@@ -26,7 +26,9 @@ _OTHER_FORMS = frozenset((
     *("prompt", "response", "query", "answers", "text", "content", "问题", "回答", "答案"),
 ))  # fmt: skip
 """Fields of rows in another form, of which numbered questions are a side matter."""
-_LISTS = (("questions", "answers"), ("question", "answer"))
+_INTENTS = (("patterns", "responses"), ("text", "responses"), ("examples", "responses"), ("utterances", "responses"))
+"""Fields of what a rule-based chatbot is asked in one meaning, and of what it says to that."""
+_LISTS = (("questions", "answers"), ("question", "answer"), *_INTENTS)
 _WHOLE_ROWS = frozenset((
     *("story", "context", "passage", "paragraph", "article", "document", "text", "content", "messages"),
     *("conversations", "conversation", "instruction", "chosen"),
@@ -38,7 +40,7 @@ _SAMPLED = "generated"
 _ASKED = ("question", "instruction", "prompt", "query")
 _ANSWERED = frozenset(("answer", "output", "response", "completion"))
 _COLUMNS = frozenset(("questions", "answers"))
-_FIELDS = frozenset(("questions", "answers", "answer", _SAMPLED))
+_FIELDS = frozenset(("questions", "answers", "answer", "responses", _SAMPLED))
 Row = dict[str, Any]
 
 
@@ -65,6 +67,8 @@ def unfold_questions(row: Any) -> list[tuple[Any, tuple[str, ...]]]:
         return [_join_numbered(row, numbered)]
     for questions, answers in _LISTS:
         if questions in row and answers in row:
+            if answers == "responses":
+                return _join_intent(row, questions)
             return _pair_lists(row, questions, answers)
     return [_take_first_sample(row) or (row, ())]
 
@@ -132,6 +136,19 @@ def _pair_lists(row: Row, questions: str, answers: str) -> list[tuple[Any, tuple
         unread = ((questions,) if len(wordings) > 1 else ()) + ((answers,) if len(texts) > 1 else ())
         rows.append(({**rest, "question": wordings[0], "answer": texts[0]}, unread))
     return rows
+
+
+def _join_intent(row: Row, questions: str) -> list[tuple[Any, tuple[str, ...]]]:
+    """A row of what is asked and what is said to it, both in several wordings, as one row of the first of each."""
+    asked, said = row[questions], row["responses"]
+    are_lists = all(
+        isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in (asked, said)
+    )
+    if not are_lists:
+        return [(row, ())]
+    rest = {name: value for name, value in row.items() if name not in (questions, "responses")}
+    unread = ((questions,) if len(asked) > 1 else ()) + (("responses",) if len(said) > 1 else ())
+    return [({**rest, "question": asked[0], "answer": said[0]}, unread)]
 
 
 def _list_texts(value: Any) -> list[list[str]] | None:
