@@ -134,3 +134,10 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "问？", "answer": "答"}\n{"question"\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"q\.jsonl:2"):
         read_questions(tmp_path / "q.jsonl")
+
+
+def test_questions_to_ask_one_after_another_are_no_question_with_its_answer(tmp_path: Path) -> None:
+    row = {"question_id": 81, "turns": ["一加一等于几？", "再加一呢？"], "reference": ["二", "三"]}
+    with pytest.raises(UserError, match="one after another") as error:
+        read_questions(put(tmp_path, [row]))
+    assert error.value.hint and "generate" in error.value.hint

@@ -338,3 +338,35 @@ def test_a_folder_of_questions_is_read_whole_or_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not read") as error:
         list(read_questions(folder, "exam"))
     assert error.value.where == str(table)
+
+
+TALK = ("江南的春天从几月开始，柳树发芽？", "城南的小图书馆每天几点开门？")
+ASKED = [{"role": "user", "content": text} for text in TALK]
+BETWEEN = {"role": "assistant", "content": "二月。"}
+FORMS: list[dict[str, Any]] = [
+    {"messages": [ASKED[0], BETWEEN, ASKED[1]], "answers": ["九点"]},
+    {"conversations": [{"from": "human", "value": text} for text in TALK]},
+    {"conversation": [{"human": text, "assistant": "二月。"} for text in TALK]},
+    {"prompt": ASKED, "answer": "九点"},
+    {"question_id": 1, "turns": list(TALK)},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_question_of_several_turns_is_found_with_any_answers_between_them(tmp_path: Path, form: Any) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(form, ensure_ascii=False), encoding="utf-8")
+    (question,) = read_questions(path, "set")
+    assert (question.text, question.turns) == ("\n".join(TALK), TALK)
+    index = QuestionIndex([question], Decontaminate(against="./x", reworded=0))
+    for answer in ("从二月开始，柳树已经发芽了。", "三月。" * 40):
+        assert index.find(f"{TALK[0]}\n{answer}\n{TALK[1]}\n九点开门。") == [question], answer
+    assert index.find(SPRING) == [] and index.find("江南的春天来得很早。\n好。\n那么城南的小路在哪里？") == []
+
+
+def test_short_turns_of_a_question_are_searched_by_the_longest_and_shorter_ones_not_at_all() -> None:
+    def index_of(*turns: str) -> QuestionIndex:
+        return QuestionIndex([EvalQuestion("set", "1", "\n".join(turns), "", turns)], SETTINGS)
+
+    assert len(index_of("他几岁？", "赵州桥是谁主持修建的？").find("甲：赵州桥是谁主持修建的？乙：李春。")) == 1
+    assert index_of("他几岁？", "在哪里？").find("他几岁？三岁。在哪里？在家。") == []

@@ -169,8 +169,10 @@ class QuestionIndex:
 
         A question shorter than an n-gram is taken with its choices (下列说法正确的是 is in every exam). If it has none,
         it is one n-gram, or None if it is too short even for that, or has few different characters: 8+88+888+8888 is in
-        every long decimal.
+        every long decimal. Of several turns, which have answers between them in a chat, no n-gram is in two.
         """
+        if question.turns:
+            return self._extract_ngrams_of_turns(question.turns)
         for text in (question.text, f"{question.text}\n{question.choices}"):
             of_words = is_of_words(text)
             codes = _hash_words(text) if of_words else _extract_letters(text)
@@ -181,6 +183,19 @@ class QuestionIndex:
         if length < min(_MIN_NGRAM, max_length) or len(np.unique(codes)) < min(_MIN_DISTINCT_CODES, max_length):
             return None
         return of_words, length, hash_ngrams(codes, length)
+
+    def _extract_ngrams_of_turns(self, turns: Sequence[str]) -> tuple[bool, int, Hashes] | None:
+        """Return the same of the turns that are as long as an n-gram; without any, of the longest as one n-gram."""
+        of_words = is_of_words("\n".join(turns))
+        max_length = self.settings.words if of_words else self.settings.characters
+        codes = [_hash_words(text) if of_words else _extract_letters(text) for text in turns]
+        length = min(max(map(len, codes)), max_length)
+        searched = [turn for turn in codes if len(turn) >= length]
+        if length < min(_MIN_NGRAM, max_length):
+            return None
+        if len(np.unique(np.concatenate(searched))) < min(_MIN_DISTINCT_CODES, max_length):
+            return None
+        return of_words, length, np.concatenate([hash_ngrams(turn, length) for turn in searched])
 
     def _build_table(self, of_words: bool, length: int, rows: Sequence[tuple[Hashes, int]]) -> _NgramTable:
         hashes = np.concatenate([hashes for hashes, _ in rows])

@@ -43,14 +43,16 @@ class EvalQuestion:
     Attributes:
         set: Name of the set.
         id: Id that the evaluation uses.
-        text: The question.
+        text: The question; of several turns what the user says in all of them, one turn on each line.
         choices: Its choices, one on each line; may be empty.
+        turns: What the user says in each turn, if there are several: in a chat, answers are between them.
     """
 
     set: str
     id: str
     text: str
     choices: str = ""
+    turns: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -136,11 +138,12 @@ def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), [])
     for row_number, row in enumerate(_flatten_rows(rows if isinstance(rows, list) else []), start=1):
-        question = _get_question_text(row)
+        turns = _get_turns(row)
+        question = "\n".join(turns) if turns else _get_question_text(row)
         if question:
             default_id = f"{path.stem}#{row_number}"
             own_id = next((str(row[key]) for key in _ID_FIELDS if row.get(key) is not None), default_id)
-            yield EvalQuestion(name, own_id, question, _get_choices(row))
+            yield EvalQuestion(name, own_id, question, _get_choices(row), turns if len(turns) > 1 else ())
 
 
 def _flatten_rows(rows: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
@@ -162,16 +165,27 @@ def _get_choices(row: Mapping[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _get_question_text(row: Mapping[str, Any]) -> str | None:
-    """Return the question of a row: user turns of `messages`, `turns` of text (MT-Bench), or a text field.
+_TURN_LISTS = ("messages", "conversations", "conversation", "prompt", "turns")
+_USERS = ("user", "human")
+_CONTENT_FIELDS = ("text", "content", "value")
 
-    A passage that the question is about (AGIEval) comes before it.
-    """
-    if isinstance(row.get("messages"), list) and row["messages"]:
-        turns = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
-        return "\n".join(str(turn.get("text", turn.get("content", ""))) for turn in turns)
-    if isinstance(row.get("turns"), list) and row["turns"]:
-        return "\n".join(turn for turn in row["turns"] if isinstance(turn, str))
+
+def _get_turns(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the user says in the turns of a row: in a list of turns or of pairs, or in texts (MT-Bench)."""
+    turns: list[Any] = next((row[name] for name in _TURN_LISTS if isinstance(row.get(name), list) and row[name]), [])
+    texts = []
+    for turn in turns:
+        if isinstance(turn, dict) and turn.get("role", turn.get("from")) in _USERS:
+            texts.append(next((turn[name] for name in _CONTENT_FIELDS if isinstance(turn.get(name), str)), ""))
+        elif isinstance(turn, dict) and "human" in turn:
+            texts.append(str(turn["human"]))
+        elif isinstance(turn, str) and turns is row.get("turns"):
+            texts.append(turn)
+    return tuple(text for text in texts if text.strip())
+
+
+def _get_question_text(row: Mapping[str, Any]) -> str | None:
+    """Return the question in a text field of a row, after a passage that it is about (AGIEval)."""
     question = next((row[key] for key in _TEXT_FIELDS if isinstance(row.get(key), str) and row[key].strip()), None)
     passage = row.get("passage")
     return f"{passage}\n{question}" if question and isinstance(passage, str) and passage.strip() else question

@@ -102,7 +102,7 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
             "conversation, or name the fields with `fields`"
         )
         return tr(READING), hint
-    if _is_turns_to_ask(row):
+    if is_turns_to_ask(row):
         return tr(TURNS_TO_ASK), tr("`generate` asks them; they hold no answers to learn")
     if _has_step_labels(row):
         return tr(STEPS), tr(
@@ -285,9 +285,9 @@ def _list_nested(value: Any, outer: tuple[str, ...]) -> list[tuple[str, ...]]:
     return found
 
 
-def _is_turns_to_ask(row: Mapping[str, Any]) -> bool:
+def is_turns_to_ask(row: Any) -> bool:
     """Whether a row has questions to ask one after another, as MT-Bench: as a dialogue, half would pass for answers."""
-    turns = row.get("turns")
+    turns = row.get("turns") if isinstance(row, dict) else None
     is_text = isinstance(turns, list) and bool(turns) and all(isinstance(turn, str) for turn in turns)
     return is_text and "question_id" in row
 

@@ -24,7 +24,7 @@ from hanlin.core.text import answer_language
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.content.cells import decode_cells
 from hanlin.data.formats.history import find_history
-from hanlin.data.formats.look_alike import is_exam
+from hanlin.data.formats.look_alike import TURNS_TO_ASK, is_exam, is_turns_to_ask
 from hanlin.data.formats.turns import read_turns
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
@@ -99,6 +99,8 @@ def read_question(row: Any, default_id: str, location: str) -> Question:
             location,
             tr("ask them with `tasks` instead of `questions`"),
         )
+    if is_turns_to_ask(row):
+        raise UserError(tr(TURNS_TO_ASK), location, tr("`generate` asks them: none of their turns is an answer"))
     parts = _read_parts(row)
     if isinstance(parts, Drop):
         detail = f" ({parts.detail})" if parts.detail else ""
