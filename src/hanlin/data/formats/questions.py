@@ -16,6 +16,7 @@ from hanlin.data.formats.base import (
     find_unread_fields,
     is_filled,
     is_nothing,
+    is_number,
     number_to_text,
     strip_turn,
 )
@@ -115,8 +116,11 @@ def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def _find_unwritten(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Find the first of some fields that holds a number, which is read, or true or false, which is refused by name."""
-    lower = {str(name).lower(): name for name in row}
+    """Find the first of some fields that holds a number, which is read, or true or false, which is refused by name.
+
+    Numbers of an input and an output are counts of tokens.
+    """
+    lower = {str(name).lower(): name for name in row if not (name == "output" and is_number(row.get("input")))}
     return next((lower[name] for name in names if name in lower and _is_scalar(row[lower[name]])), None)
 
 

@@ -70,6 +70,10 @@ def test_an_answer_that_is_neither_text_nor_number_is_named_and_an_empty_one_is_
     assert any(row["detail"].endswith(": true") for row in made.dropped if row["reason"] == "not_text")
 
 
+def test_counts_of_tokens_are_no_answer(put: Put) -> None:
+    assert "error" in look(put, [{"prompt": QUESTION, "input": 12, "output": 30}])
+
+
 def test_answers_of_a_pair_may_be_numbers(put: Put, run: Run) -> None:
     (kept,) = read(put, run, [{"prompt": "一加一？", "chosen": 2, "rejected": 3}], Preferences).kept
     assert (kept["chosen"]["text"], kept["rejected"]["text"]) == ("2", "3")
