@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hanlin.config.settings.data import Conversations
+from hanlin.config.settings.data import Conversations, Preferences
 from hanlin.data.formats.content.roles import find_nameless_roles, list_speakers, split_speakers
 from hanlin.data.report.inspect import inspect
 from stage_runs import Made
@@ -58,6 +58,21 @@ def test_the_setting_roles_says_who_answers_and_several_others_keep_their_names(
 ) -> None:
     made = read(put, run, [{"dialogue": said, "id": "s-1"}], {"哈利": "assistant", "*": "user"})
     assert turns_of(made.kept[0]) == READ and made.kept[0]["meta"] == {"id": "s-1"}
+
+
+def test_a_dialogue_of_one_speaker_may_be_the_prompt_of_pairs(put: Put, run: Callable[..., Made]) -> None:
+    row = {
+        "Dialogue": SAID[:1],
+        "tags": ["地点：车厢"],
+        "Positive-Response": "请坐。",
+        "Negative-Response": ["走开。", "滚。"],
+    }
+    fields = {"messages": "Dialogue", "chosen": "Positive-Response", "rejected": "Negative-Response"}
+    source = {"fields": fields, "roles": {"*": "user"}}
+    (first, second) = run(Preferences, put("a.jsonl", [row]), source=source, validation_fraction=0).kept
+    assert [(turn["role"], turn["text"]) for turn in first["prompt"]] == [("user", "这里有人坐吗？")]
+    assert [pair["rejected"]["text"] for pair in (first, second)] == ["走开。", "滚。"]
+    assert first["meta"] == {"tags": ["地点：车厢"]}
 
 
 def test_a_name_that_roles_leaves_out_drops_the_row_by_name(put: Put, run: Callable[..., Made]) -> None:

@@ -72,19 +72,16 @@ def rename_roles(value: Any, roles: Mapping[str, str]) -> Any:
         return value
     if isinstance(value, dict):
         renamed = {
-            name: split_speakers(content, roles) or content
-            if isinstance(content, str) and str(name).lower() in SAID_FIELDS
-            else _rename_turns(content, roles)
+            name: (str(name).lower() in _SPOKEN_FIELDS and split_speakers(content, roles))
+            or _rename_turns(content, roles)
             for name, content in value.items()
         }
         return _rename_turn(renamed, roles)
-    return _rename_turns(value, roles)
+    return split_speakers(value, roles) or _rename_turns(value, roles)
 
 
 def _rename_turns(value: Any, roles: Mapping[str, str]) -> Any:
-    if isinstance(value, list):
-        return split_speakers(value, roles) or [_rename_turn(turn, roles) for turn in value]
-    return _rename_turn(value, roles)
+    return [_rename_turn(turn, roles) for turn in value] if isinstance(value, list) else _rename_turn(value, roles)
 
 
 def _rename_turn(turn: Any, roles: Mapping[str, str]) -> Any:
@@ -109,23 +106,25 @@ def _find_role(name: str, roles: Mapping[str, str]) -> str:
 
 SAID_FIELDS = ("conversation", "conversations", "dialogue", "dialog", "chat", "对话", "对话内容")
 """Fields that may hold a dialogue as one text, a line for each turn."""
+_SPOKEN_FIELDS = frozenset((*SAID_FIELDS, "messages", "turns", "data", "content", "history", "prompt"))
+"""Those, and fields that may hold it as a list of texts."""
 _SPEAKER = re.compile(
     r"\s*(?:\*\*)?([A-Z][\w.'’-]{0,19}(?: [A-Z0-9][\w.'’-]{0,19}){0,2}|[\u4e00-\u9fff·]{1,12}[A-Z0-9]?)"
     r"\s*[:：](?:\*\*)?\s*"
 )
 
 
-def list_speakers(said: Any) -> list[tuple[str, str]]:
+def list_speakers(said: Any, least: int = 2) -> list[tuple[str, str]]:
     r"""List who says what in texts, or in the lines of one text, that all begin with a name.
 
     Returns:
-        (name, text) for each; empty unless all begin so and there are two names or more.
+        (name, text) for each; empty unless all begin so and there are at least `least` names.
 
     Example:
         ["Ron: Anyone here?", "Harry: No."] and "Ron: Anyone here?\nHarry: No." give [("Ron", "Anyone here?"), ...].
     """
     texts = said.splitlines() if isinstance(said, str) else said
-    if not isinstance(texts, list) or len(texts) < 2:
+    if not isinstance(texts, list):
         return []
     found = []
     for text in texts:
@@ -135,7 +134,7 @@ def list_speakers(said: Any) -> list[tuple[str, str]]:
         if match is None:
             return []
         found.append((match[1].strip(), text[match.end() :].strip()))
-    return found if len({name for name, _ in found}) > 1 else []
+    return found if len({name for name, _ in found}) >= least else []
 
 
 def split_speakers(said: Any, roles: Mapping[str, str]) -> list[dict[str, str]]:
@@ -151,7 +150,7 @@ def split_speakers(said: Any, roles: Mapping[str, str]) -> list[dict[str, str]]:
     Returns:
         The turns; empty if the texts name no speaker that `roles` knows.
     """
-    spoken = list_speakers(said)
+    spoken = list_speakers(said, least=1) if isinstance(said, str | list) else []
     if not any(_find_role(name, roles) for name, _ in spoken):
         return []
     role_of = {name: _find_role(name, roles) or name for name, _ in spoken}
