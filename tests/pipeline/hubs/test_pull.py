@@ -17,7 +17,7 @@ import pytest
 from hanlin.config.references import parse_hub_name
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
-from hanlin.pipeline.hubs import session
+from hanlin.pipeline.hubs import modelscope, session
 from hanlin.pipeline.hubs.inputs import download
 from hanlin.pipeline.hubs.pull import HUBS, Pulled, PullRequest, pull
 from hub_server import COMMIT, HubServer, Refusal, Repository, hub_server
@@ -363,6 +363,20 @@ def test_a_listing_that_modelscope_cuts_off_is_walked_folder_by_folder(
     files = {f"part{number % 7}/deep{number % 3}/{number}.txt": b"%d" % number for number in range(3100)}
     server.repositories["owner/model"] = Repository(files, "model", "master")
     assert len(fetch("ms:owner/model", dry_run=True).selection.files) == 3100
+
+
+def test_a_mirror_that_gives_the_first_page_for_every_one_is_told() -> None:
+    page = [{"Type": "blob", "Path": f"{number}.txt", "Size": 1} for number in range(200)]
+    asked: list[int] = []
+
+    class Session:
+        def fetch_json(self, path: str, **query: Any) -> tuple[Any, str]:
+            asked.append(query["PageNumber"])
+            return {"Success": True, "Data": {"Files": page}}, ""
+
+    with pytest.raises(session.HubBreakError, match="no list of files"):
+        modelscope.list_files(Session(), "o/d", "dataset", "1" * 40)  # type: ignore[arg-type]
+    assert asked == [1, 2]
 
 
 def test_a_repository_of_many_gguf_files_asks_which(server: HubServer, hub: str) -> None:

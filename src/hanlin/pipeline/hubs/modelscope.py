@@ -49,6 +49,8 @@ def _list_pages(session: HubSession, name: str, commit: str) -> list[Mapping[str
     while True:
         query = {"Revision": commit, "Recursive": "True", "PageNumber": page, "PageSize": _PAGE_SIZE}
         more = _data(session, f"/api/v1/datasets/{name}/repo/tree", query, "Files")
+        if more and rows and more[-1] == rows[-1]:  # a mirror that gives the first page for every one
+            raise HubBreakError(tr("the answer is no list of files"))
         rows += more
         if len(more) < _PAGE_SIZE:
             return rows
