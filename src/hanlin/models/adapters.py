@@ -302,10 +302,8 @@ def set_adapter_weights(model: PeftModel, folder: Path) -> None:
     files = check_adapter_folder(folder)
     weights = _load_weights(folder)
     current = get_peft_model_state_dict(model, save_embedding_layers=False)
-    # PEFT would write these into the base, which the adapter that is saved in the end then does not fit
-    of_base = [name for name in weights if name not in current]
     hint = tr("set lora, trainable_tokens, train_last_layers and train_blocks as they were for this adapter")
-    if of_base:
+    if of_base := [name for name in weights if name not in current]:  # PEFT would write them into the base
         raise misplaced_tensors_error(files, of_base, [], hint)
     rows = {token_id: index for index, token_id in enumerate(read_token_ids(model.peft_config["default"].to_dict()))}
     index = torch.tensor([rows[token_id] for token_id in read_token_ids(files.config)], dtype=torch.long)
@@ -350,10 +348,7 @@ def check_init_adapter(folder: Path, lora: LoraSettings, base: ModelFiles, train
         "modules_to_save": sorted({name.rpartition(".")[2] for name in config.get("modules_to_save") or ()}),
         **({"router": _adapts_router(config)} if config.get("target_parameters") else {}),
     }
-    actual = lora.model_dump() | {
-        "targets": sorted(lora.targets),
-        "modules_to_save": sorted(lora.modules_to_save),
-    }
+    actual = lora.model_dump() | {name: sorted(getattr(lora, name)) for name in ("targets", "modules_to_save")}
     differing = {name: value for name, value in expected.items() if value is not None and value != actual[name]}
     if differing:
         values = ", ".join(
