@@ -111,6 +111,22 @@ def test_the_dtype_is_that_of_the_base(make_adapter: MakeAdapter, store: Path, t
     assert metrics["dtype"] == check_model_folder(tmp_path / "merged").dtype == "bfloat16"
 
 
+def test_norms_in_float32_beside_bfloat16_keep_their_numbers(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path
+) -> None:
+    save_model(load_model(store / "untied"), store / "mixed", tokenizer=Tokenizer.load(store / "untied"),
+               dtype="bfloat16")  # fmt: skip
+    weights = load_file(store / "mixed" / "model.safetensors")
+    weights |= {name: weight.float() + 1e-3 for name, weight in weights.items() if "norm" in name}
+    save_file(weights, store / "mixed" / "model.safetensors", metadata={"format": "pt"})
+    merge_into(make_adapter("mixed"), tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {name: weight.dtype for name, weight in merged.items()} == {n: w.dtype for n, w in weights.items()}
+    assert all(torch.equal(merged[name], weight) for name, weight in weights.items() if "norm" in name)
+    merge_into(make_adapter("mixed"), tmp_path / "half", "bfloat16")
+    assert {weight.dtype for weight in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_dtype_can_be_chosen(make_adapter: MakeAdapter, tmp_path: Path, dtype: str) -> None:
     merge_into(make_adapter(), tmp_path / "merged", dtype)

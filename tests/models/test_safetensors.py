@@ -30,6 +30,16 @@ def test_a_file_written_in_pieces_has_the_bytes_of_the_library(tmp_path: Path, d
     assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+def test_a_file_of_several_dtypes_has_the_bytes_of_the_library_too(tmp_path: Path) -> None:
+    tensors = random_tensors()
+    dtypes = dict.fromkeys(tensors, torch.bfloat16) | {"model.norm": torch.float32, "model.layers.2.w": torch.float32}
+    whole = {name: value.to(dtypes[name]) for name, value in tensors.items()}
+    save_file(whole, tmp_path / "whole", metadata={"format": "pt"})
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    write_safetensors(tmp_path / "pieces", shapes, dtypes, lambda name: tensors[name].split(2))
+    assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_are_read_alone(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {name: value.to(dtype) for name, value in random_tensors().items()}

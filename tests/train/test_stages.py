@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hanlin.chat.template import ChatTemplate
@@ -60,6 +60,14 @@ def test_a_model_keeps_the_number_format_that_it_came_in(
     out.mkdir()
     stages.pretrain(PRETRAIN, inputs(many(document, 6), half), out, StageContext())
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    weights = load_file(half / "model.safetensors")
+    weights |= {name: weight.float() for name, weight in weights.items() if "norm" in name}
+    save_file(weights, half / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "mixed"
+    out.mkdir()
+    stages.pretrain(PRETRAIN, inputs(many(document, 6), half), out, StageContext())
+    trained = load_file(out / "model.safetensors")
+    assert {name: weight.dtype for name, weight in trained.items()} == {n: w.dtype for n, w in weights.items()}
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT with transformers 5

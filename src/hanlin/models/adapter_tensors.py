@@ -20,9 +20,10 @@ from peft.utils.other import get_pattern_key
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.adapters import misplaced_tensors_error
+from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import AdapterFiles
 from hanlin.models.folder.checks import check_dtype, same_bytes
-from hanlin.models.folder.layout import ADAPTER_CONFIG, EMBEDDINGS, HEAD, ModelFiles, TensorEntry
+from hanlin.models.folder.layout import ADAPTER_CONFIG, DTYPE_NAMES, EMBEDDINGS, HEAD, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import llama_shapes, separate_entries
 from hanlin.models.patterns import check_patterns
 from hanlin.models.safetensors import read_pieces, read_rows
@@ -369,6 +370,7 @@ class MergePlan:
         adapters: What the adapters change, in order.
         factors: A factor on the change of each, all measured from the base; None: one changes what another made.
         dtype: Dtype of the merged weights.
+        keeps_dtypes: Whether a weight of the base keeps its own dtype instead: norms in float32 beside bfloat16.
     """
 
     def __init__(
@@ -377,12 +379,13 @@ class MergePlan:
         adapters: Sequence[AdapterTensors],
         factors: Sequence[float] | None,
         dtype: torch.dtype,
+        keeps_dtypes: bool = False,
     ) -> None:
         check_together(base, adapters, factors)
         self.base = base
         self.adapters = adapters
         self.factors = factors
-        self.dtype = dtype
+        self.dtype, self._keeps_dtypes = dtype, keeps_dtypes
         self.tied = bool(base.config.get("tie_word_embeddings")) and not any(
             adapter.head_is_separate() for adapter in adapters
         )
@@ -401,6 +404,12 @@ class MergePlan:
         """Where the base has a weight; the output head of a tied base is its embedding matrix."""
         return self._entries.get(name) or self._entries[EMBEDDINGS]
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The dtype of a merged weight. A matrix that an adapter brings along (`grow_base`) has that of the others."""
+        entry = self.entry(name)
+        is_kept = self._keeps_dtypes and entry.file.parent == self.base.folder
+        return torch_dtype(DTYPE_NAMES[entry.dtype]) if is_kept else self.dtype
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a weight."""
         return self.entry(name).shape
@@ -414,16 +423,16 @@ class MergePlan:
         Raises:
             UserError: A number of an adapter or of the base is not finite, or becomes too large for the dtype.
         """
-        entry = self.entry(name)
+        entry, dtype = self.entry(name), self.dtype_of(name)
         columns = math.prod(entry.shape[1:])
         rows = max(1, PIECE_ENTRIES // max(1, columns)) if len(entry.shape) > 1 else entry.shape[0]
         changed = any(adapter.changes(name) for adapter in self.adapters)
         shape = (min(rows, entry.shape[0]) if changed else 0, *entry.shape[1:])
-        work, rounded = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=self.dtype)
+        work, rounded = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=dtype)
         change = error = 0.0
         for index, (start, piece) in enumerate(read_pieces(entry, rows)):
             if not changed:
-                yield round_weight(piece, self.dtype, name, entry.file)
+                yield round_weight(piece, dtype, name, entry.file)
                 continue
             exact = self.merge(name, work[: len(piece)].copy_(piece), start)
             result = rounded[: len(piece)].copy_(exact)
@@ -431,7 +440,7 @@ class MergePlan:
             if index % MEASURED_PIECES == 0:
                 change += float((exact - piece.float()).norm()) ** 2
                 error += float((result.float() - exact).norm()) ** 2
-            yield result if is_finite(result) else round_weight(exact, self.dtype, name, entry.file)
+            yield result if is_finite(result) else round_weight(exact, dtype, name, entry.file)
         self._squares[name] = (change, error)
 
     def merge(self, name: str, weight: torch.Tensor, start: int) -> torch.Tensor:
@@ -450,7 +459,7 @@ class MergePlan:
         """Note whether the adapters change a number, before and after rounding, until one is known to change."""
         if not self.is_changed:
             self.is_changed = not torch.equal(exact, stored.float())
-        if self.equals_base and not torch.equal(rounded, stored.to(self.dtype)):
+        if self.equals_base and not torch.equal(rounded, stored.to(rounded.dtype)):
             self.equals_base = False
 
 

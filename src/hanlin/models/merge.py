@@ -117,7 +117,8 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
         base = grow_base(base, files[0])
     tokenizer = choose_tokenizer(folders, base)
     template = find_template(tokenizer)
-    plan = MergePlan(base, [AdapterTensors(adapter, base) for adapter in files], settings.weights, torch_dtype(dtype))
+    tensors = [AdapterTensors(adapter, base) for adapter in files]
+    plan = MergePlan(base, tensors, settings.weights, torch_dtype(dtype), settings.dtype == "base")
     total = sum(torch.Size(plan.shape(name)).numel() for name in plan.names)
     done, counting, unit = 0, threading.Lock(), tr("parameters")
 
@@ -137,6 +138,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
             tokenizer=tokenizer,
             template=template,
             dtype=dtype,
+            dtypes={name: plan.dtype_of(name) for name in plan.names},
             tied=plan.tied,
             threads=torch.get_num_threads(),
             is_checked=True,
@@ -378,14 +380,13 @@ def verify_weights(plan: MergePlan, written: ModelFiles, seed: int) -> int:
     for name in plan.names:
         kinds.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
     draw = random.Random(seed)
-    unit = torch.finfo(plan.dtype).eps
     for names in kinds.values():
         name = draw.choice(names)
         entry = plan.entry(name)
         start = draw.randrange(max(1, entry.shape[0] - CHECKED_ROWS + 1))
         stored = read_rows(written.tensors[name], start, start + CHECKED_ROWS).double()
         expected = _merge_in_float64(plan, name, start, start + len(stored))
-        allowed = unit * expected.abs() + 1e-6 * (float(expected.abs().max()) or 1.0)
+        allowed = torch.finfo(plan.dtype_of(name)).eps * expected.abs() + 1e-6 * (float(expected.abs().max()) or 1.0)
         if not bool(((stored - expected).abs() <= allowed).all()):
             raise RuntimeError(f"{name} was saved with other values than merging gives")
     return len(kinds)

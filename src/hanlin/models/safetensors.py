@@ -97,7 +97,7 @@ def _fill(buffer: memoryview, file: IO[bytes], entry: TensorEntry) -> None:
 def write_safetensors(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
+    dtype: torch.dtype | Mapping[str, torch.dtype],
     make: Callable[[str], Iterable[torch.Tensor]],
     *,
     threads: int = 1,
@@ -107,7 +107,7 @@ def write_safetensors(
     Args:
         path: The file.
         shapes: Name and shape of every tensor.
-        dtype: Dtype of all of them.
+        dtype: Dtype of all of them, or of each by its name.
         make: Gives the tensor of a name in pieces that follow each other; they are written as soon as they are made.
         threads: How many tensors are made and written at the same time; `make` is called by these threads.
 
@@ -117,9 +117,11 @@ def write_safetensors(
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts: dict[str, int] = {}
     offset = 0
-    for name in sorted(shapes):  # the library's order for tensors of one dtype
-        starts[name], end = offset, offset + math.prod(shapes[name]) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [offset, end]}
+    dtypes = dict.fromkeys(shapes, dtype) if isinstance(dtype, torch.dtype) else dtype
+    # the library's order: the widest numbers first, so that each tensor begins at a multiple of its own
+    for name in sorted(shapes, key=lambda name: (-dtypes[name].itemsize, name)):
+        starts[name], end = offset, offset + math.prod(shapes[name]) * dtypes[name].itemsize
+        header[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(shapes[name]), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -137,7 +139,7 @@ def write_safetensors(
             for piece in make(name):
                 if failed.is_set():
                     return
-                data = piece.detach().to("cpu", dtype).contiguous()
+                data = piece.detach().to("cpu", dtypes[name]).contiguous()
                 buffer = _bytes_of(data)
                 write_at(buffer, position)
                 position += len(buffer)

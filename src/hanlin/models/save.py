@@ -25,6 +25,7 @@ from hanlin.models.embedding_rows import RESIZED_TENSORS
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import (
     CONFIG,
+    DTYPE_NAMES,
     EMBEDDINGS,
     HEAD,
     INDEX,
@@ -208,6 +209,23 @@ def restore_dtypes(
     return {name: resized(name, weight) if name in RESIZED_TENSORS else weight for name, weight in stored.items()}
 
 
+def cast_as_stored(state: Mapping[str, torch.Tensor], files: ModelFiles) -> dict[str, torch.Tensor] | None:
+    """The trained weights of a dense model in the dtypes that its folder stores each in, if it has several; else None.
+
+    Args:
+        state: The weights by name; the output head of a tied model is stored as the embeddings.
+        files: The folder that the model was read from.
+    """
+    if len({entry.dtype for entry in files.tensors.values()}) == 1 or files.config.get("num_local_experts"):
+        return None
+    return {name: weight.to(stored_dtype(files, name)) for name, weight in state.items()}
+
+
+def stored_dtype(files: ModelFiles, name: str) -> torch.dtype:
+    """The dtype that a folder stores a weight in; the output head of a tied model is its embedding matrix."""
+    return torch_dtype(DTYPE_NAMES[(files.tensors.get(name) or files.tensors[EMBEDDINGS]).dtype])
+
+
 def verify_stored(files: ModelFiles, weights: Mapping[str, torch.Tensor]) -> int:
     """Verify that every tensor of a saved folder has dtype and bits of the weight that it was written from.
 
@@ -272,6 +290,7 @@ def save_streamed(
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
     dtype: str,
+    dtypes: Mapping[str, torch.dtype] | None = None,
     tied: bool | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int = 1,
@@ -285,7 +304,8 @@ def save_streamed(
         make: Gives the weights of a name in pieces of whole rows that follow each other.
         tokenizer: Saved with the model.
         template: Chat template to save.
-        dtype: Dtype of all weights.
+        dtype: Dtype of all weights but those in `dtypes`.
+        dtypes: Dtypes of weights by name.
         tied: Whether the output head is the embedding matrix; None: as in `source`.
         shard_bytes: Largest size of a weights file, unless a single tensor is larger.
         threads: How many weights are made and written at the same time.
@@ -303,18 +323,20 @@ def save_streamed(
     torch_type = torch_dtype(dtype)
     config["dtype"] = config["torch_dtype"] = dtype
     shapes = llama_shapes(config)
+    types = dict.fromkeys(shapes, torch_type) | dict(dtypes or {})
+    sizes = {name: torch.Size(shape).numel() * types[name].itemsize for name, shape in shapes.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    check_free_space(folder, sum(torch.Size(shape).numel() for shape in shapes.values()) * torch_type.itemsize)
+    check_free_space(folder, sum(sizes.values()))
 
     def make_finite(name: str) -> Iterator[torch.Tensor]:
         where = source.tensors[name].file if name in source.tensors else source.folder
         for piece in make(name):
-            yield piece if is_checked else round_weight(piece, torch_type, name, where)
+            yield piece if is_checked else round_weight(piece, types[name], name, where)
 
     def write(path: Path, names: list[str]) -> int:
         shard = {name: shapes[name] for name in names}
-        write_safetensors(path, shard, torch_type, make_finite, threads=threads)
-        return sum(torch.Size(shape).numel() for shape in shard.values()) * torch_type.itemsize
+        write_safetensors(path, shard, types, make_finite, threads=threads)
+        return sum(sizes[name] for name in names)
 
     with catch_full_disk(folder):
         _write_shards(shapes, torch_type.itemsize, folder, shard_bytes, write)

@@ -17,7 +17,7 @@ from hanlin.config.settings.train import Training
 from hanlin.models.adapters import get_trainable_tokens_layer, save_adapter
 from hanlin.models.folder.checks import ModelFiles
 from hanlin.models.load import load_model
-from hanlin.models.save import restore_dtypes, save_model
+from hanlin.models.save import cast_as_stored, restore_dtypes, save_model
 from hanlin.models.sentencepiece_file import carry_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.compute.model import TrainModel
@@ -57,7 +57,16 @@ def save_trained(
         save_model(base, out, tokenizer=tokenizer, template=template, state=state, keeps_dtypes=keeps)
         return
     assert not isinstance(model.hf_model, PeftModel)
-    save_model(model.hf_model, out, tokenizer=tokenizer, template=template, dtype=base_files.dtype)
+    cast = cast_as_stored(model.hf_model.state_dict(), base_files)
+    save_model(
+        model.hf_model,
+        out,
+        tokenizer=tokenizer,
+        template=template,
+        dtype=base_files.dtype,
+        state=cast,
+        keeps_dtypes=cast is not None,
+    )
 
 
 @torch.no_grad()

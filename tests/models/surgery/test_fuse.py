@@ -45,6 +45,19 @@ def test_linear_is_the_weighted_average(family: dict[str, Path], tmp_path: Path)
     assert metrics["tensors"] == len(load_file(family["a"] / WEIGHTS)) and metrics["checked_tensors"] >= 10
 
 
+def test_norms_in_float32_beside_bfloat16_stay_float32(family: dict[str, Path], tmp_path: Path) -> None:
+    folders = {key: shutil.copytree(family[key], tmp_path / key) for key in ("a", "b")}
+    for folder in folders.values():
+        weights = load_file(folder / WEIGHTS)
+        mixed = {name: weight if "norm" in name else weight.bfloat16() for name, weight in weights.items()}
+        save_file(mixed, folder / WEIGHTS, metadata={"format": "pt"})
+    fuse_into(tmp_path / "out", folders, method="linear", models=["a", "b"])
+    fused = load_file(tmp_path / "out" / WEIGHTS)
+    assert {name for name, weight in fused.items() if weight.dtype == torch.float32} == {
+        n for n in fused if "norm" in n
+    }
+
+
 def test_slerp_keeps_the_length_between_models_of_equal_length(family: dict[str, Path], tmp_path: Path) -> None:
     fuse_into(tmp_path / "out", family, method="slerp", models=["a", {"model": "base", "weight": 3.0}])
     a, b, fused = (value.flatten() for value in tensors(family["a"], family["base"], tmp_path / "out"))

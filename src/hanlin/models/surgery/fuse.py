@@ -20,14 +20,13 @@ from hanlin.config.settings.surgery.fuse import FuseModels, Gradient, anchors
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.config import read_number
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.safetensors import read_rows
-from hanlin.models.save import remove_files_on_failure, save_streamed
+from hanlin.models.save import remove_files_on_failure, save_streamed, stored_dtype
 from hanlin.models.surgery.fuse_reference import compare_with_reference
 from hanlin.models.surgery.fuse_tensor import FusedTensor, Part
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -81,7 +80,8 @@ def run(settings: FuseModels, inputs: Inputs, out: Path, context: StageContext) 
             context.progress.update(done, total, tr("parameters"))
 
     with remove_files_on_failure(out):
-        written = save_streamed(source, out, make, tokenizer=tokenizer, template=template, dtype=dtype)
+        kept = {name: stored_dtype(source, name) for name in tensors} if settings.dtype == "base" else None
+        written = save_streamed(source, out, make, tokenizer=tokenizer, template=template, dtype=dtype, dtypes=kept)
         checked = verify(settings, written, tensors, context)
     return {
         "method": settings.method,
@@ -276,10 +276,10 @@ def verify(
     draw = random.Random(context.seed)
     sample = [draw.choice(names) for names in kinds.values()]
     sample = [name for name in sample if tensors[name].size <= CHECKED_ENTRIES]
-    unit = torch.finfo(torch_dtype(written.dtype)).eps
     largest = 0.0
     for number, name in enumerate(sample, start=1):
-        error = compare_with_reference(tensors[name], read_rows(written.tensors[name]), unit)
+        rows = read_rows(written.tensors[name])
+        error = compare_with_reference(tensors[name], rows, torch.finfo(rows.dtype).eps)
         largest = max(largest, error)
         context.progress.update(number, len(sample), tr("tensors checked"))
     entries = sum(tensors[name].size for name in sample)
