@@ -255,8 +255,11 @@ def test_of_two_starts_at_the_same_time_one_is_refused(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(control, "start_detached", start)
     monkeypatch.setattr(control, "_wait_for_record", lambda folder, pid: None)
+    (tmp_path / "kept").write_text("x", encoding="utf-8")
+    (store.run_folder("small") / ".start.lock").symlink_to(tmp_path / "kept")
     control.start_run(store, source, tmp_path)
     assert starts == 1 and len(refused) == 1
+    assert (tmp_path / "kept").read_text(encoding="utf-8") == "x"  # a lock empties the file that it is
 
 
 @pytest.mark.parametrize(

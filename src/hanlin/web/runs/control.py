@@ -42,11 +42,17 @@ def start_run(store: Store, source: RunSource, folder: Path) -> str:
     recipe = read_recipe(Path(source.recipe), source.changes)
     if source.until:
         recipe.until(source.until)
+    lock_file = store.run_folder(recipe.name) / _START_LOCK
+    if lock_file.is_symlink():  # a lock empties the file that it is
+        lock_file.unlink()
     try:  # until its record is there, half a second, nothing else says that a run has been started
-        with filelock.FileLock(store.run_folder(recipe.name) / _START_LOCK, timeout=0):
+        with filelock.FileLock(lock_file, timeout=0):
             _start(store, source, folder, recipe.name)
     except filelock.Timeout:
         raise _going_on(recipe.name) from None
+    except NotImplementedError as error:
+        what = tr("this file system has no locks, which keep two runs apart")
+        raise UserError(what, lock_file.parent, tr("keep the store on another disk")) from error
     return recipe.name
 
 
