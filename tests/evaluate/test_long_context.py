@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hanlin.config.settings.evaluate import LongContext, Perplexity
 from hanlin.core.context import Inputs, StageContext
@@ -66,6 +68,15 @@ def test_each_cell_is_measured_and_positions_add_up_to_the_perplexity_of_the_tex
     (whole,) = metrics["positions"]
     assert (whole["start"], whole["tokens"]) == (0, plain["tokens"])
     assert whole["perplexity"] == pytest.approx(plain["perplexity"], rel=1e-4)
+
+
+def test_a_model_whose_weights_are_not_numbers_finds_no_key_and_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="a text of 240 tokens: .*not finite"):
+        measure(broken, tmp_path / "out", lengths=[240])
 
 
 def test_the_page_draws_a_cell_for_each_length_and_depth_and_a_line_of_perplexity() -> None:

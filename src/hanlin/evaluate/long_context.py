@@ -72,6 +72,8 @@ def run(settings: LongContext, inputs: Inputs, out: Path, context: StageContext)
 
         def score_cases(chunk: Sequence[PasskeyCase]) -> list[Row]:
             scores = loaded.engine.score([(case.prompt_ids, case.key_ids) for case in chunk])
+            for score, case in zip(scores, chunk, strict=True):
+                _check_finite(score.logprob, tr("a text of {length:,} tokens", length=case.length))
             return [
                 {"length": case.length, "depth": case.depth, "tokens": len(case.prompt_ids) + len(case.key_ids),
                  "found": score.greedy, "logprob": round(score.logprob / len(case.key_ids), 4)}
@@ -169,14 +171,20 @@ def score_positions(loaded: LoadedEngine, document: Document, limit: int) -> Row
     ranges = [(start, stop) for start, stop in ranges if start < stop]
     scores = loaded.engine.score([(ids[:start], ids[start:stop]) for start, stop in ranges])
     nats = [round(-score.logprob, 4) for score in scores]
-    if not all(map(math.isfinite, nats)):
-        raise UserError(tr("the model's logits for this record are not finite"), document.id, tr("measure in float32"))
+    for value in nats:
+        _check_finite(value, document.id)
     return {
         "id": document.id,
         "starts": [0 if start == 1 else start for start, _ in ranges],
         "tokens": [stop - start for start, stop in ranges],
         "nats": nats,
     }
+
+
+def _check_finite(value: float, where: str) -> None:
+    """Raise UserError for a score that is no number: a key would count as not found."""
+    if not math.isfinite(value):
+        raise UserError(tr("the model's logits for this record are not finite"), where, tr("measure in float32"))
 
 
 def aggregate_passkeys(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
