@@ -75,7 +75,7 @@ def test_a_model_whose_weights_are_not_numbers_finds_no_key_and_is_refused(tiny_
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"][:] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="a text of 240 tokens: .*not finite"):
+    with pytest.raises(UserError, match=r"a text of 240 tokens: .*not finite"):
         measure(broken, tmp_path / "out", lengths=[240])
 
 
