@@ -45,9 +45,14 @@ def test_a_page_that_is_written_to_sell_is_an_advertorial(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PAGES)
-def test_a_long_page_and_a_few_lines_are_not_judged(kind: str) -> None:
+def test_a_few_lines_and_the_middle_of_a_long_page_are_not_judged(kind: str) -> None:
     assert find_reason("advertorials", PAGES[kind][:140]) is None
-    assert find_reason("advertorials", PAGES[kind] + SPRING * 160) is None
+    assert find_reason("advertorials", SPRING * 20 + PAGES[kind] + SPRING * 160) is None
+
+
+def test_a_long_page_that_begins_as_an_advertorial_is_one_unless_its_beginning_is_news() -> None:
+    assert find_reason("advertorials", PAGES["company"] * 2 + SPRING * 160) == "advertorial"
+    assert find_reason("advertorials", "（湖心日报记者 赵一）" + PAGES["company"] * 2 + SPRING * 160) is None
 
 
 @pytest.mark.parametrize(

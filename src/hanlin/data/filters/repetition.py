@@ -24,6 +24,10 @@ from hanlin.data.text.verse import (
 
 _LEAST_TEASER_CHARS = 20
 _ELLIPSES = ("...", "…")
+_SEARCH_PIECE = re.compile(r"\A[^，。\n]{0,16}?\d{1,2}\s?(?:小时|分钟|天|秒)前[\s?？\ufffd\xa0·]*-")
+"""How long ago a search engine read a page: 7小时前 -."""
+_READ_ON = re.compile(r"(?:\.\.|…)[\[【(（]?(?:阅读详情|阅读全文|查看全文|查看详情)")
+_MIN_LINKS, _CHARS_PER_LINK = 5, 300
 _BREAKS_OFF = re.compile(r"[^\W_](?:\.{3,}|(?<!…)…)$")
 
 
@@ -34,10 +38,19 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
     Source: Rae et al. 2021 (Gopher), section A.1.1, 30 % of the lines. Here these lines must also hold that share of
     the characters, so that an article stays that is followed by the beginnings of others. Only lines of 20 characters
     and more count, and only `...` and a single `…` behind a letter or digit: `……` and `!...` are how Chinese writers
-    pause.
+    pause. A piece of such a list goes too: up to 400 characters that begin with its age (7小时前 -) and break off. So
+    does a text in one line with five links to read on (...阅读详情), one for each 300 characters.
     """
+    if len(text) <= _MAX_FRAME_CHARS and text.endswith(("..", "…", "-")):
+        piece = _SEARCH_PIECE.match(text)
+        if piece or text.endswith(" .."):
+            return Drop("ellipsis_lines", piece[0] if piece else "..")
     if text.count("...") + text.count("…") < least:
         return text
+    if "阅读" in text or "查看" in text:
+        links = len(_READ_ON.findall(text))
+        if links >= _MIN_LINKS and links * _CHARS_PER_LINK >= len(text):
+            return Drop("ellipsis_lines", f"{links} links to read on")
     all_lines = split_lines(text)
     if sum(1 for line in all_lines if line.endswith(_ELLIPSES) or line[-1:].isspace()) < least:
         return text
@@ -67,6 +80,8 @@ _FRAME = re.compile(
 _ADDRESS = re.compile(r"https?://[!-~]+")
 _FUNCTION_WORD = re.compile("[的了是在和我你他她这那有也就不都而与之]")
 _FACT = re.compile(r"[0-9《》，,、；;：:=+＋—–→\[\](){}（）]")
+_MIN_SCRAPS, _MIN_PAIRS, _MIN_SCRAP_WORDS = 30, 0.6, 0.03
+_LATIN = re.compile("[0-9A-Za-z]")
 _EVEN_LENGTHS = (2, 3, 4, 5, 7)
 _MAX_ADDRESS_SHARE, _MIN_HAN_SHARE, _MAX_FUNCTION_SHARE, _MAX_FACT_SHARE = 0.7, 0.6, 0.05, 0.08
 _MIN_KEYWORD_CHARS, _MAX_KEYWORD_CHARS, _MAX_SAME_LENGTH, _MAX_SAME_END = 3, 14, 0.7, 0.4
@@ -79,7 +94,8 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     drops lines without a sentence mark for the same reason (Raffel et al. 2020, section 2.2). Default 12 items, of 3 to
     14 characters on average, divided by blanks or arrows, or of 2 to 14 divided by bars. Only Chinese text without any
     sentence mark, with hardly any function words, digits or commas is judged, and not if most items between blanks have
-    the same length of two to five or of seven characters: verse without marks and lists of persons. A text of which
+    the same length of two to five or of seven characters: verse without marks and lists of persons. 30 scraps, most of
+    two characters, with function words, Latin or digits between them go whatever their length. A text of which
     seven tenths are addresses, or a half numbers of pages, goes too, and one of up to 400 characters that begins as the
     frame of a page: the bar of a forum, a redirection, an error of the server.
     """
@@ -100,6 +116,8 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     chars, listed = sum(len(item) for row in rows for item in row), sum(map(len, items))
     if not items or listed < _MIN_HAN_SHARE * chars or han < _MIN_HAN_SHARE * chars:
         return text
+    if _is_scrap(items):
+        return Drop("keyword_list", f"{len(items)} scraps: {' '.join(items[:5])}")
     shortest = _MIN_KEYWORD_CHARS - (2 * len(_BAR.findall(text)) > len(items))
     if not shortest * len(items) <= listed <= _MAX_KEYWORD_CHARS * len(items):
         return text
@@ -110,6 +128,14 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     if len(_FACT.findall(text)) > _MAX_FACT_SHARE * chars:
         return text
     return Drop("keyword_list", f"{len(items)} items: {' '.join(items[:3])}")
+
+
+def _is_scrap(items: Sequence[str]) -> bool:
+    """Whether items are scraps of texts, most of two characters, with function words and Latin: 失所 欧是 1150 敬酒."""
+    if len(items) < _MIN_SCRAPS or sum(1 for item in items if len(item) == 2) < _MIN_PAIRS * len(items):
+        return False
+    joined = "".join(items)
+    return _LATIN.search(joined) is not None and len(_FUNCTION_WORD.findall(joined)) >= _MIN_SCRAP_WORDS * len(joined)
 
 
 def _is_even(items: Sequence[str]) -> bool:

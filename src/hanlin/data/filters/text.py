@@ -14,36 +14,47 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.lexicons import (
     BETTING_SITES,
+    CLOSING_CONTACT,
+    CLOSING_CONTACT_CUES,
+    CLOSING_OFFER,
     EDITOR_CUES,
     EDITOR_FRAME,
     GENERATED,
     GENERATED_CUE,
     HIDDEN_NUMBER,
+    ILLEGAL_CONTACT,
+    ILLEGAL_OFFER,
     INSTITUTION,
     LISTINGS,
     LONG_NUMBER,
     NO_OFFER,
     NOT_A_SALES_CALL,
+    NOT_A_SMALL_AD,
+    NOT_AN_OFFER,
     NOVEL_CUES,
     NOVEL_SITE,
     ON_BETTING,
     ON_CRIME,
     OPENING_ADDRESS,
     OPENING_CONTACT,
+    PINYIN_IN_BRACKETS,
     SALES_CALL,
     SALES_CALL_WORDS,
     SEWN_IN_BETTING,
+    SEWN_SHEET,
+    SEWN_SHEET_CUES,
+    SMALL_AD,
+    SMALL_AD_OFFER,
     SOLD_TIPS,
     SOLD_TIPS_CUE,
     SPAM_PHRASES,
     SPUN,
     SPUN_CUE,
     SPUN_STATE,
-    SPUN_WORDS,
-    SPUN_WORDS_CUE,
     STATE_CUE,
 )
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
+from hanlin.data.text.spun_words import COPY_CUE, SPUN_WORD
 from hanlin.data.text.verse import MAX_POST_CHARS, strip_emoticons
 
 # --- rules that change text -----------------------------------------------------------------------------------------
@@ -207,6 +218,10 @@ _BETTING_CUES = (
 """One of them is in every `SEWN_IN_BETTING`."""
 _COPY_CUES = ("文摘要", *_BETTING_CUES)
 _COPY_PREFILTER = Prefilter(_COPY_CUES)
+_MIN_SPUN_WORDS = 2
+_CLOSING_CONTACT_CHARS, _MAX_SMALL_AD_CHARS = 150, 200
+_MIN_PINYIN, _CHARS_PER_PINYIN = 3, 40
+_DIGITS = re.compile(r"\d{4}")
 _CLOSING_BET_CHARS, _KEYWORDS_CHARS, _MIN_TITLE_WORDS = 24, 300, 4
 _KEYWORDS = re.compile(r"关键[词字][：:]\s*([^\n]{8,})")
 _KEYWORD_MARK, _NO_WORD = re.compile("[,，、]"), re.compile(r"\W")
@@ -227,8 +242,12 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     rewritten by a program, one that begins with a keyword between two marks and an address was sewn together, one of
     up to 600 characters sells tips for a lottery (pk10计划，加微信), and a short one has nothing else that has two
     formulas of novel sites (无弹窗, 最新章节) or ends where the editor of a site announces a sample (一起来看看吧).
-    In up to 2,000 characters three items of an offer of a flat, of goods or of a loan (户型介绍, 业主诚心; 供应地：,
-    包装说明：; 黑户, 下款) are one, and two words of a program of synonyms (伴跟着, 老平民) show its work.
+    In up to 2,000 characters three items of an offer of a flat, of goods or of a loan are one (户型介绍, 业主诚心;
+    供应地：, 包装说明：; 黑户, 下款). Two words of a program of synonyms (伴跟着, 德律风) show its work, and so do in
+    up to 600 characters headlines in a data sheet and sounds in brackets, 最(zui)大(da), one for each 40 characters.
+    A detective or a hacker with a number in the first 120 characters is an advertisement, and so are the number of a
+    messenger beside an offer in the last 150 (亏损咨询加微信) and a text of up to 200 that offers something and ends
+    with a telephone number.
     Phrases and names are not counted on pages of the police and the courts, which warn of them. Defaults 5 and 3, on
     labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
@@ -254,6 +273,8 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
         return Drop("advertisement", opening)
     if len(text) >= _MIN_OFFER_CHARS and (contact := _find_opening_contact(text)):
         return Drop("advertisement", contact)
+    if contact := _find_closing_contact(text):
+        return Drop("advertisement", contact)
     if _MIN_SALES_CHARS <= len(text) <= _MAX_SALES_CHARS and (call := _find_sales_call(text[-_CLOSING_CHARS:])):
         return Drop("advertisement", call)
     if copied and (sewn_in := _find_sewn_in_betting(text)):
@@ -274,14 +295,21 @@ def _find_copied_form(text: str) -> str | None:
         return "、".join(sorted(states))
     if (not text[:1].isalnum() or text[0] in "卍卐") and (address := OPENING_ADDRESS.match(text)):
         return address[0]
-    if len(text) <= _MAX_LISTING_CHARS:
-        for cue, items in LISTINGS.items():
+    if COPY_CUE.search(text):
+        if len(spun := set(SPUN_WORD.findall(text))) >= _MIN_SPUN_WORDS:
+            return "、".join(sorted(spun)[:5])
+        for cue, items in LISTINGS.items() if len(text) <= _MAX_LISTING_CHARS else ():
             if cue in text and len(listed := set(items.findall(text))) >= _MIN_LISTED and not _is_on_crime(text):
                 return "、".join(sorted(listed)[:5])
-    if SPUN_WORDS_CUE in text and len(replaced := set(SPUN_WORDS.findall(text))) >= _MIN_FORMULAS:
-        return "、".join(sorted(replaced))
     if len(text) > _MAX_BLURB_CHARS:
         return None
+    if text.count("(") >= (least := max(_MIN_PINYIN, len(text) / _CHARS_PER_PINYIN)):
+        sounds = PINYIN_IN_BRACKETS.findall(text)
+        if len(sounds) >= least:
+            return "".join(sounds[:5])
+    for cue in SEWN_SHEET_CUES:
+        if cue in text and (sheet := SEWN_SHEET.search(text)):
+            return sheet[0][:20]
     if SOLD_TIPS_CUE in text and (tips := SOLD_TIPS.search(text)):
         return tips[0]
     for cue in NOVEL_CUES:
@@ -307,12 +335,34 @@ def _find_opening_bet(text: str) -> str | None:
 
 def _find_opening_contact(text: str) -> str | None:
     """Find the number to call or to write to with which a text begins that offers something, or None."""
-    if not LONG_NUMBER.search(text, 0, _CONTACT_CHARS):
+    opening = text[:_CONTACT_CHARS]
+    if not LONG_NUMBER.search(opening) and "www." not in opening:
         return None
+    if (contact := ILLEGAL_CONTACT.search(opening)) and ILLEGAL_OFFER.search(opening) and not _is_on_crime(opening):
+        return contact[0]
     if (hidden := HIDDEN_NUMBER.search(text, 0, _CONTACT_CHARS)) and not _is_on_crime(text):
         return hidden[0]
     contact = OPENING_CONTACT.search(text, 0, _CONTACT_CHARS)
     return None if contact is None or NO_OFFER.search(text, 0, _OFFER_CHARS) else contact[0]
+
+
+def _find_closing_contact(text: str) -> str | None:
+    """Find the contact with which a text ends that offers something there, or a short one that is a small ad."""
+    closing = text[-_CLOSING_CONTACT_CHARS:]
+    if len(text) <= _MAX_SMALL_AD_CHARS:
+        if not _DIGITS.search(closing):
+            return None
+        number = SMALL_AD.search(closing)
+        return number[0] if number and SMALL_AD_OFFER.search(text) and not NOT_A_SMALL_AD.search(text) else None
+    for cue in CLOSING_CONTACT_CUES:
+        if cue in closing:
+            break
+    else:
+        return None
+    contact = CLOSING_CONTACT.search(closing)
+    if contact is None or not CLOSING_OFFER.search(closing) or NOT_AN_OFFER.search(closing):
+        return None
+    return contact[0]
 
 
 def _is_on_crime(text: str) -> bool:

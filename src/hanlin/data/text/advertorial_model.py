@@ -34,8 +34,8 @@ _NEWS_REPORT = compile_on_use(
 """What news has and an advertorial seldom: a byline, a date line, a stock code and accounts, somebody who is quoted."""
 _LIKE_NEWS = compile_on_use(
     r"\d ?月 ?\d{1,2} ?日|近日|日前|今年以来，|上半年，|新华|央视"
-    r"|原标题|返回搜狐|来源：[^\n]{1,10}(?:网|报|社|联播|新闻|台)"
-    r"|\A[^。]{0,60}?(?:今日|最近|今天|昨天|本周|近期)[^。，]{0,12}(?:宣布|发布|推出|上线|公布|亮相|举行|举办|召开|开展)"
+    r"|原标题|返回搜狐|来源：[^\n]{1,10}(?:网|报|社|联播|新闻|台)|据了解|[（(]责任编辑[：:]"
+    r"|\A[^。]{0,60}?(?:今日|最近|今天|昨天|本周|近期)[^。]{0,24}?(?:宣布|发布|推出|上线|公布|亮相|举行|举办|召开|开展)"
 )
 """What news has and some advertorials: a day, where it was published first. It counts if the model is not sure.
 
@@ -43,6 +43,10 @@ Of 26 news of 2023 that the model takes for advertorials in spite of `_NEWS_REPO
 for tuning, 12 were wrong, and 11 of those have one of both; of 100 pages of SkyPile that it drops rightly 4 do.
 """
 _SURE = 0.9
+OPENING_CHARS = 400
+"""The beginning of a page that is judged alone, if the page is more than twice as long."""
+_SURE_OF_OPENING = 0.88
+"""Of pages that crawlers took for news 24 of the half for tuning begin so, all advertorials; at 0.6 reports do too."""
 _MAX_REPEATS = 3
 """A word counts this often at most: what a page is about does not make it an advertorial."""
 _LEAST_CHARS = 300
@@ -211,6 +215,20 @@ def judge_page(text: str, min_probability: float) -> tuple[float, list[str]] | N
         return None
     words = dict.fromkeys(word for kind in _TELLING_KINDS for word in found.get(kind, ()))
     return 1 / (1 + math.exp(-min(30.0, logit))), list(words)[:5]
+
+
+def judge_opening(text: str) -> tuple[float, list[str]] | None:
+    """Tell whether the beginning of a longer page is written to sell, whatever the page goes on with.
+
+    Programs put news, chapters of novels or lists of towns behind an advertorial, so that search engines find it.
+
+    Args:
+        text: The page.
+
+    Returns:
+        (probability, up to 5 words) as `judge_page`, or None for a page that begins otherwise.
+    """
+    return judge_page(text[:OPENING_CHARS], _SURE_OF_OPENING)
 
 
 def _weigh(measures: Mapping[str, float]) -> float:

@@ -173,9 +173,13 @@ LISTINGS = {
     ),
 }
 """What offers of flats, goods and loans are made of, by a word that is in each; three different ones are an offer."""
-SPUN_WORDS_CUE = "跟着"
-SPUN_WORDS = re.compile("伴跟着|老平民|效劳职员|谁人[大女男老]|根基都是")
-"""Words of a program that replaces others by their synonyms: 伴跟着 for 伴随着, 老平民 for 老百姓."""
+SEWN_SHEET_CUES = ("石油催化剂", "公斤/")
+SEWN_SHEET = re.compile(
+    r"用途：用于(?!制造石油催化剂)[^，。、]{4,}制造石油催化剂|包装：真空(?!包装)[^，。、]{4,}包装[^。]{0,40}公斤/(?!件)"
+)
+"""A data sheet of goods into which a program sewed headlines: 用途：用于十年后收获票房制造石油催化剂."""
+PINYIN_IN_BRACKETS = re.compile(r"[\u4e00-\u9fff]\((?:[bpmfdtnlgkhjqxrzcsyw]h?)?[aeiouv]{1,3}(?:ng?|r)?\)")
+"""The sound behind a character without its tone: 大(da)大(da)拓展, which a program puts behind any of them."""
 INSTITUTION = re.compile("学院|大学|学校|教授|研究生|研究所|研究员|医院|学生|教师|科研|学科|专业|党委|论文|专家")
 """Words of the pages that are copied: on schools, institutes and hospitals."""
 ON_BETTING = re.compile(
@@ -233,8 +237,42 @@ Names of messengers (微信：nofashion) are not among them: articles begin with
 """
 HIDDEN_NUMBER = re.compile(r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至和×xX✕*＊~～-])\d{4}\1\d{4}(?!\d)")
 """The number of a telephone that is written so that no filter finds it: 156乄1330乄4344."""
-LONG_NUMBER = re.compile(r"\d[-= \d]{5}|1\d\d\D\d{4}\D\d{4}")
-"""What is in every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in half the time."""
+LONG_NUMBER = re.compile(r"\d(?<!\d\d)(?<!-\d)(?<!2(?=0\d\d-))[-= \d]{5}|1\d\d\D\d{4}\D\d{4}")
+"""What begins nearly every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in half the time; dates are none."""
+ILLEGAL_OFFER = re.compile(
+    r"(?:私家|私人|天眼)侦探|侦探(?:公司|热线|社)|黑客\W{0,3}[^。，\n]{0,6}?[:：σ]|网赌被黑|(?:花呗|信用卡|白条)\W?(?:套现|提现)"
+    r"|定位找人|聊天记录[^。]{0,8}(?:恢复|查询)|查[^。]{0,6}通话记录|外围(?:女|模特)|(?:永久|复制)网址|招收代理"
+)
+"""What nobody offers but in an advertisement, whatever the page goes on with."""
+ILLEGAL_CONTACT = re.compile(r"(?<!\d)(?!(?:19|20)\d\d[-年./])\d(?:[-&*=.· ]?\d){5,}|www\.")
+"""How to reach those who offer it, in the first 120 characters."""
+CLOSING_CONTACT_CUES = ("信", "q", "Q", "v", "V", "扣扣", "企鹅")
+"""One of them is in every `CLOSING_CONTACT`."""
+CLOSING_CONTACT = re.compile(
+    r"(?:微\s?信|威信|薇信?|徽信|(?<![a-zA-Z])[vV][xX信]?|加[vVqQ]|[qQ]{2}|扣扣|企鹅)\W{0,3}(?:号|同号|号码)?\s?[:：;；]?\s?[\u4e00-\u9fff]{0,3}[a-zA-Z_]{0,8}\d{4,}"
+)
+"""The number or the name with digits of a messenger at the end of a text."""
+CLOSING_OFFER = re.compile("咨询|指导|盈利|亏损|回本|喊单|操作|免费领|非诚勿扰|详询|购买|代理|探讨")
+"""What the last sentences have beside it if they offer something."""
+NOT_AN_OFFER = re.compile(
+    "作者|编辑|投稿|来稿|稿件|爆料|报料|转载|版权|商务|合作|来源|公众|小编|新闻|热线|记者|关注|邮箱|举报|主编|运营|监督|广告|客服|技术支持"
+    "|报名|考试|律师|地址|文/|原文|责任|签名|电子书|医院|预约|学校|政府|部门|骗|警"
+)
+"""What else they have: who wrote the page, an office, a warning."""
+SMALL_AD = re.compile(
+    r"(?:联系|电话|微信|[vV][xX]|手机|[qQ]{2}|加我|看房)[^。，\d\n]{0,8}?[:：]?\s?1[3-9]\d{9}\D{0,12}\Z"
+    r"|(?:微信|[vV][xX]|[qQ]{2})\W{0,3}[a-zA-Z_]{0,8}\d{5,12}\D{0,12}\Z"
+)
+"""The number of a mobile telephone or messenger with which a short text ends."""
+SMALL_AD_OFFER = re.compile(
+    "出售|出租|转让|低价|急转|回收|招聘|招|代理|供应|优惠|特价|有意|需要的|有车的|有卖|价格|面议|承接|租房|接手|主营"
+)
+"""What such a text offers, or looks for to buy."""
+NOT_A_SMALL_AD = re.compile(
+    "寻|启[事示]|丢失|遗失|走失|失联|举报|[警骗]|公安|身份证|失物|求助|投诉|捡到|归还|记者|爆料|编辑|投稿|作者|来源|公众|通知|公告|责编"
+    "|值班|监督|捐|好心人|法院|异议|转载|版权|律师|求[购租职一]|学校|医院|政府"
+)
+"""What it has if it asks for help or has an author."""
 NO_OFFER = re.compile(
     "寻[人找狗物]|启[事示]|丢失|走失|失联|举报|警[方察]|公安|报警|失物|求助|投诉|退款|订单|爆料|记者|邮编|通讯地址|法院|原告"
     "|被告|律师|曝光|骗|简历|招聘|聘|姓名|作者|编辑|投稿|来稿|公众|关注|阅读原文|转载|版权|身份证|发帖人|反映|回复|楼主|提问|如何|怎[么样]|验证码"

@@ -1,0 +1,79 @@
+"""Copies that programs rewrote or cut out of a list, offers that hide in them, and what only looks so."""
+
+import pytest
+
+from hanlin.config.settings.rules import TEXT_RULES
+from hanlin.data.filters.rules import RULE_FUNCTIONS
+from hanlin.data.ledger import Drop
+
+NEWS = "昨天下午，城北的新桥通车，附近的人都来看热闹，车辆一辆接一辆地开过去，一切井然有序。"
+
+
+def apply(rule: str, text: str) -> str | Drop:
+    return RULE_FUNCTIONS[rule](text, **TEXT_RULES[rule])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "克日，市委布告主持会议，夸大指出要高质量成长，与会的人都鞭策经济，党的扶植也有了起色，大家很高兴。",
+        "他糊口方式很健康，身材素质也好，日常糊口里每天都走路，这样的人不容易生病。",
+        "用途：用于美股周三收盘小幅走高制造石油催化剂、玻璃着色剂、磁性三家公司上市材料、钕化合物中间体等工业。",
+        "作为(wei)世界最(zui)大(da)的望远镜，它能看见很远(yuan)的星。",
+        "哪里有私家侦探公司:186-2400-2362，专业可靠。" + NEWS * 5,
+        "网赌被黑找我们www.example.com，先出款后付费。" + NEWS * 5,
+        NEWS * 6 + "做单亏损的朋友可以咨询我，微信：abc123456",
+        "海鲜大排档低价转让，设备齐全，接手可盈利，联系电话15132540000",
+    ],
+    ids=["spun", "spun 2", "a data sheet", "sounds", "a detective", "a site", "a messenger", "a small ad"],
+)
+def test_what_programs_rewrote_and_offers_in_other_text_are_advertisements(text: str) -> None:
+    assert isinstance(apply("advertisements", text), Drop)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "他为糊口奔走，年年如此，谁人知道他的难处。",
+        "用途：用于制造石油催化剂、玻璃着色剂、磁性材料、钕化合物中间体、化学试剂等工业。",
+        "函数(function)有参数(argument)和返回值(value)，方法(method)属于对象(object)。",
+        "近日，民警破获一起案件，嫌疑人开设私家侦探公司，电话13800000000，骗取钱财，已被公安机关刑拘。" + NEWS * 3,
+        NEWS * 6 + "新闻热线、投稿请咨询小编，微信：abc123456",
+        "本人在城北丢失身份证一张，有捡到的好心人联系13798820000归还，面议酬谢！",
+    ],
+    ids=["one word", "a data sheet", "English", "the police", "an editor", "a lost card"],
+)
+def test_what_only_has_such_words_stays(text: str) -> None:
+    assert apply("advertisements", text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7小时前?-?某星座有神秘的能力 05-01 相关文章 某组织宣称对此..",
+        "首页 热图推荐 推荐图集 换一组 继续向左滑动 进入下一图集 ..",
+        "".join(f"城北第{number}座桥通车的消息，居民都很高兴，交警也在桥头...阅读详情" for number in range(6)),
+    ],
+    ids=["a piece with its age", "a frame", "links to read on"],
+)
+def test_pieces_of_lists_that_break_off_are_dropped(text: str) -> None:
+    assert isinstance(apply("ellipsis_lines", text), Drop)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["7小时前，城北的桥断了，现在已经抢修好..", NEWS + "他想说什么，又没有说...", NEWS * 3 + "...阅读全文"],
+    ids=["a sentence", "a pause", "one link"],
+)
+def test_texts_that_end_with_dots_stay(text: str) -> None:
+    assert apply("ellipsis_lines", text) == text
+
+
+SCRAPS = "失所 因欧 是今 非线性 凸肚 症快 枳樽 也斯 庄则 早熟 一遭 圈乱 文无 手叹 人匿 钻落 江系 052 档信 胸贴"
+
+
+def test_scraps_of_words_are_no_text_and_a_list_of_names_is() -> None:
+    scraps = f"{SCRAPS} 匡撑 壳新 1150 枪持 屡传 十开 手也 抽中 在对 对雅 的还"
+    assert isinstance(apply("keyword_lists", scraps), Drop)
+    names = " ".join(f"{first}{second}" for first in "赵钱孙李周吴" for second in "一二三四五六七八")
+    assert apply("keyword_lists", names) == names
