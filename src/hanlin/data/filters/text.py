@@ -296,8 +296,8 @@ def _find_copied_form(text: str) -> str | None:
     if (not text[:1].isalnum() or text[0] in "卍卐") and (address := OPENING_ADDRESS.match(text)):
         return address[0]
     if COPY_CUE.search(text):
-        if len(spun := set(SPUN_WORD.findall(text))) >= _MIN_SPUN_WORDS:
-            return "、".join(sorted(spun)[:5])
+        if len(replaced := set(SPUN_WORD.findall(text))) >= _MIN_SPUN_WORDS:
+            return "、".join(sorted(replaced)[:5])
         for cue, items in LISTINGS.items() if len(text) <= _MAX_LISTING_CHARS else ():
             if cue in text and len(listed := set(items.findall(text))) >= _MIN_LISTED and not _is_on_crime(text):
                 return "、".join(sorted(listed)[:5])
