@@ -69,6 +69,20 @@ def test_texts_that_end_with_dots_stay(text: str) -> None:
     assert apply("ellipsis_lines", text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "dropped"),
+    [
+        ("2018-12-26 09:13来源:浙江影视娱乐频道", True),
+        ("视频:老婆偷偷买了一个手机影视&gt微电影2018-05-0116:26:090", True),
+        ("2018-05-23 18:58 来源:湖心新闻 播放次数:水饺店破墙开门无证经营，居民怨声载道", False),
+        ("会议于2018-05-23 18:58开始", False),
+    ],
+    ids=["a source", "a film", "a title", "a line"],
+)
+def test_the_time_and_the_source_of_a_page_are_no_text(text: str, dropped: bool) -> None:
+    assert isinstance(apply("keyword_lists", text), Drop) is dropped
+
+
 SCRAPS = "失所 因欧 是今 非线性 凸肚 症快 枳樽 也斯 庄则 早熟 一遭 圈乱 文无 手叹 人匿 钻落 江系 052 档信 胸贴"
 
 

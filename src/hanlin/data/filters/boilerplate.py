@@ -205,7 +205,7 @@ def advertorials(text: str, min_probability: float) -> str | Drop:
     Why: they are a fifth of the pages of a crawl of the Chinese web, and all say the same. `min_probability` (default
     0.5) is of a logistic model of words that such pages have in common, of words of offices, science and questions,
     and of the form: `hanlin.data.text.advertorial_model`. Texts of 150 to 4,000 characters are judged, and of those of
-    more than 800 the first 400, with 0.88: programs put news or a novel behind an advertorial. Others stay.
+    more than 800 the first 400, with 0.83: programs put news or a novel behind an advertorial. Others stay.
     Not in the default set of chats, whose answers write such texts because they are asked to. Source: fitted to 1,800
     labeled pages of two crawls and 3,700 other texts by bench/fit_advertorials.py.
     """

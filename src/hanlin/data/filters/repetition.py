@@ -77,6 +77,9 @@ _FRAME = re.compile(
     r"|(?i:failed ?to ?open ?stream|\A\W*(?:please )?enable javascript|javascript (?:is|seems) (?:disabled|to be))"
 )
 """What a server or a site says where a page should be, or around one."""
+_MAX_CAPTION_CHARS, _MAX_SOURCE_CHARS = 100, 40
+_TIME = re.compile(r"20\d\d-\d\d-\d\d ?\d\d:\d\d")
+_CLAUSE = re.compile("[。！？!?，；]")
 _ADDRESS = re.compile(r"https?://[!-~]+")
 _FUNCTION_WORD = re.compile("[的了是在和我你他她这那有也就不都而与之]")
 _FACT = re.compile(r"[0-9《》，,、；;：:=+＋—–→\[\](){}（）]")
@@ -97,10 +100,14 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     the same length of two to five or of seven characters: verse without marks and lists of persons. 30 scraps, most of
     two characters, with function words, Latin or digits between them go whatever their length. A text of which
     seven tenths are addresses, or a half numbers of pages, goes too, and one of up to 400 characters that begins as the
-    frame of a page: the bar of a forum, a redirection, an error of the server.
+    frame of a page: the bar of a forum, a redirection, an error of the server. So does the entry of a catalog of films,
+    and what has the time and the source of a page and nothing else.
     """
     if len(text) <= _MAX_FRAME_CHARS and (frame := _FRAME.search(text, 0, _HEAD_CHARS)):
         return Drop("keyword_list", frame[0])
+    if len(text) <= _MAX_CAPTION_CHARS and (time := _TIME.search(text)) and not _CLAUSE.search(text):
+        if "&gt" in text or (len(text) <= _MAX_SOURCE_CHARS and "来源" in text):
+            return Drop("keyword_list", time[0])
     if "http" in text[:_HEAD_CHARS] and sum(map(len, _ADDRESS.findall(text))) > _MAX_ADDRESS_SHARE * len(text):
         return Drop("keyword_list", "addresses")  # which have question marks
     for mark in _SENTENCE_MARKS:  # twice as fast as `any`; nearly every text has the first
