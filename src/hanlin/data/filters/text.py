@@ -271,7 +271,7 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
     if opening := _find_opening_bet(text):
         return Drop("advertisement", opening)
-    if len(text) >= _MIN_OFFER_CHARS and (contact := _find_opening_contact(text)):
+    if contact := _find_opening_contact(text):
         return Drop("advertisement", contact)
     if contact := _find_closing_contact(text):
         return Drop("advertisement", contact)
@@ -340,6 +340,8 @@ def _find_opening_contact(text: str) -> str | None:
         return None
     if (contact := ILLEGAL_CONTACT.search(opening)) and ILLEGAL_OFFER.search(opening) and not _is_on_crime(opening):
         return contact[0]
+    if len(text) < _MIN_OFFER_CHARS:
+        return None
     if (hidden := HIDDEN_NUMBER.search(text, 0, _CONTACT_CHARS)) and not _is_on_crime(text):
         return hidden[0]
     contact = OPENING_CONTACT.search(text, 0, _CONTACT_CHARS)
