@@ -105,9 +105,8 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     """
     if len(text) <= _MAX_FRAME_CHARS and (frame := _FRAME.search(text, 0, _HEAD_CHARS)):
         return Drop("keyword_list", frame[0])
-    if len(text) <= _MAX_CAPTION_CHARS and (time := _TIME.search(text)) and not _CLAUSE.search(text):
-        if "&gt" in text or (len(text) <= _MAX_SOURCE_CHARS and "来源" in text):
-            return Drop("keyword_list", time[0])
+    if len(text) <= _MAX_CAPTION_CHARS and (entry := _find_entry(text)):
+        return Drop("keyword_list", entry)
     if "http" in text[:_HEAD_CHARS] and sum(map(len, _ADDRESS.findall(text))) > _MAX_ADDRESS_SHARE * len(text):
         return Drop("keyword_list", "addresses")  # which have question marks
     for mark in _SENTENCE_MARKS:  # twice as fast as `any`; nearly every text has the first
@@ -135,6 +134,18 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     if len(_FACT.findall(text)) > _MAX_FACT_SHARE * chars:
         return text
     return Drop("keyword_list", f"{len(items)} items: {' '.join(items[:3])}")
+
+
+def _find_entry(text: str) -> str | None:
+    """Find the time in the entry of a catalog of films, or in a page that is a time and a source, or None."""
+    time = _TIME.search(text)
+    if (
+        time is None
+        or _CLAUSE.search(text)
+        or not ("&gt" in text or (len(text) <= _MAX_SOURCE_CHARS and "来源" in text))
+    ):
+        return None
+    return time[0]
 
 
 def _is_scrap(items: Sequence[str]) -> bool:
