@@ -7,7 +7,7 @@ source:
     repo = "THUDM/AlignBench"
     commit = "0b4e8b1..."            # all 40 digits
     path = "data/answers/*.jsonl"    # a file, or files that match
-    form = "chats"                   # chats, documents, lines (every line a document), strings, pickled
+    form = "chats"                   # chats, documents, files, lines (every file or line a document), strings, pickled
     sample = 300                     # rows to draw, and those that a label names; 0: all
     seed = 1
     fields = {prompt = "question"}   # if the rows need it, as in a recipe
@@ -16,6 +16,8 @@ source:
     strings = ["context"]            # of form strings: fields of JSON Lines whose strings, also in lists, are documents
     split = 'Passage \d+:'           # of form strings: every part between matches is a document
     column = 1                       # of form pickled (a tuple of lists): the list of which every text is a document
+
+Files are read as UTF-8, or else as GB18030; others, and those with a zero byte, are left out.
 
 A package of PyPI is `repo = "pypi/NAME"` with its version as `commit`, unpacked into DIR/pypi+NAME; pickles are read
 without any class. A repository is looked for as DIR/OWNER+NAME, DIR/OWNER+NAME/repo or DIR/OWNER/NAME: a Git
@@ -104,16 +106,31 @@ def read_files(repos: Path, source: Mapping[str, Any]) -> dict[str, bytes] | Non
             if listed is not None
             else [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         )
-        files: dict[str, bytes] = {}
-        for path in sorted(path for path in paths if path and fnmatch.fnmatchcase(path, source["path"])):
-            data = (
-                (folder / path).read_bytes() if listed is None else _git(folder, "show", f"{source['commit']}:{path}")
-            )
-            if data is not None:
-                files[path] = data
+        matching = sorted(path for path in paths if path and fnmatch.fnmatchcase(path, source["path"]))
+        if listed is None:
+            files = {path: (folder / path).read_bytes() for path in matching}
+        else:
+            files = dict(_read_blobs(folder, source["commit"], matching))
         if files:
             return files
     return None
+
+
+def _read_blobs(folder: Path, commit: str, paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a commit that are there as (path, content), read by one process."""
+    listed = [path for path in paths if "\n" not in path]
+    asked = "".join(f"{commit}:{path}\n" for path in listed).encode()
+    with tempfile.TemporaryFile() as request:
+        request.write(asked)
+        request.seek(0)
+        command = ["git", "-C", str(folder), "cat-file", "--batch"]
+        with subprocess.Popen(command, stdin=request, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            for path in listed:
+                head = process.stdout.readline().split()
+                if len(head) == 3 and head[1] == b"blob":
+                    yield path, process.stdout.read(int(head[2]))
+                    process.stdout.read(1)
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
@@ -124,6 +141,12 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
 
 def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[dict[str, Any]]:
     """Read all rows of a source's files in the form of the material."""
+    if source["form"] == "files":
+        for data in files.values():
+            text = decode_file(data)
+            if text and text.strip():
+                yield _make_row(name, source, text=text)
+        return
     if source["form"] == "lines":
         for data in files.values():
             for line in data.decode("utf-8", "replace").splitlines():
@@ -166,6 +189,18 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
                         yield _make_row(name, source, text=parsed.item.text)
                     else:
                         yield _make_row(name, source, messages=[turn.to_json() for turn in parsed.item.messages])
+
+
+def decode_file(data: bytes) -> str | None:
+    """The text of a file in UTF-8 or else GB18030; None for other files and for those with a zero byte."""
+    if b"\0" in data:
+        return None
+    for encoding in ("utf-8-sig", "gb18030"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return None
 
 
 class PlainUnpickler(pickle.Unpickler):

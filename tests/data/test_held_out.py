@@ -130,3 +130,17 @@ def test_every_label_of_the_project_is_read_and_names_a_source(scripts: tuple[An
     sources = draw.read_sources(draw.SOURCES)
     labels = precision.read_labels(sorted(precision.LABELS.glob("*.tsv")))
     assert {label.source for label in labels} <= set(sources)
+
+
+def test_a_file_is_a_document_in_its_encoding_and_binary_files_are_none(
+    tmp_path: Path, scripts: tuple[Any, Any]
+) -> None:
+    draw, _ = scripts
+    folder = tmp_path / "repos" / "owner+pages"
+    folder.mkdir(parents=True)
+    for name, data in {"a.html": GOOD.encode(), "b.html": GOOD[3:].encode("gbk"), "c.html": b"a\0b"}.items():
+        (folder / name).write_bytes(data)
+    source = {"repo": "owner/pages", "commit": "0" * 40, "path": "*.html", "form": "files", "sample": 0, "seed": 1}
+    rows, missing = draw.draw(tmp_path / "repos", {"pages": source})
+    assert [row["text"] for row in rows] == [GOOD, GOOD[3:]]
+    assert not missing

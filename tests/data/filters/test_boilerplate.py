@@ -114,6 +114,9 @@ def test_the_pairs_of_characters_are_in_every_line_that_is_cut(line: str) -> Non
         "风云足球明天凌晨03:45直播曼城对拜仁的比赛，敬请关注！",
         "近日，某地一名女子在医院就诊的事引起了大家的讨论。详情请点击以下阅读原文",
         "把一本书放进特制的外套里，隔层中的种子会慢慢发芽。（图片来自网络）",
+        "夜里做梦隔壁老王居然给我点赞",
+        "目击者爆料：新桥路口这会儿堵成一片了",
+        "//@海边看云:盼着物资早点送到小城 这么点转发量看得人着急",
     ],
 )
 def test_a_post_that_says_something_stays(post: str) -> None:
@@ -121,7 +124,14 @@ def test_a_post_that_says_something_stays(post: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "post", ["精品课程免费报名，名额不多，敬请关注！", "敬请关注", "新书69元包邮到家，数量不多，欢迎关注"]
+    "post",
+    [
+        "精品课程免费报名，名额不多，敬请关注！",
+        "敬请关注",
+        "新书69元包邮到家，数量不多，欢迎关注",
+        "求转发！",
+        "看完返回搜狐，查看更多 责任编辑：",
+    ],
 )
 def test_a_post_that_sells_or_says_nothing_is_an_advertisement(post: str) -> None:
     assert isinstance(judge(post), Drop)

@@ -77,6 +77,19 @@ def test_text_decoded_as_another_east_asian_encoding_counts_as_lost(written_as: 
     assert mojibake(damaged, 0.005) == Drop("mojibake", f"{len(damaged)} of {len(damaged)} characters")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "削 剡 铣 刨 磨 锛 凿",
+        "冬夜 秋夜 春夜 不眠之夜",
+        "行礼 敬礼 施礼 有礼 致敬",
+        "és elkészült könnyű néhány előtt több",
+    ],
+)
+def test_short_lists_of_words_are_not_wrongly_decoded(words: str) -> None:
+    assert repair(words) == (words, 0)
+
+
 @pytest.mark.parametrize("read_as", ["gbk", "gb18030", "cp949", "shift_jis"])
 def test_big5_decoded_as_another_encoding_counts_as_lost(read_as: str) -> None:
     damaged = load_converter("traditional")(LONG).encode("big5", "ignore").decode(read_as, "ignore")

@@ -156,6 +156,14 @@ def test_drawn_rules_are_no_repeated_lines_and_a_song_may_repeat_more() -> None:
     assert reason("repeated_lines", song * 3) == "repeated_lines"
 
 
+def test_source_code_may_repeat_three_quarters_and_front_matter_is_not_counted() -> None:
+    code = "\n".join(f"void set_{n}(int value)\n{{\n  unlock(device);\n  write(device, value);\n}}" for n in range(9))
+    assert apply("repeated_lines", code) == code
+    assert reason("repeated_lines", "\n".join(["unlock(device);"] * 99)) == "repeated_lines"
+    page = "---\n" + "time: 2020-01-01\nreply:\n" * 9 + f"---\n{SPRING}"
+    assert apply("repeated_lines", page) == page
+
+
 def test_repeated_phrases_drop_a_text_without_line_ends() -> None:
     spun = "买苏州办公家具就找苏州办公家具厂家直接联系" * 12
     assert reason("repeated_phrases", spun) == "repeated_phrases"
@@ -489,8 +497,9 @@ def test_a_list_of_articles_that_break_off_is_dropped(dots: str) -> None:
         "\n".join(f"{n}、{TEASER}..." for n in range(2)),
         f"{TEASER * 30}。\n" + "\n".join(f"{n}、{TEASER}..." for n in range(4)),
         "\n".join(["for i in range(3): ...", "    yield i", ">>> f(x)...", "..."] * 5),
+        "\n".join(f"the boats go down the river {word}..." for word in ("again", "tonight", "and on", "alone")),
     ],
-    ids=["pauses", "exclamations", "two", "article", "code"],
+    ids=["pauses", "exclamations", "two", "article", "code", "an English song"],
 )
 def test_pauses_of_a_story_and_an_article_with_a_few_teasers_are_no_list(text: str) -> None:
     assert apply("ellipsis_lines", text) == text
@@ -531,9 +540,22 @@ def test_a_text_of_nothing_but_keywords_or_addresses_is_dropped(text: str) -> No
         "姓名 赵一 身高 175cm 体重 75kg 出生日期 1974年4月3日 毕业院校 东山学院 职业 教师"
         " 著作 《湖心》 奖项 2003年金叶奖 住处 北京",
         "见 https://example.com/a，第三章讲得更清楚",
+        "油耗的数字都在这段录像里了，大家看看 https://example.com/video/a4fe8812c07d9b3561ffe0a2?from=share&time=1528785224",
+        "\n".join(f"第{n}个例子讲怎样画一条线和一个圆 https://example.com/{'draw' * 15}/{n}" for n in range(60)),
         "\n".join(f"{n} {n * 37 % 101} {n * 53 % 97}" for n in range(30)),
     ],
-    ids=["a sentence", "a line each", "verse", "names", "a song", "facts", "a link", "a table"],
+    ids=[
+        "a sentence",
+        "a line each",
+        "verse",
+        "names",
+        "a song",
+        "facts",
+        "a link",
+        "a post and its link",
+        "explained links",
+        "a table",
+    ],
 )
 def test_verse_names_and_facts_are_no_keywords(text: str) -> None:
     assert apply("keyword_lists", text) == text

@@ -42,7 +42,12 @@ _FIRST_LINES, _LAST_LINES, _TAIL = 3, 8, 0.6
 _MAX_TITLE_CHARS = 45
 _NOTICE_FACTOR = 4
 _MIN_CONTENT_CHARS = 100
-_MIN_POST_CHARS = 15
+_MIN_POST_CHARS, _MIN_SAID_CHARS = 15, 7
+_PAGE_NOTICE = re.compile(
+    r"©|备案|备\d|网安备|返回|[责编]辑|来源|转载|转自|公[众微]?号|授权|查看更多|[上下]一[篇页]|作者[：:]|文[/／]"
+)
+"""What pages have around a text and posts do not."""
+_NAMES = re.compile(r"@[\w-]+[:：]?|\[[^\[\]]{1,8}\]")
 
 
 def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
@@ -70,12 +75,17 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
 
 
 def _is_post(text: str) -> bool:
-    """Whether a text of one line, such as a post, says something besides the furniture at its end and sells nothing."""
+    """Whether a text of one line, such as a post, says something besides its furniture and sells nothing."""
     line = text.strip()
-    if "\n" in line or (end := POST_END.search(line)) is None:
+    if "\n" in line:
         return False
-    said = line[: end.start()]
-    return sum(map(str.isalnum, said)) >= _MIN_POST_CHARS and not POST_THAT_SELLS.search(said)
+    if end := POST_END.search(line):
+        said = line[: end.start()]
+        return sum(map(str.isalnum, said)) >= _MIN_POST_CHARS and not POST_THAT_SELLS.search(said)
+    if POST_THAT_SELLS.search(line) or _PAGE_NOTICE.search(line):
+        return False
+    said = _NAMES.sub("", CALL.sub("", FURNITURE.sub("", line)))
+    return sum(map("\u2fff".__lt__, filter(str.isalnum, said))) >= _MIN_SAID_CHARS
 
 
 def _find_candidates(lines: Sequence[str], longest: int) -> list[int]:

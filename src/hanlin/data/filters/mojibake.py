@@ -195,7 +195,10 @@ def _repair_once(text: str) -> tuple[str, int]:
     lost = _count_lossy_marks(text) if _LOSSY_PREFILTER.may_match(text) else 0
     if _GBK_PREFILTER.count_candidates(text) * 100 > len(text):
         decoded = _decode_gbk(text)
-        return (text, len(text)) if decoded is None else (decoded, lost)
+        if decoded is not None:
+            return decoded, lost
+        if _is_mostly_utf8(text):
+            return text, len(text)
     if _count_frequent(text) < _MIN_FREQUENT * len(text):  # of a text that is wrong as a whole few are
         start = text[:_HEAD_CHARS]
         beyond = len(start) - len(start.encode("ascii", "ignore"))
@@ -237,6 +240,15 @@ def _decode_gbk(text: str) -> str | None:
         return text.encode("gb18030").decode("utf-8")
     except UnicodeError:
         return None
+
+
+_WIDE_SEQUENCE = re.compile(rb"[\xe3-\xe9\xef][\x80-\xbf]{2}")
+
+
+def _is_mostly_utf8(text: str) -> bool:
+    """Whether a half of the bytes of a text in GB18030 are characters in UTF-8: 削 绞 锛 are tools, not lost bytes."""
+    characters = sum(map("\x7f".__lt__, text))
+    return 3 * len(_WIDE_SEQUENCE.findall(text.encode("gb18030", "replace"))) >= characters
 
 
 # --- guesses ----------------------------------------------------------------------------------------------------------

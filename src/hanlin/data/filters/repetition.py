@@ -22,7 +22,8 @@ from hanlin.data.text.verse import (
     strip_emoticons,
 )
 
-_LEAST_TEASER_CHARS = 20
+_LEAST_TEASER_CHARS, _LEAST_LATIN_TEASER_CHARS = 20, 60
+_HAN = re.compile("[\u4e00-\u9fff]")
 _ELLIPSES = ("...", "…")
 _SEARCH_PIECE = re.compile(r"\A[^，。\n]{0,16}?\d{1,2}\s?(?:小时|分钟|天|秒)前[\s?？\ufffd\xa0·]*-")
 """How long ago a search engine read a page: 7小时前 -."""
@@ -37,9 +38,10 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
     Why: it is a list of articles with the beginning of each, as search pages and front pages of sites have them.
     Source: Rae et al. 2021 (Gopher), section A.1.1, 30 % of the lines. Here these lines must also hold that share of
     the characters, so that an article stays that is followed by the beginnings of others. Only lines of 20 characters
-    and more count, and only `...` and a single `…` behind a letter or digit: `……` and `!...` are how Chinese writers
-    pause. A piece of such a list goes too: up to 400 characters that begin with its age (7小时前 -) and break off. So
-    does a text in one line with five links to read on (...阅读详情), one for each 300 characters.
+    and more count, of 60 without a Chinese character, because lines of songs and remarks in English trail off; and only
+    `...` and a single `…` behind a letter or digit: `……` and `!...` are how Chinese writers pause. A piece of such a
+    list goes too: up to 400 characters that begin with its age (7小时前 -) and break off. So does a text in one line
+    with five links to read on (...阅读详情), one for each 300 characters.
     """
     if len(text) <= _MAX_FRAME_CHARS and text.endswith(("..", "…", "-")):
         piece = _SEARCH_PIECE.match(text)
@@ -55,7 +57,12 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
     if sum(1 for line in all_lines if line.endswith(_ELLIPSES) or line[-1:].isspace()) < least:
         return text
     lines = [stripped for line in all_lines if len(stripped := line.strip()) >= _LEAST_TEASER_CHARS]
-    broken = [len(line) for line in lines if _BREAKS_OFF.search(line[-_LEAST_TEASER_CHARS:])]
+    broken = [
+        len(line)
+        for line in lines
+        if _BREAKS_OFF.search(line[-_LEAST_TEASER_CHARS:])
+        and (len(line) >= _LEAST_LATIN_TEASER_CHARS or _HAN.search(line))
+    ]
     if len(broken) < least or len(broken) <= share * len(lines) or sum(broken) <= share * len(text):
         return text
     return Drop("ellipsis_lines", f"{len(broken)} of {len(lines)} lines")
@@ -80,13 +87,14 @@ _FRAME = re.compile(
 _MAX_CAPTION_CHARS, _MAX_SOURCE_CHARS = 100, 40
 _TIME = re.compile(r"20\d\d-\d\d-\d\d ?\d\d:\d\d")
 _CLAUSE = re.compile("[。！？!?，；]")
-_ADDRESS = re.compile(r"https?://[!-~]+")
+_ADDRESS, _WHOLE_ADDRESS = re.compile(r"https?://[!-~]+"), re.compile(r"https?://\S+")
 _FUNCTION_WORD = re.compile("[的了是在和我你他她这那有也就不都而与之]")
 _FACT = re.compile(r"[0-9《》，,、；;：:=+＋—–→\[\](){}（）]")
 _MIN_SCRAPS, _MIN_PAIRS, _MIN_SCRAP_WORDS = 30, 0.6, 0.03
 _LATIN = re.compile("[0-9A-Za-z]")
 _EVEN_LENGTHS = (2, 3, 4, 5, 7)
 _MAX_ADDRESS_SHARE, _MIN_HAN_SHARE, _MAX_FUNCTION_SHARE, _MAX_FACT_SHARE = 0.7, 0.6, 0.05, 0.08
+_MIN_BESIDE_ADDRESSES, _MIN_SAID_CHARS = 1_000, 7
 _MIN_KEYWORD_CHARS, _MAX_KEYWORD_CHARS, _MAX_SAME_LENGTH, _MAX_SAME_END = 3, 14, 0.7, 0.4
 
 
@@ -99,15 +107,16 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     sentence mark, with hardly any function words, digits or commas is judged, and not if most items between blanks have
     the same length of two to five or of seven characters: verse without marks and lists of persons. 30 scraps, most of
     two characters, with function words, Latin or digits between them go whatever their length. A text of which
-    seven tenths are addresses, or a half numbers of pages, goes too, and one of up to 400 characters that begins as the
-    frame of a page: the bar of a forum, a redirection, an error of the server. So does the entry of a catalog of films,
-    and what has the time and the source of a page and nothing else.
+    seven tenths are addresses goes too, unless 1,000 characters are beside them or a post says something to a single
+    one, in seven Chinese characters and more; so does one of which a half is numbers of pages, and one of up to 400
+    characters that begins as the frame of a page: the bar of a forum, a redirection, an error of the server. So does
+    the entry of a catalog of films, and what has the time and the source of a page and nothing else.
     """
     if len(text) <= _MAX_FRAME_CHARS and (frame := _FRAME.search(text, 0, _HEAD_CHARS)):
         return Drop("keyword_list", frame[0])
     if len(text) <= _MAX_CAPTION_CHARS and (entry := _find_entry(text)):
         return Drop("keyword_list", entry)
-    if "http" in text[:_HEAD_CHARS] and sum(map(len, _ADDRESS.findall(text))) > _MAX_ADDRESS_SHARE * len(text):
+    if "http" in text[:_HEAD_CHARS] and _is_list_of_addresses(text):
         return Drop("keyword_list", "addresses")  # which have question marks
     for mark in _SENTENCE_MARKS:  # twice as fast as `any`; nearly every text has the first
         if mark in text:
@@ -156,6 +165,17 @@ def _is_scrap(items: Sequence[str]) -> bool:
     return _LATIN.search(joined) is not None and len(_FUNCTION_WORD.findall(joined)) >= _MIN_SCRAP_WORDS * len(joined)
 
 
+def _is_list_of_addresses(text: str) -> bool:
+    """Whether most of a text is addresses, unless 1,000 characters are beside them or a post says something to one."""
+    addresses = _ADDRESS.findall(text)
+    listed = sum(map(len, addresses))
+    if listed <= _MAX_ADDRESS_SHARE * len(text) or len(text) - listed >= _MIN_BESIDE_ADDRESSES:
+        return False
+    if len(addresses) > 1 or len(text) > MAX_POST_CHARS:
+        return True
+    return count_char_kinds(_WHOLE_ADDRESS.sub("", text))[0] < _MIN_SAID_CHARS
+
+
 def _is_even(items: Sequence[str]) -> bool:
     """Whether most items have the same length, like verse and names of persons, and do not end alike, like villages."""
     lengths = Counter(map(len, items))
@@ -181,18 +201,33 @@ def repeated_lines(text: str, share: float) -> str | Drop:
 
     Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
     fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted,
-    because manuals show it again step by step, nor are images and lines without a letter or digit, which are drawn
-    rules; and a song may repeat three quarters of itself.
+    because manuals show it again step by step, nor are front matter, images and lines without a letter or digit, which
+    are drawn rules; and songs and source code may repeat three quarters of themselves.
     """
     fraction = _repeated_line_fraction(split_lines(text))
     if fraction <= share:
         return text
-    lines = [line for line in strip_code(text).split("\n") if _WORD_CHARACTER.search(_IMAGE.sub("", line))]
+    prose = strip_code(_FRONT_MATTER.sub("", text, count=1))
+    lines = [line for line in prose.split("\n") if _WORD_CHARACTER.search(_IMAGE.sub("", line))]
     fraction = _repeated_line_fraction(lines)
-    may_be_verse = fraction <= MAX_VERSE_REPETITION and len(set(lines)) >= MIN_VERSE_LINES
-    if fraction <= share or (may_be_verse and is_verse("\n".join(lines))):
+    if fraction <= share or (fraction <= MAX_VERSE_REPETITION and (_is_verse(lines) or _is_code(lines))):
         return text
     return Drop("repeated_lines", f"share {fraction:.2f}")
+
+
+_FRONT_MATTER = re.compile(r"\A---\n.*?^---$", re.S | re.M)
+_CODE_LINE = re.compile(
+    r"[;{}]\s*+(?:(?://|/\*).*)?$|^\s*+(?://|/\*|\*[\s/]|#\s?(?:include|define|if|ifn?def|el|endif|pragma|undef)\b)"
+)
+
+
+def _is_verse(lines: Sequence[str]) -> bool:
+    return len(set(lines)) >= MIN_VERSE_LINES and is_verse("\n".join(lines))
+
+
+def _is_code(lines: Sequence[str]) -> bool:
+    """Whether a half of the lines end or begin as statements, comments and directives of C and its like."""
+    return 2 * sum(1 for line in lines if _CODE_LINE.search(line)) >= len(lines)
 
 
 _IMAGE = re.compile(r"!\[[^\[\]]*\]\([^()]*\)")

@@ -59,7 +59,8 @@ _SCRIPTS = ((_FOREIGN[0][0], -12.0), (_FOREIGN[2][0], -5.1), (_FOREIGN[3][0], -5
 in Big5, each read as six other encodings, and on 12,800 pieces of real text (Japanese, Korean, dictionaries, recipes,
 abstracts, verse) that come this far; the offset asks for odds of 20 to 1."""
 _MIN_DISTINCT_CHARS = 6
-_MIN_UTF8_BYTES, _MIN_LEADS, _MAX_LEADS = 0.95, 0.2, 0.7
+_MIN_UTF8_BYTES, _MIN_LEADS, _MAX_LEADS, _MIN_WHOLE = 0.95, 0.2, 0.7, 0.1
+_SEQUENCES = (re.compile(rb"[\xe2-\xe9\xef][\x80-\xbf]{2}"), re.compile(rb"[\xc2\xc3][\x80-\xbf]"))
 
 
 class WrongCodec(NamedTuple):
@@ -139,6 +140,9 @@ def _lost_first_bytes(text: str, above_ascii: str, frequent: float) -> str | Non
         The encoding as which it was read; None if it was not.
     """
     total = len(above_ascii)
+    latin, max_latin = _FOREIGN[1]
+    if len(latin.findall(above_ascii)) > max_latin * total:
+        return None  # words with accents: készült
     codecs = []
     nearness = 0.0
     for codec in _HALVING:
@@ -190,13 +194,16 @@ def _pair_scores(codec: str) -> npt.NDArray[np.float32]:
 def _looks_like_utf8(codes: npt.NDArray[np.uint8]) -> bool:
     """Whether bytes are those of Chinese in UTF-8, or of Latin letters in UTF-8 that were bytes of Chinese in UTF-8.
 
-    Some bytes are missing after a lossy decoding, so that only the ranges of bytes are compared.
+    Some bytes are missing after a lossy decoding, so that mainly the ranges of bytes are compared: the bytes of a short
+    list of words may have them too (冬夜 秋夜 春夜 in Japanese bytes), but hardly a sequence of them is whole.
     """
     high = codes[codes > 0x7F]
     trails = np.count_nonzero(high <= 0xBF)
     chinese = np.count_nonzero(((high >= 0xE2) & (high <= 0xE9)) | (high == 0xEF))
     latin = np.count_nonzero((high == 0xC2) | (high == 0xC3))
     return any(
-        trails + leads >= _MIN_UTF8_BYTES * len(high) and _MIN_LEADS * len(high) <= leads <= _MAX_LEADS * len(high)
-        for leads in (chinese, latin)
+        trails + leads >= _MIN_UTF8_BYTES * len(high)
+        and _MIN_LEADS * len(high) <= leads <= _MAX_LEADS * len(high)
+        and len(sequences.findall(codes.tobytes())) >= _MIN_WHOLE * leads
+        for leads, sequences in zip((chinese, latin), _SEQUENCES, strict=True)
     )
