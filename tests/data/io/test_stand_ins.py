@@ -62,6 +62,12 @@ def test_an_object_over_several_lines_is_one_though_some_of_them_are_objects(put
     assert look(put("b.jsonl", text + text))["dropped"] == {"duplicate": 1}
 
 
+def test_lines_that_end_with_commas_are_json_lines(put: Put) -> None:
+    lines = [json.dumps({"question": f"问{n}", "answer": f"答{n}"}, ensure_ascii=False) + "," for n in range(3)]
+    found = look(put("a.json", "\n".join([lines[0], "{broken},", *lines[1:]])))
+    assert (found["format"], found["kept"], found["dropped"]) == ("jsonl: prompt_response", 3, {"broken_json": 1})
+
+
 @pytest.mark.parametrize("first", ['{"question": "a", "answer"', '{"question": "a", "answer": [', '{"question": "a'])
 def test_a_broken_first_line_of_json_lines_is_still_one_line(put: Put, first: str) -> None:
     rest = "".join(json.dumps({"question": f"问{n}", "answer": f"答{n}"}) + "\n" for n in range(3))

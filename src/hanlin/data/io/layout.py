@@ -220,12 +220,12 @@ def _is_spread_object(start: str, line: str) -> bool:
         return False
     text = drop_trailing_commas(start)
     try:
-        json.JSONDecoder().raw_decode(text)
+        _, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
         return is_truncated(error, len(text)) and error.pos > len(line)
     except (ValueError, RecursionError):
         return False
-    return True
+    return end > len(line)
 
 
 def _is_conversation(row: list[Any]) -> bool:

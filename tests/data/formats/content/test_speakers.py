@@ -75,6 +75,12 @@ def test_a_dialogue_of_one_speaker_may_be_the_prompt_of_pairs(put: Put, run: Cal
     assert first["meta"] == {"tags": ["地点：车厢"]}
 
 
+def test_a_prompt_that_begins_with_a_word_and_a_colon_is_no_speaker(put: Put, run: Callable[..., Made]) -> None:
+    row = {"prompt": "题目：桥有多长？", "response": "答案：百米。", "tags": ["地点：江边", "人物：无"]}
+    made = read(put, run, [row], {"*": "user"})
+    assert turns_of(made.kept[0]) == [("user", row["prompt"]), ("assistant", row["response"])]
+
+
 def test_a_name_that_roles_leaves_out_drops_the_row_by_name(put: Put, run: Callable[..., Made]) -> None:
     made = read(put, run, [{"dialogue": SAID}, {"dialogue": SAID[:2]}], {"哈利": "assistant", "罗恩": "user"})
     assert [turns_of(row) for row in made.kept] == [[("user", "这里有人坐吗？"), ("assistant", "没有，请坐。")]]

@@ -72,12 +72,17 @@ def rename_roles(value: Any, roles: Mapping[str, str]) -> Any:
         return value
     if isinstance(value, dict):
         renamed = {
-            name: (str(name).lower() in _SPOKEN_FIELDS and split_speakers(content, roles))
+            name: (_may_be_said(str(name).lower(), content) and split_speakers(content, roles))
             or _rename_turns(content, roles)
             for name, content in value.items()
         }
         return _rename_turn(renamed, roles)
-    return split_speakers(value, roles) or _rename_turns(value, roles)
+    return (isinstance(value, list) and split_speakers(value, roles)) or _rename_turns(value, roles)
+
+
+def _may_be_said(field: str, content: Any) -> bool:
+    """Whether a field may hold a dialogue: as a list of texts, or as one text in fewer fields."""
+    return field in SAID_FIELDS if isinstance(content, str) else isinstance(content, list) and field in _SPOKEN_FIELDS
 
 
 def _rename_turns(value: Any, roles: Mapping[str, str]) -> Any:
