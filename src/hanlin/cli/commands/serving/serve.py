@@ -113,8 +113,7 @@ def serve(
     counts = {"--threads": threads, "--replicas": replicas - 1, "--tensor-parallel": tensor_parallel - 1,
               "--pipeline-parallel": pipeline_parallel - 1, "--": len(arguments)}  # fmt: skip
     if running and (idle := [option for option, count in counts.items() if count]):
-        what = tr("{option} is for a program that is started here, and {server} runs already", option=idle[0],
-                  server=running)  # fmt: skip
+        what = tr("this is for a program that is started here, and {server} runs already", server=running)
         raise UserError(what, idle[0], tr("set it where that was started, or leave it out"), "usage")
     if chosen in ("llama_server", "vllm"):
         options |= {"at": llama_server or ["llama-server"]} if chosen == "llama_server" else {"at": vllm}
