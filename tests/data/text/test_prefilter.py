@@ -42,6 +42,7 @@ def test_rules_change_the_same_texts_with_and_without_prefilter(text: str) -> No
     wide = clean._COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), plain)
     assert clean.unicode(text) == wide
     ends = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+    ends = clean._PAGE_BREAK.sub("\n", ends)
     assert clean.control_characters(text) == clean._CONTROL.sub("", ends)
     lines = "\n".join(line.rstrip(" \t\u3000") for line in text.replace("\xa0", " ").split("\n"))
     assert clean.whitespace(text) == clean._EMPTY_LINES.sub("\n\n", clean._INDENT.sub("", lines)).strip("\n")

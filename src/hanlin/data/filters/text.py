@@ -17,6 +17,7 @@ from hanlin.data.text.lexicons import (
     CLOSING_CONTACT,
     CLOSING_CONTACT_CUES,
     CLOSING_OFFER,
+    COPY_CUE,
     EDITOR_CUES,
     EDITOR_FRAME,
     GENERATED,
@@ -51,10 +52,10 @@ from hanlin.data.text.lexicons import (
     SPUN,
     SPUN_CUE,
     SPUN_STATE,
+    SPUN_WORD,
     STATE_CUE,
 )
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
-from hanlin.data.text.spun_words import COPY_CUE, SPUN_WORD
 from hanlin.data.text.verse import MAX_POST_CHARS, strip_emoticons
 
 # --- rules that change text -----------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ def _find_copied_form(text: str) -> str | None:
         return "、".join(sorted(states))
     if (not text[:1].isalnum() or text[0] in "卍卐") and (address := OPENING_ADDRESS.match(text)):
         return address[0]
-    if COPY_CUE.search(text):
+    if COPY_CUE.search(text, 0, _MAX_LISTING_CHARS):  # on all of a long text it would cost half as much again
         if len(replaced := set(SPUN_WORD.findall(text))) >= _MIN_SPUN_WORDS:
             return "、".join(sorted(replaced)[:5])
         for cue, items in LISTINGS.items() if len(text) <= _MAX_LISTING_CHARS else ():
@@ -361,7 +362,7 @@ def _find_closing_contact(text: str) -> str | None:
             break
     else:
         return None
-    contact = CLOSING_CONTACT.search(closing)
+    contact = CLOSING_CONTACT.search(closing) if _DIGITS.search(closing) else None
     if contact is None or not CLOSING_OFFER.search(closing) or NOT_AN_OFFER.search(closing):
         return None
     return contact[0]

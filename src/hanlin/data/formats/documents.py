@@ -144,13 +144,15 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
     yield ParsedText(body, collect_meta(value, (name,)), (*unread, *(name for name in answers if name not in unread)))
 
 
-_ANSWERS = ("answer", "answers", "response", "output", "completion", "code", "solution", "回答", "答案")
+_ANSWERS = frozenset(("answer", "answers", "response", "output", "completion", "code", "solution", "回答", "答案"))
 """Fields of what answers a text, which a model that reads the text alone does not learn."""
 
 
 def _find_answers(row: Mapping[str, Any], field: str, text: str) -> tuple[str, ...]:
     """The fields of a row that answer its text and that the text does not hold itself."""
-    texts = {name: row[name] for name in _ANSWERS if name != field and isinstance(row.get(name), str)}
+    if _ANSWERS.isdisjoint(row):  # as most rows are, and there are millions
+        return ()
+    texts = {name: row[name] for name in row if name in _ANSWERS and name != field and isinstance(row[name], str)}
     return tuple(name for name, answer in texts.items() if answer.strip() and answer.strip() not in text)
 
 
