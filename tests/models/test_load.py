@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from hanlin.core.errors import UserError
 from hanlin.models.load import load_model
 from random_models import MakeAdapter, logits
+from tiny_llama import tie_embeddings
 
 
 def test_the_weights_are_those_of_the_file(tiny_model: Path) -> None:
@@ -128,3 +130,11 @@ def test_a_configuration_of_an_older_transformers_loads_the_same_model(tiny_mode
     config |= {"rope_theta": 10000.0, "rope_scaling": None, "torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert torch.equal(logits(load_model(folder)), logits(load_model(tiny_model)))
+
+
+def test_models_with_a_tied_head_load_in_several_threads_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    """Transformers changes its own classes while it loads; of loads at once one left tied heads unknown for good."""
+    folder = tie_embeddings(tmp_path / "tied", tiny_model)
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(load_model, [folder] * 12))
+    assert all(model.lm_head.weight is model.model.embed_tokens.weight for model in [*models, load_model(folder)])

@@ -6,6 +6,7 @@ What a folder must hold is checked in `hanlin.models.folder`; `hanlin.models.sav
 from __future__ import annotations
 
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,11 @@ __all__ = ["load_model", "resolve_base"]
 
 _BAD_CONFIG = (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError, StrictDataclassError)
 """What transformers raises for a value of a configuration that it cannot use; shapes and files were checked before."""
+
+_LOADING = threading.Lock()
+"""Held while transformers loads: it exchanges `PreTrainedModel.tie_weights` for the time, and of two threads that load
+at once the second keeps what the first had put there, so that no tied head is found from then on.
+"""
 
 quiet_libraries()
 logging.disable_progress_bar()  # progress is shown by `StageContext.progress`
@@ -99,15 +105,16 @@ def _load_weights(
         options = {}
     family = MixtralForCausalLM if files.config["model_type"] in MOE_ARCHITECTURES else LlamaForCausalLM
     try:
-        loaded: Any = family.from_pretrained(
-            str(files.folder),
-            dtype=torch_type,
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        with _LOADING:
+            loaded: Any = family.from_pretrained(
+                str(files.folder),
+                dtype=torch_type,
+                attn_implementation=attention,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
     except (ImportError, *_BAD_CONFIG) as error:
         problem = str(error).partition("\n")[0]
         if attention not in str(error) and not isinstance(error, ImportError):
@@ -126,7 +133,10 @@ def _load_quantized(folder: Path) -> PreTrainedModel:
     """Load a quantized folder; raises UserError if the package that its method needs is not installed."""
     check_quantized_folder(folder)
     try:
-        model = LlamaForCausalLM.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, dtype="auto")
+        with _LOADING:
+            model = LlamaForCausalLM.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, dtype="auto"
+            )
     except _BAD_CONFIG as error:
         what = tr("transformers cannot load it: {problem}", problem=str(error).partition("\n")[0])
         raise UserError(what, folder / CONFIG, tr("copy or download it again")) from error
