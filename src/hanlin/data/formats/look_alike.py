@@ -141,7 +141,8 @@ def _find_batch_part(row: Mapping[str, Any]) -> str:
     """What a row of one of the two files of a batch is; empty for any other row, and for a request with its answer."""
     if "custom_id" not in row:
         return ""
-    body = row.get("body", row.get("params"))
+    is_unfolded = "url" in row and isinstance(row.get("messages"), list)  # by `unfold_request`, out of `body`
+    body = row if is_unfolded else row.get("body", row.get("params"))
     if isinstance(body, dict):
         turns = _find_list(body, ("messages", "input"))
         last = turns[-1] if turns else None

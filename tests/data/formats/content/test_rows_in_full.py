@@ -169,6 +169,8 @@ REPLY = {"status_code": 200, "body": {"choices": [{"message": TURNS[1]}]}}
     ("row", "what"),
     [
         (REQUEST, "requests of a batch"),
+        ({**REQUEST, "url": "/v1/chat/completions", "body": {"messages": TURNS[:1]}}, "requests of a batch"),
+        ({"custom_id": "r-1", "params": {"max_tokens": 9, "messages": TURNS[:1]}}, "requests of a batch"),
         ({"id": "b", "custom_id": "r-1", "response": REPLY, "error": None}, "answers of a batch"),
         ({"custom_id": "r-1", "result": {"type": "succeeded", "message": TURNS[1]}}, "answers of a batch"),
         ({"id": 1, "data": {"text": SHORT}, "annotations": [{"result": []}]}, "Label Studio"),
