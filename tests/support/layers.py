@@ -100,7 +100,7 @@ ORDER: dict[str, list[str]] = {
     ],
     "data": ["text ledger", "io filters dedup", "formats overlay", "ingest", "stages", "report"],
     "train": [
-        "dataset",
+        "dataset init_adapter",
         "compute optim",
         "distributed load save",
         "objectives",

@@ -19,7 +19,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.files import parse_json, write_text
 from hanlin.core.hardware.devices import best_device
 from hanlin.core.i18n import tr
-from hanlin.models.adapters import check_init_adapter, count_parameters, load_adapter_tokenizer
+from hanlin.models.adapters import count_parameters, load_adapter_tokenizer
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
@@ -40,6 +40,7 @@ from hanlin.train.dataset.prepare import TRAIN, VALIDATION, DatasetPreparer
 from hanlin.train.dataset.sampler import Sampler
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.strategy import check_can_shard
+from hanlin.train.init_adapter import check_init_adapter
 from hanlin.train.load import check_config, check_experts, load_train_model
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.reference_logprobs import (
