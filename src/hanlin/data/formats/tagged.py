@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hanlin.core.records import Message, Role
+from hanlin.core.records import Message
 from hanlin.data.formats.base import collect_meta, find_own_id, find_unread_fields, strip_turn
 from hanlin.data.formats.content.rendered import find_rendering, is_segments, parse_rendered, parse_segments
 from hanlin.data.formats.content.roles import (
     ROLE_NAMES,
     SAID_FIELDS,
+    SPEAKER_ROLES,
     find_nameless_roles,
     find_role_name,
     list_speakers,
@@ -57,7 +58,7 @@ def _find_lines_said(row: Mapping[str, Any]) -> tuple[str, tuple[Message, ...]]:
     turns: list[Message] = []
     for line in row[field].strip().split("\n") if field else ():
         tag = _ROLE_TAG.match(line)
-        role = _TAG_ROLES.get((tag[1] or tag[2]).lower()) if tag else None
+        role = SPEAKER_ROLES.get((tag[1] or tag[2]).lower()) if tag else None
         if tag is not None and role is not None:
             turns.append(Message(role, strip_turn(line[tag.end() :])))
         elif turns:
@@ -264,7 +265,7 @@ def _is_dialogue_alone(row: Mapping[str, Any]) -> bool:
     if not isinstance(texts, list) or len(texts) < 2 or not _ANSWERS.isdisjoint(row):
         return False
     tags = [_ROLE_TAG.match(text) if isinstance(text, str) else None for text in texts]
-    roles = [_TAG_ROLES.get((tag[1] or tag[2]).lower()) if tag else None for tag in tags]
+    roles = [SPEAKER_ROLES.get((tag[1] or tag[2]).lower()) if tag else None for tag in tags]
     return None not in roles and roles[-1] == "assistant"
 
 
@@ -285,15 +286,6 @@ def _is_text_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and isinstance(turn.get("message"), str) and not find_role_name(turn)
 
 
-_USER: Role = "user"
-_ASSISTANT: Role = "assistant"
-_TAG_ROLES: dict[str, Role] = {
-    **ROLE_NAMES,
-    **dict.fromkeys(("q", "question", "问", "问题", "提问"), _USER),
-    **dict.fromkeys(("a", "答", "答案", "回答"), _ASSISTANT),
-}
-
-
 def _read_said(texts: Sequence[str]) -> tuple[Message, ...] | Drop:
     """Make messages of texts said in turn: by the role before the colon if all have one, else the user begins.
 
@@ -302,7 +294,7 @@ def _read_said(texts: Sequence[str]) -> tuple[Message, ...] | Drop:
     messages = []
     for text in texts:
         tag = _ROLE_TAG.match(text)
-        role = _TAG_ROLES.get((tag[1] or tag[2]).lower()) if tag else None
+        role = SPEAKER_ROLES.get((tag[1] or tag[2]).lower()) if tag else None
         if tag is None or role is None:
             speakers = list_speakers(list(texts))
             return _read_speakers(list(texts), speakers) if speakers else alternate_roles(texts)

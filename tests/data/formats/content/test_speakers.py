@@ -140,3 +140,11 @@ def test_a_dialogue_that_a_question_is_about_stays_a_text(put: Put) -> None:
     row = {"dialogue": "\n".join(SAID), "question": "谁先到？", "answer": "哈利。"}
     (found,) = inspect([str(put("a.jsonl", [row]))])
     assert found["format"] == "jsonl: prompt_response" and found["kept"] == 1
+
+
+@pytest.mark.parametrize("said", [["Q: 1+1?", "A: 2"], ["问：一加一？", "答：二"], ["User: 1+1?", "Bot: 2"]])
+def test_names_that_are_roles_by_themselves_are_not_among_all_others(
+    put: Put, run: Callable[..., Made], said: list[str]
+) -> None:
+    (row,) = read(put, run, [{"dialogue": said}], {"*": "user"}).kept
+    assert [role for role, _ in turns_of(row)] == ["user", "assistant"]

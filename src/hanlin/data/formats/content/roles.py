@@ -100,11 +100,11 @@ def _rename_turn(turn: Any, roles: Mapping[str, str]) -> Any:
     return {**turn, **names} if names else turn
 
 
-def _find_role(name: str, roles: Mapping[str, str]) -> str:
-    """The role that `roles` names for a name, itself or as one of all others; empty without any."""
+def _find_role(name: str, roles: Mapping[str, str], known: Mapping[str, Role] = ROLE_NAMES) -> str:
+    """The role that `roles` names for a name, itself or as one of all others, none of which is `known`; or empty."""
     if name in roles:
         return roles[name]
-    return "" if name.lower() in ROLE_NAMES else roles.get(ALL_OTHERS, "")
+    return "" if name.lower() in known else roles.get(ALL_OTHERS, "")
 
 
 # --- texts that begin with the names of who says them -----------------------------------------------------------------
@@ -113,6 +113,14 @@ SAID_FIELDS = ("conversation", "conversations", "dialogue", "dialog", "chat", "�
 """Fields that may hold a dialogue as one text, a line for each turn."""
 _SPOKEN_FIELDS = frozenset((*SAID_FIELDS, "messages", "turns", "data", "content", "history", "prompt"))
 """Those, and fields that may hold it as a list of texts."""
+_USER: Role = "user"
+_ASSISTANT: Role = "assistant"
+SPEAKER_ROLES: dict[str, Role] = {
+    **ROLE_NAMES,
+    **dict.fromkeys(("q", "question", "问", "问题", "提问"), _USER),
+    **dict.fromkeys(("a", "答", "答案", "回答"), _ASSISTANT),
+}
+"""Our role by the name before a colon or in a tag, in lower case."""
 _SPEAKER = re.compile(
     r"\s*(?:\*\*)?([A-Z][\w.'’-]{0,19}(?: [A-Z0-9][\w.'’-]{0,19}){0,2}|[\u4e00-\u9fff·]{1,12}[A-Z0-9]?)"
     r"\s*[:：](?:\*\*)?\s*"
@@ -156,9 +164,10 @@ def split_speakers(said: Any, roles: Mapping[str, str]) -> list[dict[str, str]]:
         The turns; empty if the texts name no speaker that `roles` knows.
     """
     spoken = list_speakers(said, least=1) if isinstance(said, str | list) else []
-    if not any(_find_role(name, roles) for name, _ in spoken):
+    known = {name: _find_role(name, roles, SPEAKER_ROLES) for name, _ in spoken}
+    if not any(known.values()):
         return []
-    role_of = {name: _find_role(name, roles) or name for name, _ in spoken}
+    role_of = {name: role or SPEAKER_ROLES.get(name.lower(), name) for name, role in known.items()}
     shared = {role for role in role_of.values() if list(role_of.values()).count(role) > 1}
     turns: list[dict[str, str]] = []
     for name, text in spoken:
