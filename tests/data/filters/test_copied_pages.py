@@ -62,8 +62,14 @@ def test_pieces_of_lists_that_break_off_are_dropped(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["7小时前，城北的桥断了，现在已经抢修好..", NEWS + "他想说什么，又没有说...", NEWS * 3 + "...阅读全文"],
-    ids=["a sentence", "a pause", "one link"],
+    [
+        "7小时前，城北的桥断了，现在已经抢修好..",
+        "今天又加班，先睡了 ..",
+        "I will tell you all about it when I am home ..",
+        NEWS + "他想说什么，又没有说...",
+        NEWS * 3 + "...阅读全文",
+    ],
+    ids=["a sentence", "a short post", "a short post in English", "a pause", "one link"],
 )
 def test_texts_that_end_with_dots_stay(text: str) -> None:
     assert apply("ellipsis_lines", text) == text

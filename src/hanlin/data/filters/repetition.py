@@ -29,6 +29,8 @@ _SEARCH_PIECE = re.compile(r"\A[^，。\n]{0,16}?\d{1,2}\s?(?:小时|分钟|天|
 """How long ago a search engine read a page: 7小时前 -."""
 _READ_ON = re.compile(r"(?:\.\.|…)[\[【(（]?(?:阅读详情|阅读全文|查看全文|查看详情)")
 _MIN_LINKS, _CHARS_PER_LINK = 5, 300
+_MIN_PIECE_CHARS, _MIN_PIECE_BLANKS = 100, 5
+"""One of them has a piece in Chinese that ends with ` ..` and has no age; posts trail off so too: 睡了 .."""
 _BREAKS_OFF = re.compile(r"[^\W_](?:\.{3,}|(?<!…)…)$")
 
 
@@ -40,12 +42,13 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
     the characters, so that an article stays that is followed by the beginnings of others. Only lines of 20 characters
     and more count, of 60 without a Chinese character, because lines of songs and remarks in English trail off; and only
     `...` and a single `…` behind a letter or digit: `……` and `!...` are how Chinese writers pause. A piece of such a
-    list goes too: up to 400 characters that begin with its age (7小时前 -) and break off. So does a text in one line
-    with five links to read on (...阅读详情), one for each 300 characters.
+    list goes too: up to 400 characters that begin with its age (7小时前 -) and break off, or that end with ` ..` and are
+    no short post. So does a text in one line with five links to read on (...阅读详情), one for each 300 characters.
     """
     if len(text) <= _MAX_FRAME_CHARS and text.endswith(("..", "…", "-")):
         piece = _SEARCH_PIECE.match(text)
-        if piece or text.endswith(" .."):
+        is_long = len(text) >= _MIN_PIECE_CHARS or text.count(" ") >= _MIN_PIECE_BLANKS
+        if piece or (text.endswith(" ..") and is_long and not text.isascii()):
             return Drop("ellipsis_lines", piece[0] if piece else "..")
     if text.count("...") + text.count("…") < least:
         return text
