@@ -40,8 +40,16 @@ def test_what_programs_rewrote_and_offers_in_other_text_are_advertisements(text:
         "近日，民警破获一起案件，嫌疑人开设私家侦探公司，电话13800000000，骗取钱财，已被公安机关刑拘。" + NEWS * 3,
         NEWS * 6 + "新闻热线、投稿请咨询小编，微信：abc123456",
         "本人在城北丢失身份证一张，有捡到的好心人联系13798820000归还，面议酬谢！",
+        "各位家长好，孩子有事请先打招呼，联系电话：13912345678",
+        "供应商说货在路上，司机手机：13812345678",
+        "记者暗访私家侦探公司，2023年5月起接单12起，每单收费100000元。" + NEWS,
+        "黑客马拉松：2024-05-01 在杭州举行，共 120000 人报名参加。" + NEWS,
+        "先生(xiansheng)说(shuo)过(guo)：学(xue)而(er)时(shi)习(xi)之(zhi)，不(bu)亦(yi)说(yue)乎(hu)。",
     ],
-    ids=["one word", "a data sheet", "English", "the police", "an editor", "a lost card"],
+    ids=[
+        *("one word", "a data sheet", "English", "the police", "an editor", "a lost card"),
+        *("parents", "a supplier", "a report", "a contest", "a lesson"),
+    ],
 )
 def test_what_only_has_such_words_stays(text: str) -> None:
     assert apply("advertisements", text) == text

@@ -42,8 +42,8 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
     the characters, so that an article stays that is followed by the beginnings of others. Only lines of 20 characters
     and more count, of 60 without a Chinese character, because lines of songs and remarks in English trail off; and only
     `...` and a single `…` behind a letter or digit: `……` and `!...` are how Chinese writers pause. A piece of such a
-    list goes too: up to 400 characters that begin with its age (7小时前 -) and break off, or that end with ` ..` and are
-    no short post. So does a text in one line with five links to read on (...阅读详情), one for each 300 characters.
+    list goes too: up to 400 characters that begin with its age (7小时前 -) and break off, or that end with ` ..` and
+    are no short post. So does a text in one line with five links to read on (...阅读详情), one for each 300 characters.
     """
     if len(text) <= _MAX_FRAME_CHARS and text.endswith(("..", "…", "-")):
         piece = _SEARCH_PIECE.match(text)

@@ -36,6 +36,7 @@ from hanlin.data.text.lexicons import (
     NOVEL_SITE,
     ON_BETTING,
     ON_CRIME,
+    ON_OFFERS,
     OPENING_ADDRESS,
     OPENING_CONTACT,
     PINYIN_IN_BRACKETS,
@@ -221,7 +222,7 @@ _COPY_CUES = ("文摘要", *_BETTING_CUES)
 _COPY_PREFILTER = Prefilter(_COPY_CUES)
 _MIN_SPUN_WORDS = 2
 _CLOSING_CONTACT_CHARS, _MAX_SMALL_AD_CHARS = 150, 200
-_MIN_PINYIN, _CHARS_PER_PINYIN = 3, 40
+_MIN_PINYIN, _CHARS_PER_PINYIN, _MAX_PINYIN_SHARE = 3, 40, 1 / 3
 _DIGITS = re.compile(r"\d{4}")
 _CLOSING_BET_CHARS, _KEYWORDS_CHARS, _MIN_TITLE_WORDS = 24, 300, 4
 _KEYWORDS = re.compile(r"关键[词字][：:]\s*([^\n]{8,})")
@@ -306,7 +307,7 @@ def _find_copied_form(text: str) -> str | None:
         return None
     if text.count("(") >= (least := max(_MIN_PINYIN, len(text) / _CHARS_PER_PINYIN)):
         sounds = PINYIN_IN_BRACKETS.findall(text)
-        if len(sounds) >= least:
+        if least <= len(sounds) < _MAX_PINYIN_SHARE * count_char_kinds(text)[0]:  # a lesson has one behind each
             return "".join(sounds[:5])
     for cue in SEWN_SHEET_CUES:
         if cue in text and (sheet := SEWN_SHEET.search(text)):
@@ -339,8 +340,8 @@ def _find_opening_contact(text: str) -> str | None:
     opening = text[:_CONTACT_CHARS]
     if not LONG_NUMBER.search(opening) and "www." not in opening:
         return None
-    if (contact := ILLEGAL_CONTACT.search(opening)) and ILLEGAL_OFFER.search(opening) and not _is_on_crime(opening):
-        return contact[0]
+    if (contact := ILLEGAL_CONTACT.search(opening)) and ILLEGAL_OFFER.search(opening):
+        return None if ON_OFFERS.search(opening) or _is_on_crime(opening) else contact[0]
     if len(text) < _MIN_OFFER_CHARS:
         return None
     if (hidden := HIDDEN_NUMBER.search(text, 0, _CONTACT_CHARS)) and not _is_on_crime(text):

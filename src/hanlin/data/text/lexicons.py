@@ -240,12 +240,16 @@ HIDDEN_NUMBER = re.compile(r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至�
 LONG_NUMBER = re.compile(r"\d(?<!\d\d)(?<!-\d)(?<!2(?=0\d\d-))[-= \d]{5}|1\d\d\D\d{4}\D\d{4}")
 """What begins nearly every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in half the time; dates are none."""
 ILLEGAL_OFFER = re.compile(
-    r"(?:私家|私人|天眼)侦探|侦探(?:公司|热线|社)|黑客\W{0,3}[^。，\n]{0,6}?[:：σ]|网赌被黑|(?:花呗|信用卡|白条)\W?(?:套现|提现)"
+    r"(?:私家|私人|天眼)侦探|侦探(?:公司|热线|社)|黑客(?!马拉松|松)\W{0,3}[^。，\n]{0,6}?[:：σ]|网赌被黑|(?:花呗|信用卡|白条)\W?(?:套现|提现)"
     r"|定位找人|聊天记录[^。]{0,8}(?:恢复|查询)|查[^。]{0,6}通话记录|外围(?:女|模特)|(?:永久|复制)网址|招收代理"
 )
 """What nobody offers but in an advertisement, whatever the page goes on with."""
-ILLEGAL_CONTACT = re.compile(r"(?<!\d)(?!(?:19|20)\d\d[-年./])\d(?:[-&*=.· ]?\d){5,}|www\.")
-"""How to reach those who offer it, in the first 120 characters."""
+ILLEGAL_CONTACT = re.compile(
+    r"(?<!\d)(?!(?:19|20)\d\d[-年./])\d(?:[-&*=.· ]?\d){5,}+(?!\s?[多余]?(?:[元人次名万亿件条块部场]|美元))|www\."
+)
+"""How to reach those who offer it, in the first 120 characters; what is counted there is no number to call."""
+ON_OFFERS = re.compile("记者(?:暗访|调查|采访|了解|获悉)|暗访|纪录片|小说|电影|电视剧|讲述|观看|大赛|论坛|报名|研讨")
+"""What texts have that tell of such offers, or of a film of them."""
 CLOSING_CONTACT_CUES = ("信", "q", "Q", "v", "V", "扣扣", "企鹅")
 """One of them is in every `CLOSING_CONTACT`."""
 CLOSING_CONTACT = re.compile(
@@ -265,7 +269,7 @@ SMALL_AD = re.compile(
 )
 """The number of a mobile telephone or messenger with which a short text ends."""
 SMALL_AD_OFFER = re.compile(
-    "出售|出租|转让|低价|急转|回收|招聘|招|代理|供应|优惠|特价|有意|需要的|有车的|有卖|价格|面议|承接|租房|接手|主营"
+    "出售|出租|转让|低价|急转|回收|招[聘租生商收工募人徒]|招(?:代理|兼职|临时)|代理|供应(?!商)|优惠|特价|有意|需要的|有车的|有卖|价格|面议|承接|租房|接手|主营"
 )
 """What such a text offers, or looks for to buy."""
 NOT_A_SMALL_AD = re.compile(
