@@ -120,11 +120,12 @@ def _find_turn_list(value: Any) -> tuple[list[Any], tuple[str, ...]] | None:
 
 
 def _find_only_chat(row: Mapping[str, Any]) -> str | None:
-    """The field of the only list of a whole chat in a row, whatever its name, if no answer stands beside it."""
+    """The field of the only list of a whole chat in a row, whatever its name, if no texts of a chat stand beside it."""
     if not any(type(content) is list for content in row.values()):
         return None
     names = [name for name in row if is_turn_list(row[name])]
-    if len(names) != 1 or any(name in row for name in _COMPLETIONS):
+    texts = [str(name).lower() for name, content in row.items() if isinstance(content, str)]
+    if len(names) != 1 or any(word in name for name in texts for word in _SAID_BESIDE):
         return None
     words = str(names[0]).lower()
     if any(word in words for word in _OTHER_CHATS):
@@ -137,8 +138,11 @@ def _find_only_chat(row: Mapping[str, Any]) -> str | None:
 _OTHER_CHATS = (
     *("chosen", "reject", "prefer", "history", "example", "demo", "shot", "positive", "negative", "good", "bad"),
     *("query", "question", "prompt", "instruction", "input", "context", "chat_messages"),
+    *("judg", "eval", "score", "rating", "review", "critique", "feedback", "verify", "grade", "评"),
 )
-"""Parts of names of lists of turns that are a part of a row's chat or pair, not the whole."""
+"""Parts of names of lists of turns that are a part of a row's chat or pair, not the whole, or that judge it."""
+_SAID_BESIDE = ("prompt", "question", "instruction", "query", *_COMPLETIONS, "chosen", "reject", "问题", "回答", "答案")
+"""Parts of names of texts that are the row's own chat, so that a list beside them is about it."""
 
 
 def _is_log(value: Any) -> bool:

@@ -129,6 +129,19 @@ def test_a_text_with_its_answer_is_a_chat_unless_the_text_holds_the_answer(put: 
 # --- other shapes of chats --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": QUESTION, "answer_a": ANSWER, "answer_b": SHORT, "log_of_it": TURNS},
+        {"question": QUESTION, "chosen_by": SHORT, "session": TURNS},
+        {"score_trace": TURNS, "id": 1},
+        {"评语": TURNS, "id": 1},
+    ],
+)
+def test_a_chat_about_a_row_is_not_the_row(put: Put, row: Any) -> None:
+    assert look(put, [row, row]).get("format") != "jsonl: messages"
+
+
 def test_a_list_of_a_whole_chat_is_found_by_any_name_if_it_is_the_only_one(put: Put, run: Run) -> None:
     (kept,) = read(put, run, [{"message": TURNS, "model": "m"}]).kept
     assert [turn["text"] for turn in kept["messages"]] == [QUESTION, ANSWER] and kept["meta"] == {"model": "m"}
