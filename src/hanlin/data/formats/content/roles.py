@@ -130,6 +130,10 @@ _SPEAKER = re.compile(
 def list_speakers(said: Any, least: int = 2) -> list[tuple[str, str]]:
     r"""List who says what in texts, or in the lines of one text, that all begin with a name.
 
+    Args:
+        said: A list of texts, or one text; anything else has no speakers.
+        least: How many different names there must be.
+
     Returns:
         (name, text) for each; empty unless all begin so and there are at least `least` names.
 
