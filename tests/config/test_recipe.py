@@ -60,6 +60,7 @@ stages:
   text: {{kind: corpus, sources: [./x.txt]}}
   base: {{kind: import_gguf, gguf: ./x.gguf}}
   grown: {{kind: extend_vocabulary, model: base, text: [text]}}
+  as_well: {{kind: extend_vocabulary, model: base, text: [text], init: mean}}
   rows: {{kind: pretrain, model: grown, data: [text]}}
   tuned: {{kind: dpo, model: {start}, data: [./pairs], lora: {{}}}}
   merged: {{kind: merge, adapter: tuned}}
@@ -71,10 +72,12 @@ stages:
 def test_models_are_not_fused_if_a_stage_changed_the_vocabulary_of_one(tmp_path: Path, start: str, other: str) -> None:
     error = refused(tmp_path, FUSED.format(start=start, other=other))
     assert f"'merged' and '{other}'" in error.what and "'grown' changes" in error.what
-    assert str(error.where).endswith("r.yaml:9")
+    assert str(error.where).endswith("r.yaml:10")
 
 
-@pytest.mark.parametrize(("start", "other"), [("base", "base"), ("rows", "grown"), ("base", "./elsewhere")])
+@pytest.mark.parametrize(
+    ("start", "other"), [("base", "base"), ("rows", "grown"), ("base", "./elsewhere"), ("rows", "as_well")]
+)
 def test_models_of_one_vocabulary_or_of_unknown_ones_may_be_fused(tmp_path: Path, start: str, other: str) -> None:
     assert "fused" in read_recipe(written(tmp_path, FUSED.format(start=start, other=other))).stages
 

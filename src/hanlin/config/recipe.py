@@ -237,14 +237,15 @@ def _check_vocabularies(recipe: Recipe, location: Any) -> None:
         items = [item for item in references(stage.settings) if item.types == ("model",)]
         first, *others = [_trace_vocabulary(recipe, item.text) for item in items]
         for item, (root, changes) in zip(items[1:], others, strict=True):
-            if root != first[0] or changes == first[1]:
-                continue  # of two roots only the files can tell
+            fewer, more = sorted((first[1], changes), key=len)
+            if root != first[0] or not set(fewer) < set(more):
+                continue  # of two roots, or of two stages that change one vocabulary, only the files can tell
             what = tr(
                 "stage '{name}': '{first}' and '{second}' have different vocabularies: '{stage}' changes that of one",
                 name=stage.name,
                 first=items[0].text,
                 second=item.text,
-                stage=next(name for name in (*first[1], *changes) if (name in first[1]) != (name in changes)),
+                stage=next(name for name in more if name not in fewer),
             )
             hint = tr("fuse models of which both went through it, or neither")
             raise UserError(what, location("stages", stage.name, *item.field.split(".")), hint)
