@@ -74,10 +74,10 @@ def held_out_snippets(file: Path, characters: int) -> list[str]:
     return snippets[: max(1, characters * len(snippets) // max(1, sum(map(len, snippets))))]
 
 
-def training_texts(file: Path) -> list[str]:
+def training_texts(file: Path, seed: int) -> list[str]:
     """Texts of three million characters, in a random order, so that a step holds texts of all kinds."""
     texts = [text for text in read_texts([file]) if text.strip()]
-    random.Random(SEED).shuffle(texts)
+    random.Random(seed).shuffle(texts)
     total, chosen = 0, []
     for text in texts:
         chosen.append(text)
@@ -176,7 +176,8 @@ class Bench:
         return any(row["steps"] == step and wanted.items() <= row.items() for row in self.rows)
 
     def note(self, cell: Cell, row: Row) -> None:
-        whole = {**dataclasses.asdict(cell), "step_tokens": self.options.step_tokens, **row}
+        training = {"step_tokens": self.options.step_tokens, "seed": self.options.seed}
+        whole = {**dataclasses.asdict(cell), **training, **row}
         birth = self.work / f"{cell.init}.seconds"
         if birth.is_file():
             whole["birth_seconds"] = float(birth.read_text())
@@ -224,10 +225,10 @@ class Bench:
             started = time.process_time()
             resize_embeddings(model, first_id, old_ids)
             if init != "mean":
-                texts = sample_texts(read_texts([self.text]), SEED)
+                texts = sample_texts(read_texts([self.text]), self.options.seed)
                 init_new_rows(
                     model, init, first_id, old_ids, after, texts,
-                    distill_tokens=self.options.distill_tokens, seed=SEED, progress=Progress(init),
+                    distill_tokens=self.options.distill_tokens, seed=self.options.seed, progress=Progress(init),
                 )  # fmt: skip
             (self.work / f"{init}.seconds").write_text(str(round(time.process_time() - started, 1)))
             out.mkdir(exist_ok=True)
@@ -240,7 +241,7 @@ class Bench:
             return
         data = self.work / "train.jsonl"
         if not data.is_file():
-            write_texts(training_texts(self.text), data)
+            write_texts(training_texts(self.text, self.options.seed), data)
         model, length = self.model(cell.init), min(256, self.options.step_tokens)
         settings = Pretrain(
             model="./m", data=("./d",), steps=MAX_STEPS, max_seq_length=length, micro_batch_tokens=1024,
@@ -250,7 +251,7 @@ class Bench:
         )  # fmt: skip
         out = self.work / f"{cell.init}-{cell.trained}-{cell.rate:g}"
         out.mkdir(exist_ok=True)
-        run = MeasuredRun(settings, Inputs({"model": (model,), "data": (data,)}), out, StageContext(seed=SEED))
+        run = MeasuredRun(settings, Inputs({"model": (model,), "data": (data,)}), out, StageContext(seed=self.options.seed))
         run.bench, run.cell = self, cell
         splits = [PackedDataset.pack_documents(encoded, length) for encoded in run.data.documents()]
         run.train(splits, self.options.step_tokens // length, lambda trained, *_: next_token(trained))
@@ -291,6 +292,7 @@ def main() -> None:
     parser.add_argument("--rates", default="1e-4", help="learning rates of the new rows alone")
     parser.add_argument("--all-rate", type=float, default=1e-4, help="the learning rate of all weights")
     parser.add_argument("--no-ungrown", action="store_true", help="leave out the model without new entries")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the training and the rows, not of what is measured")
     parser.add_argument("--characters", type=int, default=4000, help="characters of each HELD_OUT that are measured")
     parser.add_argument("--table", action="store_true", help="run nothing, print the table of what was measured")
     arguments = parser.parse_args()
