@@ -50,6 +50,24 @@ def _is_chinese(code: int) -> bool:
     return code in _CJK_SINGLE or any(first <= code <= last for first, last in _CJK)
 
 
+_END_MARK = (
+    r"(?:</s>|<eos>|\[EOS\]|<end_of_turn>|<turn\|>|<[｜|]end[▁_]of[▁_]sentence[｜|]>|<eo[ah]>|<_end>|<seed:eos>"
+    r"|\[UNUSED_TOKEN_145\]|<\|(?:im_end|eot_id|eom_id|eot|eom|endoftext|end_of_text|end|eos|return|end_of_turn"
+    r"|END_OF_TURN_TOKEN|end_of_document|endofassistant)\|>)"
+)
+_LAST_MARKS = re.compile(rf"(?:\s{{0,9}}{_END_MARK})+\s{{0,9}}\Z", re.IGNORECASE)
+_MARK_CLOSINGS, _TAIL = (">", "]"), 120
+
+
+def find_end_marks(text: str) -> int:
+    """Where the marks begin with which chat templates end a turn, spelled at the end of a text; -1 if it has none."""
+    if not text.rstrip().endswith(_MARK_CLOSINGS):
+        return -1
+    begin = max(0, len(text) - _TAIL)  # the whole text would be searched for nothing
+    found = _LAST_MARKS.search(text, begin)
+    return found.start() if found else -1
+
+
 def is_valid_unicode(text: str) -> bool:
     """Whether a text can be encoded: it holds no half of a surrogate pair."""
     try:

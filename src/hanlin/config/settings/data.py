@@ -15,8 +15,8 @@ from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.config.settings.quality import Quality
 from hanlin.config.settings.rules import (
     ALL_CHAT_RULES,
+    ALL_PREFERENCE_RULES,
     ALL_TEXT_RULES,
-    ANSWER_RULES,
     CHAT_RULES,
     CORPUS_RULES,
     PREFERENCE_RULES,
@@ -329,7 +329,7 @@ class PreferenceReading(Reading):
     @field_validator("rules", mode="before")
     @classmethod
     def _rules(cls, value: Any) -> Any:
-        return read_rules(value, ALL_TEXT_RULES | ANSWER_RULES, PREFERENCE_RULES)
+        return read_rules(value, ALL_PREFERENCE_RULES, PREFERENCE_RULES)
 
 
 class Preferences(PreferenceReading):

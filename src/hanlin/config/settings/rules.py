@@ -61,6 +61,7 @@ ANSWER_RULES: dict[str, dict[str, Parameter]] = {
 """The rules on text that judge only answers in chats, with their default parameters there; same names as above."""
 
 TURN_RULES: dict[str, dict[str, Parameter]] = {
+    "end_marks": {},
     "placeholders": {},
     "refusals": {},
     "unanswered_end": {},
@@ -82,13 +83,16 @@ CHAT_RULES = (
     "mojibake",
     "unicode",
     "control_characters",
+    "end_marks",
     "placeholders",
     "unanswered_end",
     "empty_turns",
     "turn_order",
 )
 
-PREFERENCE_RULES = ("mojibake", "unicode", "control_characters")
+ALL_PREFERENCE_RULES = ALL_TEXT_RULES | ANSWER_RULES | {"end_marks": TURN_RULES["end_marks"]}
+
+PREFERENCE_RULES = ("mojibake", "unicode", "control_characters", "end_marks")
 
 
 class Rule(Settings):

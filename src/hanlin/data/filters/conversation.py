@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hanlin.config.settings.rules import Rule
 from hanlin.core.records import CALLING, NEXT_ROLES, Message
 from hanlin.data.filters.answers import AnswerRule, judge_answers
 from hanlin.data.filters.identity import find_placeholder
 from hanlin.data.filters.mojibake import guess_lost_bytes
 from hanlin.data.filters.refusals import refusals
-from hanlin.data.filters.responses import answer_language, answer_length, truncated_answers
+from hanlin.data.filters.responses import answer_language, answer_length, end_marks, truncated_answers
 from hanlin.data.filters.rules import TextRule, clean_text
 from hanlin.data.ledger import Drop
 
@@ -233,6 +234,7 @@ def turn_order(messages: Turns) -> Turns | Drop:
 TURN_RULES: dict[str, Callable[..., Turns | Drop]] = {
     rule.__name__: rule
     for rule in (
+        end_marks,
         placeholders,
         refusals,
         unanswered_end,
@@ -243,3 +245,20 @@ TURN_RULES: dict[str, Callable[..., Turns | Drop]] = {
         answer_length,
     )
 }
+
+
+def build_turn_changes(rules: Iterable[Rule]) -> list[tuple[str, Callable[[Turns], Turns]]]:
+    """Build the functions of those rules on turns that pairs have too, as (name, function): they only change texts."""
+    return [(rule.name, end_marks) for rule in rules if rule.name == end_marks.__name__]
+
+
+def change_turns(
+    cleaned: tuple[Turns, tuple[str, ...]], rules: Sequence[tuple[str, Callable[[Turns], Turns]]]
+) -> tuple[Turns, tuple[str, ...]]:
+    """Apply rules that change texts to turns; arguments as `clean_turns` and `build_turn_changes` return them."""
+    messages, changed = cleaned
+    for name, rule in rules:
+        after = rule(messages)
+        if after != messages:
+            messages, changed = after, (*changed, name)
+    return messages, changed

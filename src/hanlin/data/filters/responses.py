@@ -1,10 +1,13 @@
-"""Rules on the answers of a conversation: truncated, or in another language than the question."""
+"""Rules on the answers of a conversation: end marks, truncated, or in another language than the question."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 from hanlin.core.records import Message
+from hanlin.core.text import find_end_marks
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.language_id import ENGLISH_WORDS
@@ -42,6 +45,80 @@ _WORD = compile_on_use("[A-Za-z]{2,}")
 _FREE_END = compile_on_use(r"#\w+$|https?://\S+$|\d$|^[A-Z][a-z]+(?: [a-z]+){0,2},$")
 _CODE_ENDS, _MAX_SIGNATURE = tuple("。！？.!?)}]|;\"'`"), 8
 _CODE = compile_on_use(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
+
+
+_ANY_MARK = compile_on_use(
+    r"<[|｜][^|｜<>\n]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:EOS|BOS|SEP|CLS|PAD)\]|<(?:start|end)_of_turn>|\[/?INST\]",
+    re.I,
+)
+_NAMES_MARKS = compile_on_use(
+    r"(?<![A-Za-z])(?:EOS|BOS|end[- ]of[- ](?:text|turn|sequence|sentence)|stop (?:token|string|sequence)s?|end tokens?"
+    r"|special tokens?|chat[- ]?template|chatml|tokenizers?|strike-?through)(?![A-Za-z])"
+    r"|[结結]束[符标標]|[终終]止[符标標]|特殊(?:符[号號]|字符|[标標][记記]|token)|分[词詞]器|[对對][话話]模板|分隔符",
+    re.I,
+)
+_ASKS_FOR_MARK = compile_on_use(r"HTML|XML|(?<![A-Za-z])(?:tag|mark|token|symbol|delimiter)|[标標][签籤记記]|符", re.I)
+_MIN_BODY = 5
+"""Characters of an answer from which on its last word may lead to a mark: 是 alone is an answer."""
+_LEADS_TO_MARK = compile_on_use(
+    r"(?:(?<![不也可还還都就])是|(?<!行)[为為]|[使采]用|添加|加上|[和与與或]|[:：=\"'`“‘「『(（<,，、]"
+    r"|(?<![A-Za-z])(?:is|as|with|by|token|called|named|to|use|uses|using|and|or|append|add|an?|the|tag|marker?|string))"
+    r"\s*\Z",
+    re.I,
+)
+"""How a sentence goes on with a mark that it is about; the end of an answer is no such word."""
+
+
+def end_marks(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Take marks such as `</s>`, `<|im_end|>` and `<|eot_id|>`, spelled at the end of an answer, off the text.
+
+    A question of the same chat loses them too. Why: many public sets have them left over from a chat template. Typed
+    marks are plain text to training, so that the model would learn to spell them before its real end of turn. A mark
+    inside code, in the middle of a text, closing a `<s>`, at the end of a sentence about it (结束符是 </s>), or in a
+    chat whose texts name or hold such marks elsewhere stays: there it is what the answer is about.
+    """
+    ends = [find_end_marks(message.text) if message.role in ("user", "assistant") else -1 for message in messages]
+    if not any(end >= 0 and message.role == "assistant" for end, message in zip(ends, messages, strict=True)):
+        return messages
+    bodies = [message.text[:end] if end >= 0 else message.text for end, message in zip(ends, messages, strict=True)]
+    cut: dict[int, str] = {}
+    for index, (end, message) in enumerate(zip(ends, messages, strict=True)):
+        if end >= 0 and message.role == "assistant" and not _is_about_marks(bodies, messages, index):
+            cut[index] = bodies[index].rstrip()
+    if cut:
+        cut |= {
+            index: bodies[index].rstrip()
+            for index, (end, message) in enumerate(zip(ends, messages, strict=True))
+            if end >= 0 and message.role == "user"
+        }
+    return tuple(replace(turn, text=cut[index]) if index in cut else turn for index, turn in enumerate(messages))
+
+
+def _is_about_marks(bodies: Sequence[str], messages: Sequence[Message], index: int) -> bool:
+    """Whether the marks at the end of an answer are a part of what it says.
+
+    Args:
+        bodies: The texts of all turns without such marks.
+        messages: The turns.
+        index: That of the answer.
+    """
+    body = bodies[index]
+    leads = len(body.strip()) >= _MIN_BODY and _LEADS_TO_MARK.search(body[-_LEAD:])
+    if leads or body.count("```") % 2 or _ANY_MARK.search(body):
+        return True
+    if body.rpartition("\n")[2].count("`") % 2:
+        return True
+    asked = next((turn for turn in range(index - 1, -1, -1) if messages[turn].role == "user"), None)
+    question = bodies[asked] if asked is not None else ""
+    if _ANY_MARK.search(question) or _NAMES_MARKS.search(question):
+        return True
+    if not body.strip():
+        return bool(_ASKS_FOR_MARK.search(question))
+    return bool(_NAMES_MARKS.search(body[-_SENTENCE:]))
+
+
+_LEAD, _SENTENCE = 20, 80
+"""Characters before a mark that lead to it, and those of the sentence that it would end."""
 
 
 def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple[Message, ...] | Drop:

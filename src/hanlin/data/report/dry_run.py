@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
-from hanlin.config.settings.rules import ANSWER_RULES, TEXT_RULES, Rule
+from hanlin.config.settings.rules import ALL_PREFERENCE_RULES, ANSWER_RULES, TEXT_RULES, Rule
 from hanlin.core.context import Inputs
 from hanlin.core.records import Message
 from hanlin.data.dedup.decontaminate import QuestionIndex
@@ -168,7 +168,8 @@ def _build_steps(settings: Reading, inputs: Inputs, questions: QuestionIndex | N
             steps.append((rule.name, partial(_judge_answers, rule, build_answer_rules([rule]))))
     for rule in rules:
         if rule.name in TURN_RULES:
-            steps.append((rule.name, partial(_apply_to_turns, partial(TURN_RULES[rule.name], **rule.parameters))))
+            apply = _apply_to_answers if rule.name in ALL_PREFERENCE_RULES else _apply_to_turns
+            steps.append((rule.name, partial(apply, partial(TURN_RULES[rule.name], **rule.parameters))))
     if questions is not None:
         steps.append(("contaminated", partial(_find_contamination, questions)))
     return steps
@@ -196,6 +197,10 @@ def _judge_answers(rule: Rule, rules: Sequence[tuple[str, AnswerRule]], record: 
 
 def _apply_to_turns(rule: Callable[[Turns], Turns | Drop], record: _Record) -> Turns | Drop:
     return rule(record.turns) if record.conversation else record.turns
+
+
+def _apply_to_answers(rule: Callable[[Turns], Turns | Drop], record: _Record) -> Turns | Drop:
+    return record.turns if record.document else rule(record.turns)
 
 
 def _find_contamination(questions: QuestionIndex, record: _Record) -> Turns | Drop:

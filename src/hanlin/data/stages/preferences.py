@@ -11,6 +11,8 @@ from hanlin.core.records import Preference
 from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import (
+    build_turn_changes,
+    change_turns,
     check_trainable,
     clean_turns,
     count_characters,
@@ -43,7 +45,7 @@ def run(settings: Preferences, inputs: Inputs, out: Path, context: StageContext)
 def build_spec(settings: Preferences, inputs: Inputs) -> DatasetSpec[ParsedPreference, Preference]:
     """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
     rules = [*build_text_rules(settings.rules, chats=True), *build_blocklist_rules(settings.blocklists, inputs)]
-    answer_rules = build_answer_rules(settings.rules)
+    answer_rules, turn_rules = build_answer_rules(settings.rules), build_turn_changes(settings.rules)
     convert = load_converter(settings.convert)
 
     def process(parsed: ParsedPreference, origin: Origin) -> tuple[Preference, tuple[str, ...]] | Drop:
@@ -51,7 +53,7 @@ def build_spec(settings: Preferences, inputs: Inputs) -> DatasetSpec[ParsedPrefe
         cleaned = clean_turns(turns, rules, convert, answer_rules)
         if isinstance(cleaned, Drop):
             return cleaned
-        (*prompt, chosen, rejected), changed = cleaned
+        (*prompt, chosen, rejected), changed = change_turns(cleaned, turn_rules)
         for answer in (chosen, rejected):
             drop = check_trainable(prompt, answer)
             if drop is not None:

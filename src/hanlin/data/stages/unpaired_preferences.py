@@ -11,6 +11,8 @@ from hanlin.core.records import UnpairedPreference
 from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import (
+    build_turn_changes,
+    change_turns,
     check_trainable,
     clean_turns,
     count_characters,
@@ -44,7 +46,7 @@ def run(settings: UnpairedPreferences, inputs: Inputs, out: Path, context: Stage
 def build_spec(settings: UnpairedPreferences, inputs: Inputs) -> DatasetSpec[ParsedUnpaired, UnpairedPreference]:
     """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
     rules = [*build_text_rules(settings.rules, chats=True), *build_blocklist_rules(settings.blocklists, inputs)]
-    answer_rules = build_answer_rules(settings.rules)
+    answer_rules, turn_rules = build_answer_rules(settings.rules), build_turn_changes(settings.rules)
     convert = load_converter(settings.convert)
 
     def process(parsed: ParsedUnpaired, origin: Origin) -> tuple[UnpairedPreference, tuple[str, ...]] | Drop:
@@ -52,7 +54,7 @@ def build_spec(settings: UnpairedPreferences, inputs: Inputs) -> DatasetSpec[Par
         cleaned = clean_turns(turns, rules, convert, answer_rules)
         if isinstance(cleaned, Drop):
             return cleaned
-        (*prompt, answer), changed = cleaned
+        (*prompt, answer), changed = change_turns(cleaned, turn_rules)
         drop = check_trainable(prompt, answer)
         if drop is not None:
             return drop

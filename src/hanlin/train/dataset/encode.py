@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
+from hanlin.core.text import find_end_marks
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset.encoded import EncodedRecord, Example
 
@@ -175,21 +175,12 @@ def _check_answers_are_targets(rendered: Sequence[TokenizedExample], answers: in
         raise UserError(message, record_id, hint)
 
 
-_END_TOKEN = re.compile(
-    r"(?:</s>|<eos>|\[EOS\]|<end_of_turn>|<｜end▁of▁sentence｜>"
-    r"|<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|eos)\|>)\s{0,9}\Z",
-    re.IGNORECASE,
-)
-_TAIL = 40
-"""Characters at the end of an answer that hold such a token; the whole text would be searched for nothing."""
-
-
 def _notes(messages: Sequence[Message]) -> tuple[str, ...]:
     """What is to be said of a record before it is learned: what an answer spells as text that templates write."""
     answers = [message.text for message in messages if message.role == "assistant"]
     spelled = {
         "spells_thinking_tags": any(map(spells_tags, answers)),
-        "ends_with_end_token": any(_END_TOKEN.search(text[-_TAIL:]) for text in answers),
+        "ends_with_end_token": any(find_end_marks(text) >= 0 for text in answers),
     }
     return tuple(note for note, is_found in spelled.items() if is_found)
 
