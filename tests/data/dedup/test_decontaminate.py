@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hanlin.config.settings.data import Conversations, Corpus, Decontaminate
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.core.records import Message, Question
 from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
@@ -324,6 +326,47 @@ def test_a_compressed_file_of_questions_is_read_and_a_broken_one_refused(tmp_pat
 def test_a_file_without_questions_is_refused(put: Put, data: str) -> None:
     with pytest.raises(UserError):
         list(read_questions(put("q.jsonl", data), "q"))
+
+
+def test_rows_without_a_question_are_counted_by_file_and_said(
+    put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = put("q.jsonl", [{"question": ACADEMY}, {"answer": "诏书"}, {"question": " "}, "一行字"])
+    unasked: Counter[Path] = Counter()
+    assert [question.text for question in read_questions(asked, "q", unasked)] == [ACADEMY]
+    assert unasked == {asked: 3}
+    said: list[str] = []
+    out = tmp_path / "out"
+    out.mkdir()
+    inputs = Inputs({"sources.0.path": (put("a.jsonl", [{"text": SPRING}]),), "decontaminate.against": (asked,)})
+    settings = Corpus(sources="./s", decontaminate={"against": "./q"}, validation_fraction=0)
+    monkeypatch.setattr(Progress, "log", lambda self, sentence: said.append(sentence))
+    metrics = STAGES[Corpus][0].run(settings, inputs, out, StageContext())
+    assert len(said) == 1 and str(asked) in said[0] and "3 rows" in said[0]
+    assert metrics["rows_without_question"] == 3
+
+
+def test_a_file_of_rows_without_any_question_is_refused_also_in_a_folder(put: Put, tmp_path: Path) -> None:
+    folder = tmp_path / "exam"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"question": "甲是什么？"}\n', encoding="utf-8")
+    (folder / "subjects.json").write_text('[{"name": "history"}]', encoding="utf-8")
+    assert len(list(read_questions(folder, "exam"))) == 1
+    (folder / "b.jsonl").write_text('{"ask": "乙是什么？"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="no question") as error:
+        list(read_questions(folder, "exam"))
+    assert error.value.where == str(folder / "b.jsonl") and "one by one" in str(error.value)
+
+
+def test_every_split_of_a_file_and_a_table_without_choices_are_read(put: Put, tmp_path: Path) -> None:
+    splits = tmp_path / "q.json"
+    splits.write_text(json.dumps({"about": ["x"], "dev": [{"question": "甲？"}], "test": [{"question": "乙？"}]}))
+    assert [question.text for question in read_questions(splits, "q")] == ["甲？", "乙？"]
+    table = tmp_path / "q.csv"
+    table.write_text("id,question,answer\n1,丙是什么？,丁\n2,,戊\n", encoding="utf-8")
+    unasked: Counter[Path] = Counter()
+    (asked,) = read_questions(table, "q", unasked)
+    assert (asked.text, asked.choices, unasked) == ("丙是什么？", "", {table: 1})
 
 
 def test_a_folder_of_questions_is_read_whole_or_refused(tmp_path: Path) -> None:

@@ -77,10 +77,18 @@ class _NgramTable:
 
 
 class QuestionIndex:
-    """An index of the n-grams of all evaluation questions."""
+    """An index of the n-grams of all evaluation questions.
 
-    def __init__(self, questions: Sequence[EvalQuestion], settings: Decontaminate) -> None:
-        self.questions, self.settings = questions, settings
+    Attributes:
+        questions: The questions.
+        settings: How to compare.
+        unasked: Rows without a question that their files have besides them, by file.
+    """
+
+    def __init__(
+        self, questions: Sequence[EvalQuestion], settings: Decontaminate, unasked: Mapping[Path, int] | None = None
+    ) -> None:
+        self.questions, self.settings, self.unasked = questions, settings, dict(unasked or {})
         self._num_ngrams = np.zeros(len(questions), dtype=np.int64)
         ngrams: dict[tuple[bool, int], list[tuple[Hashes, int]]] = {}
         for index, question in enumerate(questions):
@@ -116,10 +124,13 @@ class QuestionIndex:
         """
         paths = inputs.paths(field)
         names = _make_unique_names(paths)
+        unasked: Counter[Path] = Counter()
         questions = [
-            question for path, name in zip(paths, names, strict=True) for question in read_questions(path, name)
+            question
+            for path, name in zip(paths, names, strict=True)
+            for question in read_questions(path, name, unasked)
         ]
-        return cls(questions, settings)
+        return cls(questions, settings, unasked)
 
     def find(self, text: str) -> list[EvalQuestion]:
         """Find the questions that a text contains, in the order of the sets."""

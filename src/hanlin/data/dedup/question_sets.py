@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ _UNREAD_SUFFIXES = (
     ".jsonl.xz",
     ".jsonl.bz2",
 )
+_MAY_DESCRIBE = (".json", ".json.gz")
+"""Files that may describe the others of a folder (a manifest, a list of subjects) and need not hold a question."""
 _ID_FIELDS = ("id", "question_id", "qid", "idx")
 
 
@@ -60,7 +63,7 @@ class EvalQuestion:
         return f"{self.set}\t{self.id}"
 
 
-def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
+def read_questions(path: Path, name: str, unasked: Counter[Path] | None = None) -> Iterator[EvalQuestion]:
     """Read the questions of a JSON Lines, JSON (both perhaps in gzip) or CSV file, or of all below a folder.
 
     Ids are those of the stage `evaluate`: the record's own, or subject, split and row.
@@ -68,10 +71,11 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
     Args:
         path: File or folder.
         name: Name of the set.
+        unasked: Gets the number of rows without a question of each file that has any.
 
     Raises:
-        UserError: The path does not exist, a file cannot be read, a folder holds tables of another kind, or there is no
-            question in it.
+        UserError: The path does not exist, a file cannot be read, a folder holds tables of another kind or a file of
+            rows of which none has a question, or there is no question in it.
     """
     if not path.exists():
         raise UserError(tr("no such file or folder"), path, suggest_path(path), "not_found")
@@ -79,7 +83,7 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
     is_empty = True
     for file in files:
         try:
-            questions = list(_read_csv(file, name) if file.suffix == ".csv" else _read_json(file, name))
+            rows = list(_read_csv(file, name) if file.suffix == ".csv" else _read_json(file, name))
         except UnicodeDecodeError as error:
             raise UserError(tr("not UTF-8"), file) from error
         except csv.Error as error:  # a cell of more than 131,072 characters
@@ -87,12 +91,23 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
         except OSError as error:
             message = error.strerror
             raise UserError(tr("it cannot be read: {value}", value=message), file) from error
+        questions = [row for row in rows if row is not None]
+        if rows and not questions and (path.is_file() or not file.name.endswith(_MAY_DESCRIBE)):
+            raise _no_question(file, path.is_dir())
+        if unasked is not None and questions and len(questions) < len(rows):
+            unasked[file] += len(rows) - len(questions)
         is_empty = is_empty and not questions
         yield from questions
     if is_empty:
-        fields = join_list(_TEXT_FIELDS)
-        hint = tr("each row needs one of these fields: {fields}", fields=fields)
-        raise UserError(tr("there is no question in it"), path, hint)
+        raise _no_question(path, False)
+
+
+def _no_question(path: Path, is_one_of_several: bool) -> UserError:
+    fields = join_list(_TEXT_FIELDS)
+    hint = tr("each row needs one of these fields: {fields}", fields=fields)
+    if is_one_of_several:
+        hint = tr("each row needs one of these fields: {fields}; else name the other files one by one", fields=fields)
+    return UserError(tr("there is no question in it"), path, hint)
 
 
 def _list_set(folder: Path) -> list[Path]:
@@ -105,8 +120,8 @@ def _list_set(folder: Path) -> list[Path]:
     return [file for file in files if file.name.endswith(_SUFFIXES)]
 
 
-def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion]:
-    """Read an exam's file: with a header (CMMLU, C-Eval), or six columns without one (MMLU)."""
+def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion | None]:
+    """Read an exam's file: with a header (CMMLU, C-Eval), or six columns without one (MMLU); None for other rows."""
     split = path.parent.name if path.parent.name in ("dev", "val", "test") else path.stem.rpartition("_")[2]
     subject = path.stem.removesuffix(f"_{split}")
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -114,13 +129,17 @@ def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion]:
     question_column = (
         next((index for index, column in enumerate(rows[0]) if column.lower() == "question"), None) if rows else None
     )
-    first, rows = (0, rows) if question_column is None else (question_column, rows[1:])
+    first, rows, head = (0, rows, []) if question_column is None else (question_column, rows[1:], rows[0])
+    has_choices = not head or [column.upper() for column in head[first + 1 : first + 5]] == ["A", "B", "C", "D"]
     for index, row in enumerate(rows):
-        if len(row) >= first + 5:
-            yield EvalQuestion(name, f"{subject}/{split}/{index}", row[first], "\n".join(row[first + 1 : first + 5]))
+        choices = "\n".join(row[first + 1 : first + 5]) if has_choices else ""
+        is_whole = len(row) >= first + 5 or (not has_choices and len(row) > first)
+        is_asked = is_whole and bool(row[first].strip())
+        yield EvalQuestion(name, f"{subject}/{split}/{index}", row[first], choices) if is_asked else None
 
 
-def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
+def _read_json(path: Path, name: str) -> Iterator[EvalQuestion | None]:
+    """Read the rows of JSON Lines or of the lists in a JSON file; None for a row without a question."""
     raw, suffix = path.read_bytes(), path.suffix
     if suffix == ".gz":
         try:
@@ -136,7 +155,9 @@ def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
     except ValueError as error:
         raise UserError(tr("not JSON"), path) from error
     if isinstance(rows, dict):
-        rows = next((value for value in rows.values() if isinstance(value, list)), [])
+        lists = [value for value in rows.values() if isinstance(value, list)]
+        of_rows = [value for value in lists if value and isinstance(value[0], dict)]  # splits are several
+        rows = [row for value in (of_rows or lists[:1]) for row in value]
     for row_number, row in enumerate(_flatten_rows(rows if isinstance(rows, list) else []), start=1):
         turns = _get_turns(row)
         question = "\n".join(turns) if turns else _get_question_text(row)
@@ -144,12 +165,15 @@ def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
             default_id = f"{path.stem}#{row_number}"
             own_id = next((str(row[key]) for key in _ID_FIELDS if row.get(key) is not None), default_id)
             yield EvalQuestion(name, own_id, question, _get_choices(row), turns if len(turns) > 1 else ())
+        else:
+            yield None
 
 
 def _flatten_rows(rows: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the rows that may hold a question, also those inside the paragraphs of articles (SQuAD, CMRC)."""
     for row in rows:
         if not isinstance(row, dict):
+            yield {}
             continue
         nested = next((row[key] for key in ("paragraphs", "qas") if isinstance(row.get(key), list)), None)
         if nested is None:

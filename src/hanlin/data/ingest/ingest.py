@@ -71,7 +71,11 @@ def ingest(
     files = list_files(settings.sources, inputs)
     worker = WorkerContext(build_spec, settings, inputs, context.seed, context.scratch_folder(out) / "shards")
     worker.shard_folder.mkdir(exist_ok=True)
-    worker.questions  # noqa: B018 - an unreadable question set is reported before anything is processed
+    if worker.questions is not None:  # an unreadable question set is reported before anything is processed
+        for path, rows in worker.questions.unasked.items():
+            context.progress.log(
+                tr("{path}: {rows:,} rows have no question: nothing is compared with them", path=path, rows=rows)
+            )
     worker.overlay  # noqa: B018 - and so is an overlay
     num_bytes = sum(file.path.stat().st_size for file in files.files if file.path.exists())
     probes = _probe_files(worker, context, files, num_bytes)
@@ -193,6 +197,7 @@ def _write_contamination(questions: QuestionIndex, shards: Sequence[Shard], out:
         "contaminated_questions": sum(len(row["contaminated"]) for row in report["sets"]),
         "clean_questions": sum(len(row["clean"]) for row in report["sets"]),
         "unsearched_questions": sum(len(row["unsearched"]) for row in report["sets"]),
+        **({"rows_without_question": sum(questions.unasked.values())} if questions.unasked else {}),
     }
 
 
