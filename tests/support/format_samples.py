@@ -130,6 +130,9 @@ CHAT_ROWS: dict[str, list[Any]] = {
         {"conversation_id": 1, "category": "QA", "conversation": [{"human": QUESTION, "assistant": ANSWER}] * 2}
     ],
     "firefly_kind": [{"kind": "OpenQA", "input": QUESTION, "target": ANSWER}],
+    "agent_steps": [
+        {"input": QUESTION, "intermediate_steps": [[["look_up", '{"key": "a"}', "Thought: x"], "b"]], "output": ANSWER}
+    ],
     "self_instruct": [{"id": "s1", "instruction": QUESTION, "instances": [{"input": "", "output": ANSWER}]}],
     "alpaca": [{"instruction": MORE, "input": "材料", "output": LAST, "history": [[QUESTION, ANSWER]]}],
     "alpaca_list": [{"instruction": QUESTION, "input": "", "output": [ANSWER, MORE, LAST]}],

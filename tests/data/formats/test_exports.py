@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,9 @@ from hanlin.core.records import ToolCall
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.ledger import Drop
+from hanlin.data.report.inspect import inspect
+
+Put = Callable[[str, Any], Path]
 
 
 def read(row: Any) -> ParsedChat | Drop:
@@ -190,3 +195,25 @@ def test_broken_trees_are_dropped_by_a_reason(row: Any) -> None:
 def test_a_row_of_another_shape_is_dropped_in_a_file_of_these(name: str, row: Any) -> None:
     (chosen,) = (candidate for candidate in CHAT_FORMATS if candidate.name == name)
     assert list(chosen.read(row)) == [Drop("other_format")]
+
+
+def test_an_export_that_is_one_object_is_read_as_its_conversations(put: Put) -> None:
+    said = [{"uuid": "1", "sender": "human", "text": "问"}, {"uuid": "2", "sender": "assistant", "text": "答"}]
+    wrapped = {"conversations": [{"uuid": "a", "chat_messages": said}, {"uuid": "b", "chat_messages": said}]}
+    (found,) = inspect([str(put("a.jsonl", [wrapped]))])
+    assert (found["format"], found["records"]) == ("jsonl: claude_export", 2)
+
+
+def test_the_branch_of_the_last_answer_of_grok_is_read_and_the_others_named(put: Put) -> None:
+    said = [
+        {"_id": "1", "sender": "human", "message": "问"},
+        {"_id": "2", "sender": "ASSISTANT", "message": "旧答", "parent_response_id": "1"},
+        {"_id": "3", "sender": "ASSISTANT", "message": "新答", "parent_response_id": "1"},
+    ]
+    chat = {"conversation": {"id": "a", "title": "t"}, "responses": [{"response": item} for item in said]}
+    (found,) = inspect([str(put("a.jsonl", [{"conversations": [chat]}]))])
+    assert found["format"] == "jsonl: messages" and found["unread_fields"] == {"other_branches": 1}
+    assert [turn["text"] for turn in found["samples"][0]["messages"]] == ["问", "新答"]
+    plain = {"responses": [{"response": {"sender": item["sender"], "message": item["message"]}} for item in said[:2]]}
+    (found,) = inspect([str(put("b.jsonl", [{"conversations": [plain]}]))])
+    assert found["kept"] == 1 and found["unread_fields"] == {}

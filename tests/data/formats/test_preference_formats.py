@@ -12,7 +12,7 @@ import pytest
 from hanlin.config.settings.data import Preferences
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
-from hanlin.core.records import Message
+from hanlin.core.records import Message, Preference, read_jsonl
 from hanlin.data.formats.convert import convert
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.preferences import PREFERENCE_FORMATS, ParsedPreference
@@ -22,6 +22,7 @@ from hanlin.data.ledger import Drop
 from stage_runs import Made
 
 Put = Callable[[str, Any], Path]
+Run = Callable[..., Made]
 USER = {"role": "user", "content": "你好"}
 GOOD, BAD = {"role": "assistant", "content": "你好呀"}, {"role": "assistant", "content": "Hello"}
 
@@ -285,3 +286,24 @@ def test_a_second_system_text_of_a_pair_is_named(put: Put) -> None:
     row = {"prompt": [{"role": "system", "content": "你是馆员。"}, USER], "chosen": [GOOD], "rejected": [BAD]}
     _, (item,) = read(put("a.jsonl", [{**row, "system": "你是助手。"}]))
     assert isinstance(item, ParsedPreference) and item.meta == {"system": "你是助手。"}
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        *(("preferred", "other"), ("preferred_response", "dispreferred_response"), ("better", "worse"), ("y_w", "y_l")),
+        *(("winner", "loser"), ("best", "worst"), ("accept", "reject"), ("chosen", "reject"), ("win", "lose")),
+        *(("good_response", "bad_response"), ("preferred_answer", "rejected_answer"), ("response_w", "response_l")),
+        *(("chosen_answer", "rejected_answer"), ("winning_response", "losing_response"), ("superior", "inferior")),
+        *(
+            ("preferred", "non_preferred"),
+            ("better_answer", "worse_answer"),
+            ("positive_response", "negative_response"),
+        ),
+    ],
+)
+def test_two_answers_whose_names_say_which_is_better_are_a_pair(put: Put, run: Run, better: str, worse: str) -> None:
+    made = run(Preferences, put("a.jsonl", [{"prompt": "几点开门？", better: "九点。", worse: "不知道。"}]))
+    (pair,) = read_jsonl(made.out / "preferences.jsonl", Preference)
+    assert (pair.prompt[-1].text, pair.chosen.text, pair.rejected.text) == ("几点开门？", "九点。", "不知道。")
+    assert made.ledger["unread_fields"] == {}

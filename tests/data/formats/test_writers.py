@@ -30,7 +30,7 @@ from hanlin.data.ledger import Drop
 
 Put = Callable[[str, Any], Path]
 CHAT_TARGETS = ("messages", "sharegpt", "alpaca", "firefly")
-WITH_TOOLS = ("react", "sharegpt_tools", "messages_tools", "moss", "glaive")
+WITH_TOOLS = ("react", "sharegpt_tools", "messages_tools", "moss", "glaive", "agent_steps")
 
 
 def items(path: Path, stage: str = "conversations") -> list[Any]:

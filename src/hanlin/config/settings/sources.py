@@ -26,6 +26,7 @@ CHAT_FORMAT_NAMES = (
     "glaive",
     "xlam",
     "firefly",
+    "agent_steps",
     "self_instruct",
     "alpaca",
     "math",

@@ -9,6 +9,7 @@ from typing import Any
 from hanlin.core.records import Message
 from hanlin.data.formats.agents.glaive import is_glaive, read_glaive
 from hanlin.data.formats.agents.moss import is_moss, read_moss
+from hanlin.data.formats.agents.steps import has_steps, read_steps
 from hanlin.data.formats.agents.xlam import is_xlam, read_xlam
 from hanlin.data.formats.base import (
     Format,
@@ -427,6 +428,7 @@ CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (
     _chat_format("glaive", is_glaive, read_glaive),
     _chat_format("xlam", is_xlam, read_xlam),
     _chat_format("firefly", is_firefly, read_firefly, spreads_flags=True),
+    _chat_format("agent_steps", has_steps, read_steps),
     _chat_format("self_instruct", is_self_instruct, read_self_instruct),
     _chat_format("alpaca", is_alpaca, read_alpaca),
     _chat_format("math", is_math, read_math),

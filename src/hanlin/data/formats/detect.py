@@ -23,7 +23,15 @@ from hanlin.data.formats.content.loss_flags import find_unread_flags
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.formats.documents import ParsedText
-from hanlin.data.formats.look_alike import describe_look_alike, describe_nested, describe_unknown
+from hanlin.data.formats.exports import split_exported
+from hanlin.data.formats.look_alike import (
+    describe_log,
+    describe_look_alike,
+    describe_nested,
+    describe_unknown,
+    find_nested_log,
+)
+from hanlin.data.formats.traces.event_logs import is_event_log
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
 from hanlin.data.formats.trees.message_rows import HEAD_ROWS, are_message_rows, join_message_rows
@@ -214,11 +222,16 @@ def _choose_format(
     look_alikes = [] if file.settings.fields else [found for found in map(describe_look_alike, values) if found]
     if 2 * len(look_alikes) > len(values):
         raise UserError(look_alikes[0][0], f"{file.path}:{rows[0].line}", look_alikes[0][1])
+    if not file.settings.fields and is_event_log(values):
+        what, way_out = describe_log(values)
+        raise UserError(what, f"{file.path}:{rows[0].line}", way_out)
     for value in leave_out_texts(values):
         for candidate in formats:
             if candidate.recognize(value):
                 return candidate
-    described = describe_unknown(values[0]) or (describe_nested(values[0]) if len(values) == 1 else None)
+    described = describe_unknown(values[0])
+    if described is None and len(values) == 1:
+        described = find_nested_log(values[0]) or describe_nested(values[0])
     if described is not None:
         raise UserError(described[0], f"{file.path}:{rows[0].line}", described[1])
     names = join_list([candidate.name for candidate in formats])
@@ -321,6 +334,11 @@ def adapt_row(row: Row, settings: Source) -> Iterator[Row]:
     if type(row.value) is list and len(row.value) > 0 and all(map(_is_task, row.value)):
         for inner in row.value:
             yield from adapt_row(Row(row.line, inner, "", row.unread), settings)
+        return
+    exported = split_exported(row.value)
+    if exported is not None:
+        for chat in exported:
+            yield from adapt_row(Row(row.line, chat, chat, row.unread), settings)
         return
     for value, unread in unfold_questions(decode_cells(unfold_benchmark(row.value))):
         named = Row(row.line, row.value, row.raw, (*row.unread, *unread), row.language) if unread else row

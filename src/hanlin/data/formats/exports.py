@@ -266,3 +266,50 @@ def _make_reader(
 read_oasst_tree = _make_reader(is_oasst_tree, _oasst_branch, ("prompt",))
 read_chatgpt_export = _make_reader(is_chatgpt_export, _chatgpt_branch, ("mapping", "current_node"))
 read_claude_export = _make_reader(is_claude_export, _claude_branch, ("chat_messages", "current_leaf_message_uuid"))
+
+
+# --- exports that hold all conversations in one object ----------------------------------------------------------------
+
+
+def split_exported(value: Any) -> list[dict[str, Any]] | None:
+    """Split an export of Claude or ChatGPT that is one object, and Grok's, into a row for each conversation.
+
+    Returns:
+        The rows; None for anything else.
+
+    Example:
+        {"conversations": [{"conversation": {"title": "a"}, "responses": [{"response": {"sender": "human", ...}}]}]}
+        becomes [{"title": "a", "messages": [{"role": "human", ...}]}].
+    """
+    chats = value.get("conversations") if isinstance(value, dict) else None
+    if not isinstance(chats, list) or not chats or not all(isinstance(chat, dict) for chat in chats):
+        return None
+    if not any(isinstance(chats[0].get(name), list | dict) for name in ("chat_messages", "mapping", "responses")):
+        return None
+    if all(is_claude_export(chat) or is_chatgpt_export(chat) for chat in chats):
+        return chats
+    rows = [_read_grok(chat) for chat in chats]
+    return None if None in rows else [row for row in rows if row is not None]
+
+
+def _read_grok(chat: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A conversation of Grok's export as messages: the branch of its last one; None for anything else."""
+    responses = chat.get("responses")
+    if not isinstance(responses, list) or not responses:
+        return None
+    inner = [item.get("response") if isinstance(item, dict) else None for item in responses]
+    if not all(isinstance(item, dict) and isinstance(item.get("sender"), str) and "message" in item for item in inner):
+        return None
+    about = chat.get("conversation")
+    named = {name: about[name] for name in ("id", "title") if about.get(name)} if isinstance(about, dict) else {}
+    by_id = {str(item["_id"]): item for item in inner if isinstance(item, dict) and item.get("_id")}
+    path = [item for item in inner if isinstance(item, dict)]
+    if len(by_id) == len(path) and any(item.get("parent_response_id") in by_id for item in path):
+        node: Any = path[-1]
+        path = []
+        while isinstance(node, dict) and len(path) <= len(by_id):
+            path.insert(0, node)
+            node = by_id.get(str(node.get("parent_response_id")))
+    turns = [{"role": item["sender"], "content": item["message"]} for item in path]
+    others = [item for item in inner if not any(item is read for read in path)]
+    return {**named, "messages": turns, **({"other_branches": others} if others else {})}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hanlin.core.i18n import join_list, mark, tr
@@ -15,6 +15,7 @@ from hanlin.data.formats.agents.benchmarks import is_bfcl_answer, is_bfcl_questi
 from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.reasoning import ROW_REASONING_FIELDS
 from hanlin.data.formats.documents import TEXT_FIELDS
+from hanlin.data.formats.traces.event_logs import find_joining_command, is_event_log
 from hanlin.data.formats.trees.judged import find_undecided
 from hanlin.data.formats.trees.languages import find_parallel
 from hanlin.data.formats.trees.retrieval import is_retrieval
@@ -82,6 +83,7 @@ CALLS_TO_ASK = mark("these are questions of BFCL, without the calls that answer 
 BATCH_ANSWERS = mark("these are the answers of a batch of API requests, without the requests")
 BATCH_REQUESTS = mark("these are requests of a batch to an API, without their answers")
 AGENT_LOG = mark("this is the log of an agent's session, with an event on each row")
+TASKS_WITH_CALLS = mark("these are tasks of ToolAlpaca with the calls that are right, without their results")
 ANNOTATIONS = mark("these are tasks of Label Studio with their annotations")
 CALLS_ALONE = mark("these are the answers of BFCL, without their questions")
 
@@ -116,8 +118,9 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
         )
     if is_bfcl_question(row):
         return tr(CALLS_TO_ASK), tr(
-            "write the `ground_truth` of the same `id` in its folder `possible_answer` into each row; questions of "
-            "several turns have none that can be read"
+            "join them with the `ground_truth` of the same `id` in the folder `possible_answer`, such as with "
+            "{command}; questions of several turns have none that can be read",
+            command=_JOIN_BY_ID,
         )
     batch = _find_batch_part(row)
     if batch:
@@ -130,10 +133,16 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
             command="`jq -c '.[].data' in.json > out.jsonl`",
         )
     if is_bfcl_answer(row):
-        return tr(CALLS_ALONE), tr("write each into the row of the same `id` that asks it")
+        return tr(CALLS_ALONE), tr(
+            "join them with the questions of the same `id`, such as with {command}", command=_JOIN_BY_ID
+        )
     return None
 
 
+_JOIN_BY_ID = (
+    "`jq -c -s 'group_by(.id)[] | add | select(.question and .ground_truth)' BFCL_v3_simple.json "
+    "possible_answer/BFCL_v3_simple.json > out.jsonl`"
+)
 _BATCH_ROW = '{"request": {"messages": [...]}, "response": {...}}'
 
 
@@ -223,7 +232,11 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
         )
         return tr(UNDECIDED), hint
     if _is_event(row):
-        return tr(AGENT_LOG), tr("write the messages of each session into one row: {example}", example=_CHAT_ROW)
+        return describe_log([row])
+    if isinstance(row.get("Instructions"), list) and isinstance(row.get("Golden_Answers"), list):
+        return tr(TASKS_WITH_CALLS), tr(
+            "what an agent did for them is read: rows whose `Instances` have `intermediate_steps`"
+        )
     if _is_tokenized(row):
         hint = tr("read the texts that they were made of: the ids mean other texts to another tokenizer")
         return tr(TOKENIZED), hint
@@ -235,6 +248,16 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
         )
         return tr(PARALLEL), hint
     return None
+
+
+def describe_log(rows: Sequence[Any]) -> tuple[str, str]:
+    """Describe the rows of a session's log, as `describe_unknown` does."""
+    command = find_joining_command(rows)
+    if command:
+        return tr(AGENT_LOG), tr(
+            "write the messages of a session into one row, such as with {command}", command=command
+        )
+    return tr(AGENT_LOG), tr("write the messages of each session into one row: {example}", example=_CHAT_ROW)
 
 
 _CHAT_ROW = '{"messages": [{"role": ..., "content": ...}, ...]}'
@@ -254,6 +277,13 @@ def _is_tokenized(row: Mapping[str, Any]) -> bool:
     ids = row.get("input_ids")
     is_ids = isinstance(ids, list) and bool(ids) and all(isinstance(token_id, int) for token_id in ids[:20])
     return is_ids and (len(row) == 1 or any(name in row for name in _TOKEN_FIELDS))
+
+
+def find_nested_log(row: Any) -> tuple[str, str] | None:
+    """Describe the only row of a file that holds the log of a session as a list; None for any other row."""
+    lists = row.values() if isinstance(row, dict) else ()
+    log = next((value for value in lists if isinstance(value, list) and is_event_log(value)), None)
+    return None if log is None else describe_log(())
 
 
 def describe_nested(row: Any, depth: int = 2) -> tuple[str, str] | None:

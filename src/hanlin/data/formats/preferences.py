@@ -30,6 +30,7 @@ from hanlin.data.formats.exports import is_oasst_tree
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import add_side_reasoning, find_field, find_system, join_question
 from hanlin.data.formats.tagged import are_tagged_turns, split_tagged_prompt
+from hanlin.data.formats.trees.pair_names import name_pair
 from hanlin.data.formats.trees.ranked import find_ranked_pairs
 from hanlin.data.formats.trees.retrieval import is_retrieval
 from hanlin.data.formats.turns import (
@@ -172,6 +173,7 @@ def _has_own_prompt(answer: Any) -> bool:
 
 def _join_rejected(row: dict[str, Any]) -> dict[str, Any]:
     """Write rejected answers in numbered fields, `rejected_1` and `rejected_2`, as a list in `rejected`."""
+    row = name_pair(row)
     numbered = {
         name: int(match[2])
         for name in row
