@@ -22,6 +22,7 @@ from hanlin.data.text.lexicons import (
     EDITOR_FRAME,
     GENERATED,
     GENERATED_CUE,
+    HIDDEN_MESSENGER,
     HIDDEN_NUMBER,
     ILLEGAL_CONTACT,
     ILLEGAL_OFFER,
@@ -247,9 +248,9 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     In up to 2,000 characters three items of an offer of a flat, of goods or of a loan are one (户型介绍, 业主诚心;
     供应地：, 包装说明：; 黑户, 下款). Two words of a program of synonyms (伴跟着, 德律风) show its work, and so do in
     up to 600 characters headlines in a data sheet and sounds in brackets, 最(zui)大(da), one for each 40 characters.
-    A detective or a hacker with a number in the first 120 characters is an advertisement, and so are the number of a
-    messenger beside an offer in the last 150 (亏损咨询加微信) and a text of up to 200 that offers something and ends
-    with a telephone number.
+    A detective, a hacker or a call girl with a number in the first 120 characters is an advertisement, and so are the
+    number of a messenger beside an offer in the last 150 (亏损咨询加微信), its name in disguise there (幑の信), and a
+    text of up to 200 that offers something and ends with a telephone number.
     Phrases and names are not counted on pages of the police and the courts, which warn of them. Defaults 5 and 3, on
     labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
@@ -363,6 +364,8 @@ def _find_closing_contact(text: str) -> str | None:
             break
     else:
         return None
+    if "信" in closing and (hidden := HIDDEN_MESSENGER.search(closing)) and not _is_on_crime(text):
+        return hidden[0]
     contact = CLOSING_CONTACT.search(closing) if _DIGITS.search(closing) else None
     if contact is None or not CLOSING_OFFER.search(closing) or NOT_AN_OFFER.search(closing):
         return None

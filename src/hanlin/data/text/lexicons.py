@@ -235,17 +235,20 @@ OPENING_CONTACT = re.compile(
 
 Names of messengers (微信：nofashion) are not among them: articles begin with the account from which they are.
 """
-HIDDEN_NUMBER = re.compile(r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至和×xX✕*＊~～-])\d{4}\1\d{4}(?!\d)")
-"""The number of a telephone that is written so that no filter finds it: 156乄1330乄4344."""
-LONG_NUMBER = re.compile(r"\d(?<!\d\d)(?<!-\d)(?<!2(?=0\d\d-))[-= \d]{5}|1\d\d\D\d{4}\D\d{4}")
+HIDDEN_NUMBER = re.compile(
+    r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至和×xX✕*＊~～-])\d{4}\1\d{4}(?!\d)|(?<![\d?])\d(?:[?？]\d){6,11}(?![\d?])"
+)
+"""The number of a telephone or messenger written so that no filter finds it: 156乄1330乄4344, 3?1?3?8?0?8?6."""
+LONG_NUMBER = re.compile(r"\d(?<!\d\d)(?<!-\d)(?<!2(?=0\d\d-))[-= \d]{5}|1\d\d\D\d{4}\D\d{4}|\d[?？]\d[?？]\d")
 """What begins nearly every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in half the time; dates are none."""
 ILLEGAL_OFFER = re.compile(
     r"(?:私家|私人|天眼)侦探|侦探(?:公司|热线|社)|黑客(?!马拉松|松)\W{0,3}[^。，\n]{0,6}?[:：σ]|网赌被黑|(?:花呗|信用卡|白条)\W?(?:套现|提现)"
     r"|定位找人|聊天记录[^。]{0,8}(?:恢复|查询)|查[^。]{0,6}通话记录|外围(?:女|模特)|(?:永久|复制)网址|招收代理"
+    r"|[(（【]小姐[)）】]|[叫找约]小姐(?:上门|服务|电话)|(?:上门|全套)服务[^。]{0,6}小姐|[vV薇威]芯|[vV薇微威][❤♥]"
 )
 """What nobody offers but in an advertisement, whatever the page goes on with."""
 ILLEGAL_CONTACT = re.compile(
-    r"(?<!\d)(?!(?:19|20)\d\d[-年./])\d(?:[-&*=.· ]?\d){5,}+(?!\s?[多余]?(?:[元人次名万亿件条块部场]|美元))|www\."
+    r"(?<!\d)(?!(?:19|20)\d\d[-年./])\d(?:[-&*=.· x×]?\d){5,}+(?!\s?[多余]?(?:[元人次名万亿件条块部场]|美元))|www\."
 )
 """How to reach those who offer it, in the first 120 characters; what is counted there is no number to call."""
 ON_OFFERS = re.compile("记者(?:暗访|调查|采访|了解|获悉)|暗访|纪录片|小说|电影|电视剧|讲述|观看|大赛|论坛|报名|研讨")
@@ -256,6 +259,8 @@ CLOSING_CONTACT = re.compile(
     r"(?:微\s?信|威信|薇信?|徽信|(?<![a-zA-Z])[vV][xX信]?|加[vVqQ]|[qQ]{2}|扣扣|企鹅)\W{0,3}(?:号|同号|号码)?\s?[:：;；]?\s?[\u4e00-\u9fff]{0,3}[a-zA-Z_]{0,8}\d{4,}"
 )
 """The number or the name with digits of a messenger at the end of a text."""
+HIDDEN_MESSENGER = re.compile(r"[幑嶶溦]の?\W?信|[微薇徽威]の信")
+"""The name of a messenger that is written so that no filter finds it: 幑の信."""
 CLOSING_OFFER = re.compile("咨询|指导|盈利|亏损|回本|喊单|操作|免费领|非诚勿扰|详询|购买|代理|探讨")
 """What the last sentences have beside it if they offer something."""
 NOT_AN_OFFER = re.compile(
