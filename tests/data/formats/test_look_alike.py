@@ -203,3 +203,13 @@ def test_a_question_in_brackets_stays_a_text(put: Put, run: Callable[..., Made])
     asked = {"prompt": '[{"红": 1}]', "response": "一个。"}
     made = run(Conversations, put("a.jsonl", [row, asked]), validation_fraction=0)
     assert [kept["messages"][0]["text"] for kept in made.kept] == [row["prompt"], asked["prompt"]]
+
+
+def test_turns_under_a_name_of_a_part_are_named_with_the_way_to_read_them(put: Put, run: Callable[..., Made]) -> None:
+    turns = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+    path = put("a.jsonl", [{"environment": "x", "trajectory": [{"action": "ls"}], "history": turns}])
+    with pytest.raises(UserError, match="under `history`") as error:
+        run(Conversations, path)
+    assert "{messages: history}" in str(error.value)
+    (found,) = inspect([str(path)], {"fields": {"messages": "history"}})
+    assert found["kept"] == 1

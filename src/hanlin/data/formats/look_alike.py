@@ -83,6 +83,7 @@ CALLS_TO_ASK = mark("these are questions of BFCL, without the calls that answer 
 BATCH_ANSWERS = mark("these are the answers of a batch of API requests, without the requests")
 BATCH_REQUESTS = mark("these are requests of a batch to an API, without their answers")
 AGENT_LOG = mark("this is the log of an agent's session, with an event on each row")
+TURNS_ELSEWHERE = mark("the turns of these conversations are under `{field}`, beside other things")
 TASKS_WITH_CALLS = mark("these are tasks of ToolAlpaca with the calls that are right, without their results")
 ANNOTATIONS = mark("these are tasks of Label Studio with their annotations")
 CALLS_ALONE = mark("these are the answers of BFCL, without their questions")
@@ -237,6 +238,10 @@ def describe_unknown(row: Any) -> tuple[str, str] | None:
         return tr(TASKS_WITH_CALLS), tr(
             "what an agent did for them is read: rows whose `Instances` have `intermediate_steps`"
         )
+    field = _find_turn_field(row)
+    if field:
+        hint = tr("name the field with `fields`: {example}", example=f"{{messages: {field}}}")
+        return tr(TURNS_ELSEWHERE, field=field), hint
     if _is_tokenized(row):
         hint = tr("read the texts that they were made of: the ids mean other texts to another tokenizer")
         return tr(TOKENIZED), hint
@@ -270,6 +275,17 @@ def _is_event(row: Mapping[str, Any]) -> bool:
         return False
     is_claude = any(name in row for name in _SESSION_FIELDS) and any(name in row for name in ("message", "summary"))
     return is_claude or isinstance(row.get("payload"), dict)
+
+
+def _find_turn_field(row: Mapping[str, Any]) -> str:
+    """The field of a row that holds turns of a user and of the assistant, if it is the only one; else empty."""
+    found = [str(name) for name, value in row.items() if isinstance(value, list) and _holds_both_roles(value)]
+    return found[0] if len(found) == 1 else ""
+
+
+def _holds_both_roles(turns: list[Any]) -> bool:
+    roles = {turn.get("role") for turn in turns if isinstance(turn, dict) and isinstance(turn.get("content"), str)}
+    return {"user", "assistant"} <= roles
 
 
 def _is_tokenized(row: Mapping[str, Any]) -> bool:

@@ -39,6 +39,22 @@ LOGS: dict[str, list[dict[str, Any]]] = {
         {"role": "assistant", "message": {"content": parts(SAID)}},
         {"type": "turn_ended", "status": "success"},
     ],
+    "nothing but turns with a message each": [
+        {"role": "user", "message": {"content": parts(ASKED)}},
+        {"role": "assistant", "message": {"content": parts(SAID)}},
+    ],
+    "messages that say no role": [
+        {"type": "system", "version": "1"},
+        {"type": "assistant", "message": {"model": "m", "content": parts(ASKED)}},
+        {"type": "assistant", "message": {"model": "m", "content": parts(SAID)}},
+    ],
+    "names of parts of the program": [
+        {"type": "metadata", "protocol_version": "1"},
+        {"type": "config.update", "profileName": "agent"},
+        {"type": "context.append_message", "message": {"role": "user", "content": parts(ASKED)}},
+        {"type": "llm.request", "hash": "a"},
+        {"type": "context.append_loop_event", "event": {"type": "step.begin"}},
+    ],
     "turns beside calls and results": [
         {"timestamp": "t", "role": "user", "content": ASKED},
         {"timestamp": "t", "type": "tool_call", "function": {"name": "ls"}, "arguments": "{}"},
@@ -94,6 +110,7 @@ def test_a_log_that_is_a_list_inside_one_object_is_named_too(put: Put) -> None:
 
 def test_the_command_of_the_hint_fits_the_rows() -> None:
     assert ".message" in find_joining_command(LOGS["messages inside events"])
+    assert "select(.role)" in find_joining_command(LOGS["nothing but turns with a message each"])
     assert ".payload" in find_joining_command(LOGS["payloads"])
     assert find_joining_command(LOGS["texts beside calls"]) == ""
     items = [{"role": "user", "content": ASKED}, {"type": "function_call", "name": "ls", "arguments": "{}"}]
@@ -112,6 +129,7 @@ def test_the_command_of_the_hint_fits_the_rows() -> None:
         ],
         [{"type": "model", "text": ASKED}, {"type": "result", "text": SAID}, {"type": "news", "text": SAID}],
         [{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}],
+        [{"message": "hello", "user": "a", "type": "user"}, {"message": "hi", "user": "b", "type": "user"}],
         [{"kind": "error", "text": ASKED}, {"kind": "user", "name": "a"}],
     ],
 )

@@ -31,7 +31,7 @@ _DONE = compile_on_use(
 _FRAME = compile_on_use(
     r"(?:session|thread|turn|run|step|hook|compact|conversation|checkpoint)(?:[._ -]?\w+)*|summary|progress|init|result"
     r"|file-history-snapshot|queue-operation|attachment|last-prompt|mode|permission-mode|metadata|ai-title"
-    r"|world[._ -]state|token[._ -]count|error",
+    r"|world[._ -]state|token[._ -]count|error|(?:config|context|llm|tools|agent|permission|usage|mcp)(?:\.\w+)+",
     re.I,
 )
 """Kinds of rows about the session itself."""
@@ -62,9 +62,12 @@ def is_event_log(values: Sequence[Any]) -> bool:
 
 
 def _find_speaker(row: Mapping[str, Any]) -> str:
-    """`user` or `model` if the kind of a row says who speaks; empty for any other row, and for one with a role."""
+    """`user` or `model` if the kind of a row, or the message in it, says who speaks; empty for a row with a role."""
     kind = next((row[name] for name in _KIND_FIELDS if isinstance(row.get(name), str)), "")
-    if not any(name in row for name in (*_TEXTS, *_CALLS)) or "role" in row or "data" in row:
+    message = row.get("message")
+    if isinstance(message, dict):
+        kind = str(message.get("role", row.get("role", kind)))
+    elif not any(name in row for name in (*_TEXTS, *_CALLS)) or "role" in row or "data" in row:
         return ""
     return "user" if _USER.fullmatch(kind) else "model" if _MODEL.fullmatch(kind) else ""
 
@@ -72,7 +75,7 @@ def _find_speaker(row: Mapping[str, Any]) -> str:
 def _find_kind(row: Mapping[str, Any]) -> str:
     """What a row says that it is, `said`, `done` or `frame`, or `text` if its type alone says so; else empty."""
     message = row.get("message")
-    if isinstance(message, dict) and ("role" in message or "role" in row):
+    if isinstance(message, dict) and ("role" in message or "role" in row or "content" in message):
         return "said"
     kind = next((row[name] for name in _KIND_FIELDS if isinstance(row.get(name), str)), None)
     role = row.get("role")
@@ -90,6 +93,7 @@ def _find_kind(row: Mapping[str, Any]) -> str:
 
 
 _BY_MESSAGE = "`jq -c -s '{messages: [.[].message | objects | select(.role) | {role, content}]}' in.jsonl > out.jsonl`"
+_BY_ROLE = "`jq -c -s '{messages: [.[] | select(.role) | {role, content: .message.content}]}' in.jsonl > out.jsonl`"
 _BY_PAYLOAD = "`jq -c -s '{messages: [.[] | select(.type == \"response_item\").payload]}' in.jsonl > out.jsonl`"
 _BY_ITEM = (
     '`jq -c -s \'{messages: [.[] | select(.role or (.type // "" | startswith("function_call")))]}\' '
@@ -102,6 +106,8 @@ def find_joining_command(values: Sequence[Any]) -> str:
     rows = [value for value in values if isinstance(value, dict)]
     if any(isinstance(row.get("message"), dict) and "role" in row["message"] for row in rows):
         return _BY_MESSAGE
+    if any(isinstance(row.get("message"), dict) and "content" in row["message"] and "role" in row for row in rows):
+        return _BY_ROLE
     if any(row.get("type") == "response_item" and isinstance(row.get("payload"), dict) for row in rows):
         return _BY_PAYLOAD
     if any(row.get("type") in ("function_call", "function_call_output") for row in rows):
