@@ -55,8 +55,15 @@ _END_MARK = (
     r"|\[UNUSED_TOKEN_145\]|<\|(?:im_end|eot_id|eom_id|eot|eom|endoftext|end_of_text|end|eos|return|end_of_turn"
     r"|END_OF_TURN_TOKEN|end_of_document|endofassistant)\|>)"
 )
-_LAST_MARKS = re.compile(rf"(?:\s{{0,9}}{_END_MARK})+\s{{0,9}}\Z", re.IGNORECASE)
-_MARK_CLOSINGS, _TAIL = (">", "]"), 120
+_NEXT_TURN = (
+    r"(?:<s>|<\|begin_of_text\|>|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)"
+    r"(?:user|assistant|model)?(?:<\|end_header_id\|>)?"
+)
+"""What templates begin the next turn with, left over behind an end."""
+_LAST_MARKS = re.compile(
+    rf"(?:\s{{0,9}}{_END_MARK})+(?:\s{{0,9}}(?:{_END_MARK}|{_NEXT_TURN}))*\s{{0,9}}\Z", re.IGNORECASE
+)
+_MARK_CLOSINGS, _TAIL = (">", "]", ">user", ">assistant", ">model"), 120
 
 
 def find_end_marks(text: str) -> int:

@@ -33,6 +33,7 @@ def strip(answer: str, question: str = "春天有什么花？") -> str:
         *("<|end|>", "<eos>", "[EOS]"),
         *("<end_of_turn>", "<｜end▁of▁sentence｜>", "<|end_of_turn|>", "<|eot|>", "<eoa>", "<|END_OF_TURN_TOKEN|>"),
         *("<|im_end|>\n", " </s></s>", "\n<|im_end|>\n<|endoftext|>"),
+        *("<|eot_id|><|start_header_id|>", "<|im_end|>\n<|im_start|>assistant", "</s><s>"),
     ],
 )  # fmt: skip
 def test_a_mark_that_ends_an_answer_is_taken_off(mark: str) -> None:
@@ -49,6 +50,8 @@ def test_a_mark_that_ends_an_answer_is_taken_off(mark: str) -> None:
         ("怎么写？", "示例：\n```\n你好<|im_end|>"),
         ("Llama 2 的结束符是什么？", "</s>"),
         ("Llama 2 用什么结束？", "每一轮的最后是 </s>"),
+        ("Llama 3 每轮以什么结束？", "每轮以特殊词元结束，即 <|eot_id|>"),
+        ("模板怎么写？", "开头是角色，结尾叫做 <|im_end|>"),
         ("What ends a turn?", "Every turn of Llama 3 ends with <|eot_id|>"),
         ("Which special token ends a turn?", "<|eot_id|>"),
         ("Which HTML tag closes it?", "</s>"),

@@ -54,14 +54,15 @@ _ANY_MARK = compile_on_use(
 _NAMES_MARKS = compile_on_use(
     r"(?<![A-Za-z])(?:EOS|BOS|end[- ]of[- ](?:text|turn|sequence|sentence)|stop (?:token|string|sequence)s?|end tokens?"
     r"|special tokens?|chat[- ]?template|chatml|tokenizers?|strike-?through)(?![A-Za-z])"
-    r"|[结結]束[符标標]|[终終]止[符标標]|特殊(?:符[号號]|字符|[标標][记記]|token)|分[词詞]器|[对對][话話]模板|分隔符",
+    r"|[结結]束[符标標]|[终終]止[符标標]|特殊(?:符[号號]|字符|[标標][记記]|[词詞]元|token)"
+    r"|[结結终終][束止](?:[标標][记記]|[词詞]元)|分[词詞]器|[对對][话話]模板|分隔符",
     re.I,
 )
 _ASKS_FOR_MARK = compile_on_use(r"HTML|XML|(?<![A-Za-z])(?:tag|mark|token|symbol|delimiter)|[标標][签籤记記]|符", re.I)
 _MIN_BODY = 5
 """Characters of an answer from which on its last word may lead to a mark: 是 alone is an answer."""
 _LEADS_TO_MARK = compile_on_use(
-    r"(?:(?<![不也可还還都就])是|(?<!行)[为為]|[使采]用|添加|加上|[和与與或]|[:：=\"'`“‘「『(（<,，、]"
+    r"(?:(?<![不也可还還都就])是|(?<![立随隨当當旋])即|叫[做作]|[写寫]作|(?<!行)[为為]|[使采]用|添加|加上|[和与與或]|[:：=\"'`“‘「『(（<,，、]"
     r"|(?<![A-Za-z])(?:is|as|with|by|token|called|named|to|use|uses|using|and|or|append|add|an?|the|tag|marker?|string))"
     r"\s*\Z",
     re.I,
