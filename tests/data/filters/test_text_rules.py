@@ -125,16 +125,48 @@ def test_a_text_of_calls_to_action_alone_is_an_advertisement() -> None:
 
 
 def test_replacement_characters_beyond_a_few_drop_the_text() -> None:
-    assert apply("replacement_characters", SPRING + "\ufffd") == SPRING + "\ufffd"
     assert reason("replacement_characters", SPRING + "\ufffd春" * 3) == "replacement_characters"
     assert reason("replacement_characters", "春\ufffd来了") == "replacement_characters"
-    assert apply("replacement_characters", SPRING * 50 + "\ufffd") == SPRING * 50 + "\ufffd"
+    assert reason("replacement_characters", f"{SPRING * 2}春\ufffd来了。" * 20) == "replacement_characters"
+
+
+def test_a_post_or_a_long_line_loses_only_the_marks_of_a_few_lost_characters() -> None:
+    assert apply("replacement_characters", SPRING + "\ufffd") == SPRING
+    assert apply("replacement_characters", SPRING * 50 + "\ufffd") == SPRING * 50
+    assert apply("replacement_characters", f"{SPRING * 3}春\ufffd来了。" * 5) == f"{SPRING * 3}春来了。" * 5
 
 
 def test_three_marks_in_a_row_are_one_lost_character() -> None:
     page = SPRING + "\ufffd\ufffd\ufffd" + SPRING
-    assert apply("replacement_characters", page) == page
+    assert apply("replacement_characters", page) == SPRING * 2
     assert reason("replacement_characters", SPRING + "\ufffd" * 9) == "replacement_characters"
+
+
+def test_short_lines_that_lost_characters_are_cut_from_a_text_of_others() -> None:
+    page = [SPRING] * 9
+    assert apply("replacement_characters", "\n".join([*page, "\ufffd\ufffd春\ufffd来", SPRING])) == "\n".join(
+        [*page, SPRING]
+    )
+    assert (
+        reason("replacement_characters", "\n".join([*page, *["\ufffd\ufffd春\ufffd来"] * 40]))
+        == "replacement_characters"
+    )
+
+
+@pytest.mark.parametrize(
+    "comment", ["  // \ufffd\ufffd用\ufffd", " /* \ufffd\ufffd用\ufffd */", " # \ufffd\ufffd用\ufffd"]
+)
+def test_of_a_line_of_code_only_the_comment_that_lost_characters_is_cut(comment: str) -> None:
+    code = "\n".join(f"link(page_{n}, page_{n + 1});" for n in range(20))
+    assert (
+        apply("replacement_characters", f"{code}\nclose(page);{comment}\nfree(page);")
+        == f"{code}\nclose(page);\nfree(page);"
+    )
+
+
+def test_an_explanation_of_replacement_characters_stays() -> None:
+    text = f"{SPRING * 9}\n解码失败的字节显示为 U+FFFD，即 \ufffd。\n打开文件全是乱码：\ufffd\ufffd\ufffd"
+    assert apply("replacement_characters", text) == text
 
 
 def test_repeated_lines_drop_a_text_and_a_refrain_does_not() -> None:
@@ -160,6 +192,19 @@ def test_source_code_may_repeat_three_quarters_and_front_matter_is_not_counted()
     code = "\n".join(f"void set_{n}(int value)\n{{\n  unlock(device);\n  write(device, value);\n}}" for n in range(9))
     assert apply("repeated_lines", code) == code
     assert reason("repeated_lines", "\n".join(["unlock(device);"] * 99)) == "repeated_lines"
+
+
+def test_markup_and_indented_code_may_repeat_three_quarters_too() -> None:
+    layout = "\n".join(
+        f'<TextView\n    android:id="@+id/{n}"\n    android:layout_width="match_parent"\n    android:gravity="end" />'
+        for n in range(9)
+    )
+    assert apply("repeated_lines", layout) == layout
+    functions = "\n".join(
+        f"def load_{n}(path, config):\n    if path is None:\n        return None\n    return load(path, config)"
+        for n in range(9)
+    )
+    assert apply("repeated_lines", functions) == functions
     page = "---\n" + "time: 2020-01-01\nreply:\n" * 9 + f"---\n{SPRING}"
     assert apply("repeated_lines", page) == page
 
@@ -489,9 +534,17 @@ def test_a_list_of_articles_that_break_off_is_dropped(dots: str) -> None:
     assert reason("ellipsis_lines", "\n".join(f"{n}、{TEASER}{dots}" for n in range(4))) == "ellipsis_lines"
 
 
+@pytest.mark.parametrize("end", [" ...", "， ...", "（ ...", "\xa0..."])
+def test_results_of_a_search_engine_break_off_behind_a_blank(end: str) -> None:
+    results = [f"{n}、{TEASER}{end}" for n in range(4)]
+    assert reason("ellipsis_lines", "\n".join([*results, *[f"{TEASER}。"] * 4])) == "ellipsis_lines"
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "\n".join(f"{n}、{TEASER}…… ..." for n in range(9)),
+        "\n".join(f"{n}、{TEASER}。 ..." for n in range(9)),
         "\n".join(f"{n}、{TEASER}……" for n in range(9)),
         "\n".join(f"{n}、{TEASER}!..." for n in range(9)),
         "\n".join(f"{n}、{TEASER}..." for n in range(2)),
@@ -499,7 +552,7 @@ def test_a_list_of_articles_that_break_off_is_dropped(dots: str) -> None:
         "\n".join(["for i in range(3): ...", "    yield i", ">>> f(x)...", "..."] * 5),
         "\n".join(f"the boats go down the river {word}..." for word in ("again", "tonight", "and on", "alone")),
     ],
-    ids=["pauses", "exclamations", "two", "article", "code", "an English song"],
+    ids=["a pause and dots", "full stops", "pauses", "exclamations", "two", "article", "code", "an English song"],
 )
 def test_pauses_of_a_story_and_an_article_with_a_few_teasers_are_no_list(text: str) -> None:
     assert apply("ellipsis_lines", text) == text

@@ -42,6 +42,8 @@ _FIRST_LINES, _LAST_LINES, _TAIL = 3, 8, 0.6
 _MAX_TITLE_CHARS = 45
 _NOTICE_FACTOR = 4
 _MIN_CONTENT_CHARS = 100
+_MIN_TABLE_MARKS = 4
+"""What a row of a table of three cells has; a line between two or three bars is a frame around furniture."""
 _MIN_POST_CHARS, _MIN_SAID_CHARS = 15, 7
 _PAGE_NOTICE = re.compile(
     r"©|备案|备\d|网安备|返回|[责编]辑|来源|转载|转自|公[众微]?号|授权|查看更多|[上下]一[篇页]|作者[：:]|文[/／]"
@@ -55,10 +57,10 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
 
     Why: they are on millions of pages and in no conversation. Lines longer than `longest` characters (default 80)
     stay, apart from disclaimers: they are sentences that mention such a thing. So do steps of instructions, questions,
-    warnings and code. The source of a page (来源：) is cut at its beginning and end only, titles after a heading such
-    as 往期回顾 in its last part only. If more than `share` of a text is such lines and fewer than 100 characters are
-    left, it has no content beside them and is dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2),
-    adapted to Chinese pages.
+    warnings, what somebody did or said, rows of tables and code. The source of a page (来源：) is cut at its beginning
+    and end only, titles after a heading such as 往期回顾 in its last part only. If more than `share` of a text is such
+    lines and fewer than 100 characters are left, it has no content beside them and is dropped. Source: the line rules
+    of C4 (Raffel et al. 2020, section 2.2), adapted to Chinese pages.
     """
     lines = split_lines(text)
     candidates = _find_candidates(lines, longest)
@@ -123,7 +125,7 @@ def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: in
     code = _find_code(lines)
     for index in candidates:
         line = lines[index]
-        if index in code or index in found or line.startswith("    "):
+        if index in code or index in found or line.startswith("    ") or line.count("|") >= _MIN_TABLE_MARKS:
             continue
         plain = _MARKDOWN.sub("", line).strip()
         if len(line) > longest:

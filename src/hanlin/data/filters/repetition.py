@@ -31,7 +31,8 @@ _READ_ON = re.compile(r"(?:\.\.|…)[\[【(（]?(?:阅读详情|阅读全文|查
 _MIN_LINKS, _CHARS_PER_LINK = 5, 300
 _MIN_PIECE_CHARS, _MIN_PIECE_BLANKS = 100, 5
 """One of them has a piece in Chinese that ends with ` ..` and has no age; posts trail off so too: 睡了 .."""
-_BREAKS_OFF = re.compile(r"[^\W_](?:\.{3,}|(?<!…)…)$")
+_BREAKS_OFF = re.compile(r"[^\W_](?:\.{3,}|(?<!…)…)$|[^\s.…。！？!?][ \xa0]\.{3}$")
+"""Search engines put a blank before the dots, and break off behind a comma or a bracket too: 清政府， ..."""
 
 
 def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
@@ -41,9 +42,10 @@ def ellipsis_lines(text: str, share: float, least: int) -> str | Drop:
     Source: Rae et al. 2021 (Gopher), section A.1.1, 30 % of the lines. Here these lines must also hold that share of
     the characters, so that an article stays that is followed by the beginnings of others. Only lines of 20 characters
     and more count, of 60 without a Chinese character, because lines of songs and remarks in English trail off; and only
-    `...` and a single `…` behind a letter or digit: `……` and `!...` are how Chinese writers pause. A piece of such a
-    list goes too: up to 400 characters that begin with its age (7小时前 -) and break off, or that end with ` ..` and
-    are no short post. So does a text in one line with five links to read on (...阅读详情), one for each 300 characters.
+    `...` and a single `…` behind a letter or digit, or ` ...` behind a blank and no full stop, as search engines write
+    it: `……` and `!...` are how Chinese writers pause. A piece of such a list goes too: up to 400 characters that begin
+    with its age (7小时前 -) and break off, or that end with ` ..` and are no short post. So does a text in one line
+    with five links to read on (...阅读详情), one for each 300 characters.
     """
     if len(text) <= _MAX_FRAME_CHARS and text.endswith(("..", "…", "-")):
         piece = _SEARCH_PIECE.match(text)
@@ -220,7 +222,9 @@ def repeated_lines(text: str, share: float) -> str | Drop:
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---$", re.S | re.M)
 _CODE_LINE = re.compile(
-    r"[;{}]\s*+(?:(?://|/\*).*)?$|^\s*+(?://|/\*|\*[\s/]|#\s?(?:include|define|if|ifn?def|el|endif|pragma|undef)\b)"
+    r"[;{}(\[,>]\s*+(?:(?://|/\*).*)?$"
+    r"|^(?: {4}|\t)|^\s*+(?://|/\*|\*[\s/]|[)\]<@]|[\w:.-]++\s?=\s?[\"'\w]"
+    r"|#\s?(?:include|define|if|ifn?def|el|endif|pragma|undef)\b)"
 )
 
 
@@ -229,7 +233,9 @@ def _is_verse(lines: Sequence[str]) -> bool:
 
 
 def _is_code(lines: Sequence[str]) -> bool:
-    """Whether a half of the lines end or begin as statements, comments and directives of C and its like."""
+    """Whether a half of the lines are indented, or end or begin as statements, calls, comments and directives of C and
+    its like, or as tags and attributes of markup.
+    """
     return 2 * sum(1 for line in lines if _CODE_LINE.search(line)) >= len(lines)
 
 

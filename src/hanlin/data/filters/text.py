@@ -138,22 +138,49 @@ def whitespace(text: str) -> str | Drop:
 
 
 def replacement_characters(text: str, share: float, allowed: int) -> str | Drop:
-    """Drop a text with more than this share of lost characters: U+FFFD, which decoders write for undecodable bytes.
+    """Cut what lost characters: U+FFFD, which decoders write for undecodable bytes. Drop a text if that is too much.
 
-    Up to three U+FFFD in a row are one character, because decoders write one for each byte of it. One or two of them
-    (`allowed`, default 2) do not cost a text of any length, as long as they are not more than one character in twenty
-    of it: a page that lost one character of 150 is worth keeping.
+    A line that lost one character in a hundred and more is cut, or its comment if it is code; from other lines only the
+    U+FFFD are cut, so that a page of long paragraphs stays. A text goes if more than `share` of it (default 0.2) would
+    be cut, a half if it lost no more than `allowed` characters (default 5); or if it lost more than these in long
+    lines, and one in a thousand. Up to three U+FFFD in a row are one character, because decoders write one for each
+    byte of it. One or two of them do not cost a text of any length, as long as they are not more than one character in twenty
+    of it: a post that lost one character of 50 is worth keeping. Lines that speak of U+FFFD stay.
     """
-    marks = text.count("\ufffd")
-    if marks <= share * len(text):
+    if "\ufffd" not in text:
         return text
+    lines = text.split("\n")
+    cut = sparse = 0
+    left = []
+    for line in lines:
+        if "\ufffd" not in line or _ON_REPLACEMENT.search(line):
+            left.append(line)
+            continue
+        lost = len(_LOST_CHARACTER.findall(line))
+        if lost * _MIN_SPARSE_CHARS <= len(line):
+            sparse += lost
+            left.append(line.replace("\ufffd", ""))
+            continue
+        comment = _COMMENT.search(line)
+        kept = line[: comment.start()] if comment and comment.end() <= line.index("\ufffd") else ""
+        cut += len(line) - len(kept)
+        if kept.strip():
+            left.append(kept.rstrip())
     lost = len(_LOST_CHARACTER.findall(text))
-    if lost <= share * len(text) or (lost <= allowed and lost * 20 <= len(text)):
-        return text
+    most = max(share, _MAX_CUT_FOR_FEW) if lost <= allowed else share
+    if cut <= most * len(text) and (sparse <= allowed or sparse * _MIN_CHARS_PER_LOST <= len(text)):
+        return "\n".join(left)
+    if lost <= _MAX_LOST_IN_POST and lost * _MIN_POST_CHARS_PER_LOST <= len(text):
+        return text.replace("\ufffd", "")
     return Drop("replacement_characters", f"{lost} of {len(text)}")
 
 
 _LOST_CHARACTER = re.compile("\ufffd{1,3}")
+_COMMENT = re.compile(r"(?<!:)//|/\*|<!--|(?<=\s)(?:#|--)(?=\s)")
+"""What begins a comment in a line of code; `//` of an address does not."""
+_ON_REPLACEMENT = re.compile("U\\+FFFD|(?i:replacement char)|替[换換]字符|乱码|亂碼")
+_MIN_SPARSE_CHARS, _MIN_CHARS_PER_LOST, _MAX_CUT_FOR_FEW = 100, 1_000, 0.5
+_MAX_LOST_IN_POST, _MIN_POST_CHARS_PER_LOST = 2, 20
 
 
 def symbols(text: str, share: float) -> str | Drop:
