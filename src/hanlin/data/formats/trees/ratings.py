@@ -150,8 +150,8 @@ def describe_ratings(unread: Mapping[str, int]) -> str | None:
         return None
     name = max(rated, key=lambda name: (unread[name], name))
     return tr(
-        "rows are learned whatever their rating; `min_rating: {{{name}: N}}` of a source, or --min-rating {name}=N, "
-        "drops those rated below N",
+        "rows are learned whatever their rating; `min_rating: {{{name}: N}}` of a source, or --min-rating {name}=N "
+        "(--sources.min-rating in the command of a stage), drops those rated below N",
         name=name,
     )
 
