@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from babel.messages.pofile import read_po
 
 from hanlin.config.kinds import KINDS
 from hanlin.config.schema import json_schema
@@ -76,12 +78,36 @@ def commands_of(page: Path) -> list[list[str]]:
     """The words of each `hanlin` command in a page's code, without comments and what follows `--`."""
     text = page.read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)).replace("\\\n", " ")
-    lines = re.findall(r"^(hanlin .+)$", blocks, re.M) + re.findall(r"`(hanlin [^`]+)`", text)
+    return words_of(re.findall(r"^(hanlin .+)$", blocks, re.M) + re.findall(r"`(hanlin [^`]+)`", text))
+
+
+def words_of(lines: list[str]) -> list[list[str]]:
     return [re.split(r"\s#|\s--\s", line)[0].split()[1:] for line in lines]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
+    assert find_wrong(commands_of(page)) == []
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_command_and_page_in_the_comments_of_a_recipe_exists(recipe: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    assert find_wrong(words_of(re.findall(r"^# +(hanlin .+)$", text, re.M))) == []
+    named = re.findall(r"\bdocs/[\w./]+\.\w+", text)
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_every_command_that_a_message_proposes_exists_with_its_options() -> None:
+    catalog = read_po(io.BytesIO((ROOT / "src/hanlin/locale/zh_CN/LC_MESSAGES/hanlin.po").read_bytes()))
+    texts = [text for message in catalog if message.id for text in (str(message.id), str(message.string))]
+    lines = [line for text in texts for line in re.findall(r"`(hanlin [a-z][^`]*)`", text)]  # `hanlin {command}` is any
+    assert len(lines) > 30
+    assert find_wrong(words_of(lines)) == []
+
+
+def find_wrong(commands: list[list[str]]) -> list[str]:
+    """The commands that do not exist, or lack an option that is given."""
     from typer import Context
     from typer.main import get_command
 
@@ -89,7 +115,7 @@ def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
 
     root = get_command(app)
     wrong = []
-    for words in commands_of(page):
+    for words in commands:
         command, rest = root, list(words)
         while rest and hasattr(command, "get_command"):
             if not re.fullmatch(r"[a-z][a-z-]*", rest[0]):
@@ -105,7 +131,7 @@ def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
         missing = options - known - {"--help", "-h"}
         if missing:
             wrong.append(f"hanlin {' '.join(words)}: no option {' '.join(sorted(missing))}")
-    assert wrong == []
+    return wrong
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
