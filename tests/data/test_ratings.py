@@ -92,7 +92,7 @@ def test_a_field_that_no_row_has_is_refused_with_the_nearest_one(put: Put, run: 
 def test_inspect_and_convert_name_ratings_and_the_way_to_use_them(put: Put, tmp_path: Path) -> None:
     path, runner = str(put("a.jsonl", RATED)), CliRunner()
     shown = runner.invoke(app, ["data", "inspect", path]).output
-    assert "unread fields: rating 3" in shown and "--min-rating rating=N" in shown
+    assert "unread fields: rating 3" in shown and "--min-rating rating=N" in shown and "--sources.min-rating" in shown
     out = tmp_path / "out.jsonl"
     done = runner.invoke(
         app, ["data", "convert", path, "--to", "messages", "--out", str(out), "--min-rating", "rating=3"]
