@@ -30,9 +30,6 @@ OTHERS = ("model_name_or_path", "services")
 TOP = {"name", "seed", "root", "launch", "report"}
 DATA_KINDS = ("conversations", "preferences", "unpaired_preferences", "corpus")
 """The stages whose settings a block may show alone, the one that is meant first."""
-PARTS = ("new_rows.md",)
-"""Pages whose blocks are stages of a recipe that was measured, without the settings that they do not discuss."""
-
 STANDS_FOR: dict[str, dict[str, Any]] = {
     "documents": {"kind": "corpus", "sources": "./text"},
     "conversations": {"kind": "conversations", "sources": "./chats"},
@@ -84,9 +81,7 @@ def whole(block: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "stages": stages}
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if list(blocks(page, "yaml")) and page.name not in PARTS], ids=name_of
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if list(blocks(page, "yaml"))], ids=name_of)
 def test_every_recipe_on_a_page_is_accepted(page: Path) -> None:
     for text in blocks(page, "yaml"):
         block = yaml.safe_load(text)
