@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hanlin.config.settings.data import Conversations, Corpus, Preferences
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.data.ingest import process_split, shards
 from stage_runs import Made, run_stage, stopped_at_write
 
@@ -36,6 +37,7 @@ def passage(seed: int, length: int = 80) -> str:
 ROWS = [{"text": passage(n)} for n in range(60)]
 MIXED = [*ROWS, {"text": ""}, {"text": "短"}, ROWS[3], {"text": passage(4)[:-2] + "了。"}, {"n": 1}, ROWS[3]]
 CHATS = [{"instruction": f"第{n}问？", "output": passage(n, 9)} for n in range(30)]
+SPEAKING = StageContext(progress=Progress("conversations"))
 PAIRS = [{"prompt": f"第{n}问？", "chosen": passage(n, 9), "rejected": "No."} for n in range(9)]
 
 
@@ -359,3 +361,29 @@ def test_the_language_of_the_user_changes_no_byte(put: Put, run: Run, monkeypatc
     english = run(Corpus, path).files()
     monkeypatch.setenv("HANLIN_LANG", "zh")
     assert run(Corpus, path).files() == english
+
+
+def test_a_field_that_no_row_has_is_named_and_one_file_that_has_it_is_enough(
+    put: Put, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = put("a.jsonl", [{"ask": "几点？", "reply": "九点。"}]), put("b.jsonl", CHATS)
+    fields = {"prompt": "ask", "response": "reply", "system": "persona"}
+    run(Conversations, first, validation_fraction=0, job=SPEAKING, source={"fields": fields})
+    assert "persona" in capsys.readouterr().err
+    run(
+        Conversations,
+        first.parent,
+        validation_fraction=0,
+        job=SPEAKING,
+        source={"fields": {"prompt": "ask", "response": "reply"}},
+    )
+    assert "fields" not in capsys.readouterr().err
+    run(Conversations, second, validation_fraction=0, job=SPEAKING, source={"fields": {"system": "titel"}})
+    assert "titel" in capsys.readouterr().err
+
+
+def test_a_field_of_turns_is_looked_for_in_the_turns(put: Put, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"talk": [{"who": "user", "said": "几点？"}, {"who": "assistant", "said": "九点。"}]}]
+    fields = {"messages": "talk", "role": "who", "content": "said"}
+    run(Conversations, put("a.jsonl", rows), validation_fraction=0, job=SPEAKING, source={"fields": fields})
+    assert "fields" not in capsys.readouterr().err

@@ -58,12 +58,14 @@ class DetectedFormat(Generic[Item]):
         format: The format of the first rows.
         others: Formats that are tried, in this order, for a row that is not in it.
         is_joined: Whether a record is made of several rows beside each other, so that the file is read as a whole.
+        missing: Names in the file that the setting `fields` has and none of the first rows.
     """
 
     layout: Layout
     format: Format[Item]
     others: Sequence[Format[Item]] = ()
     is_joined: bool = False
+    missing: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -120,7 +122,8 @@ def detect_format(
         check_ratings([*values, *map(decode_cells, values)], file.settings.min_rating, file.path)
     is_joined = are_message_rows([next(adapt_row(row, file.settings)).value for row in first[:HEAD_ROWS]])
     chosen = _choose_format(file, layout, list(adapt_rows(iter(first), file.settings)), formats, other_formats)
-    return DetectedFormat(layout, chosen, find_others(file, formats), is_joined)
+    missing = _find_missing([row.value for row in first], file.settings.fields)
+    return DetectedFormat(layout, chosen, find_others(file, formats), is_joined, missing)
 
 
 def find_others(file: SourceFile, formats: Sequence[Format[Item]]) -> Sequence[Format[Item]]:
@@ -383,6 +386,21 @@ def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
         value = {name: _rename_turn_fields(content, turns) for name, content in value.items()}
     value = _rename_turn_fields(value, turns) if turns else value
     return Row(row.line, value, row.raw or row.value, (*row.unread, *_find_left_out(row.value, fields)))
+
+
+def _find_missing(rows: Sequence[Any], fields: Mapping[str, str]) -> tuple[str, ...]:
+    """The names in a file that `fields` has and none of these rows, nor a turn of them."""
+    missing = set(fields.values())
+    for row in rows:
+        if not missing:
+            break
+        values = list(row.values()) if isinstance(row, dict) else row if isinstance(row, list) else []
+        lists = [row, *values] if isinstance(row, list) else values
+        inner = [item for value in lists if isinstance(value, list) for item in value]
+        for found in (row, *values, *inner):
+            if isinstance(found, dict):
+                missing.difference_update(found)
+    return tuple(sorted(missing))
 
 
 def _find_left_out(row: Any, fields: Mapping[str, str]) -> tuple[str, ...]:

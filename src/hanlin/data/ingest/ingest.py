@@ -23,7 +23,7 @@ from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import changed_while_read, file_state, write_json
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import join_list, tr
 from hanlin.data.ingest import executor
 from hanlin.data.ingest.cut_lines import cut_frequent_lines
 from hanlin.data.ingest.deduplicate import deduplicate
@@ -79,6 +79,7 @@ def ingest(
     worker.overlay  # noqa: B018 - and so is an overlay
     num_bytes = sum(file.path.stat().st_size for file in files.files if file.path.exists())
     probes = _probe_files(worker, context, files, num_bytes)
+    _note_missing_fields(settings, context, files, probes)
     reference_splits = [
         split for file in list_reference_files(inputs, worker.spec.file_name) for split in _make_reference_splits(file)
     ]
@@ -125,6 +126,26 @@ def _probe_files(worker: WorkerContext, context: StageContext, files: FileListin
         if not probe.is_unchanged(worker.inputs.states.get(str(file.path), probe.state)):
             raise changed_while_read(file.path)
     return probes
+
+
+def _note_missing_fields(
+    settings: Reading, context: StageContext, files: FileListing, probes: Sequence[FileProbe]
+) -> None:
+    """Say which names of the setting `fields` no file of the source has in its first rows; one that has them is enough,
+    since files of several shapes may share a mapping.
+    """
+    for source_index, source in enumerate(settings.sources):
+        of_source = [
+            set(probe.missing)
+            for file, probe in zip(files.files, probes, strict=True)
+            if file.source_index == source_index
+        ]
+        missing = set.intersection(*of_source) if source.fields and of_source else set()
+        if missing:
+            names = join_list(sorted(missing))
+            context.progress.log(
+                tr("{path}: none of the first rows has {names}, which `fields` names", path=source.path, names=names)
+            )
 
 
 def _make_splits(files: FileListing, probes: Sequence[FileProbe]) -> list[InputSplit]:

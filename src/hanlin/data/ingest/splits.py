@@ -30,6 +30,7 @@ class FileProbe:
         state: The state in which it was probed, to detect later changes.
         host: The machine that probed it.
         is_joined: Whether a record is made of several of its rows.
+        missing: Names that the setting `fields` has and none of its first rows.
     """
 
     layout: Layout
@@ -38,6 +39,7 @@ class FileProbe:
     state: FileState
     host: str = field(default_factory=socket.gethostname)
     is_joined: bool = False
+    missing: tuple[str, ...] = ()
 
     def is_unchanged(self, state: FileState) -> bool:
         """Whether a file is in the state in which it was probed.
@@ -78,7 +80,14 @@ def probe_file(worker: WorkerContext, file: SourceFile, progress: ProgressCounte
         detected = detect_format(file, worker.spec.formats(file), worker.spec.other_formats)
         opened.check_unchanged()
     splittable = not is_compressed and not detected.is_joined and is_splittable(detected.layout)
-    return FileProbe(detected.layout, detected.format.name, splittable, state, is_joined=detected.is_joined)
+    return FileProbe(
+        detected.layout,
+        detected.format.name,
+        splittable,
+        state,
+        is_joined=detected.is_joined,
+        missing=detected.missing,
+    )
 
 
 @dataclass(frozen=True, slots=True)
