@@ -136,7 +136,7 @@ ORDER: dict[str, list[str]] = {
     "catalog": ["schema", "entries answers", "memory check recipe_text", "starter page"],
     "serve": [
         "errors",
-        "admission auth json_schema",
+        "admission auth json_schema gbnf",
         "transport",
         "grammar_worker",
         "guided_decoding",

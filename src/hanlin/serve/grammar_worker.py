@@ -32,10 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import llguidance.gbnf_to_lark
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from hanlin.core.i18n import tr
+from hanlin.serve.gbnf.lark import gbnf_to_lark
+from hanlin.serve.gbnf.syntax import is_gbnf
 from hanlin.serve.json_schema import SchemaError, rewrite_schema
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -58,6 +59,8 @@ A grammar that is compiled once more for the process of an engine is not costly 
 _TAKEN, _FREE = 0, 1
 _STATE = struct.Struct("<II")
 """What a worker tells the grammar process: its process id, and whether it is taken or free."""
+_NO_TEXT = "NoExtensionBias"
+"""What llguidance calls it that no token may come next, and the answer may not end either."""
 MAX_SCHEMA_CHARS = 64 * 2**10
 MAX_REWRITTEN_CHARS = 4 * MAX_SCHEMA_CHARS
 FLEXIBLE_JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
@@ -171,11 +174,7 @@ def _compile_value(request: Mapping[str, Any]) -> tuple[str, Any]:
 
 def _compile_any_grammar(grammar: str) -> str:
     """Raises ValueError for what is neither GBNF nor Lark."""
-    try:
-        lark = llguidance.gbnf_to_lark.any_to_lark(grammar)
-    except Exception as error:  # the converter raises bare Exceptions too
-        raise ValueError(str(error)) from error
-    compiled: str = LLMatcher.grammar_from_lark(lark)
+    compiled: str = LLMatcher.grammar_from_lark(gbnf_to_lark(grammar) if is_gbnf(grammar) else grammar)
     return compiled
 
 
@@ -280,7 +279,7 @@ def _answer(connection: socket.socket, ll_tokenizer: LLTokenizer) -> None:
             matcher = make_matcher(ll_tokenizer, grammar)
             first = matcher.compute_bitmask()
             if matcher.is_error():
-                raise GrammarError(matcher.get_error())
+                raise GrammarError(tr("no text fits it") if _NO_TEXT in matcher.get_error() else matcher.get_error())
     except (GrammarError, RecursionError) as error:
         send_message(connection, ERROR, str(error).encode("utf-8", "replace"))
         return

@@ -461,5 +461,7 @@ def _check_length(text: str, param: str, max_chars: int = MAX_SCHEMA_CHARS) -> N
 
 
 def _grammar_error(detail: str, param: str) -> ApiError:
-    first_line = detail.strip().splitlines()[0][:200] if detail.strip() else "?"
-    return ApiError(400, tr("the schema cannot be used: {first_line}", first_line=first_line), param=param)
+    lines = [line.strip() for line in detail.strip().splitlines()] or ["?"]
+    reason = next((line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")), "")
+    shown = " ".join(part for part in (lines[0][:200], reason[:200]) if part)  # a pattern's own reason comes last
+    return ApiError(400, tr("the schema, pattern or grammar cannot be used: {reason}", reason=shown), param=param)

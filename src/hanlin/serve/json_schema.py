@@ -45,6 +45,8 @@ _SCHEMAS = frozenset(
 )
 _TESTS = frozenset(("not", "if", "contains"))
 """Keywords whose schema may fail: to close it would change what fits."""
+_VALUES = frozenset(("enum", "const", "default", "examples"))
+"""Keywords with values of a document in place of schemas."""
 _LEAVES_OPEN = frozenset(
     (
         "additionalProperties",
@@ -274,5 +276,12 @@ def _collect_anchors(schema: Any, anchors: dict[str, Any]) -> None:
     """Add the parts of a schema that have an `$anchor`, by its name; of equal names the first."""
     if isinstance(schema, Mapping) and isinstance(schema.get("$anchor"), str):
         anchors.setdefault(schema["$anchor"], schema)
-    for part in schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ():
-        _collect_anchors(part, anchors)
+    if isinstance(schema, list):
+        for part in schema:
+            _collect_anchors(part, anchors)
+    elif isinstance(schema, Mapping):
+        for key, part in schema.items():
+            if key in (*_SCHEMA_MAPS, *_DEFINITIONS) and isinstance(part, Mapping):
+                _collect_anchors(list(part.values()), anchors)  # a property may be called `enum`
+            elif key not in _VALUES:
+                _collect_anchors(part, anchors)

@@ -39,6 +39,9 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "chain": with_reference("#/$defs/A", **{"$defs": {"A": {"$ref": "#/$defs/B"}, "B": ITEM}}),
     "in an array": with_reference("#/$defs/A/anyOf/1", **{"$defs": {"A": {"anyOf": [True, ITEM]}}}),
     "anchor": with_reference("#item", **{"$defs": {"Item": {**ITEM, "$anchor": "item"}}}),
+    "anchor, not that of a value": with_reference(
+        "#item", **{"$defs": {"A": {"enum": [{"$anchor": "item"}]}, "enum": {**ITEM, "$anchor": "item"}}}
+    ),
     "own address": with_reference("x:y#/$defs/Item", **{"$defs": {"Item": ITEM}, "$id": "x:y"}),
 }
 
@@ -128,6 +131,15 @@ def test_a_choice_and_a_grammar_are_taken_literally(compiler: GrammarCompiler) -
     for grammar in ("root ::= (", "", "x", 'bad ::= "x"'):
         with pytest.raises(ApiError, match="cannot be used"):
             compiler.compile_grammar(grammar, "grammar")
+
+
+def test_what_cannot_be_used_is_refused_with_its_reason(compiler: GrammarCompiler) -> None:
+    with pytest.raises(ApiError, match=r"\(\?=x\)x.*look-around, including look-ahead.*not supported"):
+        compiler.compile_regex("(?=x)x", "guided_regex")
+    with pytest.raises(ApiError, match="cannot be used: no text fits it"):
+        compiler.compile_regex("[a&&b]", "guided_regex")
+    with pytest.raises(ApiError, match="cannot be used: line 2 of the grammar: `\\)` is missing"):
+        compiler.compile_grammar('root ::= a\na ::= ("x"', "grammar")
 
 
 # ------------------------------------------------------------------------------------------------------- over HTTP

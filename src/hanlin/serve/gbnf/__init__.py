@@ -1,0 +1,1 @@
+"""GBNF, the grammars of llama.cpp: read, and written as Lark of the same language."""
