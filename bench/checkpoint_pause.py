@@ -8,15 +8,16 @@ it is checked that the bytes are equal. The last line is one JSON object.
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from command_line import model_folder, run_main
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hanlin.config.settings.train import Pretrain
@@ -29,7 +30,7 @@ ROUNDS = 4
 SETTINGS = Pretrain(model="m", data=("d",))
 
 
-def load_model(folder: str | None) -> torch.nn.Module:
+def load_model(folder: Path | None) -> torch.nn.Module:
     if folder is not None:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return LlamaForCausalLM(
@@ -41,7 +42,9 @@ def load_model(folder: str | None) -> torch.nn.Module:
 
 
 def main() -> None:
-    model = TrainModel(load_model(sys.argv[1] if len(sys.argv) > 1 else None), torch.device("cpu"), "float32")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=model_folder, nargs="?", help="none: a small one is made")
+    model = TrainModel(load_model(parser.parse_args().model), torch.device("cpu"), "float32")
     strategy = DDP(model, SETTINGS, DistContext(0, 1, torch.device("cpu")))
     strategy.set_lr(1e-5)
     for parameter in strategy.trainable.values():
@@ -81,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from command_line import positive_float, positive_int, run_main
 from dedup_quality import FILES, edit_words, read_demo_texts, read_real_texts
 from peer_pipelines import PEERS, make_commands, run, write_halves
 
@@ -82,14 +83,14 @@ def summarize(values: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=float, default=40)
-    parser.add_argument("--share", type=float, default=6, help="megabytes that the peers get")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=positive_float, default=40)
+    parser.add_argument("--share", type=positive_float, default=6, help="megabytes that the peers get")
+    parser.add_argument("--rounds", type=positive_int, default=3)
     parser.add_argument("--pipeline", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if min(arguments.megabytes, arguments.share) <= 0 or arguments.rounds < 1:
-        parser.error("--megabytes, --share and --rounds must be positive")
+    if arguments.share > arguments.megabytes:
+        parser.error("--share is a part of --megabytes")
     if arguments.pipeline:
         return run_hanlin(*arguments.folders)
     rng = random.Random(7)
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from command_line import existing_folder, non_negative_float, non_negative_int, positive_float, positive_int, run_main
 
 from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY
 
@@ -177,14 +178,16 @@ def compare_executors(folder: Path, megabytes: int, cores: int) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--small-megabytes", type=int, default=60)
-    parser.add_argument("--minutes", type=float, default=None, help="make the large corpus no larger than they allow")
+    parser.add_argument("--gigabytes", type=non_negative_float, default=4.0)
+    parser.add_argument("--small-megabytes", type=non_negative_int, default=60)
     parser.add_argument(
-        "--folder", type=Path, default=None, help="where to work; default: the system's temporary folder"
+        "--minutes", type=positive_float, default=None, help="make the large corpus no larger than they allow"
+    )
+    parser.add_argument(
+        "--folder", type=existing_folder, default=None, help="where to work; default: the system's temporary folder"
     )
     parser.add_argument("--stage", nargs=2, type=Path, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cores", type=positive_int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--ray", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
@@ -212,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,6 +27,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from command_line import existing_file, existing_path, non_negative_int, positive_int, read_json_lines, refuse, run_main
+
 from hanlin.config.settings.data import Decontaminate
 from hanlin.data.dedup.content import is_of_words
 from hanlin.data.dedup.decontaminate import QuestionIndex
@@ -298,8 +300,9 @@ def read_documents(paths: Sequence[Path]) -> Iterator[str]:
         if path.suffix == ".txt":
             yield from filter(str.strip, text.split("\n"))
         elif path.suffix == ".jsonl":
-            for line in filter(str.strip, text.split("\n")):
-                row = json.loads(line)
+            for row in read_json_lines(path, lines=iter(text.split("\n"))):
+                if not isinstance(row, str) and not (isinstance(row, dict) and isinstance(row.get("text"), str)):
+                    refuse(f"{path}: a row without 'text'")
                 yield row if isinstance(row, str) else row["text"]
         else:
             yield text
@@ -307,12 +310,16 @@ def read_documents(paths: Sequence[Path]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", nargs="+", type=Path, required=True)
-    parser.add_argument("--documents", nargs="*", type=Path, default=[])
-    parser.add_argument("--sample", type=int, default=100)
-    parser.add_argument("--least", type=int, default=0, help="shortest question, in characters or English words")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--show", type=int, default=0, help="missed questions and contaminated documents to print")
+    parser.add_argument("--questions", nargs="+", type=existing_path, required=True)
+    parser.add_argument("--documents", nargs="*", type=existing_file, default=[])
+    parser.add_argument("--sample", type=positive_int, default=100)
+    parser.add_argument(
+        "--least", type=non_negative_int, default=0, help="shortest question, in characters or English words"
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=1)
+    parser.add_argument(
+        "--show", type=non_negative_int, default=0, help="missed questions and contaminated documents to print"
+    )
     arguments = parser.parse_args()
     questions = [question for path in arguments.questions for question in read_questions(path, path.name)]
     index = QuestionIndex(questions, Decontaminate(against="./questions"))
@@ -339,4 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -29,6 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from command_line import non_negative_int, positive_int, run_main
 from opencc import OpenCC
 from peer_pipelines import make_commands, run, write_halves
 
@@ -160,10 +161,12 @@ def make_near_duplicate(text: str, rng: random.Random) -> tuple[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--planted", type=int, default=2_000)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--documents", type=positive_int, default=20_000)
+    parser.add_argument("--planted", type=positive_int, default=2_000)
+    parser.add_argument("--seed", type=non_negative_int, default=7)
     arguments = parser.parse_args()
+    if arguments.planted >= arguments.documents:
+        parser.error("--planted is less than --documents")
     rng = random.Random(arguments.seed)
     shared = Path(os.environ.get("HANLIN_SHARED_DATA", "")) / "text"
     with tempfile.TemporaryDirectory() as folder:
@@ -249,4 +252,4 @@ def score_hanlin(
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

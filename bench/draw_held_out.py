@@ -47,6 +47,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from command_line import existing_file, existing_folder, file_to_write, refuse, run_main
+
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.records import Message
@@ -84,13 +86,13 @@ def read_labeled(folder: Path) -> set[str]:
 
 
 def read_sources(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the tables of sources by name. Raises SystemExit for a key that is missing or not known."""
+    """Read the tables of sources by name. Ends with one sentence for a key that is missing or not known."""
     sources: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
     for name, source in sources.items():
         needed = NEEDED | ({"strings"} if source.get("form") == "strings" else set())
         unknown, missing = set(source) - KEYS, needed - set(source)
         if unknown or missing:
-            raise SystemExit(f"{path}: {name}: unknown {sorted(unknown)}, missing {sorted(missing)}")
+            refuse(f"{path}: {name}: unknown {sorted(unknown)}, missing {sorted(missing)}")
     return sources
 
 
@@ -266,9 +268,11 @@ def read_messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repos", type=Path, required=True, help="folder with checkouts of the repositories")
-    parser.add_argument("--sources", type=Path, default=SOURCES, help="tables of sources (default: all)")
-    parser.add_argument("--out", type=Path, required=True, help="JSON Lines file to write")
+    parser.add_argument(
+        "--repos", type=existing_folder, required=True, help="folder with checkouts of the repositories"
+    )
+    parser.add_argument("--sources", type=existing_file, default=SOURCES, help="tables of sources (default: all)")
+    parser.add_argument("--out", type=file_to_write, required=True, help="JSON Lines file to write")
     arguments = parser.parse_args()
     rows, missing = draw(arguments.repos, read_sources(arguments.sources), read_labeled(arguments.sources.parent))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -280,4 +284,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -10,7 +10,8 @@ import argparse
 import json
 import statistics
 import time
-from pathlib import Path
+
+from command_line import model_folder, positive_int, run_main
 
 from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams, Stream
 from hanlin.inference.registry import create_engine
@@ -49,9 +50,9 @@ def measure(engine: Engine, requests: list[GenerationRequest]) -> tuple[float, l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("model", type=model_folder)
+    parser.add_argument("--rounds", type=positive_int, default=7)
+    parser.add_argument("--tokens", type=positive_int, default=64)
     arguments = parser.parse_args()
     config = json.loads((arguments.model / "config.json").read_text(encoding="utf-8"))
     engines = {
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -37,6 +37,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from command_line import existing_path, names_among, non_negative_int, positive_int, run_main
 
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import StageContext
@@ -309,22 +310,23 @@ def repeat(rounds: int, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", default=Path(os.environ.get("HANLIN_MODEL", "model")))
-    parser.add_argument("data", type=Path, nargs="?", default=Path(os.environ.get("HANLIN_DATA", "data")))
+    parser.add_argument("model", type=existing_path, nargs="?", default=os.environ.get("HANLIN_MODEL", "model"))
+    parser.add_argument("data", type=existing_path, nargs="?", default=os.environ.get("HANLIN_DATA", "data"))
     parser.add_argument(
         "--tasks",
+        type=names_among(FILES),
         default=",".join(FILES),
     )
-    parser.add_argument("--limit", type=int, default=8)
-    parser.add_argument("--most", type=int, default=64)
-    parser.add_argument("--subjects", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--shots", type=int, help="worked examples on both sides, instead of the task's")
-    parser.add_argument("--max-new-tokens", type=int, help="of answers on both sides, instead of the task's")
-    parser.add_argument("--tokens", type=int, default=6000)
+    parser.add_argument("--limit", type=positive_int, default=8)
+    parser.add_argument("--most", type=positive_int, default=64)
+    parser.add_argument("--subjects", type=positive_int, default=20)
+    parser.add_argument("--batch", type=positive_int, default=8)
+    parser.add_argument("--shots", type=non_negative_int, help="worked examples on both sides, instead of the task's")
+    parser.add_argument("--max-new-tokens", type=positive_int, help="of answers on both sides, instead of the task's")
+    parser.add_argument("--tokens", type=positive_int, default=6000)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--precision", default="auto", help="of Hanlin's products: bfloat16, or auto")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=positive_int, default=1)
     parser.add_argument("--perplexity", action="store_true")
     parser.add_argument("--differences", action="store_true", help="print both sides of questions that differ")
     options = parser.parse_args()
@@ -349,4 +351,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -17,8 +17,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from command_line import existing_folder, from_environment, model_folder, number_from_environment, run_main
+
 TYPES = ("Q4_K_M", "Q8_0")
-PAIRS = int(os.environ.get("HANLIN_PAIRS", "3"))
+PAIRS = number_from_environment("HANLIN_PAIRS", 3)
 SHAPE = {
     "vocab_size": 128256,
     "hidden_size": 1024,
@@ -105,11 +107,11 @@ def summarize(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    tools = Path(os.environ.get("HANLIN_LLAMA_CPP") or sys.exit("set HANLIN_LLAMA_CPP to llama.cpp's built tools"))
+    tools = from_environment("HANLIN_LLAMA_CPP", "llama.cpp's built tools", existing_folder)
     converter, threads = tools.parents[1] / "convert_hf_to_gguf.py", str(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as temp_dir:
         here = Path(temp_dir)
-        model = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder"))
+        model = from_environment("HANLIN_MODEL", "a model folder", model_folder)
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
         result: dict[str, Any] = {"bench": "export", "pairs": PAIRS, "model_bytes": weights, "threads": int(threads)}
         for file_type in TYPES:
@@ -165,4 +167,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["--make"]:
         make_model(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        main()
+        run_main(main)

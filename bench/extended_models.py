@@ -18,11 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from command_line import existing_path, folder_to_write, positive_float, positive_int, read_json_lines, run_main
 from worth import train
 from worth_cells import Cell, Workshop
 from worth_table import Row, measure_bits, paired_interval
@@ -64,21 +64,16 @@ class SmallModels(Workshop):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--entries", type=int, default=20_000)
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("work", type=folder_to_write)
+    parser.add_argument("--data", type=existing_path, default="data")
+    parser.add_argument("--tokenizer", type=existing_path, required=True)
+    parser.add_argument("--entries", type=positive_int, default=20_000)
+    parser.add_argument("--seconds", type=positive_float, default=300.0)
     arguments = parser.parse_args()
-    for path in (arguments.data, arguments.tokenizer):
-        if not path.exists():
-            parser.error(f"{path} is not there")
-    if arguments.seconds <= 0 or arguments.entries < 1:
-        parser.error("--seconds and --entries must be more than 0")
     work, data, tokenizer = (path.absolute() for path in (arguments.work, arguments.data, arguments.tokenizer))
     models = SmallModels(work, data, tokenizer, arguments.entries, arguments.seconds)
     file = models.work / "rows.jsonl"
-    rows: list[Row] = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows: list[Row] = read_json_lines(file, ("cell", "at")) if file.is_file() else []
     snippets = models.snippets()
 
     def note(name: str, measured: Row) -> None:
@@ -128,9 +123,4 @@ def print_table(rows: list[Row], snippets: Any, born: float) -> None:
 
 
 if __name__ == "__main__":
-    from hanlin.core.errors import UserError
-
-    try:
-        main()
-    except UserError as error:
-        sys.exit(str(error))
+    run_main(main)

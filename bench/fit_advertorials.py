@@ -11,13 +11,21 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from command_line import (
+    existing_file,
+    finite_float,
+    non_negative_float,
+    positive_float,
+    read_json_lines,
+    refuse,
+    run_main,
+)
 from draw_held_out import hash_text
 from rule_precision import LABELS, read_labels
 
@@ -43,8 +51,7 @@ class Page(NamedTuple):
 def read_texts(file: Path) -> Iterator[str]:
     """Yield the texts of a file of JSON lines."""
     with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as opened:
-        for line in opened:
-            row: dict[str, Any] = json.loads(line)
+        for row in read_json_lines(file, lines=iter(opened)):
             yield str(row.get("text") or row.get("content") or row.get("output") or "")
 
 
@@ -52,16 +59,23 @@ def read_pages(material: Path, good: list[str]) -> Iterator[Page]:
     """Yield the labeled pages of the material, and the pages of other files."""
     read = read_labels([LABELS / "advertorials.tsv"])
     labels = {label.sha256: label for label in read if label.rule == "advertorials"}
-    with material.open(encoding="utf-8", errors="surrogatepass") as opened:
-        for row in map(json.loads, opened):
-            label = labels.get(row["sha256"])
-            if label is not None:
-                yield Page(row["source"], row["text"], label.should_drop, 1.0)
+    for row in read_json_lines(material, ("sha256", "source")):
+        label = labels.get(row["sha256"])
+        if label is not None:
+            yield Page(row["source"], row["text"], label.should_drop, 1.0)
     for item in good:
         name, _, weight = item.partition("=")
         for text in read_texts(Path(name)):
             label = labels.get(hash_text(text))
             yield Page(Path(name).name, text, label is not None and label.should_drop, float(weight or 1))
+
+
+def weighted_file(text: str) -> str:
+    """`FILE` or `FILE=WEIGHT`, as it is; the file is there."""
+    name, _, weight = text.partition("=")
+    existing_file(name)
+    positive_float(weight or "1")
+    return text
 
 
 def fit(values: Floats, sells: Floats, weights: Floats, penalty: float) -> Floats:
@@ -89,16 +103,24 @@ def fit(values: Floats, sells: Floats, weights: Floats, penalty: float) -> Float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--material", type=Path, required=True)
-    parser.add_argument("--good", nargs="*", default=[], help="files of pages that sell nothing, FILE or FILE=WEIGHT")
-    parser.add_argument("--penalty", type=float, default=30.0)
-    parser.add_argument("--limit", type=float, default=0.0, help="drop above this logit in the figures")
+    parser.add_argument("--material", type=existing_file, required=True)
+    parser.add_argument(
+        "--good",
+        type=weighted_file,
+        nargs="*",
+        default=[],
+        help="files of pages that sell nothing, FILE or FILE=WEIGHT",
+    )
+    parser.add_argument("--penalty", type=non_negative_float, default=30.0)
+    parser.add_argument("--limit", type=finite_float, default=0.0, help="drop above this logit in the figures")
     arguments = parser.parse_args()
     pages = [
         page
         for page in read_pages(arguments.material, arguments.good)
         if MIN_ADVERTORIAL_CHARS <= len(page.text) <= MAX_ADVERTORIAL_CHARS
     ]
+    if len(pages) < FOLDS:
+        refuse(f"{arguments.material}: {len(pages)} labeled pages, and {FOLDS} are needed")
     measures = [measure_page(page.text) for page in pages]
     names = list(measures[0])
     values = np.array([[row[name] for name in names] for row in measures])
@@ -139,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

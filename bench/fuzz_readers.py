@@ -22,6 +22,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from command_line import non_negative_int, positive_float, run_main
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support")]
 
@@ -167,9 +169,9 @@ def _too_slow(*_: object) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--minutes", type=float, default=1.0)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--case", type=int, help="run one case with its traceback")
+    options.add_argument("--minutes", type=positive_float, default=1.0)
+    options.add_argument("--seed", type=non_negative_int, default=0)
+    options.add_argument("--case", type=non_negative_int, help="run one case with its traceback")
     options.add_argument("--batch", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.batch:
@@ -221,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -11,12 +11,12 @@ authors' check of letters draws a letter at random where a prompt asks for `#` o
 
 from __future__ import annotations
 
-import json
+import argparse
 import random
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
+
+from command_line import existing_folder, non_negative_int, read_json_lines, run_main
 
 from hanlin.evaluate.tasks.ifeval import follows
 
@@ -153,16 +153,21 @@ def make_answer(names: list[str], values: list[dict[str, Any]], prompt: str, rng
 
 def main() -> None:
     """Print how many of the instructions are told alike, and those that are not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=existing_folder, help="a folder that holds ifeval_input_data.jsonl")
+    parser.add_argument("seed", type=non_negative_int, nargs="?", default=0)
+    parser.add_argument("--show", action="store_true", help="print what both tell differently")
+    arguments = parser.parse_args()
+    files = sorted(arguments.data.rglob("ifeval_input_data.jsonl"))
+    if not files:
+        parser.error(f"{arguments.data} holds no ifeval_input_data.jsonl")
     import langdetect
     from lm_eval.tasks.ifeval import utils
 
     langdetect.DetectorFactory.seed = 0
-    rows = [
-        json.loads(line)
-        for file in sorted(Path(sys.argv[1]).rglob("ifeval_input_data.jsonl"))
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2].isdigit() else 0)
+    fields = ("key", "prompt", "instruction_id_list", "kwargs")
+    rows = [row for file in files for row in read_json_lines(file, fields)]
+    rng = random.Random(arguments.seed)
     total: Counter[str] = Counter()
     equal: Counter[str] = Counter()
     followed: Counter[str] = Counter()
@@ -179,7 +184,7 @@ def main() -> None:
                 total[name] += 1
                 followed[name] += bool(their)
                 equal[name] += our == bool(their)
-                if our != bool(their) and "--show" in sys.argv:
+                if our != bool(their) and arguments.show:
                     print(f"{name} {given} loose={loose}: ours {our}, theirs {bool(their)}: {answer[-300:]!r}")
     for name in sorted(total):
         print(f"{name:52} {equal[name]:4} of {total[name]:4} alike, {followed[name]:4} followed")
@@ -188,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

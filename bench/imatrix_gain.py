@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import gguf as gguf_format
 import numpy as np
+from command_line import existing_path, from_environment, model_folder, number_from_environment, of_variable, run_main
 
 from hanlin.config.settings.export import Gguf, Imatrix, QualityReport
 from hanlin.core.context import Inputs, StageContext
@@ -51,15 +51,15 @@ def count_different_bytes(our_file: Path, their_file: Path) -> int:
 
 
 def main() -> None:
-    model = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to the folder of a trained model"))
-    named = os.environ.get("HANLIN_DATA") or sys.exit("set HANLIN_DATA to folders of data with a validation split")
-    data = tuple(Path(name).absolute() for name in named.split(":"))
+    model = from_environment("HANLIN_MODEL", "the folder of a trained model", model_folder)
+    named = from_environment("HANLIN_DATA", "folders of data with a validation split", str)
+    data = tuple(of_variable("HANLIN_DATA", name, existing_path).absolute() for name in named.split(":"))
     with tempfile.TemporaryDirectory() as temp_dir:
         here, context = Path(os.environ.get("HANLIN_WORK") or temp_dir), StageContext()
         matrix = here / "matrix"
         matrix.mkdir(parents=True, exist_ok=True)
         calibration = Imatrix(
-            model="./m", data=tuple(map(str, data)), tokens=int(os.environ.get("HANLIN_CALIBRATION", "100000"))
+            model="./m", data=tuple(map(str, data)), tokens=number_from_environment("HANLIN_CALIBRATION", 100_000)
         )
         metrics_file = matrix / "metrics.json"
         if not metrics_file.is_file():
@@ -69,7 +69,7 @@ def main() -> None:
         print(json.dumps(metrics), flush=True)
         plain, weighted = load_source(model), load_source(model, matrix)
         settings = QualityReport(
-            held_out=tuple(map(str, data)), prompts=0, tokens=int(os.environ.get("HANLIN_TOKENS", "8192"))
+            held_out=tuple(map(str, data)), prompts=0, tokens=number_from_environment("HANLIN_TOKENS", 8192)
         )
         reference = quality.prepare_reference(
             settings, data, plain.files, plain.tokenizer, None, context.scratch_folder(here), context
@@ -111,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

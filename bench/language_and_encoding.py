@@ -25,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from command_line import existing_file, non_negative_int, positive_int, read_json_lines, run_main
+
 from hanlin.data.filters.mojibake import mojibake
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.language_id import identify_language
@@ -38,15 +40,17 @@ TOLERATED = 0.005
 
 def read_texts(path: Path) -> Iterator[str]:
     """Read the texts of a file: lines, or the `text` of each row."""
+    if path.suffix == ".jsonl":
+        yield from (row["text"] for row in read_json_lines(path, ("text",)))
+        return
     with path.open(encoding="utf-8-sig", errors="replace") as lines:
         for line in filter(str.strip, lines):
-            yield json.loads(line)["text"] if path.suffix == ".jsonl" else line.rstrip("\n")
+            yield line.rstrip("\n")
 
 
 def measure_languages(material: Path, labels: Path) -> dict[str, Any]:
     """Compare the languages told with the labels, and print the figures."""
-    with material.open(encoding="utf-8") as lines:
-        texts = {row["sha256"]: row["text"] for row in map(json.loads, lines) if "text" in row}
+    texts = {row["sha256"]: row["text"] for row in read_json_lines(material, ("sha256",)) if "text" in row}
     told: dict[str, Counter[str]] = defaultdict(Counter)
     absent = 0
     with labels.open(encoding="utf-8", newline="") as opened:
@@ -133,14 +137,18 @@ def measure_clean(paths: Sequence[Path]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--material", type=Path)
-    parser.add_argument("--labels", type=Path, default=Path(__file__).resolve().parent / "held_out" / "languages.csv")
-    parser.add_argument("--encodings", nargs="*", type=Path, default=[])
-    parser.add_argument("--clean", nargs="*", type=Path, default=[])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[40, 100, 300])
-    parser.add_argument("--sample", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--material", type=existing_file)
+    parser.add_argument(
+        "--labels", type=existing_file, default=Path(__file__).resolve().parent / "held_out" / "languages.csv"
+    )
+    parser.add_argument("--encodings", nargs="*", type=existing_file, default=[])
+    parser.add_argument("--clean", nargs="*", type=existing_file, default=[])
+    parser.add_argument("--lengths", nargs="+", type=positive_int, default=[40, 100, 300])
+    parser.add_argument("--sample", type=positive_int, default=500)
+    parser.add_argument("--seed", type=non_negative_int, default=1)
     arguments = parser.parse_args()
+    if not (arguments.material or arguments.encodings or arguments.clean):
+        parser.error("name --material, --encodings or --clean")
     figures: dict[str, Any] = {}
     if arguments.material:
         figures |= measure_languages(arguments.material, arguments.labels)
@@ -153,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
+
+from command_line import existing_path, positive_int, refuse, run_main
 
 from hanlin.core.discover import read_texts
 from hanlin.tokenizer.extend import extend_tokenizer
@@ -30,20 +31,17 @@ def first_texts(file: Path, size: int) -> list[str]:
         texts.append(data.decode(errors="ignore"))
         if not left:
             return texts
-    sys.exit(f"{file} has only {(size - left) / 1e6:.1f} MB of text")
+    refuse(f"{file} has only {(size - left) / 1e6:.1f} MB of text")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("text", type=Path)
-    parser.add_argument("entries", type=int, nargs="?", default=8000)
-    parser.add_argument("megabytes", type=int, nargs="?", default=20)
+    parser.add_argument("tokenizer", type=existing_path)
+    parser.add_argument("text", type=existing_path)
+    parser.add_argument("entries", type=positive_int, nargs="?", default=8000)
+    parser.add_argument("megabytes", type=positive_int, nargs="?", default=20)
     arguments = parser.parse_args()
     entries, megabytes = arguments.entries, arguments.megabytes
-    for path in (arguments.tokenizer, arguments.text):
-        if not path.exists():
-            parser.error(f"{path} does not exist")
     tokenizer = Tokenizer.load(arguments.tokenizer)
     texts = first_texts(arguments.text, megabytes * 1_000_000)
     started, used = time.monotonic(), time.process_time()
@@ -59,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from command_line import run_main
+
 from hanlin.config.recipe import build_recipe
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.estimate import dataset_stats
@@ -186,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import torch
+from command_line import existing_folder, non_negative_int, positive_float, positive_int, run_main
 
 from hanlin.config.settings.model import PROJECTIONS, Merge
 from hanlin.core.context import Inputs, StageContext
@@ -111,14 +112,12 @@ def merge(adapter: Path, out: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--gigabytes", type=positive_float, default=4.0)
+    parser.add_argument("--rounds", type=positive_int, default=3)
+    parser.add_argument("--threads", type=non_negative_int, default=0)
+    parser.add_argument("--out", type=existing_folder, default=None)
     parser.add_argument("--merge", type=Path, nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.gigabytes <= 0 or chosen.rounds < 1 or chosen.threads < 0:
-        parser.error("--gigabytes and --rounds must be positive, and --threads not negative")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     if chosen.merge:
@@ -154,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -28,6 +28,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from command_line import (
+    existing_folder,
+    existing_path,
+    folder_to_write,
+    list_of,
+    names_among,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    read_json_lines,
+    run_main,
+)
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.config.settings.model import ExtendVocabulary
@@ -166,9 +178,7 @@ class Bench:
         self.steps = [int(step) for step in arguments.steps.split(",") if step]
         self.held_out = {file.stem: held_out_snippets(file, arguments.characters) for file in arguments.held_out}
         self.file = self.work / "rows.jsonl"
-        self.rows: list[Row] = (
-            [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.is_file() else []
-        )
+        self.rows: list[Row] = read_json_lines(self.file, ("steps", "init", "bits")) if self.file.is_file() else []
 
     def is_measured(self, cell: Cell, step: int) -> bool:
         """Whether there is a row; before any training all cells of an init are one."""
@@ -251,7 +261,9 @@ class Bench:
         )  # fmt: skip
         out = self.work / f"{cell.init}-{cell.trained}-{cell.rate:g}"
         out.mkdir(exist_ok=True)
-        run = MeasuredRun(settings, Inputs({"model": (model,), "data": (data,)}), out, StageContext(seed=self.options.seed))
+        run = MeasuredRun(
+            settings, Inputs({"model": (model,), "data": (data,)}), out, StageContext(seed=self.options.seed)
+        )
         run.bench, run.cell = self, cell
         splits = [PackedDataset.pack_documents(encoded, length) for encoded in run.data.documents()]
         run.train(splits, self.options.step_tokens // length, lambda trained, *_: next_token(trained))
@@ -277,31 +289,45 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("text", type=Path)
-    parser.add_argument("held_out", type=Path, nargs="+")
-    parser.add_argument("--entries", type=int, default=8000, help="new entries")
-    parser.add_argument("--grown", type=Path, help="a grown model whose entries are taken; none: they are learned")
+    parser.add_argument("model", type=existing_path)
+    parser.add_argument("work", type=folder_to_write)
+    parser.add_argument("text", type=existing_path)
+    parser.add_argument("held_out", type=existing_path, nargs="+")
+    parser.add_argument("--entries", type=positive_int, default=8000, help="new entries")
+    parser.add_argument(
+        "--grown", type=existing_folder, help="a grown model whose entries are taken; none: they are learned"
+    )
     parser.add_argument("--untie", action="store_true", help="give the model an output head of its own, a copy")
-    parser.add_argument("--inits", default=INITS)
-    parser.add_argument("--distill-tokens", type=int, default=120_000, help="tokens that are read for distilled")
-    parser.add_argument("--steps", default="", help="steps after which it is measured again, such as 50,200,1000")
-    parser.add_argument("--step-tokens", type=int, default=256)
-    parser.add_argument("--trained", default="rows,all", help="what is trained: the new rows alone, all weights")
-    parser.add_argument("--rates", default="1e-4", help="learning rates of the new rows alone")
-    parser.add_argument("--all-rate", type=float, default=1e-4, help="the learning rate of all weights")
+    parser.add_argument("--inits", type=names_among(INITS.split(",")), default=INITS)
+    parser.add_argument(
+        "--distill-tokens", type=positive_int, default=120_000, help="tokens that are read for distilled"
+    )
+    parser.add_argument(
+        "--steps",
+        type=list_of(positive_int),
+        default="",
+        help="steps after which it is measured again, such as 50,200,1000",
+    )
+    parser.add_argument("--step-tokens", type=positive_int, default=256)
+    parser.add_argument(
+        "--trained",
+        type=names_among(("rows", "all")),
+        default="rows,all",
+        help="what is trained: the new rows alone, all weights",
+    )
+    parser.add_argument(
+        "--rates", type=list_of(positive_float), default="1e-4", help="learning rates of the new rows alone"
+    )
+    parser.add_argument("--all-rate", type=positive_float, default=1e-4, help="the learning rate of all weights")
     parser.add_argument("--no-ungrown", action="store_true", help="leave out the model without new entries")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the training and the rows, not of what is measured")
-    parser.add_argument("--characters", type=int, default=4000, help="characters of each HELD_OUT that are measured")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=SEED, help="of the training and the rows, not of what is measured"
+    )
+    parser.add_argument(
+        "--characters", type=positive_int, default=4000, help="characters of each HELD_OUT that are measured"
+    )
     parser.add_argument("--table", action="store_true", help="run nothing, print the table of what was measured")
     arguments = parser.parse_args()
-    for path in (arguments.model, arguments.text, *arguments.held_out):
-        if not path.exists():
-            parser.error(f"{path} does not exist")
-    unknown = {*arguments.trained.split(",")} - {"rows", "all"} | {*arguments.inits.split(",")} - {*INITS.split(",")}
-    if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: --trained takes rows and all, --inits {INITS}")
     bench = Bench(arguments)
     if not arguments.table:
         trained = arguments.trained.split(",")
@@ -316,4 +342,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

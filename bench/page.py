@@ -15,6 +15,7 @@ Chromium (HANLIN_CHROMIUM) through Playwright; without these they are left out. 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -29,6 +30,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from command_line import existing_folder, existing_path, run_main
 from servers import CONTENT, StreamedAnswer, ask_all, free_port, start_server
 
 CHROMIUM = os.environ.get("HANLIN_CHROMIUM", "/usr/bin/chromium")
@@ -224,16 +226,14 @@ def wait_for_model(port: int) -> None:
 
 
 def main() -> None:
-    arguments = [*sys.argv[1:], None, None]
-    home = arguments[0] or os.environ.get("HANLIN_HOME")
-    named = arguments[1] or os.environ.get("HANLIN_MODEL")
-    model = Path(named).resolve() if named else None
-    for path in filter(None, (home, named)):
-        if not Path(path).exists():
-            sys.exit(f"{path} does not exist")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("home", type=existing_folder, nargs="?", default=os.environ.get("HANLIN_HOME") or None)
+    parser.add_argument("model", type=existing_path, nargs="?", default=os.environ.get("HANLIN_MODEL") or None)
+    arguments = parser.parse_args()
+    home, model = arguments.home, arguments.model.resolve() if arguments.model else None
     result: dict[str, Any] = {"bench": "page", "load_before": os.getloadavg()[0], "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as empty, open_browser() as page:
-        folder = Path(home).resolve() if home else Path(empty)
+        folder = home.resolve() if home else Path(empty)
         starts = [measure_start(Path(empty)) for _ in range(STARTS + 1)][1:]  # the first fills the file cache
         result["up"] = {"median": round(statistics.median(starts), 2), "highest": round(max(starts), 2)}
         print(f"up: {result['up']}", flush=True)
@@ -256,4 +256,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from command_line import run_main
 
 from hanlin.web.data.dataset import Dataset, Query
 from hanlin.web.runs.curves import StageCurves
@@ -52,13 +55,13 @@ def write_curves(folder: Path, steps: int) -> None:
 
 
 def measure(action: Callable[[], Any], times: int = 5) -> float:
-    """The least of some times, in milliseconds."""
-    best = float("inf")
+    """The median of some times, in milliseconds."""
+    taken = []
     for _ in range(times):
         begin = time.perf_counter()
         action()
-        best = min(best, time.perf_counter() - begin)
-    return round(1000 * best, 1)
+        taken.append(time.perf_counter() - begin)
+    return round(1000 * statistics.median(taken), 1)
 
 
 def main() -> None:
@@ -100,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,10 +7,10 @@ template that is trained here). The last line is one JSON object.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from command_line import existing_folder, run_main
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.models.train_tokenizer import train_tokenizer
@@ -62,9 +64,13 @@ def measure(folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "folders", type=existing_folder, nargs="*", help="models or tokenizers; none: a small one is made"
+    )
+    folders = parser.parse_args().folders
     result: dict[str, object] = {"bench": "rendering", "rounds": ROUNDS}
     with tempfile.TemporaryDirectory() as temp_dir:
-        folders = [Path(name) for name in sys.argv[1:]]
         if not folders:
             texts = [message.text for case in make_cases() for message in case.messages]
             train_tokenizer(texts, vocab_size=2000, template="llama3", out=Path(temp_dir) / "llama3")
@@ -76,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,6 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from command_line import existing_file, existing_path, read_json_lines, refuse, run_main
 from draw_held_out import hash_text, judged_text, read_messages
 
 from hanlin.config.settings.data import Conversations, Corpus
@@ -59,12 +60,12 @@ def read_labels(files: Iterable[Path]) -> list[Label]:
         with file.open(encoding="utf-8", newline="") as opened:
             for number, row in enumerate(csv.DictReader(opened, delimiter="\t"), start=2):
                 if row.get("verdict") not in ("drop", "keep") or not row.get("rule") or len(row["sha256"] or "") != 16:
-                    raise SystemExit(f"{file}:{number}: not a label: {row}")
+                    refuse(f"{file}:{number}: not a label: {row}")
                 label = Label(
                     row["rule"], row["verdict"] == "drop", row["sha256"], row["source"], row.get("line") or ""
                 )
                 if labels.setdefault((label.rule, label.sha256, label.line), label).should_drop != label.should_drop:
-                    raise SystemExit(f"{file}:{number}: another verdict on this row was read before")
+                    refuse(f"{file}:{number}: another verdict on this row was read before")
     return list(labels.values())
 
 
@@ -149,19 +150,24 @@ def _share(part: int, whole: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--material", type=Path, required=True, help="file, or folder of files, of draw_held_out.py")
-    parser.add_argument("--labels", type=Path, nargs="*", help="files of labels (default: all of bench/held_out)")
+    parser.add_argument(
+        "--material", type=existing_path, required=True, help="file, or folder of files, of draw_held_out.py"
+    )
+    parser.add_argument(
+        "--labels", type=existing_file, nargs="*", help="files of labels (default: all of bench/held_out)"
+    )
     parser.add_argument("--rule", nargs="*", help="only these rules")
     parser.add_argument("--show", choices=("wrong", "missed"), default="", help="print these rows")
     arguments = parser.parse_args()
     files = sorted(arguments.material.rglob("*.jsonl")) if arguments.material.is_dir() else [arguments.material]
     material: dict[str, dict[str, Any]] = {}
     for file in files:
-        with file.open(encoding="utf-8", errors="surrogatepass") as opened:
-            for line in opened:
-                row = json.loads(line)
-                material.setdefault(row["sha256"], row)
+        for row in read_json_lines(file, ("sha256", "form")):
+            material.setdefault(row["sha256"], row)
     labels = read_labels(arguments.labels or sorted(LABELS.glob("*.tsv")))
+    unknown = sorted(set(arguments.rule or ()) - {label.rule for label in labels})
+    if unknown:
+        refuse(f"no label is of the rule {unknown[0]!r}; there are {', '.join(sorted({x.rule for x in labels}))}")
     if arguments.rule:
         labels = [label for label in labels if label.rule in arguments.rule]
     counts = count(labels, material, arguments.show)
@@ -185,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -14,12 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from command_line import existing_folder, model_folder
+
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """Add `--data` and `--model`."""
     data = os.environ.get("HANLIN_SHARED_DATA")
-    parser.add_argument("--data", type=Path, default=Path(data) if data else None, help="or HANLIN_SHARED_DATA")
-    parser.add_argument("--model", type=Path, help="a model folder; none: the benchmark's own small one is made")
+    parser.add_argument("--data", type=existing_folder, default=data or None, help="or HANLIN_SHARED_DATA")
+    parser.add_argument(
+        "--model", type=model_folder, help="a model folder; none: the benchmark's own small one is made"
+    )
 
 
 def resolve_sources(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[Path, Path]:

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from command_line import existing_file, from_environment, model_folder, number_from_environment, of_variable, run_main
 from servers import Server, StreamedAnswer, ask_all, free_port, start_server
 
 from hanlin.config.settings.export import Gguf
@@ -31,11 +32,11 @@ from hanlin.inference.loading import load_engine
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 
-ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "5"))
+ROUNDS = number_from_environment("HANLIN_BENCH_ROUNDS", 5)
 STREAMS = 16
 WORDS = "春天院子里开满了花老人坐在门前看书孩子们跑过石桥去学堂读诗写字算数唱歌河水慢慢地流向东边的城"
 CONTEXT = 2048
-THREADS = int(os.environ.get("HANLIN_BENCH_THREADS", len(os.sched_getaffinity(0))))
+THREADS = number_from_environment("HANLIN_BENCH_THREADS", len(os.sched_getaffinity(0)))
 
 
 def make_question(seed: int, length: int = 24) -> str:
@@ -147,10 +148,15 @@ def measure_server_overhead(server: Server, gguf: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder")).resolve()
+    folder = from_environment("HANLIN_MODEL", "a model folder", model_folder).resolve()
     with tempfile.TemporaryDirectory() as temp_dir:
         named = os.environ.get("HANLIN_GGUF")
-        result = run_benchmarks(Path(named).resolve() if named else export_gguf(folder, Path(temp_dir)), folder)
+        result = run_benchmarks(
+            of_variable("HANLIN_GGUF", named, existing_file).resolve()
+            if named
+            else export_gguf(folder, Path(temp_dir)),
+            folder,
+        )
     print(json.dumps(result))
 
 
@@ -238,4 +244,4 @@ def compare_vllm(program: str, folder: Path, ours: Sequence[str]) -> dict[str, A
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

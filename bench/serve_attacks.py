@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from command_line import positive_float, positive_int, run_main
 
 ORDINARY = {"type": "object", "properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}
 
@@ -200,8 +201,8 @@ def summarize(runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time of each measurement at least")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--seconds", type=positive_float, default=3.0, help="time of each measurement at least")
+    parser.add_argument("--repeat", type=positive_int, default=3)
     parser.add_argument("--only", default="", help="attacks whose name contains this, and nothing")
     arguments = parser.parse_args()
     command = [sys.executable, "-m", "hanlin", "serve", f"m={arguments.model}", "--port", "0"]
@@ -224,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,6 +13,7 @@ wrong. The last line is one JSON object.
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import math
@@ -23,9 +24,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from command_line import existing_path, positive_int, run_main
 from servers import free_port, start_server
 
 QUESTIONS = 50
@@ -52,11 +53,16 @@ class Expected:
 
 
 def main() -> None:
-    model_path = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("HANLIN_MODEL")
-    model = Path(model_path or sys.exit("name a model, or set HANLIN_MODEL")).resolve()
-    count, concurrency, agents = (
-        int(sys.argv[place]) if len(sys.argv) > place else default for place, default in ((2, 5000), (3, 64), (4, 64))
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=existing_path, nargs="?", default=os.environ.get("HANLIN_MODEL"))
+    parser.add_argument("requests", type=positive_int, nargs="?", default=5000)
+    parser.add_argument("at_once", type=positive_int, nargs="?", default=64)
+    parser.add_argument("agents", type=positive_int, nargs="?", default=64)
+    arguments = parser.parse_args()
+    if arguments.model is None:
+        parser.error("name a model, or set HANLIN_MODEL")
+    model = arguments.model.resolve()
+    count, concurrency, agents = arguments.requests, arguments.at_once, arguments.agents
     port = free_port()
     options = ["--port", str(port), "--queue", str(concurrency)]
     command = [sys.executable, "-m", "hanlin", "serve", f"model={model}", *options]
@@ -231,4 +237,4 @@ _FORMS: dict[str, tuple[str, Callable[[Sequence[dict[str, str]]], dict[str, Any]
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

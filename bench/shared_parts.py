@@ -16,6 +16,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from command_line import existing_file, non_negative_int, positive_int, read_json_lines, refuse, run_main, share
+
 from hanlin.config.settings.data import Corpus
 from hanlin.core.context import Inputs, StageContext
 from hanlin.data.stages import corpus
@@ -36,17 +38,19 @@ def make_parts(texts: list[str]) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--material", type=Path, required=True)
+    parser.add_argument("--material", type=existing_file, required=True)
     parser.add_argument("--source", nargs="*", help="only documents of these sources")
-    parser.add_argument("--lines", type=int, default=20)
-    parser.add_argument("--containment", type=float, default=0.8)
-    parser.add_argument("--show", type=int, default=0, help="lines to print")
+    parser.add_argument("--lines", type=positive_int, default=20)
+    parser.add_argument("--containment", type=share, default=0.8)
+    parser.add_argument("--show", type=non_negative_int, default=0, help="lines to print")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.material.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(arguments.material, ("source",))
     texts = list(dict.fromkeys(
         row["text"].strip() for row in rows
         if "text" in row and (not arguments.source or row["source"] in arguments.source)
     ))  # fmt: skip
+    if not texts:
+        refuse(f"{arguments.material}: no document of these sources")
     parts = make_parts(texts)
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "texts.jsonl"), Path(folder, "out")
@@ -84,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

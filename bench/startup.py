@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from command_line import run_main
+
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 15
 
@@ -54,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,21 +6,19 @@ HANLIN_MODEL names the model's folder. Both must give the same ids. The last lin
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from command_line import from_environment, model_folder, number_from_environment, run_main
 from runs import summarize
 
 from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 
-ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "3"))
+ROUNDS = number_from_environment("HANLIN_BENCH_ROUNDS", 3)
 STREAMS = 16
 PROMPT, ANSWER = 48, 32
 
@@ -66,7 +64,7 @@ def measure(
 
 
 def main() -> None:
-    folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder"))
+    folder = from_environment("HANLIN_MODEL", "a model folder", model_folder)
     vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     engine = create_engine("transformers", folder)
     measure(run_at_once, engine, make_requests(0, vocabulary))
@@ -94,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

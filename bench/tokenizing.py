@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from command_line import positive_float, positive_int, run_main
 from runs import add_sources, resolve_sources, run_for_json, run_worker, summarize
 
 HERE = Path(__file__).parent
@@ -92,9 +93,9 @@ def encode_hanlin(options: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sources(parser)
-    parser.add_argument("--megabytes", type=float, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--megabytes", type=positive_float, default=100)
+    parser.add_argument("--rounds", type=positive_int, default=3)
+    parser.add_argument("--processes", type=positive_int, default=os.cpu_count())
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -143,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

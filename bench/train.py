@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from command_line import file_to_write, names_among, positive_int, run_main
 from runs import add_sources, resolve_sources, run_for_json, run_worker, summarize
 
 HERE = Path(__file__).parent
@@ -261,13 +262,13 @@ def measure_matmul_rate(number_format: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sources(parser)
-    parser.add_argument("--parts", default="sft,dpo")
+    parser.add_argument("--parts", type=names_among(("sft", "dpo")), default="sft,dpo")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="none: what Hanlin would choose here")
-    parser.add_argument("--conversations", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--conversations", type=positive_int, default=64)
+    parser.add_argument("--pairs", type=positive_int, default=24)
+    parser.add_argument("--rounds", type=positive_int, default=3)
     parser.add_argument("--leave-out", default="", help="runs that are left out, such as 'trl padded'")
-    parser.add_argument("--picture", type=Path, help="where to write the profile of one of our SFT runs")
+    parser.add_argument("--picture", type=file_to_write, help="where to write the profile of one of our SFT runs")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -302,4 +303,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

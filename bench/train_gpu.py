@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import folder_to_write, names_among, positive_int, refuse, run_main
 from runs import run_for_json, run_worker, summarize
 
 HERE = Path(__file__).parent
@@ -205,11 +206,13 @@ def find_trl_python() -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ways", default="lora,qlora,full")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="steps of a run, including the two that are not timed")
-    parser.add_argument("--max-seq-length", type=int, default=4096)
-    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "hanlin_train_gpu")
+    parser.add_argument("--ways", type=names_among(("lora", "qlora", "full")), default="lora,qlora,full")
+    parser.add_argument("--rounds", type=positive_int, default=3)
+    parser.add_argument(
+        "--steps", type=positive_int, default=8, help="steps of a run, including the two that are not timed"
+    )
+    parser.add_argument("--max-seq-length", type=positive_int, default=4096)
+    parser.add_argument("--out", type=folder_to_write, default=Path(tempfile.gettempdir()) / "hanlin_train_gpu")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -217,7 +220,7 @@ def main() -> None:
         run_worker(train_hanlin, arguments.worker)
         return
     if not (arguments.toy or torch.cuda.is_available()):
-        sys.exit("this benchmark needs a GPU; --toy tries it without report · 需要 GPU；可用 --toy 试运行")
+        refuse("this benchmark needs a GPU; --toy tries it without report · 需要 GPU；可用 --toy 试运行")
     shape = TOY if arguments.toy else SHAPE
     precision = "float32" if arguments.toy else "bfloat16"
     length = min(arguments.max_seq_length, 64) if arguments.toy else arguments.max_seq_length
@@ -278,4 +281,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

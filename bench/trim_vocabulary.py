@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from command_line import existing_file, existing_path, folder_to_write, positive_int, read_json_lines, refuse, run_main
 
 from hanlin.config.settings.export import Gguf
 from hanlin.config.settings.model import InitModel, TrimVocabulary
@@ -38,23 +39,25 @@ SHAPES = {"Llama-3-8B": (8_030_261_248, 4096, 2), "Llama-3.2-3B": (3_212_749_824
 def read_texts(files: list[Path]) -> Iterator[str]:
     for file in files:
         with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            for line in lines:
-                if ".jsonl" not in file.name:
-                    yield line
-                    continue
-                row = json.loads(line)
+            if ".jsonl" not in file.name:
+                yield from lines
+                continue
+            for row in read_json_lines(file, lines=iter(lines)):
+                if not isinstance(row, dict):
+                    refuse(f"{file}: a row is no object")
                 yield row["text"] if "text" in row else "\n".join(v for v in row.values() if isinstance(v, str))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--text", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--min-count", type=int, nargs="+", default=[1, 3, 10])
+    parser.add_argument("--tokenizer", type=existing_path, required=True)
+    parser.add_argument("--text", type=existing_file, nargs="+", required=True)
+    parser.add_argument("--out", type=folder_to_write, required=True)
+    parser.add_argument("--min-count", type=positive_int, nargs="+", default=[1, 3, 10])
     arguments = parser.parse_args()
     out: Path = arguments.out
-    shutil.rmtree(out, ignore_errors=True)
+    if out.is_dir() and any(out.iterdir()):
+        parser.error(f"--out: {out} is not empty")
     texts = [text for text in read_texts(arguments.text) if text.strip()]
     held_out = texts[::HELD_OUT_EVERY]
     counted = [text for index, text in enumerate(texts) if index % HELD_OUT_EVERY]
@@ -101,4 +104,4 @@ def compare_with_llama_cpp(model: Path, texts: list[str], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

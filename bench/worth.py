@@ -23,12 +23,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from command_line import (
+    existing_file,
+    folder_to_write,
+    list_of,
+    names_among,
+    non_negative_int,
+    positive_float,
+    read_json_lines,
+    run_main,
+)
 from worth_cells import CELLS, Cell, Workshop
 from worth_pictures import draw_cells, draw_peers
 from worth_table import SEED, Row, fill_page, summarize, write_births, write_tables
@@ -219,30 +228,32 @@ def train_by_peer(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf", type=Path)
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=folder_to_write)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--cells", default=",".join(cell.name for cell in CELLS))
-    parser.add_argument("--births", default="", help="measure models with so many new entries untrained (0,500,1000)")
+    parser.add_argument("--seconds", type=positive_float, default=120.0)
+    parser.add_argument(
+        "--cells", type=names_among([cell.name for cell in CELLS]), default=",".join(cell.name for cell in CELLS)
+    )
+    parser.add_argument(
+        "--births",
+        type=list_of(non_negative_int),
+        default="",
+        help="measure models with so many new entries untrained (0,500,1000)",
+    )
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what was run")
-    parser.add_argument("--page", type=Path, action="append", default=[], help="a page whose tables are written anew")
-    parser.add_argument("--pictures", type=Path, help="a folder for worth_cells.svg and worth_peers.svg")
+    parser.add_argument(
+        "--page", type=existing_file, action="append", default=[], help="a page whose tables are written anew"
+    )
+    parser.add_argument("--pictures", type=folder_to_write, help="a folder for worth_cells.svg and worth_peers.svg")
     arguments = parser.parse_args()
-    if arguments.seconds <= 0:
-        parser.error("--seconds must be more than 0")
     for path in () if arguments.table else (arguments.gguf, arguments.data):
         if not path.exists():
             parser.error(f"{path} is not there; docs/en/a_real_model.md says where model and texts come from")
     sizes = arguments.births.split(",") if arguments.births else []
-    if not all(size.isdecimal() for size in sizes):
-        parser.error(f"--births are numbers of entries such as 0,500,1000, not {arguments.births}")
     names = arguments.cells.split(",")
-    unknown = set(names) - {cell.name for cell in CELLS}
-    if unknown:
-        parser.error(f"no cell is named {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in CELLS)}")
     workshop = Workshop(arguments.gguf.absolute(), arguments.work.absolute(), arguments.data.absolute())
     file = workshop.work / "rows.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows: list[Row] = read_json_lines(file, ("cell", "at", "entries", "init")) if file.is_file() else []
 
     def note(row: Row) -> None:
         rows.append(row)
@@ -267,7 +278,7 @@ def main() -> None:
             born = any((row["entries"], row["init"], row["at"]) == (cell.entries, cell.init, 0) for row in rows)
             run_cell(workshop, cell, arguments.seconds, note, skip_start=born)
     if births.is_file():
-        table = [json.loads(line) for line in births.read_text().splitlines()]
+        table = read_json_lines(births, ("entries",))
         for page in arguments.page:
             fill_page(page, {"births": write_births(table, "zh" if page.parent.name == "zh" else "en")})
         print(write_births(table, "en") + "\n")
@@ -283,9 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from hanlin.core.errors import UserError
-
-    try:
-        main()
-    except UserError as error:
-        sys.exit(str(error))
+    run_main(main)
