@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from hanlin.core.i18n import join_list, mark, tr
 from hanlin.data.formats.agents.benchmarks import is_bfcl_answer, is_bfcl_question
@@ -375,7 +376,9 @@ def _names_choice(answer: Any, choices: Any) -> bool:
         return all(_names_choice(item, choices) for item in answer)
     if isinstance(answer, int):
         return True
-    return isinstance(answer, str) and (bool(_LETTERS.fullmatch(answer.strip())) or answer in choices)
+    return isinstance(answer, str) and (
+        bool(_LETTERS.fullmatch(normalize("NFKC", answer).strip())) or answer in choices
+    )
 
 
 def _is_reading(names: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ columns without one (MMLU).
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,9 @@ def _question(row: list[str], columns: tuple[int, ...] | None, subject: str, nam
     text, a, b, c, d, *answers = (row[column] for column in used_columns)
     if not answers:
         return ExamQuestion(subject, name, text, (a, b, c, d), "")
-    answer = answers[0].strip().upper()
+    answer = unicodedata.normalize("NFKC", answers[0]).strip().upper()
     if answer not in LETTERS:
         what = tr("the answer is {answer!r}, not one of A, B, C, D", answer=answer)
-        hint = tr("choose a split that has answers")
+        hint = None if answer else tr("choose a split that has answers")
         raise UserError(what, where, hint)
     return ExamQuestion(subject, name, text, (a, b, c, d), answer)

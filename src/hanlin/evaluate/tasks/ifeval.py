@@ -11,9 +11,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import parse_json
+from hanlin.core.i18n import join_list, tr
 
 Arguments = Mapping[str, Any]
+INSTRUCTIONS, ARGUMENTS = "instruction_id_list", "kwargs"
+"""Fields of a row: the instructions of its prompt, and the arguments of each."""
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _ABBREVIATIONS = re.compile(
     r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|Jr|Sr|Inc|Ltd|Ph\.D|[ap]\.m)\.|\b(?:[A-Z]\.){2,}(?=\s+[a-z])"
@@ -60,6 +64,27 @@ _WORDS = {
     "tr": "ve bir bu için ile da de çok olarak daha",
     "id": "yang dan di ini itu dengan untuk tidak dari adalah",
 }
+
+
+def check_instructions(row: Mapping[str, Any], location: str) -> None:
+    """Check the instructions of a row: one that no program tells would count as not followed in every answer.
+
+    Raises:
+        UserError: An instruction is unknown or lacks an argument, or the lists differ in length; with the location.
+    """
+    names, arguments = row[INSTRUCTIONS], row.get(ARGUMENTS)
+    if not isinstance(names, list) or not isinstance(arguments, list) or len(names) != len(arguments):
+        what = tr("`{names}` and `{arguments}` are lists of one length", names=INSTRUCTIONS, arguments=ARGUMENTS)
+        raise UserError(what, location)
+    for name, given in zip(names, arguments, strict=True):
+        if name not in _CHECKS:
+            hint = did_you_mean(str(name), list(_CHECKS))
+            raise UserError(tr("there is no instruction '{name}' in IFEval", name=name), location, hint)
+        known = {key for key, value in (given.items() if isinstance(given, Mapping) else ()) if value is not None}
+        missing = [key for key in _NEEDED.get(name, ()) if key not in known]
+        if missing:
+            what = tr("the instruction {name} needs {arguments}", name=name, arguments=join_list(missing))
+            raise UserError(what, location)
 
 
 def follows(name: str, arguments: Arguments, prompt: str, answer: str, loose: bool = False) -> bool:
@@ -238,3 +263,22 @@ _CHECKS: dict[str, Callable[[str, Arguments], bool]] = {
         len(text.strip()) > 1 and text.strip().startswith('"') and text.strip().endswith('"')
     ),
 }
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "change_case:capital_word_frequency": ("capital_frequency", "capital_relation"),
+    "detectable_content:number_placeholders": ("num_placeholders",),
+    "detectable_content:postscript": ("postscript_marker",),
+    "detectable_format:multiple_sections": ("section_spliter", "num_sections"),
+    "detectable_format:number_bullet_lists": ("num_bullets",),
+    "detectable_format:number_highlighted_sections": ("num_highlights",),
+    "keywords:existence": ("keywords",),
+    "keywords:forbidden_words": ("forbidden_words",),
+    "keywords:frequency": ("keyword", "frequency", "relation"),
+    "keywords:letter_frequency": ("letter", "let_frequency", "let_relation"),
+    "language:response_language": ("language",),
+    "length_constraints:nth_paragraph_first_word": ("num_paragraphs", "nth_paragraph", "first_word"),
+    "length_constraints:number_paragraphs": ("num_paragraphs",),
+    "length_constraints:number_sentences": ("num_sentences", "relation"),
+    "length_constraints:number_words": ("num_words", "relation"),
+    "startend:end_checker": ("end_phrase",),
+}
+"""The arguments without which an instruction means nothing."""

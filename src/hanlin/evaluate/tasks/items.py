@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.discover import list_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
+from hanlin.data.formats.content.cells import decode_cells
+from hanlin.data.formats.look_alike import is_exam
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
@@ -20,7 +23,8 @@ from hanlin.data.ledger import Drop, describe_reason
 from hanlin.evaluate.tasks import subjects as subject_tables
 from hanlin.evaluate.tasks.definition import LETTERS, RowLayout, Task
 from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion
-from hanlin.evaluate.tasks.question_files import read_question
+from hanlin.evaluate.tasks.ifeval import INSTRUCTIONS, check_instructions
+from hanlin.evaluate.tasks.question_files import read_choice_question, read_question
 
 _DRAW_SEED = 1234
 _CHOICE_LINE = re.compile(r"(?:^|(?<=\s))\(?([A-G])\s*[．.、)]\s*")
@@ -244,7 +248,7 @@ def _read_file(name: str, task: Task, file: Path, labels: Sequence[str] | None) 
             if isinstance(row.value, Drop):
                 raise UserError(f"{describe_reason(row.value.reason)} ({row.value.detail})", location)
             if task.reader == "own":
-                yield _own_item(row.value, f"{file.stem}#{index + 1}", location)
+                yield _own_item(decode_cells(row.value), f"{file.stem}#{index + 1}", location)
                 index += 1
                 continue
             for value in _nested_rows(row.value, task, file):
@@ -255,6 +259,8 @@ def _read_file(name: str, task: Task, file: Path, labels: Sequence[str] | None) 
                 index += 1
                 if any(_is_skipped(layout, value) for layout in task.layouts):
                     continue
+                if INSTRUCTIONS in value:
+                    check_instructions(value, location)
                 yield _item(name, task, {**value, "_file": file.name.partition(".")[0]}, index, location)
 
 
@@ -393,11 +399,11 @@ def _gold(layout: RowLayout, row: Mapping[str, Any], choices: Sequence[str]) -> 
     if isinstance(value, bool):
         return (int(value),)
     text = str(value).strip()
-    if text.isdigit() and int(text) < len(choices):
+    if text.isdecimal() and int(text) < len(choices):
         return (int(text),)
     if text in choices:
         return (choices.index(text),)
-    letters, several = LETTERS[: len(choices)], re.sub(r"[\s,，、]+", "", text)
+    letters, several = LETTERS[: len(choices)], re.sub(r"[\s,、]+", "", unicodedata.normalize("NFKC", text))
     if several and all(letter in letters for letter in several) and len(set(several)) == len(several):
         return tuple(letters.index(letter) for letter in several)
     pattern = layout.remove.get("choices", "")
@@ -441,24 +447,16 @@ _MATCHES = ("exact", "contains", "number", "regex", "judge")
 
 
 def _own_item(row: Any, default_id: str, location: str) -> Item:
-    """A question of one's own: with `choices` and `answer`, else as `read_question` reads it, and perhaps `match`."""
-    choices = row.get("choices") if isinstance(row, Mapping) else None
-    if choices is not None:
-        question, answers = row.get("question"), row.get("answers", row.get("answer"))
-        if not isinstance(question, str) or not question.strip() or answers is None:
-            raise UserError(tr("a question with choices needs `question` and `answer`"), location)
-        texts = [str(text) for text in (answers if isinstance(answers, list) else [answers])]
-        subject, item_id = str(row.get("subject", "")), str(row.get("id", default_id))
-        fields = {"question": question.strip(), "subject": subject}
-        if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
-            raise UserError(tr("`choices` is a list of 2 to 26 texts"), location)
-        options = tuple(str(choice) for choice in choices)
-        gold = [LETTERS.find(text.upper()) if len(text) == 1 and text not in options else -1 for text in texts]
-        gold = [options.index(text) if text in options else index for text, index in zip(texts, gold, strict=True)]
-        if any(not 0 <= index < len(options) for index in gold):
-            what = tr("the answer is {answer!r}, not one of its choices", answer=texts[0])
-            raise UserError(what, location)
-        return Item(item_id, subject, fields, options, tuple(gold), match="choice")
+    """A question of one's own: with choices, else as `read_question` reads it, and perhaps `match`."""
+    choice = read_choice_question(row, default_id, location)
+    if choice is not None:
+        fields = {"question": choice.text, "subject": choice.subject}
+        return Item(choice.id, choice.subject, fields, choice.choices, choice.gold, match="choice")
+    if is_exam(row):
+        what, hint = tr("the choices of this question are not read"), tr("a row has `question`, `choices` and `answer`")
+        raise UserError(what, location, hint)
+    if isinstance(row, Mapping) and INSTRUCTIONS in row:
+        raise UserError(tr("this is a row of IFEval"), location, tr("ask the task `ifeval`"))
     if isinstance(row, Mapping) and row.get("match") == "judge":
         return _judged_item(row, default_id, location)
     read = read_question(row, default_id, location)
