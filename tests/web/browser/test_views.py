@@ -96,6 +96,15 @@ def test_runs_are_compared_once_two_are_chosen(site: Any, world: Store) -> None:
     page.locator("#compare-button").click()
     page.locator(".picture canvas").first.wait_for()
     assert "learning_rate" in page.locator("main").inner_text()
+    titles = page.locator(".picture h3").all_inner_texts()
+    assert "forgetting: loss on probes (english)" in titles and not any("probe english" in title for title in titles)
+
+
+def test_the_heading_of_curves_is_one_line_on_a_phone(site: Any, world: Store) -> None:
+    for path in ("/ui/runs/view/first", "/ui/runs/compare?run=first&run=second"):
+        page = site.open(path, wait=".picture canvas", viewport={"width": 390, "height": 800}, locale="zh-CN")
+        box = page.locator(".curves h2").first.bounding_box()
+        assert box is not None and box["height"] < 40, path
 
 
 def test_a_recipe_by_form_is_refused_in_the_readers_words_then_run_stopped_and_shown(site: Any, world: Store) -> None:

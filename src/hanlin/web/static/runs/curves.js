@@ -70,7 +70,7 @@ export function drawPictures(holder, pictures, names, onZoom) {
 /** A line for each curve that was not a finite number somewhere: a picture cannot show that, and looks as if all were well. */
 function describeBroken(pictures, names) {
   return pictures.flatMap((picture) => {
-    const title = names[picture.name] || picture.name.replaceAll("_", " ");
+    const title = titleOf(picture.name, names);
     return picture.curves
       .filter((curve) => curve.broken.length > 0)
       .map((curve) => {
@@ -80,8 +80,15 @@ function describeBroken(pictures, names) {
   });
 }
 
+/** What a picture is called; of a single probe, as a comparison has it, the name of all probes and its topic. */
+function titleOf(name, names) {
+  const probe = /^probe_(.+)_(loss|accuracy)$/.exec(name);
+  const kind = probe && names[`probe_${probe[2]}`];
+  return names[name] || (kind ? `${kind} (${probe[1].replaceAll("_", " ")})` : name.replaceAll("_", " "));
+}
+
 function makeChart(holder, picture, data, names, onZoom) {
-  const title = names[picture.name] || picture.name.replaceAll("_", " ");
+  const title = titleOf(picture.name, names);
   const plotBox = element("div");
   const box = element("div", { class: "picture" }, element("h3", {}, title), plotBox);
   holder.append(box);
