@@ -278,3 +278,20 @@ def test_scores_that_are_no_numbers_are_one_sentence(tiny_tokenizer: Path) -> No
     with pytest.raises(UserError, match="not finite") as error:
         EngineRespondent(broken, ()).answer(task_run, [prompt], lambda index, outcome: None)
     assert error.value.where == "q1"
+
+
+@pytest.mark.parametrize(
+    ("output", "letter"),
+    [
+        ("A. 上海\nB. 北京\nC. 广州\nD. 深圳", None),
+        ("A. 上海\nB. 北京\nC. 广州\nD", None),  # cut at the longest answer
+        ("（A）上海\n（B）北京\n\n（A）上海\n（B）北", None),
+        ("A. 上海\nB. 北京\nC. 广州\nD. 深圳\n\nB. 北京", "B"),
+        ("A. 上海\nB. 北京\nC. 广州\nD. 深圳\n答案：C", "C"),
+        ("A. 上海", "A"),
+        ("B. 北京\nC. 广州没有天安门", "B"),
+        ("A. 上海，因为它大\nB. 北京不大", "A"),
+    ],
+)
+def test_who_repeats_the_list_of_choices_has_chosen_none(output: str, letter: str | None) -> None:
+    assert extract_letter(output, ("上海", "北京", "广州", "深圳")) == letter

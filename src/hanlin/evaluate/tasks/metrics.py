@@ -27,6 +27,8 @@ _STATED = (
 )
 _LEADING = r"^[\s（(\[【*“\"]*({0})(?:[\s.．。,，、:：;；)）\]】*”\"]|$)"
 
+_LISTED = re.compile(r"[(\[]?([A-Z])\s*[.。、:)\]]*\s*(.*)")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -74,7 +76,8 @@ def find_end(output: str, until: Sequence[str]) -> int | None:
 
 def extract_letter(text: str, choices: Sequence[str]) -> str | None:
     """The letter that an open answer chooses: that of the choice whose text is the whole answer, a stated one, a
-    leading one, the only one, or that of the only choice whose text it holds; None if there is none.
+    leading one, the only one, or that of the only choice whose text it holds; None if there is none. Who repeats the
+    list of choices has chosen none of them yet.
     """
     text = unicodedata.normalize("NFKC", answer_part(text)).strip()
     equal = [index for index, choice in enumerate(choices) if _bare(choice) == _bare(text)]
@@ -85,6 +88,7 @@ def extract_letter(text: str, choices: Sequence[str]) -> str | None:
         matches = re.findall(pattern.format(letters), text)
         if matches:
             return str(matches[-1])
+    text = _leave_out_lists(text, choices)
     match = re.search(_LEADING.format(letters), text)
     if match:
         return match[1]
@@ -93,6 +97,23 @@ def extract_letter(text: str, choices: Sequence[str]) -> str | None:
         return str(alone.pop())
     held = [index for index, choice in enumerate(choices) if choice.strip() and choice.strip() in text]
     return LETTERS[held[0]] if len(held) == 1 else None
+
+
+def _leave_out_lists(text: str, choices: Sequence[str]) -> str:
+    """A text without the lines that repeat the first choices, two or more, each behind its letter."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    kept: list[str] = []
+    while lines:
+        count = 0
+        for line, letter, choice in zip(lines, LETTERS, choices, strict=False):
+            match = _LISTED.fullmatch(line)
+            is_cut = count + 1 == len(lines) and match is not None and _bare(choice).startswith(_bare(match[2]))
+            if match is None or match[1] != letter or (_bare(match[2]) != _bare(choice) and not is_cut):
+                break
+            count += 1
+        kept += [] if count > 1 else lines[:1]
+        del lines[: count if count > 1 else 1]
+    return "\n".join(kept)
 
 
 def _bare(text: str) -> str:
