@@ -560,3 +560,12 @@ def test_the_texts_of_every_training_kind_are_estimated(kind: StageKind) -> None
     settings = kind.settings.model_validate(fields)
     assert isinstance(settings, Training)
     assert any(target for _, target in _parts(settings, row))
+
+
+def test_a_measurement_that_does_not_end_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait_too_long(command: list[str], timeout: float, **options: Any) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("hanlin.estimate.machine.run_process", wait_too_long)
+    with pytest.raises(UserError, match="did not end within 300 s"):
+        measure_speeds([])

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import resource
 import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from hanlin.models.layouts.rights import give_up_rights
+
+_TGKILL, _RT_SIGQUEUEINFO, _SHMGET = {"x86_64": (234, 129, 29)}.get(platform.machine(), (131, 138, 194))
+
+
+def _call(number: int, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, *arguments) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _with_open(file: Path, action: Callable[[int], object]) -> None:
+    with file.open("rb") as opened:
+        action(opened.fileno())
 
 
 def try_everything(argument: dict[str, str]) -> dict[str, str]:
@@ -26,6 +43,14 @@ def try_everything(argument: dict[str, str]) -> dict[str, str]:
         "rename": lambda: file.rename(file.with_name("other")),
         "folder": lambda: file.with_name("folder").mkdir(),
         "signal": lambda: os.kill(os.getppid(), 0),
+        "signal to a thread": lambda: _call(_TGKILL, os.getppid(), os.getppid(), 0),
+        "queued signal": lambda: _call(_RT_SIGQUEUEINFO, os.getppid(), 0, 0),
+        "limits of another": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE),
+        "rights of a file": lambda: _with_open(file, lambda descriptor: os.fchmod(descriptor, 0o777)),
+        "time of a file": lambda: os.utime(file),
+        "attribute of a file": lambda: _with_open(file, lambda descriptor: os.setxattr(descriptor, "user.x", b"x")),
+        "shared memory": lambda: _call(_SHMGET, 0, 4096, 0o1600),
+        "own limits": lambda: resource.getrlimit(resource.RLIMIT_NOFILE),
         "read": file.read_bytes,
     }
     results = {}

@@ -115,9 +115,13 @@ def measure_speeds(stages: list[tuple[str, TrainingSetup]], timeout: float = 300
         tokens, learned = setup.batch.micro_batch_tokens, setup.batch.learned
         rows.append({"kind": kind, "settings": settings, "model": model, "tokens": tokens, "learned": learned})
     command = python_command("-m", "hanlin.train.throughput")
-    process = run_process(
-        command, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8", timeout=timeout
-    )
+    try:
+        process = run_process(
+            command, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8", timeout=timeout
+        )
+    except subprocess.TimeoutExpired as error:
+        what = tr("the measurement did not end within {seconds:g} s", seconds=timeout)
+        raise UserError(what, "--probe", tr("measure again when nothing else runs, or plan without it")) from error
     if process.returncode != 0:
         last = (process.stderr.strip().splitlines() or [""])[-1]
         raise UserError(tr("the measurement failed: {last}", last=last), "--probe")

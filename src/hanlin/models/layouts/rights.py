@@ -25,9 +25,23 @@ _CALLS = {  # x86_64, aarch64; -1: the system has no such call
     "chmod": (90, -1), "fchmodat": (268, 53), "chown": (92, -1), "fchownat": (260, 54), "setxattr": (188, 5),
     "mount": (165, 40), "unshare": (272, 97), "setns": (308, 268), "bpf": (321, 280), "openat2": (437, 437),
     "io_uring_setup": (425, 425), "process_vm_writev": (311, 271), "process_vm_readv": (310, 270),
+    "sendmmsg": (307, 269), "fchmod": (91, 52), "fchmodat2": (452, 452), "fchown": (93, 55), "lchown": (94, -1),
+    "utime": (132, -1), "utimes": (235, -1), "futimesat": (261, -1), "utimensat": (280, 88), "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424),
+    "pidfd_getfd": (438, 438), "process_madvise": (440, 440), "open_by_handle_at": (304, 265), "chroot": (161, 51),
+    "pivot_root": (155, 41), "umount2": (166, 39), "open_tree": (428, 428), "move_mount": (429, 429),
+    "fsopen": (430, 430), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
+    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "mq_open": (240, 180),
+    "mq_unlink": (241, 181), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "setpriority": (141, 140),
+    "settimeofday": (164, 170), "clock_settime": (227, 112), "perf_event_open": (298, 241),
 }  # fmt: skip
 """System calls that reading a file and writing to an open one needs none of."""
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_TGKILL, _PRLIMIT = (234, 131), (302, 261)
+"""Allowed for the process itself: the first argument names it, by its id or by 0."""
 _OPEN, _OPENAT, _CLONE, _CLONE3, _SECCOMP = (2, -1), (257, 56), (56, 220), (435, 435), (317, 277)
 _CLONE_THREAD = 0x10000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -75,6 +89,14 @@ def _filter_rows(column: int, audit_architecture: int) -> Iterator[tuple[int, in
     for numbers in _CALLS.values():
         if numbers[column] >= 0:
             yield from ((_EQUAL, 0, 1, numbers[column]), refuse)
+    for numbers, own in ((_TGKILL, os.getpid()), (_PRLIMIT, 0)):
+        yield from (
+            (_EQUAL, 0, 4, numbers[column]),
+            (_LOAD, 0, 0, 16),
+            (_EQUAL, 1, 0, own),
+            refuse,
+            (_RETURN, 0, 0, _ALLOW),
+        )
     yield from ((_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _FAIL | _ENOSYS))  # libc then takes `clone`
     yield from (
         (_EQUAL, 0, 4, _CLONE[column]),
