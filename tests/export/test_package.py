@@ -111,6 +111,15 @@ def test_lm_studios_folder_is_publisher_model_file(files: Path, pack: Pack) -> N
     assert found == {"hanlin-lab/xiaohan/xiaohan-F16.gguf", "hanlin-lab/xiaohan/xiaohan-Q8_0.gguf"}
 
 
+def test_no_file_of_a_package_replaces_another(files: Path, pack: Pack, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(files, source)
+    (q8,) = source.glob("*Q8_0.gguf")
+    shutil.copy(q8, source / "other-Q8_0.gguf")
+    with pytest.raises(UserError, match=r"would both be xiaohan-Q8_0\.gguf"):
+        pack(source, "lmstudio", name="xiaohan", publisher="hanlin-lab")
+
+
 @pytest.mark.parametrize("target", ["llama_cpp", "vllm"])
 def test_start_scripts_start_the_server_on_what_lies_beside_them(
     target: str, files: Path, plain_model: Path, pack: Pack, tmp_path: Path

@@ -4,7 +4,7 @@ Hugging Face). The artifact appears only when the parity check has passed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> 
     if settings.target == "ollama":
         check_modelfile(source.files[0].name, source.template, **modelfile_settings)
     targets = {path: out / _target_path(settings, source, path) for path in _files_to_copy(source)}
+    _check_names(targets)
     with catch_full_disk(out):
         check_free_space(out, sum(path.stat().st_size for path in targets))
         for index, (path, target) in enumerate(targets.items()):
@@ -171,6 +172,16 @@ def _target_path(settings: Package, source: _PackagedModel, path: Path) -> Path:
             return Path(settings.publisher, settings.name, f"{settings.name}-{file_type}.gguf")
         case _:
             return Path(path.name)
+
+
+def _check_names(targets: Mapping[Path, Path]) -> None:
+    """Raise UserError if two files would have one name in the package: the second would replace the first."""
+    sources: dict[Path, Path] = {}
+    for path, target in targets.items():
+        other = sources.setdefault(target, path)
+        if other != path:
+            what = tr("{first} and {second} would both be {name}", first=other.name, second=path.name, name=target.name)
+            raise UserError(what, path.parent, tr("name one of them in `file`"))
 
 
 def _command(settings: Package, source: _PackagedModel, packed: Sequence[Path]) -> list[str]:

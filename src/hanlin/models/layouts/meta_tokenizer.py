@@ -124,7 +124,7 @@ def convert_tiktoken(file: Path, out: Path, special_tokens: tuple[str, ...]) -> 
 def _read_ranks(file: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     try:
-        for line in file.read_bytes().splitlines():
+        for line in filter(None, file.read_bytes().splitlines()):  # tiktoken passes over empty lines too
             token, _, rank = line.partition(b" ")
             ranks[base64.b64decode(token, validate=True)] = int(rank)
             if len(ranks) > MAX_VOCABULARY or len(token) > MAX_TOKEN_CHARACTERS:
