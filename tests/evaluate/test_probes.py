@@ -284,8 +284,19 @@ def test_prompts_of_ones_own_are_asked_alone(
         ({"prompts": [{"id": "1", "language": "fr", "prompt": "?"}]}, "'zh' or 'en'"),
         ({"prompts": [{"id": "1", "language": "zh", "prompt": "?", "expect": {"matches": "("}}]}, "regular expression"),
         ({"colour": 1}, "has no setting 'colour'"),
+        (
+            {"figures": [], "prompts": [{"id": "1", "language": "zh", "prompt": "?", "expect": {"number": "4"}}]},
+            "prompt '1' expects number, and `figures` lacks arithmetic",
+        ),
+        (
+            {
+                "figures": ["follows_format"],
+                "prompts": [{"id": "1", "language": "zh", "prompt": "?", "expect": {"json": ["a"], "lines": 2}}],
+            },
+            "prompt '1' expects two forms: json, lines",
+        ),
     ],
-    ids=str.split("figure needs empty twice language pattern unknown"),
+    ids=str.split("figure needs empty twice language pattern unknown uncounted forms"),
 )  # fmt: skip
 def test_a_file_of_prompts_that_is_wrong_is_one_sentence(change: dict, told: str, tmp_path: Path) -> None:
     file = tmp_path / "own.json"

@@ -96,9 +96,27 @@ class _PromptFile(Settings):
                 if needed and not any(name in prompt.expect.given() for name in needed):
                     raise ValueError(
                         tr("prompt '{id}' has no `expect` that {figure} needs: {names}", id=prompt.id, figure=figure,
-                           names=join_list(needed))
+                           names=join_list(_as_written(needed)))
+                    )  # fmt: skip
+            given = prompt.expect.given()
+            forms = [name for name in REQUIRED["follows_format"] if name in given]
+            if len(forms) > 1:
+                what = tr("prompt '{id}' expects two forms: {names}", id=prompt.id, names=join_list(_as_written(forms)))
+                raise ValueError(what)
+            for figure, names in REQUIRED.items():  # what no figure counts would be asked for in vain
+                ignored = [] if figure in self.figures else [name for name in names if name in given]
+                if ignored:
+                    names_of = join_list(_as_written(ignored))
+                    raise ValueError(
+                        tr("prompt '{id}' expects {names}, and `figures` lacks {figure}", id=prompt.id, figure=figure,
+                           names=names_of)
                     )  # fmt: skip
         return self
+
+
+def _as_written(names: Sequence[str]) -> list[str]:
+    """The names of expectations as a file has them."""
+    return [Expectation.model_fields[name].alias or name for name in names]
 
 
 @dataclass(frozen=True, slots=True)
