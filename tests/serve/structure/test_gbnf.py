@@ -152,6 +152,23 @@ def test_random_grammars_take_exactly_the_texts_of_their_language(
             assert {text for text in TEXTS if takes(matcher, text)} == known["root"], grammar
 
 
+def test_the_grammar_of_json_stays_in_lexemes() -> None:
+    """One character at a time, each step over a vocabulary would cost many times as much."""
+    grammar = r"""
+        root ::= object
+        value ::= object | array | string | number | ("true" | "false" | "null") ws
+        object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}" ws
+        array ::= "[" ws (value ("," ws value)*)? "]" ws
+        string ::= "\"" ([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" ws
+        number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+        ws ::= | " " | "\n" [ \t]{0,20}
+    """
+    assert gbnf_to_lark(grammar).count("/") < 60  # of 230 characters and more
+    matcher = compiled(grammar)
+    assert all(takes(matcher, text) for text in ('{"a": [1, -2.5e+1, true], "b": {"中": "\\n"}}', "{}"))
+    assert not any(takes(matcher, text) for text in ('{"a": }', '{"a": 1', "[]"))
+
+
 def test_rules_that_name_no_recursive_rule_are_one_regular_expression() -> None:
     assert gbnf_to_lark('root ::= digit+ "," digit{2}\ndigit ::= [0-9]').count("/") == 2
 

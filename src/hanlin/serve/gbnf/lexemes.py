@@ -12,7 +12,7 @@ the end into single characters, of which none goes on:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hanlin.serve.gbnf.automaton import Automaton, TooManyPositionsError, build_automaton
 from hanlin.serve.gbnf.syntax import (
@@ -30,7 +30,7 @@ from hanlin.serve.gbnf.syntax import (
 
 _MAX_INLINED_NODES = 2000
 """Nodes of a rule that is put in place of the references to it."""
-_MAX_PAIRS = 40_000
+_MAX_PAIRS = 60_000
 """Pairs of positions that are compared; beyond them every lexeme is cut into characters, which needs no comparing."""
 
 
@@ -52,12 +52,10 @@ def cut_into_lexemes(rules: Mapping[str, Node]) -> dict[str, Node]:
             node = inlined.regular(name) or inlined.expand(rules[name])[0]
             needed[name] = _gather(node)
             waiting += _references(node)
-    budget = _MAX_PAIRS
+    known = _Known(budget=_MAX_PAIRS)
     while needed.keys() != {ROOT} or not isinstance(needed[ROOT], Lexeme):  # a single lexeme has none beside it
-        comparison = _Comparison(needed, budget)
-        ambiguous = comparison.find_ambiguous()
-        budget -= comparison.pairs
-        if budget <= 0:
+        ambiguous = _Comparison(needed, known).find_ambiguous()
+        if known.budget <= 0:
             return {name: _cut_to_characters(node) for name, node in needed.items()}
         if not ambiguous:
             break
@@ -179,19 +177,37 @@ class _Reach:
     is_nullable: bool = False
 
 
+@dataclass(slots=True)
+class _Known:
+    """What stays known while lexemes are cut: most of them stay as they are.
+
+    Attributes:
+        budget: How many pairs of positions may still be compared.
+        lexemes: The lexemes by `id`, which no other then gets.
+        automata: The automaton of each; None if it is too large.
+        continued: The characters with which each may go on.
+        verdicts: By two lexemes and what may come after the first, whether the second goes on with it.
+        overlaps: Whether two sets of characters have one in common.
+    """
+
+    budget: int
+    lexemes: dict[int, Lexeme] = field(default_factory=dict)
+    automata: dict[int, Automaton | None] = field(default_factory=dict)
+    continued: dict[int, Chars] = field(default_factory=dict)
+    verdicts: dict[tuple[int, int, Chars], bool] = field(default_factory=dict)
+    overlaps: dict[tuple[Chars, Chars], bool] = field(default_factory=dict)
+
+
 class _Comparison:
     """Compares the lexemes of some rules.
 
     Args:
         rules: The rules.
-        budget: How many pairs of positions may be compared.
-
-    Attributes:
-        pairs: How many were compared.
+        known: What is known from comparisons before; added to.
     """
 
-    def __init__(self, rules: Mapping[str, Node], budget: int) -> None:
-        self._rules, self._budget, self.pairs = rules, budget, 0
+    def __init__(self, rules: Mapping[str, Node], known: _Known) -> None:
+        self._rules, self._known = rules, known
         self._lexemes: dict[int, int] = {}
         self._automata: list[Automaton | None] = []
         self._ids: list[int] = []
@@ -201,7 +217,6 @@ class _Comparison:
         self._reach = {name: _Reach() for name in rules}
         self._follow = [0] * len(self._ids)
         self._follow_rule = dict.fromkeys(rules, 0)
-        self._overlaps: dict[tuple[Chars, Chars], bool] = {}
 
     def find_ambiguous(self) -> frozenset[int]:
         """The lexemes, by `id`, that may go on with a character which could be that after another lexeme."""
@@ -217,9 +232,9 @@ class _Comparison:
             if not ranges:
                 continue
             for other, longer in enumerate(self._automata):
-                if longer is not None and other not in ambiguous and self._goes_on(automaton, longer, after):
+                if longer is not None and other not in ambiguous and self._goes_on(index, other, after):
                     ambiguous.add(other)
-                if self.pairs > self._budget:
+                if self._known.budget <= 0:
                     return frozenset()
         return frozenset(self._ids[index] for index in ambiguous)
 
@@ -228,12 +243,22 @@ class _Comparison:
             self._lexemes[id(node)] = len(self._ids)
             self._ids.append(id(node))
             self._is_nullable.append(_is_nullable(node.node))
-            try:
-                self._automata.append(build_automaton(node.node))
-            except TooManyPositionsError:
-                self._automata.append(None)
+            self._automata.append(self._automaton_of(node))
         for part in children(node):
             self._number(part)
+
+    def _automaton_of(self, lexeme: Lexeme) -> Automaton | None:
+        known, key = self._known, id(lexeme)
+        if key not in known.automata:
+            known.lexemes[key] = lexeme
+            try:
+                automaton = known.automata[key] = build_automaton(lexeme.node)
+            except TooManyPositionsError:
+                known.automata[key] = None
+                return None
+            positions = {position for following in automaton.follow for position in following}
+            known.continued[key] = merge_ranges([pair for at in positions for pair in automaton.chars[at].ranges])
+        return known.automata[key]
 
     def _first_chars(self, automaton: Automaton | None) -> list[tuple[int, int]]:
         if automaton is None:
@@ -300,31 +325,41 @@ class _Comparison:
                 again = self._reach_of(inner).first if most is None or most > 1 else 0
                 self._spread(inner, after | again)
 
-    def _goes_on(self, lexeme: Automaton, longer: Automaton, after: Chars) -> bool:
-        """Whether some text is a whole `lexeme` and the beginning of `longer`, which goes on with one of `after`."""
-        waiting = [(one, other) for one in lexeme.first for other in longer.first]
+    def _goes_on(self, index: int, other: int, after: Chars) -> bool:
+        """Whether some text is all of one lexeme and the beginning of another, which goes on with one of `after`."""
+        key = (self._ids[index], self._ids[other], after)
+        verdict = self._known.verdicts.get(key)
+        if verdict is None:
+            lexeme, longer = self._automata[index], self._automata[other]
+            may_go_on = (
+                lexeme is not None and longer is not None and self._overlap(self._known.continued[key[1]], after)
+            )
+            verdict = may_go_on and self._compare(lexeme, longer, after)  # type: ignore[arg-type]
+            self._known.verdicts[key] = verdict
+        return verdict
+
+    def _compare(self, lexeme: Automaton, longer: Automaton, after: Chars) -> bool:
+        waiting = [(one, two) for one in lexeme.first for two in longer.first]
         seen = set(waiting)
-        while waiting:
-            one, other = waiting.pop()
-            self.pairs += 1
-            if self.pairs > self._budget:
-                return False
-            if not self._overlap(lexeme.chars[one], longer.chars[other]):
+        while waiting and self._known.budget > 0:
+            one, two = waiting.pop()
+            self._known.budget -= 1
+            if not self._overlap(lexeme.chars[one], longer.chars[two]):
                 continue
-            following = longer.follow[other]
+            following = longer.follow[two]
             if one in lexeme.last and any(self._overlap(longer.chars[position], after) for position in following):
                 return True
-            for pair in ((one_next, other_next) for one_next in lexeme.follow[one] for other_next in following):
+            for pair in ((one_next, two_next) for one_next in lexeme.follow[one] for two_next in following):
                 if pair not in seen:
                     seen.add(pair)
                     waiting.append(pair)
         return False
 
     def _overlap(self, first: Chars, second: Chars) -> bool:
-        known = self._overlaps.get((first, second))
+        known = self._known.overlaps.get((first, second))
         if known is None:
             known = any(low <= end and start <= high for low, high in first.ranges for start, end in second.ranges)
-            self._overlaps[first, second] = known
+            self._known.overlaps[first, second] = known
         return known
 
 
