@@ -172,3 +172,10 @@ def test_every_token_stands_in_exactly_one_group() -> None:
     documents = DocumentLayout([5, 90, 17, 17, 64, 3])
     laid = documents.regroup_index(3, torch.device("cpu"))
     assert torch.cat(laid.gather_index)[laid.scatter_index].tolist() == list(range(196 * 3))
+
+
+def test_a_head_that_no_flash_kernel_takes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanlin.train.compute.kernels.has_flash_attention", lambda device: True)
+    assert choose_kernel("auto", CPU, torch.bfloat16, 320) == "grouped"
+    with pytest.raises(UserError, match="at most 256 numbers, in multiples of 8, and these have 320"):
+        choose_kernel("varlen", CPU, torch.bfloat16, 320)

@@ -53,6 +53,12 @@ def choose_kernel(
     hint = tr("set `attention: auto`")
     if requested == "varlen" and not can_flash:
         what = tr("attention `varlen` needs an NVIDIA GPU since Ampere and bfloat16")
+        if has_flash_attention(device) and dtype in (torch.bfloat16, torch.float16):
+            what = tr(
+                "attention `varlen` needs heads of at most {most} numbers, in multiples of 8, and these have {width}",
+                most=MAX_HEAD_DIM,
+                width=head_dim,
+            )
         raise UserError(what, "attention", hint)
     if requested == "flex" and not can_compile_attention(device):
         raise UserError(tr("attention `flex` needs a GPU"), "attention", hint)
