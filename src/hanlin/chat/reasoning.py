@@ -132,6 +132,15 @@ def assistant_message(text: str, calls: tuple[ToolCall, ...] = (), reasoning: st
     return Message("assistant", text, calls, reasoning=reasoning)
 
 
+def find_begun_thought(message: Message) -> str | None:
+    """What an answer that has only begun to think has thought so far; None if it does not end within its thinking
+    block, which it must begin with.
+    """
+    text = message.text.lstrip()
+    is_begun = message.role == "assistant" and text.startswith(BEGIN_TAG) and END_TAG not in text
+    return text.removeprefix(BEGIN_TAG).lstrip() if is_begun and not message.reasoning.strip() else None
+
+
 def spells_tags(text: str) -> bool:
     """Whether a text spells a tag of reasoning, as text."""
     return "<" in text and _SPELLED.search(text) is not None

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, Self
 
 from hanlin.chat.call_form import CallForm, find_call_form
-from hanlin.chat.reasoning import BEGIN_TAG
+from hanlin.chat.reasoning import BEGIN_TAG, find_begun_thought
 from hanlin.chat.rendering.request_turns import RequestRefusal
 from hanlin.core.errors import UnsupportedToolsError, UserError
 from hanlin.core.i18n import join_list, tr
@@ -67,16 +67,21 @@ class ChatPrompt(tuple[int, ...]):
 
     Attributes:
         continues_answer: They end with the beginning of an answer (prefill).
+        continues_thought: That ends within its thinking block.
         asks_for_thought: The request wants the answer to think.
     """
 
     continues_answer = False
+    continues_thought = False
     asks_for_thought = False
 
     @classmethod
-    def create(cls, ids: Iterable[int], continues_answer: bool, asks_for_thought: bool) -> Self:
+    def create(
+        cls, ids: Iterable[int], continues_answer: bool, asks_for_thought: bool, continues_thought: bool = False
+    ) -> Self:
         prompt = cls(ids)
         prompt.continues_answer, prompt.asks_for_thought = continues_answer, asks_for_thought
+        prompt.continues_thought = continues_thought
         return prompt
 
 
@@ -93,6 +98,7 @@ class GenerationJob:
         prompt_tokens: Tokens of all prompts.
         continues_text: Of each answer, whether it goes on from a text, so that its leading space belongs to it.
         choices: Answers to each prompt.
+        continues_thought: Whether the answers go on within a thought that the client began.
     """
 
     model: ServedModel
@@ -101,6 +107,7 @@ class GenerationJob:
     prompt_tokens: int
     continues_text: tuple[bool, ...] = ()
     choices: int = 1
+    continues_thought: bool = False
 
     def count_cached(self, cached_tokens: Sequence[int | None]) -> int | None:
         """Tokens of the prompts that were not computed again, which `usage` reports; None if the engine does not say.
@@ -195,7 +202,9 @@ class ServedModel:
             self._check_length((json.dumps(tools, ensure_ascii=False),), "tools")
         try:
             ids, continues_answer = self.template.render_request(messages, tools, thinking=thinking)
-            return ChatPrompt.create(ids, continues_answer, thinking is True)
+            is_alone = len(messages) < 2 or messages[-2].role != "assistant"  # else they are joined
+            continues_thought = continues_answer and is_alone and find_begun_thought(messages[-1]) is not None
+            return ChatPrompt.create(ids, continues_answer, thinking is True, continues_thought)
         except RequestRefusal as error:
             param = "messages" if error.index is None else f"messages.{error.index}"
             raise ApiError(400, str(error), param=param) from error
@@ -283,8 +292,15 @@ class ServedModel:
                 requests.append(GenerationRequest(ids, stop_ids, seeded, constraint, self.adapter))
                 continues_text.append(self._continues_text(prompt))
         prompt_tokens = sum(map(len, prompts))
+        continues_thought = any(isinstance(ids, ChatPrompt) and ids.continues_thought for ids in prompts)
         return GenerationJob(
-            self, tuple(requests), params.stop_strings, prompt_tokens, tuple(continues_text), params.choices
+            self,
+            tuple(requests),
+            params.stop_strings,
+            prompt_tokens,
+            tuple(continues_text),
+            params.choices,
+            continues_thought,
         )
 
     @property

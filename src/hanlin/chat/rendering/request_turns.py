@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from hanlin.chat.reasoning import BEGIN_TAG, find_begun_thought
 from hanlin.chat.rendering.answer_spans import MarkedText
 from hanlin.chat.rendering.refusal import TemplateRefusal
 from hanlin.chat.rendering.renderer import TemplateRenderer
@@ -338,11 +339,24 @@ class RequestRenderer:
         return RequestText(marked, continues)
 
     def _render_prefill(self, turns: Turns, tools: Sequence[Mapping[str, Any]], thinking: bool | None) -> MarkedText:
-        """The prompt up to the end of the last turn's text, as it is written, white space at its end included."""
+        """The prompt up to the end of the last turn's text, as it is written, white space at its end included.
+
+        An answer that ends within its thinking block goes on within that of the template, if it has a form for one.
+        """
+        begun_text = turns[-1].text
         last = replace(turns[-1], text=_PREFILL_CHAR)
         markers = self._renderer.choose_markers([*turns, last], tools)
-        text = self._renderer.render_text([*turns[:-1], last], tools, False, None, markers, thinking=thinking).text
-        before, found, _ = text.rpartition(_PREFILL_CHAR)
+
+        def render(turn: Message) -> tuple[str, str]:
+            rendered = self._renderer.render_text([*turns[:-1], turn], tools, False, None, markers, thinking=thinking)
+            before, found, _ = rendered.text.rpartition(_PREFILL_CHAR)
+            return before, found
+
+        before, found = render(last)
+        if (thought := find_begun_thought(turns[-1])) is not None and self._renderer.reasoning_form.is_known:
+            within, is_written = render(replace(last, text="!", reasoning=_PREFILL_CHAR))
+            if is_written and within.replace(markers.start, "").rstrip().endswith(BEGIN_TAG):
+                before, found, begun_text = within, is_written, thought
         if not found:
             what = tr("the chat template {origin} cannot go on with an answer", origin=self._renderer.origin)
             raise RequestRefusal(what, None, tr("end with the user's question or a tool's result"))
@@ -350,7 +364,7 @@ class RequestRenderer:
         if not start or markers.end in begun:  # the template does not mark what is generated
             prompt, begun = before, ""
         prompt = prompt.replace(markers.start, "").replace(markers.end, "")
-        answer = self._renderer.special_tokens.shield(turns[-1].text, markers)
+        answer = self._renderer.special_tokens.shield(begun_text, markers)
         return MarkedText(prompt + markers.start + begun + answer + markers.end, markers)
 
     def _check_nothing_lost(

@@ -94,6 +94,7 @@ class AnswerSplitter:
         is_thinking: Whether the prompt opened the thinking block, so that the answer begins within it.
         max_calls: After so many calls the rest of the answer is left out (`parallel_tool_calls: false`).
         reads_reasoning: Whether a thinking block at the start is reasoning; else it is content.
+        continues_thought: Whether the answer goes on in the middle of a thought, so that a leading space belongs to it.
 
     Attributes:
         cut_text: After `flush`: the call that was begun and not completed, as the model wrote it; else empty.
@@ -107,6 +108,7 @@ class AnswerSplitter:
         is_thinking: bool = False,
         max_calls: int | None = None,
         reads_reasoning: bool = True,
+        continues_thought: bool = False,
     ) -> None:
         self._matcher = CallMatcher(names, is_pythonic) if names else None
         self._max_calls = max_calls
@@ -115,7 +117,9 @@ class AnswerSplitter:
             self._read = self._read_opened_thought
         self._buffer = ""
         self._parts: list[AnswerPart] = []
-        self._has_reasoning, self._has_content, self._is_cut = False, False, False
+        self._has_reasoning, self._has_content, self._is_cut = continues_thought, False, False
+        if continues_thought:
+            self._read = self._read_thought
         self._brace_depth, self._backticks, self._is_fenced = 0, 0, False
         self._head = CallHead("object", "", 0)
         self._scanner = BracketScanner()
@@ -383,7 +387,9 @@ def make_splitter(
     may_think = request.constraint is None or getattr(request.constraint, "begins_with_thought", False)
     is_thinking = may_think and opens_thought(job.model.tokenizer, request.prompt_ids)
     is_pythonic = bool(tool_names) and job.model.call_form.is_pythonic
-    return AnswerSplitter(tool_names, is_pythonic, is_thinking, max_calls)
+    return AnswerSplitter(
+        tool_names, is_pythonic, is_thinking, max_calls, continues_thought=job.continues_thought and not is_thinking
+    )
 
 
 def split_answer(splitter: AnswerSplitter, texts: Iterable[str]) -> SplitAnswer:
