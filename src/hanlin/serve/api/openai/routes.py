@@ -81,7 +81,13 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
             with_next = body.check_scoring()
             as_ids = bool(body.return_tokens_as_token_ids)
             return await respond_with_scores(service, request, model, prompts, body.logprobs or 0, with_next, as_ids)
-        texts = await service.run_in_thread(to_texts, model, prompts) if body.echo else [""] * len(prompts)
+        # before anything is waited for: a model that is loaded again meanwhile ends when its last slot is free
+        slot = model.queue.reserve(len(prompts) * body.choices)
+        try:
+            texts = await service.run_in_thread(to_texts, model, prompts) if body.echo else [""] * len(prompts)
+        except BaseException:
+            slot.release()
+            raise
         echoes = [text for text in texts for _ in range(body.choices)]
         as_ids = bool(body.return_tokens_as_token_ids)
         formatter = CompletionFormatter(model.name, model.tokenizer, body.with_logprobs, echoes, as_ids)
@@ -93,7 +99,6 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
                 encoded = [encode_prompt(model, prompt) for prompt in prompts]
             return model.make_job(encoded, body.to_params(), "prompt")
 
-        slot = model.queue.reserve(len(echoes))
         writer = make_writer(formatter, body.with_usage) if body.stream else None
         return await respond(service, request, slot, prepare_job, formatter.build_response, writer)
 

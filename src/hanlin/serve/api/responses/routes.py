@@ -35,9 +35,10 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     @router.post("", response_model=None)
     async def create_response(request: Request) -> Response:
         body = await parse_request(service, ResponseRequest, request)
-        model = models.get(body.model)
+        models.get(body.model)  # there is one
         key = _get_key(request)
         conversation = await service.run_in_thread(StoredConversation, body, store, key)
+        model = models.get(body.model)  # it may have been loaded again meanwhile
         builder = ResponseBuilder(body, model, get_tool_names(body.get_tools()))
 
         def prepare_job() -> GenerationJob:
