@@ -312,7 +312,7 @@ class Engine:
         bos = self.tokenizer.bos_id if self.tokenizer.adds_bos else None
         ids = [*([] if bos is None else [bos]), *self.tokenizer.encode(prompt)]
         eos = self.tokenizer.eos_id
-        ends = {*read_eos_token_ids(self._loaded.location.folder), *(() if eos is None else (eos,))}
+        ends = {*read_eos_token_ids(self._loaded.location.settings_folder), *(() if eos is None else (eos,))}
         return self._generate(GenerationRequest(tuple(ids), tuple(sorted(ends)), self._sampling_params(sampling)))
 
     def close(self) -> None:
@@ -354,7 +354,7 @@ class Engine:
             if name not in known:
                 what = tr("there is no sampling parameter '{name}'", name=name)
                 raise UserError(what, None, did_you_mean(name, known))
-        defaults = {"max_new_tokens": MAX_NEW_TOKENS, **read_sampling_params(self._loaded.location.folder)}
+        defaults = {"max_new_tokens": MAX_NEW_TOKENS, **read_sampling_params(self._loaded.location.settings_folder)}
         return replace(SamplingParams(), **{**defaults, **sampling})
 
 

@@ -202,7 +202,7 @@ def _parse_single_question(value: Any) -> ParsedChat | Drop:
 def _generate_answers(
     model: LoadedEngine, prompts: Sequence[Prompt], settings: PredictSettings, scratch: Path, progress: Progress
 ) -> list[Row]:
-    defaults = read_sampling_params(model.location.folder)
+    defaults = read_sampling_params(model.location.settings_folder)
     base = SamplingParams(**{**defaults, **settings.sampling, "max_new_tokens": settings.max_new_tokens})
     seed = SEED if base.seed is None else base.seed
     template = None if settings.raw else model.load_template()
@@ -237,7 +237,7 @@ def _generate_answers(
 
 def _stop_ids(model: LoadedEngine) -> tuple[int, ...]:
     """The ids that end a text without a chat template: the tokenizer's and the generation settings'."""
-    ends = (model.tokenizer.eos_id, *read_eos_token_ids(model.location.folder))
+    ends = (model.tokenizer.eos_id, *read_eos_token_ids(model.location.settings_folder))
     return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))
 
 

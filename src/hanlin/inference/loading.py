@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hanlin.chat.packaged import read_folder_template
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Engine
 from hanlin.inference.registry import ENGINES, FOR_GGUF, create_engine
 from hanlin.models.folder.adapter import resolve_base
-from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
+from hanlin.models.folder.gguf import choose_gguf, find_gguf_files, list_gguf_parts
 from hanlin.models.folder.layout import CONFIG, is_adapter
 from hanlin.tokenizer.file_names import (
     CONFIG_FILE,
@@ -22,10 +23,16 @@ from hanlin.tokenizer.file_names import (
     TEMPLATE_FILE,
     TOKENIZER_FILE,
 )
+from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.gguf_metadata import read_gguf_template
+from hanlin.tokenizer.gguf_vocabulary import count_other_tokens
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 Kind = Literal["model", "adapter", "gguf"]
+
+_MAX_OTHER_TOKENS = 0.01
+"""Share of a GGUF file's tokens that the tokenizer beside it may call otherwise: converters spell some added ones anew.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,20 @@ class ModelLocation:
     def name(self) -> str:
         """The name to show: the file's stem, or the folder's name as it was given, even if it is a link."""
         return self.weights.stem if self.kind == "gguf" else self.weights.absolute().name
+
+    @property
+    def settings_folder(self) -> Path:
+        """Where the stop ids and the sampling defaults are: with the tokenizer, if `generation_config.json` is there
+        too; else those of an adapter are its base's, and those of a GGUF file in it. PEFT and most trainers save an
+        adapter's tokenizer without that file.
+        """
+        if self.kind == "model" or (self.folder / GENERATION_FILE).is_file():
+            return self.folder
+        if self.kind == "gguf" or not is_adapter(
+            self.weights
+        ):  # the server names the base of an adapter as its weights
+            return self.weights
+        return resolve_base(self.weights)
 
 
 def find_model(path: Path, file: str = "") -> ModelLocation:
@@ -78,7 +99,8 @@ def list_model_files(location: ModelLocation) -> list[Path]:
     """
     if location.kind == "gguf":
         beside = (TOKENIZER_FILE, SENTENCEPIECE_FILE, CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE)
-        return [location.weights, *(file for name in beside if (file := location.weights.with_name(name)).is_file())]
+        files = [*list_gguf_parts(location.weights), *(location.weights.with_name(name) for name in beside)]
+        return [file for file in files if file.is_file()]
     folders = [location.weights]
     if location.kind == "adapter":
         folders.append(resolve_base(location.weights))
@@ -124,8 +146,11 @@ def load_template(location: ModelLocation, tokenizer: Tokenizer | None = None) -
     """
     tokenizer = tokenizer or Tokenizer.load(location.folder)
     is_beside = (location.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template")
-    lone = location.kind == "gguf" and not is_beside and read_gguf_template(location.weights)
-    return ChatTemplate.load(location.weights if lone else location.folder, tokenizer)
+    lone = location.kind == "gguf" and not is_beside and bool(read_gguf_template(location.weights))
+    source, origin = read_folder_template(location.weights if lone else location.folder)
+    places = dict.fromkeys([location.settings_folder, *([location.weights] if lone else [])])
+    stop_ids = [token_id for place in places for token_id in read_eos_token_ids(place)]
+    return ChatTemplate(source, tokenizer, origin, tuple(dict.fromkeys(stop_ids)))
 
 
 def load_engine(
@@ -174,6 +199,7 @@ def load_engine(
         if is_multiplied_here:
             options["precision"] = precision
     tokenizer = Tokenizer.load(location.folder)  # before the weights: a missing tokenizer should not cost minutes
+    _check_tokenizer(location, tokenizer)
     if batch is not None:
         options["parallel" if location.kind == "gguf" else "batch"] = batch
     if dtype is not None and location.kind != "gguf" and engine != "vllm":
@@ -182,6 +208,22 @@ def load_engine(
         separate_process, options = True, {**options, "log_restarts": False}
     opened = create_engine(engine, location.weights, separate_process=bool(separate_process), **options)
     return LoadedEngine(opened, tokenizer, location)
+
+
+def _check_tokenizer(location: ModelLocation, tokenizer: Tokenizer) -> None:
+    """Raise UserError if the tokenizer beside a GGUF file is another model's: every id would say something else."""
+    if location.kind != "gguf" or location.folder == location.weights:
+        return
+    other, count = count_other_tokens(location.weights, list(map(tokenizer.backend.id_to_token, range(len(tokenizer)))))
+    if other > _MAX_OTHER_TOKENS * count:
+        what = tr(
+            "the tokenizer beside this file is another model's: {other:,} of {count:,} tokens differ",
+            other=other,
+            count=count,
+        )
+        raise UserError(
+            what, location.weights, tr("put the model's own tokenizer beside it, or move it to a folder alone")
+        )
 
 
 def _hint_of_path() -> str:

@@ -18,7 +18,14 @@ from typing import Any, Literal
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, explain_memory_error
 from hanlin.core.i18n import Language, language, tr, use_language
-from hanlin.inference.loading import LoadedEngine, ModelLocation, find_model, load_engine, parse_model_spec
+from hanlin.inference.loading import (
+    LoadedEngine,
+    ModelLocation,
+    find_model,
+    list_model_files,
+    load_engine,
+    parse_model_spec,
+)
 from hanlin.models.folder.layout import is_adapter
 from hanlin.serve.admission import Limits
 from hanlin.serve.registry import ModelRegistry, ServedModel
@@ -70,7 +77,7 @@ class LoadedModel:
             UserError: as `load_engine` does, or for an adapter whose tokenizer differs.
         """
         path, gguf_choice = parse_model_spec(self._path)
-        file_stamps = self._read_file_stamps(path)
+        file_stamps = self._read_file_stamps(path, gguf_choice)
         options = {"batch": self._limits.parallel, "separate_process": True, **self._engine_config.options}
         if self._adapters:
             options["adapters"] = self._adapters
@@ -88,18 +95,16 @@ class LoadedModel:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the files on disk are other ones than those that were loaded."""
-        return self._read_file_stamps(parse_model_spec(self._path)[0]) != self._file_stamps
+        """Whether the files on disk are others than those that were loaded. Raises UserError as `find_model` does."""
+        return self._read_file_stamps(*parse_model_spec(self._path)) != self._file_stamps
 
-    def _read_file_stamps(self, model_path: Path) -> _FileStamps:
-        stamps = []
-        for path in (model_path, *self._adapters.values()):
-            files = sorted(path.resolve().iterdir()) if path.is_dir() else [path.resolve()]
-            for file in files:
-                if file.is_file():
-                    status = file.stat()
-                    stamps.append((str(file), status.st_size, status.st_mtime_ns))
-        return tuple(stamps)
+    def _read_file_stamps(self, model_path: Path, gguf_choice: str) -> _FileStamps:
+        """Of every file that answers depend on: of a GGUF file also the template and the settings beside it."""
+        files = list_model_files(find_model(model_path, gguf_choice))
+        for folder in self._adapters.values():
+            files += [file for file in sorted(folder.iterdir()) if file.is_file()]
+        resolved = [(file.resolve(), file.stat()) for file in files]
+        return tuple((str(file), status.st_size, status.st_mtime_ns) for file, status in resolved)
 
     def close(self) -> None:
         for model in self.served[:1]:  # one engine for all of them

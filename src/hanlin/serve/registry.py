@@ -153,7 +153,7 @@ class ServedModel:
         self.queue = queue or AdmissionQueue(limits)
         self.created = int(time.time())
         self._limits = limits
-        self._default_sampling = read_sampling_params(opened.location.folder)
+        self._default_sampling = read_sampling_params(opened.location.settings_folder)
         self.template = opened.load_template()
         # no token has more bytes than the longest one: a longer text cannot fit the context
         self.max_prompt_bytes = self.engine.context_length * max(

@@ -163,6 +163,26 @@ def read_gguf_end_ids(path: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(token_id for token_id in (*named, *vocabulary.ends) if token_id is not None))
 
 
+def count_other_tokens(path: Path, tokens: Sequence[str | None]) -> tuple[int, int]:
+    """How many tokens of a GGUF file a list of tokens has not, or has otherwise, and how many there are to compare.
+
+    Args:
+        path: The file.
+        tokens: The tokens of a tokenizer by id.
+
+    Returns:
+        (0, 0) if the file has no tokens. What fills the rows of its embeddings up counts for none.
+    """
+    metadata = read_gguf_metadata(path)
+    own: list[str | None] = metadata.get("tokenizer.ggml.tokens", list, [])
+    types = metadata.get("tokenizer.ggml.token_type", list, [])
+    if not own:
+        return 0, 0
+    beyond = [kind for kind in types[len(tokens) :] if kind != _UNUSED]
+    differing = sum(token != other for token, other in zip(own, tokens, strict=False))
+    return differing + max(0, len(tokens) - len(own)) + len(beyond), max(len(tokens), len(own))
+
+
 def _read_vocabulary(path: Path) -> _Vocabulary:
     metadata = read_gguf_metadata(path)
     tokens = metadata.get("tokenizer.ggml.tokens", list, [])

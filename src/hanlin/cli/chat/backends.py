@@ -96,7 +96,7 @@ class LocalModel:
         self._opened = opened
         self._template: ChatTemplate = opened.load_template()
         context = self._opened.engine.context_length
-        fields = {**read_sampling_params(self._opened.location.folder), **sampling}
+        fields = {**read_sampling_params(self._opened.location.settings_folder), **sampling}
         unlimited = fields.get("max_new_tokens", 0) is None
         requested = SamplingParams(**{**fields, **({"max_new_tokens": context} if unlimited else {})})
         limit = max(1, min(requested.max_new_tokens, context // 2))

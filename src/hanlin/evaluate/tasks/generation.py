@@ -80,5 +80,5 @@ def write_answers(
 
 def plain_stop_ids(loaded: LoadedEngine) -> tuple[int, ...]:
     """The ids that end a plain text: the tokenizer's, and those of `generation_config.json`."""
-    ends = (loaded.tokenizer.eos_id, *read_eos_token_ids(loaded.location.folder))
+    ends = (loaded.tokenizer.eos_id, *read_eos_token_ids(loaded.location.settings_folder))
     return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))

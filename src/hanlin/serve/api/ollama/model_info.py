@@ -15,6 +15,7 @@ from hanlin.serve.api.fill_in import find_fill_in_ids
 from hanlin.serve.api.ollama.responses import format_time
 from hanlin.serve.registry import ServedModel
 from hanlin.tokenizer.generation_config import read_sampling_params
+from hanlin.tokenizer.gguf_metadata import GgufMetadata, read_gguf_metadata
 
 _CONFIG_FIELDS = {
     "llama.embedding_length": "hidden_size",
@@ -25,8 +26,52 @@ _CONFIG_FIELDS = {
     "llama.rope.freq_base": "rope_theta",
 }
 """Names in a GGUF file's header and in `config.json`."""
+_FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+    39: "NVFP4",
+    40: "Q1_0",
+}
+"""What `general.file_type` of a GGUF file means (`llama_ftype` of llama.cpp); a file's name may say anything."""
 _PROBE_TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
 _OLLAMA_SAMPLING = {"repetition_penalty": "repeat_penalty"}
+
+
+def _read_metadata(model: ServedModel) -> GgufMetadata | None:
+    """The metadata of a GGUF file, which say what it holds whatever it is called; None of a model folder."""
+    location = model.opened.location
+    return read_gguf_metadata(location.weights) if location.kind == "gguf" else None
 
 
 def describe_model(model: ServedModel) -> dict[str, Any]:
@@ -54,7 +99,9 @@ def describe_in_full(model: ServedModel) -> dict[str, Any]:
     """The response of `/api/show`."""
     config = _read_config(model)
     parameter_count = _count_parameters(config)
-    sizes = {name: config.get(field) for name, field in _CONFIG_FIELDS.items()}
+    metadata = _read_metadata(model)
+    values = metadata.values if metadata is not None else {}
+    sizes = {name: values.get(name, config.get(field)) for name, field in _CONFIG_FIELDS.items()}
     return {
         "modelfile": f"FROM {model.name}\n",
         "parameters": _describe_parameters(model),
@@ -99,15 +146,17 @@ def _count_parameters(config: dict[str, Any]) -> int:
 
 
 def _describe_format(model: ServedModel, parameter_count: int) -> dict[str, Any]:
-    location = model.opened.location
-    file_format = "gguf" if location.kind == "gguf" else "safetensors"
-    quantization = location.weights.stem.replace(".", "-").rsplit("-", 1)[-1] if file_format == "gguf" else ""
+    metadata = _read_metadata(model)
+    size, quantization = _format_count(parameter_count), ""
+    if metadata is not None:
+        size = size or metadata.get("general.size_label", str, "")
+        quantization = _FILE_TYPES.get(metadata.get("general.file_type", int, -1), "unknown")
     return {
         "parent_model": "",
-        "format": file_format,
+        "format": "safetensors" if metadata is None else "gguf",
         "family": "llama",
         "families": ["llama"],
-        "parameter_size": _format_count(parameter_count),
+        "parameter_size": size,
         "quantization_level": quantization,
     }
 
@@ -122,7 +171,7 @@ def _format_count(count: int) -> str:
 
 def _describe_parameters(model: ServedModel) -> str:
     """The defaults of an answer, one in each line, as a Modelfile has them."""
-    sampling = read_sampling_params(model.opened.location.folder)
+    sampling = read_sampling_params(model.opened.location.settings_folder)
     lines = [f"{_OLLAMA_SAMPLING.get(name, name):<30} {value}" for name, value in sampling.items()]
     stops = (model.tokenizer.decode([token_id], skip_special=False) for token_id in model.stop_ids)
     return "\n".join([*lines, *(f"{'stop':<30} {json.dumps(stop, ensure_ascii=False)}" for stop in stops)])
