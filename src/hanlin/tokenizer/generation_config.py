@@ -20,16 +20,15 @@ GREEDY = {"temperature": 0.0}
 
 
 def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
-    """The end ids of a model's generation settings, or of its configuration if it has no such settings.
+    """The end ids of a model's generation settings, or of its configuration if those name none.
 
     `folder` may be a GGUF file, see `read_gguf_end_ids`.
     """
     if is_gguf_file(folder):
         return read_gguf_end_ids(folder)
     for name in (GENERATION_FILE, "config.json"):
-        settings = read_json(folder / name)
-        if settings:
-            return _check_token_ids(settings.get("eos_token_id"), folder / name)
+        if ends := _check_token_ids(read_json(folder / name).get("eos_token_id"), folder / name):
+            return ends
     return ()
 
 

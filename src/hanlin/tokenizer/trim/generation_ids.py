@@ -41,7 +41,8 @@ def read_generation(folder: Path) -> dict[str, Any]:
     """The generation settings of a model folder, with the end ids of its configuration if they name none."""
     config = read_json(folder / GENERATION_FILE)
     ends = list(read_eos_token_ids(folder))
-    return {"eos_token_id": ends, **config} if ends else config
+    named = config.get("eos_token_id")
+    return {**config, "eos_token_id": ends} if ends and named in (None, [], -1) else config
 
 
 def named_token_ids(folder: Path) -> set[int]:
