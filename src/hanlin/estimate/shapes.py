@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from hanlin.config.settings.model import InitModel, Projection
 from hanlin.config.settings.train import Training
-from hanlin.models.folder.layout import NEW_BLOCKS
+from hanlin.models.folder.blocks import list_untrained_blocks, source_blocks
+from hanlin.models.folder.layout import NEW_BLOCKS, ModelFiles
 from hanlin.models.folder.shapes import llama_shapes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,7 +30,8 @@ class ModelShape:
         head_dim: Width of a head.
         tied: Whether the output head is the embedding matrix.
         dtype: Number format of the weight files.
-        new_blocks: Indices of the blocks that `expand_blocks` added.
+        new_blocks: Indices of the blocks that `expand_blocks` added, which `train_blocks: new` trains.
+        untrained_blocks: Those of them that add nothing yet, and stay new when the model is expanded again.
     """
 
     vocab_size: int
@@ -42,6 +44,12 @@ class ModelShape:
     tied: bool = False
     dtype: str = "bfloat16"
     new_blocks: tuple[int, ...] = ()
+    untrained_blocks: tuple[int, ...] = ()
+
+    @classmethod
+    def of_files(cls, files: ModelFiles) -> Self:
+        """Read the shape of a checked model folder."""
+        return replace(cls.of_config(files.config, files.dtype), untrained_blocks=tuple(list_untrained_blocks(files)))
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], dtype: str) -> Self:
@@ -77,7 +85,24 @@ class ModelShape:
         )
 
     def with_new_blocks(self, positions: Sequence[int]) -> ModelShape:
-        return replace(self, layers=self.layers + len(positions), new_blocks=tuple(positions))
+        """The model with new blocks at these indices, as `expand_blocks` makes it."""
+        sources = source_blocks(self.layers, positions)
+        new = tuple(sorted([*positions, *(sources.index(index) for index in self.untrained_blocks)]))
+        return replace(self, layers=self.layers + len(positions), new_blocks=new, untrained_blocks=new)
+
+    def after_training(self, settings: Training) -> ModelShape:
+        """The model that training makes: new blocks whose output it trains are old ones for a further expansion."""
+        lora, rows = settings.lora, settings.trainable_tokens is not None
+        if (lora is not None and not {"o_proj", "down_proj"} & set(lora.targets)) or (
+            lora is None and rows and not settings.trains_some_blocks
+        ):
+            return self
+        first = self.layers - self.count_trained_layers(settings) if settings.train_blocks is None else 0
+        return self.keep_untrained(index for index in self.untrained_blocks if index < first)
+
+    def keep_untrained(self, indices: Iterable[int]) -> ModelShape:
+        """The shape with these new blocks alone counted as untrained, if they were before."""
+        return replace(self, untrained_blocks=tuple(sorted(set(self.untrained_blocks) & set(indices))))
 
     def count_trained_layers(self, settings: Training) -> int:
         """Blocks that are trained, or get the adapter."""

@@ -34,7 +34,7 @@ from hanlin.estimate.shapes import ModelShape
 from hanlin.models.folder.adapter import read_token_ids, resolve_base
 from hanlin.models.folder.checks import check_model_folder, read_json_object
 from hanlin.models.folder.layout import ADAPTER_CONFIG, is_adapter
-from hanlin.pipeline.step import Step
+from hanlin.pipeline.step import ResolvedInput, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,10 @@ def _init_rows(step: Step, steps: dict[str, Step], vocab_size: int) -> frozenset
 
 def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str:
     """The shape of the model that a stage reads through `field`, or a sentence on why it is not known."""
-    source = next(source for source in step.inputs if source.entry.field == field)
+    return _shape_from(next(source for source in step.inputs if source.entry.field == field), steps)
+
+
+def _shape_from(source: ResolvedInput, steps: dict[str, Step]) -> ModelShape | str:
     if source.ready and source.paths:
         folder = source.paths[0]
         folder = resolve_base(folder) if is_adapter(folder) else folder
@@ -180,7 +183,7 @@ def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str
             return error.what
         if files.config.get("num_local_experts"):
             return tr("training a model of experts is not estimated")
-        return ModelShape.of_config(files.config, files.dtype)
+        return ModelShape.of_files(files)
     if source.ready:
         return tr("{reference} is not on this machine yet", reference=source.entry.reference)
     return _to_be_made(steps[source.entry.reference.partition("/")[0]], steps)
@@ -197,9 +200,11 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
         if source.ready and source.paths:
             return read_gguf_shape(source.paths[0], settings)
     if isinstance(settings, Merge):
-        return shape_of(step, "adapter" if settings.model is None else "model", steps)
+        model = "adapter" if settings.model is None else "model"
+        return _composed(shape_of(step, model, steps), ["adapter"], step, steps)
     if isinstance(settings, FuseModels):
-        return shape_of(step, "models.0.model" if settings.base is None else "base", steps)
+        models = [f"models.{index}.model" for index in range(len(settings.models))]
+        return _composed(shape_of(step, models[0] if settings.base is None else "base", steps), models, step, steps)
     if isinstance(settings, ExtendVocabulary):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_vocab_size(shape.vocab_size + settings.new_entries)
@@ -208,9 +213,23 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     if isinstance(settings, ExpandBlocks):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.with_new_blocks(settings.positions(shape.layers))
-    if isinstance(settings, Training | ExtendContext | TrimVocabulary):  # what trimming saves is known when it is done
+    if isinstance(settings, Training):
+        shape = shape_of(step, "model", steps)
+        return shape if isinstance(shape, str) else shape.after_training(settings)
+    if isinstance(settings, ExtendContext | TrimVocabulary):  # what trimming saves is known when it is done
         return shape_of(step, "model", steps)
     return tr("the output of {name} is not known in advance", name=step.stage.name)
+
+
+def _composed(shape: ModelShape | str, fields: Sequence[str], step: Step, steps: dict[str, Step]) -> ModelShape | str:
+    """The shape of a model that is made of several, whose new blocks are untrained if they are so in all of them."""
+    if isinstance(shape, str) or not shape.untrained_blocks:
+        return shape
+    for source in step.inputs:
+        if source.entry.field in fields:
+            part = _shape_from(source, steps)
+            shape = shape.keep_untrained(() if isinstance(part, str) else part.untrained_blocks)
+    return shape
 
 
 def _vocab_size(step: Step, steps: dict[str, Step]) -> int | str:

@@ -21,6 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
+from hanlin.models.folder.blocks import ZERO_MODULES, list_untrained_blocks, source_blocks
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import NEW_BLOCKS, ModelFiles
 from hanlin.models.load import load_model
@@ -28,8 +29,6 @@ from hanlin.models.merge import compute_logits, render_prompts
 from hanlin.models.save import StoredWeights, check_finite, read_tensor, save_stored, verify_stored
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-ZERO_MODULES = ("self_attn.o_proj", "mlp.down_proj")
-"""What writes into the hidden states; weight and bias of a new block are zero."""
 _BLOCK = "model.layers."
 
 
@@ -64,7 +63,10 @@ def run(settings: ExpandBlocks, inputs: Inputs, out: Path, context: StageContext
         )  # fmt: skip
     check_finite(base)
     new_blocks = settings.positions(layers)
-    listed = [*new_blocks, *move_untrained(base, new_blocks)]
+    sources = source_blocks(layers, new_blocks)
+    # Earlier new blocks that still add nothing stay listed as new, or no training of new blocks would ever reach them;
+    # trained ones are old blocks now. A block's first descendant is itself, a new one follows it.
+    listed = [*new_blocks, *(sources.index(index) for index in list_untrained_blocks(base))]
     tokenizer = Tokenizer.load(folder)
     template = find_template(tokenizer)
     prompts = render_prompts(tokenizer, template)
@@ -88,32 +90,6 @@ def run(settings: ExpandBlocks, inputs: Inputs, out: Path, context: StageContext
         "max_abs_difference": 0.0,
         "positions_compared": sum(map(len, prompts)),
     }
-
-
-def move_untrained(base: ModelFiles, new_blocks: list[int]) -> list[int]:
-    """The indices in the expanded model of blocks that an earlier `expand_blocks` added and that still add nothing.
-
-    They stay listed as new, or no training of the new blocks would ever reach them; trained ones are old blocks now.
-    """
-    earlier = [index for index in base.config.get(NEW_BLOCKS) or () if _adds_nothing(base, index)]
-    sources = source_blocks(int(base.config["num_hidden_layers"]), new_blocks)
-    return [sources.index(index) for index in earlier]  # a new block follows the one that it is made from
-
-
-def _adds_nothing(base: ModelFiles, index: int) -> bool:
-    names = [f"{_BLOCK}{index}.{module}.weight" for module in ZERO_MODULES]
-    return all(name in base.tensors and not read_tensor(base, name).any() for name in names)
-
-
-def source_blocks(layers: int, new_blocks: list[int]) -> list[int]:
-    """Which old block each block of the expanded model is made from.
-
-    6 old and 3 new blocks: `[0, 1, 1, 2, 3, 3, 4, 5, 5]`, of which the third, sixth and ninth are new.
-    """
-    sources: list[int] = []
-    for index in range(layers + len(new_blocks)):
-        sources.append(sources[-1] if index in new_blocks else index - sum(new < index for new in new_blocks))
-    return sources
 
 
 def expand_weights(base: ModelFiles, new_blocks: list[int]) -> StoredWeights:
