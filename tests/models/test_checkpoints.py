@@ -231,6 +231,30 @@ def test_the_process_that_reads_a_pickle_can_do_nothing_else(tmp_path: Path, mon
     assert set(results.values()) == {"PermissionError"}, results
 
 
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("named_in", ["generation_config.json", "config.json"])
+def test_with_another_folders_tokenizer_sampling_and_ends_are_the_checkpoints(
+    make_model: Make, tmp_path: Path, named_in: str
+) -> None:
+    model = make_model()
+    folder = pickled_folder(model, tmp_path / "pickled")
+    settings = {"do_sample": True, "temperature": 0.6, "eos_token_id": 7}
+    if named_in == "generation_config.json":
+        write_json(folder / named_in, settings)
+    else:
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        write_json(folder / named_in, {**read_json(folder / named_in), "eos_token_id": 7})
+    tokenizer = Path(shutil.copytree(model, tmp_path / "tokenizer"))
+    own = Tokenizer.load(tokenizer).eos_id
+    write_json(tokenizer / "generation_config.json", {"do_sample": True, "temperature": 0.1, "eos_token_id": own})
+    import_from(folder, tmp_path / "back", tokenizer)
+    generation = read_json(tmp_path / "back" / "generation_config.json")
+    assert (
+        {own, 7} <= set(generation["eos_token_id"]) == set(read_json(tmp_path / "back" / "config.json")["eos_token_id"])
+    )
+    assert generation["temperature"] == (0.6 if named_in == "generation_config.json" else 0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -25,7 +25,6 @@ from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.models.adapter_tensors import AdapterTensors, MergePlan, grow_base
@@ -33,13 +32,12 @@ from hanlin.models.adapters import has_tokenizer, load_adapter, load_adapter_tok
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, EMBEDDINGS, HEAD, ModelFiles
+from hanlin.models.folder.layout import EMBEDDINGS, HEAD, ModelFiles
 from hanlin.models.layerwise import can_be_layerwise, compute_logits_together, open_layerwise
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import read_rows
-from hanlin.models.save import remove_files_on_failure, save_streamed
+from hanlin.models.save import keep_generation_settings, remove_files_on_failure, save_streamed
 from hanlin.tokenizer.file_names import GENERATION_FILE
-from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -143,7 +141,8 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
             threads=torch.get_num_threads(),
             is_checked=True,
         )
-        _keep_generation_settings(base.folder, tokenizer.folder, out)
+        if tokenizer.folder != base.folder and not (tokenizer.folder / GENERATION_FILE).is_file():
+            keep_generation_settings(base.folder, out, tokenizer)
         if plan.is_changed and plan.equals_base:
             what = tr(
                 "rounding to {dtype} removes the whole adapter: the merged model would equal its base", dtype=dtype
@@ -205,18 +204,6 @@ def choose_tokenizer(folders: Sequence[Path], base: ModelFiles) -> Tokenizer:
             )
             raise UserError(what, folder, tr("name the adapter last whose tokenizer has all entries"))
     return tokenizer
-
-
-def _keep_generation_settings(base: Path, origin: Path, out: Path) -> None:
-    """Write sampling defaults and ends of answers of the base, if the adapter's tokenizer came without its own."""
-    if origin == base or (origin / GENERATION_FILE).is_file():
-        return
-    written, config = read_json(out / GENERATION_FILE), read_json(out / CONFIG)
-    named = written.get("eos_token_id", [])
-    ends = list(dict.fromkeys([*(named if isinstance(named, list) else [named]), *read_eos_token_ids(base)]))
-    eos = {"eos_token_id": ends[0] if len(ends) == 1 else ends} if ends else {}
-    write_sorted_json(out / GENERATION_FILE, {**read_json(base / GENERATION_FILE), **written, **eos})
-    write_sorted_json(out / CONFIG, {**config, **eos})
 
 
 def _compare_logits(

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, MixtralConfig, PreTrainedConfig, PreTraine
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template, save_tokenizer, special_token_ids
 from hanlin.core.errors import UserError
-from hanlin.core.files import catch_full_disk, check_free_space, write_sorted_json
+from hanlin.core.files import catch_full_disk, check_free_space, read_json, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.embedding_rows import RESIZED_TENSORS
@@ -38,6 +38,8 @@ from hanlin.models.folder.layout import (
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.safetensors import save_safetensors, write_safetensors
 from hanlin.models.sentencepiece_file import carry_model
+from hanlin.tokenizer.file_names import GENERATION_FILE
+from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 5_000_000_000
@@ -359,6 +361,26 @@ def _complete(
     save_tokenizer(tokenizer, template, folder)
     carry_model(tokenizer_models, tokenizer, folder)
     return check_model_folder(folder, experts=True)
+
+
+def keep_generation_settings(source: Path, folder: Path, tokenizer: Tokenizer) -> None:
+    """Give a saved model the generation settings of a folder that its tokenizer did not come from.
+
+    Ends of answers are those of both. If `source` has no generation settings, the others stay as they were saved.
+
+    Args:
+        source: The folder whose sampling defaults and ends of answers count.
+        folder: The saved model.
+        tokenizer: Its tokenizer; ids that it has no entry for are left out.
+    """
+    saved, config = read_json(folder / GENERATION_FILE), read_json(folder / CONFIG)
+    ids = {name: value for name, value in saved.items() if name.endswith("_token_id")}
+    named = saved.get("eos_token_id", [])
+    more = [token_id for token_id in read_eos_token_ids(source) if token_id < len(tokenizer)]
+    ends = list(dict.fromkeys([*(named if isinstance(named, list) else [named]), *more]))
+    eos = {"eos_token_id": ends[0] if len(ends) == 1 else ends} if ends else {}
+    write_sorted_json(folder / GENERATION_FILE, {**(read_json(source / GENERATION_FILE) or saved), **ids, **eos})
+    write_sorted_json(folder / CONFIG, {**config, **eos})
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

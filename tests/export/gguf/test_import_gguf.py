@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from hanlin.models.folder.gguf import find_gguf_files
 from hanlin.models.layouts import gguf as layout
 from hanlin.models.save import separate_experts
 from hanlin.pipeline.inputs import resolve_input
+from hanlin.tokenizer.generation_config import read_eos_token_ids, read_sampling_params, write_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 from rewritten_gguf import rewrite_gguf
 from tiny_llama import LLAMA3_ROPE
@@ -86,6 +88,22 @@ def test_a_float_file_comes_back_to_the_bit_with_its_tokenizer_and_ends(
     text = "翰林院里灯火未熄 It's 12345.67% — <|eot_id|>"
     assert (after.encode(text), after.bos_id, after.eos_id) == (before.encode(text), before.bos_id, before.eos_id)
     assert before.eos_id in np.atleast_1d(read_json(tmp_path / "model" / "generation_config.json")["eos_token_id"])
+
+
+@pytest.mark.parametrize("beside", [(), ("tokenizer.json", "tokenizer_config.json")])
+def test_sampling_defaults_and_ends_come_back_from_the_file(
+    beside: tuple[str, ...], base_model: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(base_model, tmp_path / "model"))
+    sampling = {"temperature": 0.6, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
+    write_sampling_params(model, sampling)
+    (tmp_path / "lone").mkdir()
+    file = write_gguf(model, tmp_path / "lone")
+    for name in beside:
+        shutil.copyfile(model / name, file.parent / name)
+    run(file, tmp_path / "back")
+    assert read_sampling_params(tmp_path / "back") == sampling
+    assert set(read_eos_token_ids(tmp_path / "back")) == set(read_eos_token_ids(file))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in gguf.GGML_QUANT_SIZES if kind.name not in layout._NO_WEIGHTS])

@@ -191,3 +191,16 @@ def test_a_single_file_of_weights_that_an_index_names_stays_whole(tiny_model: Pa
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": None}), encoding="utf-8")
     assert extend(folder, tmp_path / "out", method="theta")["files_equal"] == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(LENGTH, 4 * LENGTH), (100, 100)])
+def test_generation_of_all_that_the_context_held_may_fill_the_new_one(
+    before: int, after: int, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    settings |= {"do_sample": True, "max_length": before}
+    (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    extend(folder, tmp_path / "out", method="theta")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text(encoding="utf-8"))
+    assert written == {**settings, "max_length": after}

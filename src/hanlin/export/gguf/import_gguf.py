@@ -33,9 +33,11 @@ from hanlin.models.layouts.gguf import ROPE_FACTORS, GgufTensorEntry, GgufWeight
 from hanlin.models.layouts.gguf_config import build_gguf_config
 from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits
-from hanlin.models.save import describe_config, remove_files_on_failure, save_stored
+from hanlin.models.save import describe_config, keep_generation_settings, remove_files_on_failure, save_stored
 from hanlin.parity import check as parity
 from hanlin.parity.cases import make_cases
+from hanlin.tokenizer.file_names import GENERATION_FILE
+from hanlin.tokenizer.generation_config import GREEDY, read_sampling_params, write_sampling_params
 from hanlin.tokenizer.gguf_metadata import read_gguf_metadata
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -98,6 +100,10 @@ def run(settings: ImportGguf, inputs: Inputs, out: Path, context: StageContext) 
                 tokenizer=tokenizer,
                 template=find_template(tokenizer),
             )
+            if not (tokenizer.folder / GENERATION_FILE).is_file():  # which else counts, as for every engine
+                keep_generation_settings(path, out, tokenizer)
+                if (sampling := read_sampling_params(path)) != GREEDY:
+                    write_sampling_params(out, sampling)
         _report(context, 2)
         tokenizer_metrics = reference.compare_ids(Tokenizer.load(out), tokenizer.folder)
         agreement = reference.compare_logits(files, source.file_type, dtype)

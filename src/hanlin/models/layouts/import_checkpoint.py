@@ -44,7 +44,15 @@ from hanlin.models.layouts.adapter_checkpoint import import_adapter
 from hanlin.models.layouts.meta_tokenizer import load_meta_tokenizer
 from hanlin.models.layouts.pickles import convert_pickles
 from hanlin.models.layouts.row_order import undo_interleaving
-from hanlin.models.save import StoredWeights, describe_config, read_tensor, round_weight, save_stored, verify_stored
+from hanlin.models.save import (
+    StoredWeights,
+    describe_config,
+    keep_generation_settings,
+    read_tensor,
+    round_weight,
+    save_stored,
+    verify_stored,
+)
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PICKLES = "pytorch_model*.bin"
@@ -120,6 +128,8 @@ def run(settings: ImportCheckpoint, inputs: Inputs, out: Path, context: StageCon
             tokenizer=checkpoint.tokenizer,
             template=find_template(checkpoint.tokenizer),
         )
+        if checkpoint.tokenizer.folder != folder:
+            keep_generation_settings(folder, out, checkpoint.tokenizer)
     num_tensors = verify_stored(files, weights)
     return {
         "layout": checkpoint.layout,

@@ -33,7 +33,7 @@ from hanlin.models.load import load_model
 from hanlin.models.merge import LogitAgreement, compare_logits, compute_logits, render_prompts
 from hanlin.models.save import check_finite
 from hanlin.models.sentencepiece_file import carry_model
-from hanlin.tokenizer.file_names import CONFIG_FILE
+from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 MAX_FACTOR = 128.0
@@ -93,6 +93,9 @@ def run(settings: ExtendContext, inputs: Inputs, out: Path, context: StageContex
         tokenizer_config = read_json(out / CONFIG_FILE)
         if (tokenizer_config.get("model_max_length") or settings.context_length) < settings.context_length:
             write_json(out / CONFIG_FILE, {**tokenizer_config, "model_max_length": settings.context_length}, indent=2)
+        generation = read_json(out / GENERATION_FILE)
+        if generation.get("max_length") == context_length(base.config):  # prompt and answer together: all that it held
+            write_sorted_json(out / GENERATION_FILE, {**generation, "max_length": settings.context_length})
     written = check_model_folder(out)
     context.progress.update(1, 3, tr("steps"), force=True)
 
