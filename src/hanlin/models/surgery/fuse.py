@@ -7,7 +7,7 @@ float64 arrays, in `fuse_reference`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def _config_value(files: ModelFiles, key: str) -> Any:
     if key == "rope_theta":
         return float(theta)
     if key == "rope_scaling":
-        return {"rope_type": "default"} if rope["rope_type"] == "default" else rope
+        return _fill_scaling(rope, config)
     defaults = {
         "hidden_act": "silu",
         "num_key_value_heads": config["num_attention_heads"],
@@ -152,6 +152,17 @@ def _config_value(files: ModelFiles, key: str) -> Any:
     }
     value = config.get(key)
     return defaults.get(key, False) if value is None else value
+
+
+def _fill_scaling(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A rotary scaling with the numbers that transformers takes for those that are left out."""
+    kind = rope["rope_type"]
+    if kind == "default":
+        return {"rope_type": kind}
+    filled = {"beta_fast": 32.0, "beta_slow": 1.0} if kind == "yarn" else {}
+    if kind != "linear":  # the others count from the length of the training
+        filled["original_max_position_embeddings"] = read_number(config, "max_position_embeddings")
+    return {**filled, **rope}
 
 
 def choose_tokenizer(source: ModelFiles, models: Sequence[ModelFiles]) -> tuple[Tokenizer, ChatTemplate | None]:
