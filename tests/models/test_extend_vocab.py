@@ -219,6 +219,14 @@ def test_own_words_become_entries_and_are_reported(tiny_model: Path, documents: 
     assert [len(grown.encode(word)) for word in ("翰林院", "学士", "冠状动脉")] == [1, 1, 1]
 
 
+def test_a_file_without_words_is_refused(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("# 专业词\n\n", encoding="utf-8")
+    settings = ExtendVocabulary(model="./m", text="./d", new_entries=40, words_file="./words.txt")
+    inputs = Inputs({"model": (tiny_model,), "text": (documents,), "words_file": (tmp_path / "words.txt",)})
+    with pytest.raises(UserError, match=r"words\.txt: the file has no words"):
+        extend_vocab.run(settings, inputs, tmp_path / "grown", StageContext())
+
+
 def test_fewer_entries_than_asked_for_are_said(
     tiny_model: Path, documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

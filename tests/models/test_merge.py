@@ -423,7 +423,9 @@ def test_without_logits_the_weights_are_checked(make_adapter: MakeAdapter, tmp_p
     [
         ({"weights": [1.0, 2.0]}, "one number for each"),
         ({"quantization": "nf4", "check": "weights"}, "measured for one adapter"),
+        ({"quantization": "nf4", "weights": [0.5]}, "one adapter without weights"),
         ({"adapter": []}, "no adapter"),
+        ({"weights": [1e30]}, "between -100 and 100"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(row: dict[str, object], said: str) -> None:

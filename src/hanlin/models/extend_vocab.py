@@ -240,7 +240,10 @@ def verify_weights_unchanged(before: ModelFiles, after: ModelFiles, extension: E
 def _given_words(settings: ExtendVocabulary, inputs: Inputs) -> list[str]:
     """The user's own words: those of the settings, then those of the file, each once."""
     file = inputs.optional_path("words_file")
-    return list(dict.fromkeys([*settings.words, *(read_word_list(file) if file is not None else ())]))
+    in_file = [] if file is None else read_word_list(file)
+    if file is not None and not in_file:
+        raise UserError(tr("the file has no words"), file, tr("write one on each line, or leave `words_file` out"))
+    return list(dict.fromkeys([*settings.words, *in_file]))
 
 
 def _num_single_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> int:

@@ -214,6 +214,8 @@ def test_the_fused_folder_loads_and_serves(family: dict[str, Path], tmp_path: Pa
         ({"method": "linear", "models": ["a", "b"], "base": "base"}, "linear does not use base"),
         ({"method": "linear", "models": ["a", "b"], "density": 0.5}, "linear does not use density"),
         ({"method": "linear", "models": ["a"]}, "two models or more"),
+        ({"method": "linear", "models": ["a", {"model": "b", "weight": [0, 1e30]}]}, "between -100 and 100"),
+        ({"method": "task_arithmetic", "models": ["a"], "base": "base", "scale": -101}, "between -100 and 100"),
         ({"method": "slerp", "models": ["a", "b", "c"]}, "slerp takes two models"),
         ({"method": "model_stock", "models": ["a", {"model": "b", "weight": 2.0}], "base": "base"}, "not use weight"),
         ({"method": "ties", "models": ["a"], "base": "base", "density": 0.5, "gamma": 0.1}, "not use gamma"),
@@ -261,10 +263,13 @@ def test_numbers_that_are_not_finite_are_named_and_nothing_is_left(family: dict[
 
 
 def test_a_dtype_that_cannot_hold_the_result_is_refused(family: dict[str, Path], tmp_path: Path) -> None:
+    large = Path(shutil.copytree(family["a"], tmp_path / "large"))
+    tensors = load_file(large / "model.safetensors")
+    tensors["model.norm.weight"] += 1e6
+    save_file(tensors, large / "model.safetensors", metadata={"format": "pt"})
+    models = {**family, "large": large}
     with pytest.raises(UserError, match="holds values too large for float16"):
-        fuse_into(
-            tmp_path / "out", family, method="task_arithmetic", models=["a"], base="base", scale=1e9, dtype="float16"
-        )
+        fuse_into(tmp_path / "out", models, method="task_arithmetic", models=["large"], base="base", dtype="float16")
 
 
 def test_models_of_other_shapes_are_refused(family: dict[str, Path], tmp_path: Path) -> None:
@@ -287,6 +292,35 @@ def test_configurations_that_give_weights_another_meaning_are_refused(
     (tmp_path / "other" / "config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
     with pytest.raises(UserError, match=f"{key} is {value} in other"):
         fuse_into(tmp_path / "out", {**family, "x": tmp_path / "other"}, method="linear", models=["a", "x"])
+
+
+def test_lengths_from_which_positions_are_scaled_must_be_equal(family: dict[str, Path], tmp_path: Path) -> None:
+    """Dynamic scaling starts at `max_position_embeddings`, which means nothing for the others' weights."""
+    models = {}
+    for name, length in (("a", 256), ("b", 128)):
+        models[name] = Path(shutil.copytree(family[name], tmp_path / name))
+        config = json.loads((models[name] / "config.json").read_text(encoding="utf-8"))
+        config |= {"max_position_embeddings": length}
+        (models[name] / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    fuse_into(tmp_path / "plain", models, models=["a", "b"])
+    for folder in models.values():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+        (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"rope_scaling is .*128.* in b, but .*256.* in a"):
+        fuse_into(tmp_path / "out", models, models=["a", "b"])
+
+
+def test_a_scaling_may_leave_out_what_another_configuration_says(family: dict[str, Path], tmp_path: Path) -> None:
+    """As one written by hand does beside one that transformers wrote."""
+    models = {}
+    short = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4}
+    whole = {**short, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 256}
+    for name, rope in (("a", short), ("b", whole)):
+        models[name] = Path(shutil.copytree(family[name], tmp_path / name))
+        config = json.loads((models[name] / "config.json").read_text(encoding="utf-8"))
+        (models[name] / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}), encoding="utf-8")
+    fuse_into(tmp_path / "out", models, models=["a", "b"])
 
 
 def test_another_tokenizer_is_refused(family: dict[str, Path], tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from pydantic_core import PydanticKnownError
 from hanlin.core.files import is_file_name
 from hanlin.core.i18n import tr
 
+MAX_WEIGHT = 100.0
+"""Largest factor on a change of weights: useful ones are near 1, and from much larger ones logits are no numbers."""
+
 
 class Settings(BaseModel):
     """Base of every settings class: unknown names are refused and values are immutable.

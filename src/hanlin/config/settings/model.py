@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from hanlin.config.settings.base import Settings, ref, setting
+from hanlin.config.settings.base import MAX_WEIGHT, Settings, ref, setting
 from hanlin.core.i18n import tr
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -256,6 +256,9 @@ class Merge(Settings):
             raise ValueError(tr("there is no adapter to merge"))
         if self.weights is not None and len(self.weights) != len(self.adapter):
             raise ValueError(tr("weights needs one number for each adapter"))
-        if self.quantization is not None and (len(self.adapter) > 1 or self.check == "weights"):
-            raise ValueError(tr("quantization is measured for one adapter, with check: logits"))
+        if any(abs(weight) > MAX_WEIGHT for weight in self.weights or ()):
+            raise ValueError(tr("weights must be between -{limit:g} and {limit:g}", limit=MAX_WEIGHT))
+        is_plain = len(self.adapter) == 1 and self.weights is None and self.check == "logits"
+        if self.quantization is not None and not is_plain:
+            raise ValueError(tr("quantization is measured for one adapter without weights, with check: logits"))
         return self

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from hanlin.config.settings.base import Settings, ref, setting
+from hanlin.config.settings.base import MAX_WEIGHT, Settings, ref, setting
 from hanlin.core.i18n import join_list, tr
 
 FuseMethod = Literal[
@@ -189,6 +189,9 @@ class FuseModels(Settings):
         for values in (*weights, *densities):
             if isinstance(values, tuple) and not values:
                 raise ValueError(tr("a list of weights or densities is empty"))
+        factors = [*(number for values in weights for number in anchors(values)), *anchors(self.scale)]
+        if any(abs(factor) > MAX_WEIGHT for factor in factors):
+            raise ValueError(tr("weights and scale must be between -{limit:g} and {limit:g}", limit=MAX_WEIGHT))
         numbers = [number for values in densities for number in anchors(values)]
         if not all(0 < number <= 1 for number in numbers):
             raise ValueError(tr("a density is above 0 and at most 1"))
