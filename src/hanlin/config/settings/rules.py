@@ -29,7 +29,7 @@ TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "unicode": {},
     "control_characters": {},
     "whitespace": {},
-    "replacement_characters": {"share": 0.2, "allowed": 5},
+    "replacement_characters": {"most_cut": 0.2, "allowed": 5},
     "advertisement_lines": {"longest": 80, "share": 0.5},
     "ellipsis_lines": {"share": 0.3, "least": 3},
     "keyword_lists": {"least": 12},

@@ -137,11 +137,11 @@ def whitespace(text: str) -> str | Drop:
 # --- rules that drop text -------------------------------------------------------------------------------------------
 
 
-def replacement_characters(text: str, share: float, allowed: int) -> str | Drop:
+def replacement_characters(text: str, most_cut: float, allowed: int) -> str | Drop:
     """Cut what lost characters: U+FFFD, which decoders write for undecodable bytes. Drop a text if that is too much.
 
     A line that lost one character in a hundred and more is cut, or its comment if it is code; from other lines only the
-    U+FFFD are cut, so that a page of long paragraphs stays. A text goes if more than `share` of it (default 0.2) would
+    U+FFFD are cut, so that a page of long paragraphs stays. A text goes if more than `most_cut` of it (default 0.2) would
     be cut, a half if it lost no more than `allowed` characters (default 5); or if it lost more than these in long
     lines, and one in a thousand. Up to three U+FFFD in a row are one character, because decoders write one for each
     byte of it. One or two of them do not cost a text of any length, as long as they are not more than one character in
@@ -167,7 +167,7 @@ def replacement_characters(text: str, share: float, allowed: int) -> str | Drop:
         if kept.strip():
             left.append(kept.rstrip())
     lost = len(_LOST_CHARACTER.findall(text))
-    most = max(share, _MAX_CUT_FOR_FEW) if lost <= allowed else share
+    most = max(most_cut, _MAX_CUT_FOR_FEW) if lost <= allowed else most_cut
     if cut <= most * len(text) and (sparse <= allowed or sparse * _MIN_CHARS_PER_LOST <= len(text)):
         return "\n".join(left)
     if lost <= _MAX_LOST_IN_POST and lost * _MIN_POST_CHARS_PER_LOST <= len(text):
