@@ -141,8 +141,8 @@ def replacement_characters(text: str, most_cut: float, allowed: int) -> str | Dr
     """Cut what lost characters: U+FFFD, which decoders write for undecodable bytes. Drop a text if that is too much.
 
     A line that lost one character in a hundred and more is cut, or its comment if it is code; from other lines only the
-    U+FFFD are cut, so that a page of long paragraphs stays. A text goes if more than `most_cut` of it (default 0.2) would
-    be cut, a half if it lost no more than `allowed` characters (default 5); or if it lost more than these in long
+    U+FFFD are cut, so that a page of long paragraphs stays. A text goes if more than `most_cut` of it (default 0.2)
+    would be cut, a half if it lost no more than `allowed` characters (default 5); or if it lost more than these in long
     lines, and one in a thousand. Up to three U+FFFD in a row are one character, because decoders write one for each
     byte of it. One or two of them do not cost a text of any length, as long as they are not more than one character in
     twenty of it: a post that lost one character of 50 is worth keeping. Lines that speak of U+FFFD stay.
