@@ -21,6 +21,7 @@ from hanlin.export.package import _command, _write_start, run
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.parity.modelfile import read_modelfile
 from hanlin.tokenizer.generation_config import write_sampling_params
+from rewritten_gguf import rewrite_gguf
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -117,6 +118,26 @@ def test_no_file_of_a_package_replaces_another(files: Path, pack: Pack, tmp_path
     (q8,) = source.glob("*Q8_0.gguf")
     shutil.copy(q8, source / "other-Q8_0.gguf")
     with pytest.raises(UserError, match=r"would both be xiaohan-Q8_0\.gguf"):
+        pack(source, "lmstudio", name="xiaohan", publisher="hanlin-lab")
+
+
+def test_a_model_in_several_files_is_packaged_whole_and_not_for_ollama(files: Path, pack: Pack, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(files, source, ignore=shutil.ignore_patterns("*.gguf"))
+    rewrite_gguf(files / "model-Q8_0.gguf", source / "model-Q8_0.gguf", split_max_tensors=9)
+    parts = sorted(path.name.removeprefix("model-Q8_0") for path in source.glob("*.gguf"))
+    assert len(parts) > 1
+    out, metrics = pack(source, "lmstudio", name="xiaohan", publisher="hanlin-lab")
+    assert {f"hanlin-lab/xiaohan/xiaohan-Q8_0{part}" for part in parts} <= names_in(out)
+    assert metrics["parity"]["mismatches"] == 0
+    out, _ = pack(source, "llama_cpp")
+    assert {f"model-Q8_0{part}" for part in parts} <= names_in(out)
+    assert f"model-Q8_0{parts[0]}" in (out / "start.sh").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="in several GGUF files"):
+        pack(source, "ollama")
+    (source / f"model-Q8_0{parts[-1]}").unlink()
+    (tmp_path / "lmstudio").rename(tmp_path / "earlier")
+    with pytest.raises(UserError, match="1 files of the model are missing"):
         pack(source, "lmstudio", name="xiaohan", publisher="hanlin-lab")
 
 

@@ -15,14 +15,14 @@ from hanlin.config.settings.export import Package
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import catch_full_disk, check_free_space, copy_atomic, write_text
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import join_list, tr
 from hanlin.core.names import quote_shell
 from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import CHART_FILE
 from hanlin.inference.backends.llama_cpp.header import read_gguf_header
 from hanlin.inference.loading import find_tokenizer
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
-from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
+from hanlin.models.folder.gguf import choose_gguf, find_gguf_files, list_gguf_parts, split_part_name
 from hanlin.models.folder.layout import CONFIG, INDEX, find_license_files
 from hanlin.models.folder.rope import context_length
 from hanlin.models.sentencepiece_file import carry_model
@@ -131,8 +131,22 @@ def _load_source(settings: Package, folder: Path) -> _PackagedModel:
         return _PackagedModel(folder, (), _template(folder), context_length(config))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
         gguf_paths = [choose_gguf(gguf_paths, folder, settings.file)]
+    _check_parts(settings, gguf_paths)
     lengths = [read_gguf_header(file).context_length for file in gguf_paths]
     return _PackagedModel(folder, tuple(gguf_paths), _template(folder, gguf_paths[0]), min(lengths))
+
+
+def _check_parts(settings: Package, gguf_paths: Sequence[Path]) -> None:
+    """Raise UserError if a part of a model in several files is missing, or the program takes no such model."""
+    for path in gguf_paths:
+        parts = list_gguf_parts(path)
+        missing = [part.name for part in parts if not part.is_file()]
+        if missing:
+            what = tr("{count} files of the model are missing: {names}", count=len(missing), names=join_list(missing))
+            raise UserError(what, path)
+        if len(parts) > 1 and settings.target == "ollama":
+            hint = tr("make one of them with `llama-gguf-split --merge`, or take `--for llama_cpp`")
+            raise UserError(tr("Ollama takes no model in several GGUF files"), path, hint)
 
 
 def _template(folder: Path, gguf: Path | None = None) -> ChatTemplate:
@@ -155,7 +169,7 @@ def _template(folder: Path, gguf: Path | None = None) -> ChatTemplate:
 
 def _files_to_copy(source: _PackagedModel) -> list[Path]:
     """The files to copy: GGUF files, or weights and configuration; licenses and the quality report's chart."""
-    weights = list(source.files)
+    weights = [part for file in source.files for part in list_gguf_parts(file)]
     if not weights:
         weights = [*sorted(source.folder.glob("*.safetensors")), source.folder / INDEX, source.folder / CONFIG]
     candidates = (*weights, source.folder / CHART_FILE, *find_license_files(source.folder))
@@ -167,9 +181,9 @@ def _target_path(settings: Package, source: _PackagedModel, path: Path) -> Path:
     match settings.target:
         case "vllm" if path.suffix in (".safetensors", ".json"):
             return Path("model", path.name)
-        case "lmstudio" if path in source.files:  # where LM Studio looks: models/publisher/model/file
-            file_type = path.stem.rpartition("-")[2]
-            return Path(settings.publisher, settings.name, f"{settings.name}-{file_type}.gguf")
+        case "lmstudio" if path.suffix == ".gguf":  # where LM Studio looks: models/publisher/model/file
+            stem, ending = split_part_name(path.name)
+            return Path(settings.publisher, settings.name, f"{settings.name}-{stem.rpartition('-')[2]}{ending}")
         case _:
             return Path(path.name)
 

@@ -33,6 +33,15 @@ def list_gguf_parts(path: Path) -> list[Path]:
     return [path.with_name(f"{match['stem']}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1)]
 
 
+def split_part_name(name: str) -> tuple[str, str]:
+    """The name of a GGUF file without its ending, and the ending: `m-Q8_0-00001-of-00002.gguf` gives `m-Q8_0` and
+    `-00001-of-00002.gguf`, `m-Q8_0.gguf` gives `m-Q8_0` and `.gguf`.
+    """
+    match = _PART.fullmatch(name)
+    stem = match["stem"] if match else name.removesuffix(".gguf")
+    return stem, name[len(stem) :]
+
+
 def choose_gguf(candidates: list[Path], path: Path, file: str) -> Path:
     """Choose a GGUF file by quantization type or by name.
 
@@ -69,5 +78,4 @@ def total_bytes(path: Path) -> int:
 
 def _parse_quant_type(file: Path) -> str:
     """Return the quantization type of a GGUF file name: `model-Q8_0.gguf` and `model.Q8_0.gguf` give `q8_0`."""
-    match = _PART.fullmatch(file.name)
-    return re.split(r"[-.]", match["stem"] if match else file.stem)[-1].lower()
+    return re.split(r"[-.]", split_part_name(file.name)[0])[-1].lower()
