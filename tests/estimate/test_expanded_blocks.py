@@ -97,3 +97,15 @@ def test_a_model_that_is_there_has_the_new_blocks_that_expanding_it_will_list(
 def run_expansion(model: Path, out: Path, new_blocks: int) -> None:
     out.mkdir()
     blocks.run(ExpandBlocks(model="./m", new_blocks=new_blocks), Inputs({"model": (model,)}), out, StageContext())
+
+
+def test_more_new_blocks_than_the_model_has_are_told_in_the_plan(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    write_jsonl(tmp_path / "documents" / "documents.jsonl", [Document("春天。", "d0")])
+    stages: dict[str, Any] = {
+        "expanded": {"kind": "expand_blocks", "model": str(tiny_model), "new_blocks": 8},
+        "last": {"kind": "pretrain", "model": "expanded", "data": str(tmp_path / "documents"), "steps": 1},
+    }
+    recipe = build_recipe({"name": "r", "stages": stages}, "r.yaml")
+    (found,) = estimate_training(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    assert not isinstance(found, Estimate) and "8" in str(found)

@@ -212,7 +212,12 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
         return tr("training a model of experts is not estimated")
     if isinstance(settings, ExpandBlocks):
         shape = shape_of(step, "model", steps)
-        return shape if isinstance(shape, str) else shape.with_new_blocks(settings.positions(shape.layers))
+        if isinstance(shape, str):
+            return shape
+        if settings.new_blocks > shape.layers:  # the stage refuses this with the same sentence
+            return tr("{count} new blocks are more than the {layers} that the model has", count=settings.new_blocks,
+                      layers=shape.layers)  # fmt: skip
+        return shape.with_new_blocks(settings.positions(shape.layers))
     if isinstance(settings, Training):
         shape = shape_of(step, "model", steps)
         return shape if isinstance(shape, str) else shape.after_training(settings)

@@ -133,8 +133,8 @@ def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion | None]:
     has_choices = not head or [column.upper() for column in head[first + 1 : first + 5]] == ["A", "B", "C", "D"]
     for index, row in enumerate(rows):
         choices = "\n".join(row[first + 1 : first + 5]) if has_choices else ""
-        is_whole = len(row) >= first + 5 or (not has_choices and len(row) > first)
-        is_asked = is_whole and bool(row[first].strip())
+        cells = first + 5 if has_choices else first + 1
+        is_asked = len(row) >= cells and bool(row[first].strip())
         yield EvalQuestion(name, f"{subject}/{split}/{index}", row[first], choices) if is_asked else None
 
 
