@@ -42,7 +42,11 @@ def test_a_clients_request_is_answered_streamed_and_whole(tool_server: LiveServe
     streamed = httpx.post(tool_server.address + path, json={**body, "stream": True}, headers=headers, timeout=300)
     assert streamed.status_code == 200, streamed.text
     events = read_stream(path, streamed.text)
-    assert len(events) > 1 and not any("error" in event for event in events if event.get("type") != "response.created")
+    assert not any("error" in event for event in events if event.get("type") != "response.created")
+    # a model of random weights may end at once, which Ollama streams as one event without text
+    last = events[-1]
+    ended_at_once = path.startswith("/api") and not (last.get("response") or last.get("message", {}).get("content"))
+    assert len(events) > 1 or ended_at_once
     answer = whole.json()
     if path == CHAT:
         (choice,) = answer["choices"]
