@@ -60,11 +60,9 @@ class ModelLocation:
         """
         if self.kind == "model" or (self.folder / GENERATION_FILE).is_file():
             return self.folder
-        if self.kind == "gguf" or not is_adapter(
-            self.weights
-        ):  # the server names the base of an adapter as its weights
-            return self.weights
-        return resolve_base(self.weights)
+        # the server names the base of an adapter as its weights
+        has_base = self.kind != "gguf" and is_adapter(self.weights)
+        return resolve_base(self.weights) if has_base else self.weights
 
 
 def find_model(path: Path, file: str = "") -> ModelLocation:
