@@ -70,6 +70,14 @@ def test_a_field_that_an_engine_has_is_sent_and_another_refused() -> None:
         LlamaServerDialect(512).request_body(request(min_tokens=2), 9)
 
 
+def test_llama_server_is_told_the_order_of_the_sampler() -> None:
+    dialect = LlamaServerDialect(512)
+    plain = dialect.request_body(request(temperature=1.0), 9)["samplers"]
+    typical = dialect.request_body(request(temperature=1.0, typical_p=0.9), 9)["samplers"]
+    assert plain.index("temperature") < plain.index("top_k") and "typ_p" not in plain
+    assert typical == ["penalties", "top_k", "typ_p", "top_p", "min_p", "temperature"]
+
+
 def test_vllm_scores_a_prompt_and_tells_the_next_token() -> None:
     asked: list[dict[str, Any]] = []
 

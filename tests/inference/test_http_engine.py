@@ -14,7 +14,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.http.client import KEY_VARIABLE
-from hanlin.inference.protocol import EngineUnavailableError, GenerationRequest, SamplingParams
+from hanlin.inference.protocol import EngineUnavailableError, GenerationRequest, PromptScoreRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 from hostile_server import HEAD, Answer, forever, host, whole
 
@@ -109,3 +109,18 @@ def test_a_server_of_another_kind_is_refused(body: bytes, spoken_gguf: Path) -> 
         model = spoken_gguf / "model-F32.gguf"
         with host(whole(body)) as server, pytest.raises(UserError):
             create_engine(engine, model, at=[server.url])
+
+
+def test_of_a_vllm_a_text_that_leaves_no_place_for_a_token_is_refused_before_it_is_sent(spoken_model: Path) -> None:
+    """VLLM writes at least one token behind what it scores: a prompt as long as `max_model_len` is an error there."""
+    listed = json.dumps({"data": [{"id": "m", "max_model_len": 16}]}).encode()
+    with host(whole(listed)) as server:
+        engine = create_engine("vllm", spoken_model, at=[server.url])
+        asked_before = len(server.received)
+        assert (engine.context_length, engine.max_scored_length) == (16, 15)
+        with pytest.raises(UserError, match="16 tokens long, but at most 15 can be scored"):
+            engine.score([((20,) * 15, (30,))])
+        with pytest.raises(UserError, match="16 tokens long, but at most 15 can be scored"):
+            engine.score_prompts([PromptScoreRequest((20,) * 16)])
+        assert len(server.received) == asked_before
+        engine.close()

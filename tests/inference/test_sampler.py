@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -216,6 +217,51 @@ def test_typical_sampling_keeps_what_is_nearest_to_the_entropy() -> None:
     flat = np.log(np.array([0.4, 0.12, 0.12, 0.12, 0.12, 0.12], np.float32))
     drawn = {Sampler(SamplingParams(temperature=1.0, typical_p=0.5, seed=seed), ()).sample(flat) for seed in range(64)}
     assert 0 not in drawn and len(drawn) > 1
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"typical_p": 0.8},
+        {"typical_p": 0.9, "top_p": 0.7},
+        {"typical_p": 0.9, "min_p": 0.3},
+        {"typical_p": 0.95, "top_k": 12, "top_p": 0.9, "min_p": 0.05},
+    ],
+    ids=str,
+)
+def test_with_typical_p_the_steps_come_in_the_order_of_llama_cpp(settings: dict[str, Any], temperature: float) -> None:
+    """`common_params_sampling.samplers` of llama.cpp: top_k, typ_p, top_p, min_p, and temperature last."""
+    logits = np.random.default_rng(7).normal(0, 2, 40).astype(np.float32)
+    kept = sorted(range(40), key=lambda index: (-logits[index], index))[: settings.get("top_k", 40)]
+
+    def probs(ids: list[int], temperature: float = 1.0) -> dict[int, float]:
+        weights = {index: math.exp((float(logits[index]) - float(logits.max())) / temperature) for index in ids}
+        return {index: weight / sum(weights.values()) for index, weight in weights.items()}
+
+    def reach(ids: list[int], mass: float) -> list[int]:
+        given, sums = probs(kept), 0.0
+        for count, index in enumerate(ids, start=1):
+            sums += given[index]
+            if sums >= mass:
+                return ids[:count]
+        return ids
+
+    given = probs(kept)
+    entropy = -sum(value * math.log(value) for value in given.values())
+    kept = reach(sorted(kept, key=lambda index: abs(-math.log(given[index]) - entropy)), settings["typical_p"])
+    kept = reach(sorted(kept, key=lambda index: -logits[index]), settings.get("top_p", 1.0))
+    given = probs(kept)
+    kept = [index for index in kept if given[index] >= settings.get("min_p", 0.0) * max(given.values())]
+    expected = probs(kept, temperature)
+    count = 4000
+    drawn = Counter(
+        Sampler(SamplingParams(temperature=temperature, seed=seed, **settings), ()).sample(logits)
+        for seed in range(count)
+    )
+    assert set(drawn) <= set(expected)
+    for index, share in expected.items():
+        assert drawn[index] / count == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / count) + 1e-3)
 
 
 def test_no_stop_token_is_chosen_before_min_tokens() -> None:

@@ -45,7 +45,7 @@ class SamplingParams:
         top_logprobs: If set, the stream reports each token's log probability and this many of the likeliest tokens.
         repeat_last_n: The penalties look at this many of the latest tokens (llama.cpp's definition); -1: at all.
         typical_p: The tokens whose information is nearest to the entropy are kept until they reach this probability
-            together (Meister et al. 2023, Locally Typical Sampling); 1: all.
+            together (Meister et al. 2023, Locally Typical Sampling), temperature last (see `Sampler`); 1: all.
         min_tokens: No stop token ends the answer before it has this many tokens.
 
     Raises:
@@ -262,7 +262,8 @@ class Engine(Protocol):
     @property
     def max_scored_length(self) -> int:
         """The most ids of prefix and continuation together that `score` takes. The last id is predicted and need not be
-        run, so that it may be one more than the context holds; a server runs it all the same.
+        run, so that it may be one more than the context holds; a server runs it all the same, and one that writes a
+        token behind it takes one less.
         """
 
     def generate(

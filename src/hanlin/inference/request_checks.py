@@ -64,6 +64,20 @@ def check_text_ids(ids: Sequence[int], context_length: int, vocabulary: int) -> 
         raise UserError(what, hint=tr("split it"))
 
 
+def check_scored_text(ids: Sequence[int], context_length: int, max_length: int, vocabulary: int) -> None:
+    """Raise UserError as `check_text_ids`, or if an engine scores at most `max_length` ids of a text, which may be
+    fewer than its context holds.
+    """
+    check_text_ids(ids, context_length, vocabulary)
+    if len(ids) > max_length:
+        what = tr(
+            "the text is {count} tokens long, but at most {max_length} can be scored",
+            count=len(ids),
+            max_length=max_length,
+        )
+        raise UserError(what, hint=tr("split it"))
+
+
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
     """Raise UserError if an id is not in the vocabulary, as when another tokenizer made the prompt."""
     outside = max(ids) if max(ids) >= vocabulary else min(ids)

@@ -21,9 +21,12 @@ _MIN_TEMPERATURE = 1e-4  # colder, the likeliest id alone is ever drawn, and a d
 class Sampler:
     """Samples the tokens of one answer, one after another.
 
-    The order is bias, repetition penalty, presence and frequency penalties, constraint, `min_tokens`, temperature,
-    `top_k`, `typical_p`, `top_p`, `min_p`; where transformers has the same step, its order. Of tokens with
-    equal logits the lowest id comes first.
+    The order is bias, repetition penalty, presence and frequency penalties, constraint, `min_tokens`, then that of
+    transformers and vLLM: temperature, `top_k`, `top_p`, `min_p`. With `typical_p`, which only clients of llama.cpp and
+    Ollama send, it is llama.cpp's: `top_k`, `typical_p`, `top_p`, `min_p`, temperature. Of tokens with equal logits the
+    lowest id comes first.
+
+    Source: llama.cpp, `common/common.h`, `common_params_sampling.samplers`.
     """
 
     def __init__(
@@ -139,12 +142,14 @@ class Sampler:
         if 0 < sampling.top_k < logits.size:
             candidate_ids = np.sort(_likeliest(logits, sampling.top_k))
             logits = logits[candidate_ids]
-        scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _MIN_TEMPERATURE)
-        weights = np.exp(scaled)
+        logprobs = logits.astype(np.float64) - logits.max()
         if sampling.typical_p < 1:
-            typical = _typical_indices(weights, sampling.typical_p)
-            candidate_ids = typical if candidate_ids is None else candidate_ids[typical]
-            scaled, weights = scaled[typical], weights[typical]
+            kept = self._filter_before_temperature(logprobs)
+            candidate_ids = kept if candidate_ids is None else candidate_ids[kept]
+            weights = np.exp((logprobs[kept] - logprobs[kept].max()) / max(sampling.temperature, _MIN_TEMPERATURE))
+            return int(candidate_ids[_draw_among(np.cumsum(weights), random.random())])
+        scaled = logprobs / max(sampling.temperature, _MIN_TEMPERATURE)
+        weights = np.exp(scaled)
         uniform = random.random()
         # sorting a whole vocabulary costs more than a small model's step: the likeliest ids nearly always suffice
         likely = np.flatnonzero(scaled > _MIN_LOG_RATIO)
@@ -155,6 +160,24 @@ class Sampler:
             index = self._draw_index(np.arange(len(weights)), weights, uniform, None)
         assert index is not None
         return index if candidate_ids is None else int(candidate_ids[index])
+
+    def _filter_before_temperature(self, logprobs: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The indices that `typical_p`, `top_p` and `min_p` keep one after another, the likeliest first."""
+        weights = np.exp(logprobs)
+        typical = _typical_indices(weights, self._sampling.typical_p)
+        order = typical[np.argsort(-weights[typical], kind="stable")]
+        cumulative = np.cumsum(weights[order])
+        return order[: self._count_kept(weights[order], cumulative, float(cumulative[-1]))]
+
+    def _count_kept(self, weights: NDArray[np.float64], cumulative: NDArray[np.float64], total: float) -> int:
+        """How many of the first of sorted candidates `top_p` and `min_p` keep; `total` is the weight of all ids."""
+        sampling = self._sampling
+        num_kept = len(weights)
+        if sampling.top_p < 1:  # the fewest ids that together reach top_p
+            num_kept = min(num_kept, int(np.searchsorted(cumulative, sampling.top_p * total)) + 1)
+        if sampling.min_p > 0:  # those at least `min_p` as likely as the likeliest
+            num_kept = min(num_kept, max(1, int((weights >= sampling.min_p * weights[0]).sum())))
+        return num_kept
 
     def _draw_index(
         self, candidates: NDArray[np.int64], weights: NDArray[np.float64], uniform: float, total: float | None
@@ -167,13 +190,9 @@ class Sampler:
         sampling = self._sampling
         order = candidates[np.argsort(-weights[candidates], kind="stable")]
         cumulative = np.cumsum(weights[order])
-        num_kept = num_candidates = len(order)
-        if sampling.top_p < 1:  # the fewest ids that together reach top_p
-            reached = int(np.searchsorted(cumulative, sampling.top_p * (cumulative[-1] if total is None else total)))
-            num_kept = min(num_kept, reached + 1)
-        if sampling.min_p > 0:  # those at least `min_p` as likely as the likeliest
-            num_kept = min(num_kept, max(1, int((weights[order] >= sampling.min_p * weights[order[0]]).sum())))
-        mass = cumulative[num_kept - 1]
+        num_candidates = len(order)
+        num_kept = self._count_kept(weights[order], cumulative, float(cumulative[-1]) if total is None else total)
+        mass = float(cumulative[num_kept - 1])
         if total is not None and num_kept == num_candidates:  # perhaps the next ones are to be kept too
             if sampling.top_p < 1 or sampling.min_p > 0:
                 return None
@@ -182,6 +201,12 @@ class Sampler:
         if total is not None and drawn >= num_kept:
             return None
         return int(order[min(drawn, num_kept - 1)])
+
+
+def _draw_among(cumulative: NDArray[np.float64], uniform: float) -> int:
+    """The index that `uniform` in [0, 1) falls on, of candidates with these summed weights."""
+    drawn = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    return min(drawn, len(cumulative) - 1)
 
 
 def _typical_indices(weights: NDArray[np.float64], mass: float) -> NDArray[np.int64]:

@@ -155,6 +155,18 @@ def test_a_task_with_answers_as_long_as_the_context_is_refused(tiny_model: Path,
         load_lm(tiny_model).generate_until(asked)
 
 
+def test_an_engine_that_scores_less_than_its_context_writes_up_to_all_of_it(
+    tiny_model: Path, load_lm: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = load_lm(tiny_model)
+    whole = ours.generate_until(instances("generate_until", ("x" * 8, {"until": [], "max_gen_toks": 247})))
+    engine = ours.loaded.engine
+    monkeypatch.setattr(type(engine), "max_scored_length", property(lambda self: self.context_length - 1))
+    assert ours.max_length == engine.context_length - 2
+    assert ours.generate_until(instances("generate_until", ("x" * 8, {"until": [], "max_gen_toks": 247}))) == whole
+    assert ours.truncated == 0
+
+
 def test_an_option_that_nobody_knows_is_refused(tiny_model: Path, load_lm: Open) -> None:
     with pytest.raises(UserError, match="no option 'dtpye'"):
         load_lm(tiny_model, dtpye="float32")

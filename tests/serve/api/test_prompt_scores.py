@@ -128,6 +128,16 @@ def test_what_cannot_be_meant_is_one_sentence(server: LiveServer, fields: dict[s
         ask(server, **fields)
 
 
+def test_a_prompt_that_the_engine_cannot_score_is_refused_with_both_lengths(
+    server: LiveServer, model: LoadedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VLLM writes a token behind whatever it scores."""
+    monkeypatch.setattr(type(model.engine), "max_scored_length", property(lambda self: 3))
+    with pytest.raises(openai.BadRequestError, match="4 tokens long, but at most 3 can be scored") as error:
+        ask(server, prompt=[[3, 4, 5, 6]])
+    assert (error.value.param, error.value.code) == ("prompt", "context_length_exceeded")
+
+
 def test_an_engine_without_scores_says_so(
     server: LiveServer, model: LoadedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

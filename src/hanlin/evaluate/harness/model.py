@@ -177,10 +177,11 @@ class HanlinLM(TemplateLM):  # type: ignore[misc]
         """
         asked: list[tuple[str, Mapping[str, Any], int]] = []
         repeats: dict[int, int] = {}
+        context_length = self.loaded.engine.context_length
         for request in requests:
             context, options = request.args
             repeats[id(request)] = repeat = repeats.get(id(request), -1) + 1
-            check_room(read_sampling(options), self.max_length)
+            check_room(read_sampling(options), context_length)
             asked.append((context, options, repeat))
         stops = plain_stop_ids(self.loaded)
 
@@ -189,7 +190,7 @@ class HanlinLM(TemplateLM):  # type: ignore[misc]
             for index, (_, options, repeat) in enumerate(chunk):
                 groups.setdefault(read_sampling(options, repeat), []).append(index)
             for sampling, indices in groups.items():
-                room = self.max_length - sampling.max_new_tokens
+                room = context_length - sampling.max_new_tokens
                 prompts = []
                 for index in indices:
                     ids = self.tok_encode(chunk[index][0])
@@ -240,13 +241,13 @@ def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
             raise UserError(tr("there is no option '{name}'", name=name), "--model_args", did_you_mean(name, known))
 
 
-def check_room(sampling: SamplingParams, max_length: int) -> None:
+def check_room(sampling: SamplingParams, context_length: int) -> None:
     """Raise UserError if an answer as long as a task wants it leaves no room for the question."""
-    if sampling.max_new_tokens >= max_length:
+    if sampling.max_new_tokens >= context_length:
         what = tr(
             "a task wants answers of {tokens} tokens, but the context holds {context_length} with the question",
             tokens=sampling.max_new_tokens,
-            context_length=max_length,
+            context_length=context_length,
         )
         raise UserError(what, "max_new_tokens", tr("set `max_new_tokens` to less"))
 

@@ -35,7 +35,7 @@ from hanlin.inference.protocol import (
     Score,
     TokenLogprobs,
 )
-from hanlin.inference.request_checks import check_pair, check_text_ids, max_completion_tokens
+from hanlin.inference.request_checks import check_pair, check_scored_text, max_completion_tokens
 
 KEY_VARIABLE = "HANLIN_ENGINE_KEY"
 _MAX_CONCURRENT = 64
@@ -149,7 +149,7 @@ class HttpEngine:
 
     def score_prompts(self, requests: Sequence[PromptScoreRequest]) -> list[PromptScore]:
         for request in requests:
-            check_text_ids(request.ids, self.context_length, self._vocabulary)
+            check_scored_text(request.ids, self.context_length, self.max_scored_length, self._vocabulary)
         scores = dict(_each(lambda row: self._dialect.score_prompt(row, self._post_for(row.ids)), requests))
         return [scores[index] for index in range(len(requests))]
 

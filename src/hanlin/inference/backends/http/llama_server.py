@@ -32,6 +32,9 @@ from hanlin.models.folder.gguf import find_gguf_files
 
 _FINISH: dict[str, FinishReason] = {"limit": "length", "eos": "stop", "word": "stop"}
 _HEALTH = "/health"
+_SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]
+_WITH_TYPICAL_P = ["penalties", "top_k", "typ_p", "top_p", "min_p", "temperature"]
+"""The orders of `inference.sampler`; llama.cpp's own is the second for every request."""
 
 
 class LlamaServer(HttpEngine):
@@ -130,7 +133,7 @@ class LlamaServerDialect:
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "typical_p": sampling.typical_p,
-            "samplers": ["penalties", "temperature", "top_k", "typ_p", "top_p", "min_p"],
+            "samplers": _WITH_TYPICAL_P if sampling.typical_p < 1 else _SAMPLERS,
             "ignore_eos": not request.stop_ids,
         }
         if sampling.seed is not None:

@@ -113,6 +113,11 @@ class VllmEngine(HttpEngine):
             programs=programs,
         )
 
+    @property
+    def max_scored_length(self) -> int:
+        """VLLM writes a token behind whatever it scores and refuses a prompt that leaves no place for it."""
+        return self.context_length - 1
+
 
 class VllmDialect:
     """See `Dialect`."""

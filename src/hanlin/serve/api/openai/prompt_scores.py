@@ -112,6 +112,13 @@ def _check_sizes(model: ServedModel, rows: Sequence[tuple[int, ...]], top_logpro
                 context_length=context_length,
             )
             raise ApiError(400, what, param="prompt", code="context_length_exceeded")
+        if len(row) > model.engine.max_scored_length:
+            what = tr(
+                "the text is {count} tokens long, but at most {max_length} can be scored",
+                count=len(row),
+                max_length=model.engine.max_scored_length,
+            )
+            raise ApiError(400, what, param="prompt", code="context_length_exceeded")
     count = sum(map(len, rows)) * (1 + top_logprobs)
     if count > _MAX_LOGPROBS:
         what = tr(
