@@ -9,11 +9,21 @@ import httpx
 import numpy as np
 import pytest
 
+from hanlin.core.i18n import use_language
+from hanlin.serve.api.anthropic.requests import CountTokensRequest, MessagesRequest
 from hanlin.serve.api.fields import SamplingBody, clean_sampling
-from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_OLLAMA_OPTIONS, FOREIGN_SAMPLING_FIELDS
+from hanlin.serve.api.foreign_fields import (
+    FIELDS_OF_OTHER_APIS,
+    FOREIGN_CHAT_FIELDS,
+    FOREIGN_OLLAMA_OPTIONS,
+    FOREIGN_SAMPLING_FIELDS,
+)
 from hanlin.serve.api.ollama.schemas import ChatRequest as OllamaChatRequest
+from hanlin.serve.api.ollama.schemas import GenerateRequest as OllamaGenerateRequest
 from hanlin.serve.api.ollama.schemas import Options
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest
+from hanlin.serve.api.plain import GenerateRequest as PlainRequest
+from hanlin.serve.api.responses.schemas import PromptBody, ResponseRequest
 from hanlin.serve.errors import ApiError
 from live_server import LiveServer
 from taught_model import LESSONS
@@ -107,6 +117,66 @@ def test_a_body_refuses_what_it_does_not_pass_on(name: str) -> None:
     with pytest.raises(ApiError) as caught:
         BareRequest.model_validate({name: ["x"]})
     assert caught.value.param == name
+
+
+ANSWERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "chat completions": (ChatRequest, {"messages": MESSAGES}),
+    "completions": (CompletionRequest, {"prompt": "?"}),
+    "Responses": (ResponseRequest, {"input": "?"}),
+    "input tokens of Responses": (PromptBody, {"input": "?"}),
+    "Anthropic": (MessagesRequest, {"messages": MESSAGES, "max_tokens": 4}),
+    "tokens of Anthropic": (CountTokensRequest, {"messages": MESSAGES}),
+    "Ollama, chat": (OllamaChatRequest, {"messages": MESSAGES}),
+    "Ollama, generate": (OllamaGenerateRequest, {"prompt": "?"}),
+    "plain": (PlainRequest, {"prompt": "?"}),
+}
+
+
+@pytest.mark.parametrize("api", ANSWERS)
+@pytest.mark.parametrize("name", FIELDS_OF_OTHER_APIS)
+def test_a_field_of_another_api_is_read_or_refused_and_never_ignored(api: str, name: str) -> None:
+    body_class, fields = ANSWERS[api]
+    if name in body_class.model_fields:
+        return
+    neutral = body_class.unsupported_fields.get(name, FIELDS_OF_OTHER_APIS[name])
+    for value in neutral:
+        body_class.parse(json.dumps({"model": "tiny", **fields, name: value}).encode())
+    with pytest.raises(ApiError) as caught:
+        body_class.parse(json.dumps({"model": "tiny", **fields, name: {"something": 1}}).encode())
+    assert (caught.value.status, caught.value.param) == (400, name)
+
+
+def test_completions_take_a_response_format_as_those_of_vllm_do() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    asked = completion(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
+    (output_format,) = asked.list_output_formats()
+    assert (output_format.kind, output_format.value) == ("json", schema)
+    assert completion(response_format={"type": "text"}).list_output_formats() == []
+    scored = completion(response_format={"type": "json_object"}, echo=True, logprobs=0, max_tokens=0)
+    with pytest.raises(ApiError, match="response_format has no meaning where"):
+        scored.check_scoring()
+    with pytest.raises(ApiError, match="both say what the answer must fit"):
+        completion(response_format={"type": "json_object"}, guided_regex="a").to_params()
+
+
+def test_an_error_is_about_the_type_that_the_value_has() -> None:
+    with pytest.raises(ApiError, match=r"stop: .*at most 16 items") as caught:
+        chat(stop=["a"] * 20)
+    assert caught.value.param == "stop"
+    with pytest.raises(ApiError, match=r"tool_choice: Input should be 'none', 'auto'"):
+        chat(tool_choice="sometimes")
+
+
+def test_an_error_is_told_in_the_language_of_the_reader() -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"temperature": 3}, "temperature: 须不大于 2"),
+        ({"max_tokens": "4"}, "max_tokens: 须为整数"),
+        ({"messages": [{"content": "x"}]}, "messages.0.role: 缺少此字段"),
+    ]
+    for fields, message in wrong:
+        with use_language("zh"), pytest.raises(ApiError) as caught:
+            chat(**fields)
+        assert caught.value.message.startswith(message) and "should" not in caught.value.message
 
 
 def test_values_beyond_the_range_mean_what_their_clients_mean() -> None:

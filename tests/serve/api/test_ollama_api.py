@@ -90,6 +90,15 @@ def test_embeddings_have_length_one(client: ollama.Client) -> None:
     assert client.embeddings("tiny", "春天").embedding == pytest.approx(answer.embeddings[0])
 
 
+def test_an_embedding_of_nothing_asks_whether_the_model_is_loaded(client: ollama.Client, server: LiveServer) -> None:
+    assert client.embed("tiny", "").embeddings == client.embed("tiny", []).embeddings == []
+    assert httpx.post(f"{server.address}/api/embed", json={"model": "tiny"}, timeout=300).json()["embeddings"] == []
+    assert client.embeddings("tiny", "").embedding == []
+    with pytest.raises(ollama.ResponseError) as error:
+        client.embed("other", "")
+    assert error.value.status_code == 404
+
+
 def test_what_there_is_can_be_listed_and_shown(client: ollama.Client) -> None:
     (listed,) = client.list().models
     assert (listed.model, listed.details.format if listed.details else "") == ("tiny", "safetensors")

@@ -304,6 +304,8 @@ def test_the_plain_route_takes_a_history_or_a_prompt(server: LiveServer, opened:
     assert json.loads(streamed.content.split(b"\0")[-2])["text"] == raw["text"]
     wrong = httpx.post(f"{server.address}/generate", json={"prompt": "x", "history": history}, timeout=300)
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "prompt")
+    wrong = httpx.post(f"{server.address}/generate", json={"prompt": "x", "system_prompt": "y"}, timeout=300)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "system_prompt")
 
 
 def test_metrics_count_requests_and_tokens_and_hold_no_text(server: LiveServer) -> None:

@@ -19,7 +19,7 @@ from hanlin.serve.answer_stream import AnswerEnd
 from hanlin.serve.api.responses.events import ResponseBuilder
 from hanlin.serve.api.responses.items import open_reasoning, read_items, seal_reasoning, to_messages
 from hanlin.serve.api.responses.schemas import ResponseRequest
-from hanlin.serve.api.truncation import render_truncated
+from hanlin.serve.api.truncation import render_fitting
 from hanlin.serve.registry import ServedModel
 from live_server import LiveServer, run_server
 from taught_model import LESSONS
@@ -308,7 +308,7 @@ def test_truncation_drops_the_oldest_turns_only_if_it_is_asked_for(opened: Loade
     model = ServedModel("tiny", opened, Limits())
     turn = [Message("user", "你好" * 20), Message("assistant", "好")]
     messages = [Message("system", "简短"), *(turn * 60), Message("user", NAME[0])]
-    prompt = render_truncated(model, messages, (), None, 16)
+    prompt = render_fitting(model, messages, (), None, 16)
     assert len(prompt) <= model.engine.context_length - 16
     assert NAME[0] in model.tokenizer.decode(prompt) and "简短" in model.tokenizer.decode(prompt)
     with run_server(opened) as server:
@@ -316,6 +316,27 @@ def test_truncation_drops_the_oldest_turns_only_if_it_is_asked_for(opened: Loade
         assert refused(server, input=items) == "input"
         answer = post(server, input=items, truncation="auto", max_output_tokens=16).json()
         assert answer["usage"]["input_tokens"] == len(prompt)
+
+
+def test_truncation_drops_no_more_turns_than_it_has_to(opened: LoadedEngine) -> None:
+    """A limit of the answer is no length that it will have: clients set one as long as the context."""
+    model = ServedModel("tiny", opened, Limits())
+    context_length = model.engine.context_length
+    turn = [Message("user", "你好" * 20), Message("assistant", "好")]
+    last = [Message("user", NAME[0])]
+    count = next(
+        count for count in range(1, 999) if len(model.render_chat([*turn * (count + 1), *last])) >= context_length
+    )
+    whole = model.render_chat([*turn * count, *last])
+    assert context_length * 3 / 4 < len(whole) < context_length
+    for limit in (None, 16, context_length, 10 * context_length):
+        assert render_fitting(model, [*turn * count, *last], (), None, limit) == whole
+        shortened = render_fitting(model, [*turn * 60, *last], (), None, limit)
+        assert context_length / 3 < len(shortened) <= context_length - min(limit or 16, 16)
+    with run_server(opened) as server:
+        items = [{"role": turn.role, "content": turn.text} for turn in [*turn * count, *last]]
+        answer = post(server, input=items, truncation="auto", max_output_tokens=context_length).json()
+        assert answer["usage"]["input_tokens"] == len(whole)
 
 
 # -------------------------------------------------------------------------------------------- tools and structure

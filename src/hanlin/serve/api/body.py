@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, from_json
 
-from hanlin.core.i18n import tr
+from hanlin.core.i18n import language, mark, tr
+from hanlin.serve.api.foreign_fields import FIELDS_OF_OTHER_APIS
 from hanlin.serve.errors import ApiError, unsupported_value_error
 
 MAX_CONTAINERS = 150_000
@@ -30,6 +31,27 @@ _MAX_UNKNOWN_FIELDS = 100
 millisecond."""
 _MAX_NAME_CHARS = 64
 _MAX_PARAM_CHARS = 200
+_MESSAGES = {
+    "missing": mark("Field required"),
+    "extra_forbidden": mark("Extra inputs are not permitted"),
+    "literal_error": mark("Input should be {expected}"),
+    "greater_than": mark("Input should be greater than {gt}"),
+    "greater_than_equal": mark("Input should be greater than or equal to {ge}"),
+    "less_than": mark("Input should be less than {lt}"),
+    "less_than_equal": mark("Input should be less than or equal to {le}"),
+    "too_short": mark("Input should have at least {min_length} items"),
+    "too_long": mark("Input should have at most {max_length} items"),
+    "string_too_short": mark("String should have at least {min_length} characters"),
+    "string_too_long": mark("String should have at most {max_length} characters"),
+    "string_pattern_mismatch": mark("String should match pattern '{pattern}'"),
+    "string_type": mark("Input should be a valid string"),
+    **dict.fromkeys(("int_type", "int_from_float"), mark("Input should be a valid integer")),
+    **dict.fromkeys(("float_type", "finite_number"), mark("Input should be a valid number")),
+    "bool_type": mark("Input should be true or false"),
+    "list_type": mark("Input should be a valid list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), mark("Input should be an object")),
+}
+"""pydantic's errors by type, for readers of other languages; in English they keep its words, as other servers do."""
 _compared_fields: ContextVar[set[tuple[type, str]] | None] = ContextVar("compared_fields", default=None)
 
 
@@ -84,7 +106,11 @@ class RequestBody(BoundedModel):
             # if a field may have several types, the type that was matched deepest has the best message
             same_field = [entry for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
             paths = [_field_path(entry["loc"], data, entry["type"] == "missing") for entry in same_field]
-            param, deepest = max(zip(paths, same_field, strict=True), key=lambda pair: pair[0].count("."))
+            # and of equal depth, a type that the value has and whose limits it breaks
+            param, deepest = max(
+                zip(paths, same_field, strict=True),
+                key=lambda pair: (pair[0].count("."), not pair[1]["type"].endswith("_type")),
+            )
             param = param[:_MAX_PARAM_CHARS]
             message = _json_message(deepest).removeprefix("Value error, ")  # pydantic's, before our own sentences
             raise ApiError(400, f"{param or 'body'}: {message}", param=param or None) from error
@@ -97,8 +123,9 @@ class RequestBody(BoundedModel):
         object.__setattr__(self, "__pydantic_extra__", {})  # what is ignored is not kept
 
     def _check_extra_field(self, name: str, value: Any) -> None:
-        if name in self.unsupported_fields:
-            if value not in self.unsupported_fields[name]:
+        neutral = self._find_neutral_values(name)
+        if neutral is not None:
+            if value not in neutral:
                 raise unsupported_value_error(name, value)
             return
         compared = _compared_fields.get()
@@ -115,6 +142,18 @@ class RequestBody(BoundedModel):
         if similar:
             what = tr("unknown field {name}: did you mean {similar}?", name=name, similar=similar[0])
             raise ApiError(400, what, param=name, code="unknown_parameter")
+
+    def _find_neutral_values(self, name: str) -> tuple[Any, ...] | None:
+        """The values that ask for nothing, of a field that is known and not implemented here; None of any other."""
+        return self.unsupported_fields.get(name)
+
+
+class AnswerBody(RequestBody):
+    """Base of the bodies that ask for an answer, or for what one would cost, in any API."""
+
+    def _find_neutral_values(self, name: str) -> tuple[Any, ...] | None:
+        neutral = super()._find_neutral_values(name)
+        return FIELDS_OF_OTHER_APIS.get(name) if neutral is None else neutral
 
 
 def count_values(body: bytes) -> int:
@@ -135,6 +174,8 @@ def _check_size(body: bytes) -> None:
 
 def _json_message(entry: ErrorDetails) -> str:
     """The message of an error in the terms of JSON: an object, not a dictionary or an instance of a class of ours."""
+    if language() != "en" and entry["type"] in _MESSAGES:
+        return tr(_MESSAGES[entry["type"]], **entry.get("ctx", {}))
     details = InitErrorDetails(type=entry["type"], input=None, ctx=entry.get("ctx", {}))
     return str(ValidationError.from_exception_data("", [details], input_type="json").errors()[0]["msg"])
 

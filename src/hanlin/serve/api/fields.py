@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from hanlin.core.i18n import tr
-from hanlin.serve.api.body import BoundedModel, RequestBody
+from hanlin.serve.api.body import AnswerBody, BoundedModel, RequestBody
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
 from hanlin.serve.api.structure.output_format import JsonSchemaFormat, OutputFormat
 from hanlin.serve.errors import ApiError, unsupported_value_error
@@ -154,7 +154,7 @@ def _json_format(schema: dict[str, Any] | str | None, param: str, compact: bool 
     return JsonSchemaFormat(schema, param, compact)
 
 
-class SamplingBody(RequestBody):
+class SamplingBody(AnswerBody):
     """Base of the bodies that ask for an answer. None: the client left the field to the model's defaults.
 
     A new sampling field is added here and in `to_sampling`.
@@ -192,10 +192,11 @@ class SamplingBody(RequestBody):
     def _check_extra_field(self, name: str, value: Any) -> None:
         if name in StructuredOutputBody.model_fields and value is not None:
             raise unsupported_value_error(name, value)
-        neutral = FOREIGN_SAMPLING_FIELDS.get(name)
-        if neutral is not None and name not in self.unsupported_fields and value not in neutral:
-            raise unsupported_value_error(name, value)
         super()._check_extra_field(name, value)
+
+    def _find_neutral_values(self, name: str) -> tuple[Any, ...] | None:
+        neutral = super()._find_neutral_values(name)
+        return FOREIGN_SAMPLING_FIELDS.get(name) if neutral is None else neutral
 
     def to_sampling(self) -> dict[str, Any]:
         """Fields of `SamplingParams`; None for those that the client did not set.

@@ -103,6 +103,36 @@ FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
 }
 """For chat completions."""
 
+FIELDS_OF_OTHER_APIS: dict[str, tuple[Any, ...]] = {
+    # what the model reads
+    **dict.fromkeys(("messages", "input", "history", "context", "images"), (None, "", [])),
+    **dict.fromkeys(("prompt", "suffix", "instructions", "system", "system_prompt", "template"), (None, "", [])),
+    "previous_response_id": (None,),
+    "raw": (None, False),
+    "echo": (None, False),
+    "truncation": (None, "disabled"),
+    # what it may call, and what it must write
+    **dict.fromkeys(("tools", "functions"), (None, [])),
+    **dict.fromkeys(("tool_choice", "function_call"), (None, "none", "auto")),
+    "parallel_tool_calls": (None, True),
+    "response_format": (None, {"type": "text"}),
+    "text": (None, {}, {"format": {"type": "text"}}),
+    "format": (None, ""),
+    "output_format": (None,),
+    "output_config": (None, {}),
+    # how it writes, and what of it is told
+    "options": (None, {}),
+    "num_predict": (None, -1, -2),
+    "logprobs": (None, False, 0),
+    "top_logprobs": (None, 0),
+    "think": (None,),
+    "thinking": (None,),
+    "reasoning": (None, {}),
+}
+"""Fields of one API of this server that another of its APIs does not have, or calls otherwise: a client that takes one
+for the other would get another answer than it asked for.
+"""
+
 FOREIGN_THINKING_FIELDS: dict[str, tuple[Any, ...]] = {
     "chat_template_kwargs": (None, {}),
     "enable_thinking": (None,),

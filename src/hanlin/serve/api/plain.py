@@ -21,7 +21,7 @@ from hanlin.serve.api.fields import (
     TokenLimit,
     clean_sampling,
 )
-from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS
+from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
 from hanlin.serve.api.http import parse_request, respond
 from hanlin.serve.api.streaming import ZERO_SEPARATED_JSON, StreamWriter, encode_zero_separated
 from hanlin.serve.api.structure.output_format import choose_output_format
@@ -43,7 +43,7 @@ class GenerateRequest(StructuredOutputBody, SamplingBody):
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
         **FOREIGN_SAMPLING_FIELDS,
-        "logprobs": (None, 0),
+        **FOREIGN_THINKING_FIELDS,
     }
     model: str | None = None
     prompt: str | None = Field(None, min_length=1)
@@ -75,6 +75,9 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         if (body.prompt is None) == (body.history is None):
             what = tr("give either prompt or history")
             raise ApiError(400, what, param="prompt")
+        if body.prompt is not None and body.system_prompt:
+            what = tr("{name} has no place beside {field}", name="system_prompt", field="prompt")
+            raise ApiError(400, what, param="system_prompt")
         model = models.get(body.model)
         prefix = body.prompt or ""
         sent = [prefix] * body.choices

@@ -13,33 +13,38 @@ from hanlin.core.records import Message
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import ServedModel
 
-_ANSWER_SHARE = 4  # without a limit of the answer, a quarter of the context is left for it
+_ANSWER_SHARE = 4  # no more than a quarter of the context is left for the answer
 _NOTHING = "."
 _MAX_TRIES = 8
 """A text that is cut may have a token more than the ids that are left: it is cut again, by what is too much."""
 
 
-def render_truncated(
+def render_fitting(
     model: ServedModel,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
     thinking: bool | None,
     max_new_tokens: int | None,
 ) -> tuple[int, ...]:
-    """The prompt of a conversation without as many of its oldest turns as do not fit beside the answer.
+    """The prompt of a conversation; of one that does not fit the context, without as many of its oldest turns as do not
+    fit beside the answer.
 
-    System texts and the last turn stay; if they alone are too long, the prompt is too, and is rejected later.
+    A conversation that fits loses nothing, however short the answer then is. System texts and the last turn stay; if
+    they alone are too long, the prompt is too, and is rejected later.
 
     Args:
         model: Renders the prompt.
         messages: The conversation.
         tools: Tools that the model is offered.
         thinking: Whether the answer thinks; None: what the template does by itself.
-        max_new_tokens: Tokens left for the answer; None: a quarter of the context.
+        max_new_tokens: The limit of the answer; None: no limit. See `_get_budget`.
 
     Raises:
         ApiError: 400 as `ServedModel.render_chat`.
     """
+    whole = _render_or_none(lambda: model.render_chat(messages, tools, thinking), model.engine.context_length - 1)
+    if whole is not None:
+        return whole
     budget = _get_budget(model, max_new_tokens)
     system, turns = split_turns(messages)
 
@@ -53,18 +58,6 @@ def render_truncated(
     return render(bisect_left(range(last), True, key=fits))
 
 
-def render_fitting(
-    model: ServedModel,
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]],
-    thinking: bool | None,
-    max_new_tokens: int | None,
-) -> tuple[int, ...]:
-    """`render_truncated`, but a conversation that fits the context loses nothing, however short the answer then is."""
-    whole = _render_or_none(lambda: model.render_chat(messages, tools, thinking), model.engine.context_length - 1)
-    return whole or render_truncated(model, messages, tools, thinking, max_new_tokens)
-
-
 def encode_truncated(
     model: ServedModel, text: str, encode: Callable[[str], tuple[int, ...]], max_new_tokens: int | None
 ) -> tuple[int, ...]:
@@ -74,7 +67,7 @@ def encode_truncated(
         model: Its tokenizer and context count.
         text: What is cut.
         encode: Makes the prompt of a text, with whatever is around it.
-        max_new_tokens: Tokens left for the answer; None: a quarter of the context.
+        max_new_tokens: The limit of the answer; None: no limit. See `_get_budget`.
 
     Raises:
         ApiError: 400 as `encode`.
@@ -96,9 +89,13 @@ def encode_truncated(
 
 
 def _get_budget(model: ServedModel, max_new_tokens: int | None) -> int:
-    """Tokens of a prompt beside an answer."""
+    """Tokens of a prompt that is shortened: what the context leaves beside the answer, for which a quarter is kept, or
+    less if its limit is less. A limit says how long an answer may be, not how long it will be: many clients set one as
+    long as the context, beside which no earlier turn would be left.
+    """
     context_length = model.engine.context_length
-    return context_length - min(max_new_tokens or context_length // _ANSWER_SHARE, context_length - 1)
+    share = max(1, context_length // _ANSWER_SHARE)
+    return context_length - min(max_new_tokens or share, share)
 
 
 def _render_or_none(render: Callable[[], tuple[int, ...]], budget: int) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.serve.api.anthropic.blocks import InputMessage, TextBlock, make_system_turns
-from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
+from hanlin.serve.api.body import MAX_MESSAGES, AnswerBody, RequestBody
 from hanlin.serve.api.fields import SamplingBody, StopString, StructuredOutputBody
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
 from hanlin.serve.api.structure.output_format import JsonSchemaFormat, OutputFormat, choose_answer_format
@@ -88,7 +88,7 @@ class _ContextManagement(RequestBody):
     edits: list[_Edit] | None = None
 
 
-class CountTokensRequest(RequestBody):
+class CountTokensRequest(AnswerBody):
     """The body of `POST /v1/messages/count_tokens`: what makes the prompt."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {

@@ -115,13 +115,16 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         body = await parse_request(service, EmbedRequest, request, json_only=False)
         model = models.get(body.model)
         start_ns = time.perf_counter_ns()
+        durations = {"total_duration": 0, "load_duration": 0}
+        if not body.input:  # as a chat without messages: whether the model is loaded
+            return JSONResponse({"model": body.model, "embeddings": [], **durations, "prompt_eval_count": 0})
         texts = [body.input] if isinstance(body.input, str) else [*body.input]
         truncate = body.truncate is not False
         result = await compute_embeddings(service, request, model, texts, truncate=truncate, dimensions=body.dimensions)
         if result is None:
             return make_disconnected_response()
         embeddings, tokens = result
-        durations = {"total_duration": time.perf_counter_ns() - start_ns, "load_duration": 0}
+        durations["total_duration"] = time.perf_counter_ns() - start_ns
         content = {"model": body.model, "embeddings": [*embeddings], **durations, "prompt_eval_count": tokens}
         return await make_json_response(service, lambda: content)
 
@@ -129,6 +132,8 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def embed_legacy(request: Request) -> Response:
         body = await parse_request(service, LegacyEmbedRequest, request, json_only=False)
         model, truncate = models.get(body.model), body.truncate is not False
+        if not body.prompt:
+            return JSONResponse({"embedding": []})
         result = await compute_embeddings(service, request, model, [body.prompt], "prompt", truncate, body.dimensions)
         if result is None:
             return make_disconnected_response()

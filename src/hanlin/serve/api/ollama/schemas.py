@@ -10,7 +10,7 @@ from pydantic import Field
 from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.serve.api.body import MAX_MESSAGES, RequestBody
+from hanlin.serve.api.body import MAX_MESSAGES, AnswerBody, RequestBody
 from hanlin.serve.api.fields import StopString, Tool, clean_sampling, get_strict_names
 from hanlin.serve.api.foreign_fields import FOREIGN_OLLAMA_FIELDS, FOREIGN_OLLAMA_OPTIONS
 from hanlin.serve.api.messages import Content, ToolCallEntry, to_text
@@ -58,7 +58,7 @@ class Options(RequestBody):
         return clean_sampling({**sampling, "repetition_penalty": self.repeat_penalty, "max_new_tokens": max_new_tokens})
 
 
-class _AnswerRequest(RequestBody):
+class _AnswerRequest(AnswerBody):
     """What every request for an answer may hold."""
 
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -195,7 +195,8 @@ class EmbedRequest(RequestBody):
     """The body of `POST /api/embed`."""
 
     model: str = Field(min_length=1)
-    input: str | list[str]
+    input: str | list[str] | None = None
+    """Nothing, or an empty text, asks whether the model is loaded, as in the other routes."""
     truncate: bool | None = None
     """Ollama truncates a text that is too long, unless this is false."""
     dimensions: int | None = Field(None, ge=1)
@@ -205,7 +206,7 @@ class LegacyEmbedRequest(RequestBody):
     """The body of `POST /api/embeddings`, which `/api/embed` superseded."""
 
     model: str = Field(min_length=1)
-    prompt: str
+    prompt: str | None = None
     truncate: bool | None = None
     dimensions: int | None = Field(None, ge=1)
 

@@ -22,7 +22,7 @@ from hanlin.serve.api.fields import (
     get_strict_names,
     split_prompts,
 )
-from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_SAMPLING_FIELDS
+from hanlin.serve.api.foreign_fields import FOREIGN_CHAT_FIELDS, FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
 from hanlin.serve.api.messages import Content, ToolCallEntry, parse_call_arguments, to_text
 from hanlin.serve.api.structure.output_format import (
     JsonSchemaFormat,
@@ -159,6 +159,7 @@ class _AnswerRequest(StructuredOutputBody, SamplingBody):
 
     model: str
     stream_options: _StreamOptions | None = None
+    response_format: _ResponseFormat | None = None
 
     @property
     def with_usage(self) -> bool:
@@ -181,7 +182,6 @@ class ChatRequest(ThinkingBody, _AnswerRequest):
     parallel_tool_calls: bool | None = None
     prediction: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
-    response_format: _ResponseFormat | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
 
@@ -271,7 +271,7 @@ class ChatRequest(ThinkingBody, _AnswerRequest):
 class CompletionRequest(_AnswerRequest):
     """The body of `POST /v1/completions`: plain text or token ids to continue."""
 
-    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {**FOREIGN_SAMPLING_FIELDS, "messages": (None, [])}
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {**FOREIGN_SAMPLING_FIELDS, **FOREIGN_THINKING_FIELDS}
     prompt: (
         str
         | TokenIds
@@ -322,6 +322,11 @@ class CompletionRequest(_AnswerRequest):
     @property
     def prompts(self) -> list[str | list[int]]:
         return split_prompts(self.prompt)
+
+    def list_output_formats(self) -> list[OutputFormat]:
+        """As `StructuredOutputBody`, and `response_format`, which vLLM takes here too."""
+        text_format = self.response_format.to_format() if self.response_format is not None else None
+        return [*super().list_output_formats(), *([text_format] if text_format is not None else [])]
 
     def to_params(self) -> GenerationParams:
         """Raises ApiError (400) for fields that contradict each other."""

@@ -19,7 +19,7 @@ from hanlin.serve.api.responses.store import ResponseStore
 from hanlin.serve.api.streaming import SSE, StreamWriter, encode_sse
 from hanlin.serve.api.thinking import choose_thinking
 from hanlin.serve.api.tool_calls import get_tool_names
-from hanlin.serve.api.truncation import render_truncated
+from hanlin.serve.api.truncation import render_fitting
 from hanlin.serve.errors import ApiError, unsupported_value_error
 from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
 from hanlin.serve.service import Answer, GenerationService
@@ -114,7 +114,7 @@ def _render(
     thinking = choose_thinking(model, effort, "reasoning.effort", body.make_response_format())
     try:
         if body.truncation == "auto":
-            return render_truncated(model, messages, tools, thinking, max_output_tokens)
+            return render_fitting(model, messages, tools, thinking, max_output_tokens)
         return model.render_chat(messages, tools, thinking)
     except ApiError as error:
         if error.param != "messages":

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from hanlin.core.i18n import tr
-from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.body import AnswerBody
 from hanlin.serve.api.fields import (
     SamplingBody,
     StrictModel,
@@ -104,8 +104,14 @@ class _StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
 
-class PromptBody(RequestBody):
+class PromptBody(AnswerBody):
     """What makes the prompt of a response; also the body of `POST /v1/responses/input_tokens`."""
+
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "conversation": (None,),
+        "prompt": (None,),
+        **FOREIGN_THINKING_FIELDS,
+    }
 
     model: str
     input: str | list[InputItem] = Field(min_length=1)
@@ -200,11 +206,9 @@ class ResponseRequest(StructuredOutputBody, PromptBody, SamplingBody):
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
         "background": (None, False),
         "context_management": (None, []),
-        "conversation": (None,),
         "moderation": (None,),
-        "prompt": (None,),
         **FOREIGN_SAMPLING_FIELDS,
-        **FOREIGN_THINKING_FIELDS,
+        **PromptBody.unsupported_fields,
     }
     n: Literal[1] | None = None
     max_output_tokens: Annotated[TokenLimit, AfterValidator(no_limit_as_none)] | None = None
