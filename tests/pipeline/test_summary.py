@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanlin.cli.commands.run import _widen_report
+from hanlin.config.kinds import KINDS
 from hanlin.config.recipe import build_recipe
 from hanlin.config.recipe_file import read_recipe
+from hanlin.core.i18n import translate, use_language
 from hanlin.pipeline import worker
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import Manifest
+from hanlin.pipeline.metric_names import METRIC_NAMES
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.report import build_report, summarize_metrics
 from hanlin.pipeline.run import build_request
@@ -40,6 +43,27 @@ def test_the_most_frequent_reasons_come_first_with_the_number_of_the_others() ->
     dropped = {"advertisement": 1, "duplicate": 2, "repeated_characters": 1, "symbols": 1, "too_short": 8}
     line = summary("corpus", {"sources": ["./a"]}, {"rows_in": 20, "rows_kept": 7, "dropped": dropped})
     assert "too_short 8, duplicate 2, " in line and line.endswith("… (+1)")
+
+
+def test_every_metric_that_a_kind_shows_has_a_name_in_both_languages() -> None:
+    same = {"KL", "rope_theta"}
+    for kind in KINDS.values():
+        for metric in kind.shows:
+            known = METRIC_NAMES.get(metric) or METRIC_NAMES.get(metric.removeprefix("*."))
+            assert known is not None, (kind.name, metric)
+            assert known in same or translate(known, "zh") != known, metric
+
+
+def test_a_chinese_reader_is_told_the_names_of_metrics_in_chinese() -> None:
+    with use_language("zh"):
+        line = summary("corpus", {"sources": ["./a"]}, {"rows_in": 20, "rows_kept": 7, "dropped": {}})
+    assert line == "读入 20 · 保留行数 7"
+
+
+def test_a_mix_tells_the_share_of_each_source() -> None:
+    metrics = {"rows_written": 5, "tokens": 90, "sources": {"0": {"share": 0.75, "repeats": 1}, "1": {"share": 0.25}}}
+    line = summary("mix", {"records": "documents", "sources": [{"data": "./a"}, {"data": "./b"}]}, metrics)
+    assert line.endswith("share of each source: 0 0.75, 1 0.25")
 
 
 def reported(first: Literal["done", "stale"], second: Literal["done", "run"]) -> dict[str, Any]:

@@ -134,3 +134,15 @@ def test_the_reader_chooses_the_language(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_message_without_values_keeps_its_braces() -> None:
     assert tr("{not a placeholder}") == "{not a placeholder}"
     assert translate("", "zh") == ""
+
+
+def test_the_unit_of_every_progress_is_a_message() -> None:
+    """`progress.update(done, total, tr("files"))`: it is shown as it is."""
+    plain = [
+        f"{file.name}:{call.lineno}"
+        for file in sorted((ROOT / "src").rglob("*.py"))
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "update"
+        and len(call.args) > 2 and isinstance(call.args[2], ast.Constant)
+    ]  # fmt: skip
+    assert plain == []

@@ -120,7 +120,7 @@ ORDER: dict[str, list[str]] = {
     "parity": ["modelfile", "backends", "cases", "check"],
     "export": ["calibration quality quality_page gptq", "gguf hf model_card", "package"],
     "pipeline": [
-        "manifest",
+        "manifest metric_names",
         "integrity step",
         "artifacts lineage hubs torchrun",
         "inputs",

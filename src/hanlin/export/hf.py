@@ -107,7 +107,7 @@ def _write_gptq(
     rows = list(load_calibration_rows(data, tokenizer, window, settings.tokens, context.seed))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
     grids = gptq.quantize_layers(
-        model, rows, settings.group_size, lambda done, of: context.progress.update(done, of, "layers")
+        model, rows, settings.group_size, lambda done, of: context.progress.update(done, of, tr("layers"))
     )
     context.progress.close()
     arguments = QuantizationArgs(num_bits=gptq.BITS, symmetric=True, strategy="group", group_size=settings.group_size)

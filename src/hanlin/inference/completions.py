@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.inference.protocol import Completion, OnCompletion
 
@@ -31,5 +32,5 @@ def collect_completions(
             on_completion(index, completion)
         if progress is not None:
             done = len(completions)
-            progress.update(done, count, "answers", force=done == count, tokens=num_tokens)
+            progress.update(done, count, tr("answers"), force=done == count, tokens=num_tokens)
     return [completions[index] for index in range(count)]

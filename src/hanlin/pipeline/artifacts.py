@@ -318,7 +318,7 @@ def _hashing(name: str) -> Iterator[Callable[[int, int], None]]:
         nonlocal done
         done += count
         if total > _SHOWN_BYTES:
-            progress.update(done, total, "bytes")
+            progress.update(done, total, tr("bytes"))
 
     try:
         yield on_bytes

@@ -17,6 +17,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import Manifest
+from hanlin.pipeline.metric_names import name_metric
 from hanlin.pipeline.step import Step
 
 _SHOWN_METRICS = 6
@@ -142,14 +143,7 @@ def summarize_metrics(step: Step) -> str:
         names += tuple(name for name in ("refused", "changed") if name not in names)
     parts = []
     for name in names:
-        value: Any = metrics
-        if name.startswith("*."):  # of each file of an export
-            part = name[2:]
-            value = {file: row[part] for file, row in metrics.items() if isinstance(row, Mapping) and part in row}
-        else:
-            for part in name.split("."):
-                value = value.get(part) if isinstance(value, Mapping) else None
-        label = name.removeprefix("*.").replace("_", " ").replace(".", " ")
+        value, label = _read_metric(metrics, name.split(".")), name_metric(name)
         if isinstance(value, Mapping) and set(value) == {"before", "after"}:
             parts.append(f"{label} {format_number(value['before'])} → {format_number(value['after'])}")
         elif isinstance(value, Mapping) and value and all(isinstance(v, int | float) for v in value.values()):
@@ -157,6 +151,18 @@ def summarize_metrics(step: Step) -> str:
         elif isinstance(value, int | float | str):
             parts.append(f"{label} {format_number(value)}")
     return " · ".join(parts if kind.shows else parts[:_SHOWN_METRICS])
+
+
+def _read_metric(value: Any, path: Sequence[str]) -> Any:
+    """The metric of a path; `*` stands for each part that has the rest of it: a file of an export, a source."""
+    for index, part in enumerate(path):
+        if not isinstance(value, Mapping):
+            return None
+        if part == "*":
+            found = {name: _read_metric(row, path[index + 1 :]) for name, row in value.items()}
+            return {name: number for name, number in found.items() if number is not None}
+        value = value.get(part)
+    return value
 
 
 def _summarize_counts(label: str, counts: Mapping[str, float]) -> str:

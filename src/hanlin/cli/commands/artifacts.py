@@ -61,7 +61,7 @@ def verify(
 
     def on_bytes(done: int, total: int) -> None:
         if total > _SHOWN_BYTES:
-            progress.update(done, total, "bytes")
+            progress.update(done, total, tr("bytes"))
 
     for result in verify_artifacts(artifact, on_bytes):
         progress.close()

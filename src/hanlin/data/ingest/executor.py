@@ -80,7 +80,7 @@ class Executor:
         """
         if self._in_process or len(tasks) < 2 or (not self._context.ray and self._context.cores < 2):
             progress = ProgressCounter(
-                lambda done: self._context.progress.update(self._done_bytes + done, self._total_bytes, "bytes")
+                lambda done: self._context.progress.update(self._done_bytes + done, self._total_bytes, tr("bytes"))
             )
             for task in tasks:
                 yield function(shared, task, progress)
@@ -108,7 +108,7 @@ class Executor:
         def report() -> None:
             while not stop.wait(_REPORT_INTERVAL):
                 done = self._done_bytes + _sum_counts(counts)
-                self._context.progress.update(done, self._total_bytes, "bytes")
+                self._context.progress.update(done, self._total_bytes, tr("bytes"))
 
         thread = threading.Thread(target=report, daemon=True)
         if self._total_bytes:

@@ -175,7 +175,7 @@ def _process_splits(
     shards: dict[int, list[Shard]] = {}
     rows_read: Counter[int] = Counter()
     total_bytes = sum(split.num_bytes for split in splits)
-    progress = ProgressCounter(lambda done: context.progress.update(done, total_bytes, "bytes"))
+    progress = ProgressCounter(lambda done: context.progress.update(done, total_bytes, tr("bytes")))
     for index, split in enumerate(splits):
         if split.limit is not None:
             limit = max(0, split.limit - rows_read[split.file.source_index])

@@ -196,7 +196,7 @@ def _index_source(
                 file_of_row.append(np.full(len(data["tokens"]), file_index, dtype=np.int64))
                 position = int(data["end"])
             chunk += 1
-            context.progress.update(position, size, "bytes")
+            context.progress.update(position, size, tr("bytes"))
     empty = np.empty(0, dtype=np.int64)
     joined = [np.concatenate(chunks) if chunks else empty for chunks in (file_of_row, offsets, tokens)]
     return _SourceIndex(tuple(files), *joined)

@@ -126,7 +126,7 @@ def _verify_files(
     tokenizer_check = verify.TokenizerCheck(source.tokenizer, source.vocabulary, source.stop_ids)
     metrics: dict[str, Any] = {"weights": source.weights}
     for index, name in enumerate(types):
-        context.progress.update(index, len(types), "files")
+        context.progress.update(index, len(types), tr("files"))
         file = gguf_path(out, name)
         tokenizer_check.check(file)
         row: dict[str, Any] = {

@@ -105,7 +105,7 @@ def collect_imatrix(
             read += len(row)
             if saved is not None and sums.rows % _SAVED_EVERY == 0:
                 sums.write(saved)
-            progress.update(read, total, "tokens")
+            progress.update(read, total, tr("tokens"))
     progress.close()
     return sums.imatrix(chunk_size, datasets)
 

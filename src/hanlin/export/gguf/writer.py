@@ -48,7 +48,7 @@ def write_files(types: Sequence[str], settings: Gguf, source: GgufSource, out: P
                 write_header(tmp_path, source, name, settings)
                 for size in write_tensors(tmp_path, source, name, quantizer):
                     bytes_written += size
-                    context.progress.update(bytes_written, total, "bytes")
+                    context.progress.update(bytes_written, total, tr("bytes"))
                 os.replace(tmp_path, gguf_path(out, name))
     finally:
         quantizer.close()

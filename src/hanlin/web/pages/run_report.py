@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hanlin.config.recipe import Recipe
 from hanlin.core.errors import UserError
 from hanlin.core.files import format_json, parse_json, read_json, write_text
-from hanlin.core.i18n import mark, translate
+from hanlin.core.i18n import mark, translate, use_language
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage, lineage_json
@@ -95,7 +95,7 @@ def _stage_row(step: Step, store: Store) -> dict[str, Any]:
         "name": step.stage.name,
         "kind": step.stage.kind,
         "seconds": step.manifest.seconds,
-        "changes": summarize_metrics(step),
+        "changes": show_both(*_summarize_in_both_languages(step)),
         "key": step.key,
         "digest": step.manifest.digest,
         "metrics": step.manifest.metrics,
@@ -104,6 +104,13 @@ def _stage_row(step: Step, store: Store) -> dict[str, Any]:
         "curve": _curve(folder / "metrics.jsonl"),
         "long_context": draw_long_context(step.manifest.metrics),
     }
+
+
+def _summarize_in_both_languages(step: Step) -> tuple[str, str]:
+    with use_language("en"):
+        english = summarize_metrics(step)
+    with use_language("zh"):
+        return english, summarize_metrics(step)
 
 
 def _read_optional(path: Path) -> dict[str, Any] | None:
