@@ -193,7 +193,7 @@ _TABLE = (
     StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.stage:run",
               "ask tasks or questions and score the answers", version=4, heavy=True, lineage=True,
               shows=("questions", "scores", "submission", "exact_match", "chinese_answer_share", "stop_rate",
-                     "greedy_agreement")),
+                     "greedy_agreement", "unread_fields")),
     StageKind("perplexity", "evaluate:Perplexity", "evaluation", "hanlin.evaluate.perplexity:run",
               "measure perplexity on held-out text", heavy=True,
               shows=("perplexity", "bits_per_character", "tokens")),

@@ -81,7 +81,7 @@ class ChatServer:
         """
         body = {
             "model": self.name,
-            "messages": [{"role": message.role, "content": message.text} for message in messages],
+            "messages": [to_chat_message(message) for message in messages],
             "stream": True,
             "stream_options": {"include_usage": True},
             **fields,
@@ -141,6 +141,23 @@ class ChatServer:
         except ServerError as error:
             what = tr("the server broke off: {reason}", reason=error)
             raise EngineUnavailableError(what, self.address) from error
+
+
+def to_chat_message(message: Message) -> dict[str, Any]:
+    """A turn as OpenAI's chat API has it, with its calls or the call that it answers; it has no field for reasoning."""
+    row: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.tool_calls:
+        row["tool_calls"] = [
+            {
+                "id": call.id or f"call_{index}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)},
+            }
+            for index, call in enumerate(message.tool_calls)
+        ]
+    if message.role == "tool":
+        row |= {"tool_call_id": message.tool_call_id or "call_0", **({"name": message.name} if message.name else {})}
+    return row
 
 
 class ServerAnswer:

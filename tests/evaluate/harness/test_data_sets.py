@@ -50,6 +50,24 @@ def test_a_configuration_is_a_folder_or_part_of_a_file_name(tmp_path: Path) -> N
     assert find_data_set("me/sums", "odd", tmp_path) is None
 
 
+def test_a_configuration_is_no_part_of_a_longer_word(tmp_path: Path) -> None:
+    """Of C-Eval `logic` is a subject, and a part of the name of another."""
+    names = ("logic", "formal_logic", "ideological_and_moral_cultivation", "历史")
+    for count, name in enumerate(names, start=1):
+        write_rows(tmp_path / "me" / "exam" / "test" / f"{name}_test.jsonl", *[ROW] * count)
+    assert splits_of("me/exam", "logic", tmp_path) == {"test": 1}
+    assert splits_of("me/exam", "历史", tmp_path) == {"test": 4}
+    assert splits_of("me/exam", "formal", tmp_path) == {"test": 2}
+    assert find_data_set("me/exam", "moral_logic", tmp_path) is None
+
+
+def test_a_card_with_a_pattern_that_is_none_has_no_files(tmp_path: Path) -> None:
+    card = "---\nconfigs:\n- config_name: easy\n  data_files:\n  - split: test\n    path: ''\n---\n"
+    write_rows(tmp_path / "me" / "sums" / "test.jsonl", ROW)
+    (tmp_path / "me" / "sums" / "README.md").write_text(card, encoding="utf-8")
+    assert find_data_set("me/sums", "easy", tmp_path) is None
+
+
 def test_the_card_of_a_data_set_says_which_files_are_which_split(tmp_path: Path) -> None:
     folder = tmp_path / "me" / "sums"
     write_rows(folder / "first.jsonl", ROW)

@@ -10,6 +10,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.evaluate.harness.answers import AnswerStore
+from hanlin.inference.protocol import SamplingParams
 
 pytest.importorskip("lm_eval", reason="pip install 'hanlin[lm-eval]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings of other packages
@@ -147,6 +148,35 @@ def test_a_repeated_request_is_sampled_anew(tiny_model: Path, load_lm: Open) -> 
     answers = ours.generate_until([request] * 3)
     assert len(set(answers)) == 3
     assert ours.generate_until([request] * 3) == answers
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, SamplingParams()),
+        ({"temperature": 0.7}, SamplingParams(temperature=0.7, seed=42)),
+        ({"temperature": 0.0}, SamplingParams()),
+        ({"temperature": 0.7, "do_sample": False}, SamplingParams()),
+        ({"do_sample": True, "top_p": 0.9}, SamplingParams(temperature=1.0, top_p=0.9, seed=42)),
+        ({"max_tokens": 7}, SamplingParams(max_new_tokens=7)),
+        ({"max_completion_tokens": 7, "max_new_tokens": 8}, SamplingParams(max_new_tokens=8)),
+        ({"repetition_penalty": 1.2, "num_beams": 1}, SamplingParams(repetition_penalty=1.2)),
+        ({"do_sample": True, "min_p": 0.1, "top_k": -1}, SamplingParams(temperature=1.0, min_p=0.1, seed=42)),
+    ],
+    ids=str,
+)
+def test_the_options_of_a_task_mean_what_the_harness_means(options: dict[str, Any], expected: SamplingParams) -> None:
+    from hanlin.evaluate.harness.model import read_sampling
+
+    assert read_sampling(options) == expected
+
+
+def test_an_option_of_a_task_that_cannot_be_honored_is_refused() -> None:
+    from hanlin.evaluate.harness.model import read_sampling
+
+    for name, value in (("num_beams", 4), ("max_length", 512), ("temprature", 0.5)):
+        with pytest.raises(UserError, match=f"`{name}: {value}`, which is not supported"):
+            read_sampling({name: value})
 
 
 def test_a_task_with_answers_as_long_as_the_context_is_refused(tiny_model: Path, load_lm: Open) -> None:

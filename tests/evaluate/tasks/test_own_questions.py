@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from hanlin.core.errors import UserError
+from hanlin.core.records import Message, ToolCall
 from hanlin.evaluate.tasks.definition import find_tasks
 from hanlin.evaluate.tasks.exam_files import ExamFolder
-from hanlin.evaluate.tasks.items import Item, read_items
+from hanlin.evaluate.tasks.items import Item, Items, read_items
+from hanlin.evaluate.tasks.prompts import PromptBuilder, TaskRun
 from hanlin.evaluate.tasks.question_files import read_questions
+from hanlin.inference.chat_server import to_chat_message
 
 WATER = {"question": "水？", "answer": "B"}
 
@@ -132,3 +135,111 @@ def test_an_instruction_that_no_program_tells_is_not_counted_as_broken(
     with pytest.raises(UserError) as refusal:
         read_items(name, task, tmp_path)
     assert message in str(refusal.value)
+
+
+# ------------------------------------------------------------------------------------- nothing is passed over unsaid
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"question": "水？", "answer": "H2O", "id": "a", "topic": "化学", "match": "exact", "empty": ""}, []),
+        ({"question": "水？", "answer": "H2O", "topik": "化学", "difficulty": 3}, ["topik", "difficulty"]),
+        ({"question": "水？", "answers": ["H2O"], "answer": "水"}, ["answer"]),
+        ({"id": 1, "idx": 2, "question": "水？", "answer": "H2O", "explanation": "x"}, ["idx", "explanation"]),
+        (
+            {"messages": [{"role": "user", "content": "?", "score": 1}], "answer": "a", "lang": "zh"},
+            ["lang", "turn.score"],
+        ),
+        ({"id": "a", "messages": [{"role": "user", "text": "?"}], "answers": ["a"], "weight": 2}, ["weight"]),
+        ({"instruction": "?", "output": "a", "score": 3, "id": "a"}, ["score"]),
+        ({**WATER, "choices": ["火", "水"], "explanation": "x"}, ["explanation"]),
+        ({**WATER, "A": "火", "B": "水", "Source": "卷一"}, ["Source"]),
+        ({"question": "写一首诗", "match": "judge", "level": 2}, ["level"]),
+    ],
+    ids=str,
+)
+def test_fields_that_are_no_part_of_the_question_are_counted(
+    row: dict[str, Any], unread: list[str], tmp_path: Path
+) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for _ in range(2))
+    (tmp_path / "mine.jsonl").write_text(text, encoding="utf-8")
+    ((name, task),) = find_tasks(["mine.jsonl"], tmp_path).items()
+    assert read_items(name, task, tmp_path).unread == dict.fromkeys(unread, 2)
+
+
+def test_a_question_after_other_turns_keeps_them_as_turns(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "简短回答。"},
+        {"role": "user", "content": "我叫小明。"},
+        {"role": "assistant", "content": "你好，小明。"},
+        {"role": "user", "content": "我叫什么？"},
+    ]
+    item = read_row(tmp_path, {"messages": turns, "answer": "小明"})
+    assert [(turn.role, turn.text) for turn in item.messages] == [(turn["role"], turn["content"]) for turn in turns]
+    task = find_tasks(["mine.jsonl"], tmp_path)["mine"]
+    name, profile = task.profile("", "mine")
+    task_run = TaskRun("mine", task, name, profile, "generate", True, None, 0, 8)
+    prompt = PromptBuilder(task_run, None, None, 1 << 20).build(item, Items([item], {}))
+    assert [turn.role for turn in prompt.messages] == [turn["role"] for turn in turns]
+    assert prompt.messages[:-1] == item.messages[:-1] and "我叫什么？" in prompt.messages[-1].text
+    assert "小明" not in prompt.messages[-1].text
+
+
+def test_a_server_is_sent_the_calls_and_results_of_earlier_turns() -> None:
+    turns = [
+        Message("assistant", "", (ToolCall("查", {"城": "杭州"}, "c1"),)),
+        Message("tool", "晴", tool_call_id="c1"),
+    ]
+    function = {"name": "查", "arguments": '{"城": "杭州"}'}
+    assert [to_chat_message(turn) for turn in turns] == [
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "type": "function", "function": function}]},
+        {"role": "tool", "content": "晴", "tool_call_id": "c1"},
+    ]
+    assert to_chat_message(Message("user", "?")) == {"role": "user", "content": "?"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answers": []}, "it has no answer"),
+        ({"answers": [""]}, "it has no answer"),
+        ({"answers": [{"text": "a"}]}, "it has no answer"),
+        ({"messages": [{"role": "user", "text": "?"}, {"role": "assistant", "text": "!"}]}, "not a question"),
+        ({"messages": [{"role": "user", "text": " "}]}, "not a question"),
+    ],
+    ids=str,
+)
+def test_a_question_in_our_own_form_is_checked_like_any_other(
+    row: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    whole = {"id": "a", "messages": [{"role": "user", "text": "?"}], "answers": ["a"], **row}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_questions(tmp_path / "rows.jsonl")
+
+
+def test_numbers_are_answers_in_our_own_form_and_the_language_is_that_of_the_question(tmp_path: Path) -> None:
+    row = {"id": 7, "messages": [{"role": "user", "text": "How much is six times seven?"}], "answers": [42]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (question,) = read_questions(tmp_path / "rows.jsonl")
+    assert (question.id, question.answers, question.language) == ("7", ("42",), "en")
+
+
+def test_a_file_is_the_one_that_was_named_and_no_other_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for folder, question in ((tmp_path / "old", "旧"), (tmp_path, "新")):
+        text = json.dumps({"question": question, "answer": "a"}, ensure_ascii=False)
+        (folder / "我的 题.jsonl").write_text(text, encoding="utf-8")
+    ((name, task),) = find_tasks(["我的 题.jsonl"], tmp_path).items()
+    assert [item.fields["question"] for item in read_items(name, task, tmp_path).questions] == ["新"]
+    with pytest.raises(UserError, match="outside the data folder"):
+        find_tasks(["../我的 题.jsonl"], tmp_path / "old")
+
+
+def test_two_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
+    for name in ("v1.a.jsonl", "v1.b.jsonl"):
+        (tmp_path / name).write_text(json.dumps(WATER), encoding="utf-8")
+    with pytest.raises(UserError, match="two tasks are called 'v1'"):
+        find_tasks(["v1.a.jsonl", "v1.b.jsonl"], tmp_path)
+    assert list(find_tasks(["v1.a.jsonl,", "v1.a.jsonl"], tmp_path)) == ["v1"]

@@ -19,7 +19,9 @@ from hanlin.evaluate.harness.model import check_options, find_first, read_sampli
 from hanlin.evaluate.tasks.address import MAX_STOPS, CannotScoreError, TextServer, hint_to_score
 from hanlin.evaluate.tasks.respond import ask_in_parallel, try_again
 from hanlin.inference.chat_server import ChatServer, api_key
+from hanlin.inference.protocol import SamplingParams
 
+_PLAIN = SamplingParams()
 _CONVERSATION = "\x00conversation\x00"
 """Begins what stands for a conversation where lm-evaluation-harness wants a text."""
 
@@ -132,6 +134,9 @@ class AddressLM(LM):  # type: ignore[misc]
         fields: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
         if sampling.temperature > 0:
             fields |= {"top_p": sampling.top_p, "seed": sampling.seed}
+        for name in ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+            if (value := getattr(sampling, name)) != getattr(_PLAIN, name):
+                fields[name] = value
         if context.startswith(_CONVERSATION):
             turns = parse_json(context.removeprefix(_CONVERSATION))
             messages = [Message(turn["role"], turn["content"]) for turn in turns]

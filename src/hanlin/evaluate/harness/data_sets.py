@@ -127,13 +127,37 @@ def _files_of(folder: Path, name: str) -> dict[str, list[Path]]:
     roots = [folder / name, folder / "data" / name] if name else [folder]
     root = next((root for root in roots if root.is_dir()), None)
     if root is None:
-        found = [path for path in _data_files(folder) if name in path.relative_to(folder).as_posix()]
+        found = _files_called(name, folder)
     else:
         found = _data_files(root)
     by_split: dict[str, list[Path]] = {}
     for path in found:
         by_split.setdefault(_split_of(path, folder), []).append(path)
     return by_split
+
+
+def _files_called(name: str, folder: Path) -> list[Path]:
+    """The files of a configuration by the words of their names and folders: `ARC-Easy-Train.jsonl` is of `ARC-Easy`.
+
+    Files called by nothing but the configuration and a split come before those with other words: of C-Eval, `logic` is
+    `logic_test.csv`, and neither `ideological_and_moral_cultivation_test.csv` nor `formal_logic_test.csv`.
+    """
+    wanted = _words(name)
+    if not wanted:
+        return []
+    exact: list[Path] = []
+    others: list[Path] = []
+    for path in _data_files(folder):
+        parts = [_words(part) for part in (*path.parent.relative_to(folder).parts, path.name.partition(".")[0])]
+        if wanted in ([word for word in words if word not in _SPLIT_WORDS and not word.isdigit()] for words in parts):
+            exact.append(path)
+        elif any(wanted == words[at : at + len(wanted)] for words in parts for at in range(len(words))):
+            others.append(path)
+    return exact or others
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[\W_]+", text.lower()) if word]
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -181,10 +205,17 @@ def _read_card(folder: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def _glob(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    files = [path for pattern in patterns for path in sorted(folder.glob(pattern.lstrip("/"))) if path.is_file()]
+    files = [path for pattern in patterns for path in _glob_one(folder, pattern.lstrip("/")) if path.is_file()]
     return [
         path for path in dict.fromkeys(files) if path.resolve().is_relative_to(folder.resolve()) or path.is_symlink()
     ]
+
+
+def _glob_one(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except (ValueError, NotImplementedError, OSError):  # of a card: an empty pattern, or one that is none
+        return []
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

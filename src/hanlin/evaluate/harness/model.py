@@ -31,6 +31,19 @@ MAX_NEW_TOKENS = 256
 IGNORED_OPTIONS = ("batch_size", "max_batch_size")
 """Options that lm-evaluation-harness hands to every model; an engine finds its own batches."""
 
+_LIMIT_OPTIONS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""What tasks call the longest answer; the first that is there counts."""
+_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+_READ_OPTIONS = (*_LIMIT_OPTIONS, *_PENALTIES, "until", "do_sample", "temperature", "top_p", "top_k", "min_p")
+_NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "early_stopping": (None, False),
+    "length_penalty": (None, 1),
+    "use_cache": (None, True, False),
+}
+"""Options of transformers, with the values that change no answer."""
+
 
 @register_model("hanlin")
 class HanlinLM(TemplateLM):  # type: ignore[misc]
@@ -264,14 +277,30 @@ def find_first(text: str, until: Sequence[str]) -> int | None:
 
 
 def read_sampling(options: Mapping[str, Any], repeat: int = 0) -> SamplingParams:
-    """The sampling that a task asks for: greedy unless it says `do_sample`."""
-    count = int(options.get("max_gen_toks", options.get("max_new_tokens", MAX_NEW_TOKENS)))
-    if not options.get("do_sample"):
-        return SamplingParams(max_new_tokens=count)
+    """The sampling that a task asks for.
+
+    Answers are greedy unless it says `do_sample`, or a temperature above 0 and nothing of `do_sample`, as
+    lm-evaluation-harness has it (0.4.13, `models/utils.py`, `normalize_gen_kwargs`).
+
+    Raises:
+        UserError: An option is not known here: left out, it would give other answers than were asked for.
+    """
+    for name, value in options.items():
+        if name not in _READ_OPTIONS and value not in _NEUTRAL_OPTIONS.get(name, (None,)):
+            what = tr("a task asks for answers with `{name}: {value}`, which is not supported", name=name, value=value)
+            raise UserError(what, "generation_kwargs", did_you_mean(name, _READ_OPTIONS))
+    limits = [options[name] for name in _LIMIT_OPTIONS if options.get(name) is not None]
+    temperature = options.get("temperature")
+    chosen: dict[str, Any] = {"max_new_tokens": int(limits[0]) if limits else MAX_NEW_TOKENS}
+    chosen |= {name: float(options[name]) for name in _PENALTIES if options.get(name) is not None}
+    do_sample = options.get("do_sample")
+    if not (bool(temperature) if do_sample is None else do_sample):
+        return SamplingParams(**chosen)
     return SamplingParams(
-        max_new_tokens=count,
-        temperature=float(options.get("temperature", 1.0)),
+        **chosen,
+        temperature=1.0 if temperature is None else float(temperature),
         top_p=float(options.get("top_p", 1.0)),
-        top_k=int(options.get("top_k", 0)),
+        top_k=max(0, int(options.get("top_k") or 0)),
+        min_p=float(options.get("min_p") or 0.0),
         seed=42 + repeat,
     )

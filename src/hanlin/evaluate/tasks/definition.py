@@ -8,6 +8,7 @@ choice that is scored, `{answer}` (the right letter, choice or text), `{subject}
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -193,19 +194,26 @@ def find_tasks(names: Sequence[str], data: Path) -> dict[str, Task]:
     """
     known = packaged_tasks()
     found: dict[str, Task] = {}
-    for name in (part for text in names for part in text.split(",")):
-        name = name.strip()
+    for name in dict.fromkeys(part.strip() for text in names for part in text.split(",")):
+        if not name:
+            continue
         file = data / name
+        if file.is_file() and not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(data)):
+            raise UserError(tr("a file of a task lies outside the data folder"), name)  # no key would hold it
         if name in TASK_GROUPS:
-            found |= {member: known[member] for member in TASK_GROUPS[name]}
+            named = {member: known[member] for member in TASK_GROUPS[name]}
         elif name in known:
-            found[name] = known[name]
+            named = {name: known[name]}
         elif name.endswith((".yaml", ".yml")) and file.is_file():
-            found |= read_tasks(file.read_text(encoding="utf-8"), file)
+            named = read_tasks(file.read_text(encoding="utf-8"), file)
         elif "." in name and file.is_file():
-            found[file.name.partition(".")[0]] = known[OWN_QUESTIONS].model_copy(update={"files": (name,)})
+            named = {file.name.partition(".")[0]: known[OWN_QUESTIONS].model_copy(update={"files": (name,)})}
         else:
             raise UserError(tr("there is no task '{name}'", name=name), "tasks", did_you_mean(name, task_names()))
+        for task_name, task in named.items():
+            if found.setdefault(task_name, task) != task:  # its results would replace those of the other
+                what = tr("two tasks are called '{name}'", name=task_name)
+                raise UserError(what, "tasks", tr("give the second file another name, or evaluate it on its own"))
     if not found:
         raise UserError(tr("no task is named"), "tasks", tr("for example cmmlu,mmlu,arc_easy"))
     return found

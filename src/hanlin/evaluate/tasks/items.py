@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.discover import list_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.records import Message
 from hanlin.data.formats.content.cells import decode_cells
 from hanlin.data.formats.look_alike import is_exam
 from hanlin.data.io.input_file import InputFile
@@ -24,7 +26,7 @@ from hanlin.evaluate.tasks import subjects as subject_tables
 from hanlin.evaluate.tasks.definition import LETTERS, RowLayout, Task
 from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion
 from hanlin.evaluate.tasks.ifeval import INSTRUCTIONS, check_instructions
-from hanlin.evaluate.tasks.question_files import read_choice_question, read_question
+from hanlin.evaluate.tasks.question_files import find_others, read_choice_question, read_question
 
 _DRAW_SEED = 1234
 _CHOICE_LINE = re.compile(r"(?:^|(?<=\s))\(?([A-G])\s*[．.、)]\s*")
@@ -46,6 +48,7 @@ class Item:
         gold: Numbers of the right choices from 0; empty if they are secret.
         answers: Accepted open answers.
         match: How an open answer is compared, if the question says so itself.
+        messages: Of a question that is a conversation: its turns, the last of which is asked.
         row: The row of the file, for metrics that need more of it.
     """
 
@@ -57,6 +60,7 @@ class Item:
     answers: tuple[str, ...] = ()
     match: str = ""
     row: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
 
     @property
     def target(self) -> str | list[str] | None:
@@ -71,12 +75,14 @@ class Item:
 class Items:
     """The questions of a task, and the worked examples of each subject (under "": of every subject).
 
-    `drawn` holds worked examples by the id of their question, see `draw_examples`.
+    `drawn` holds worked examples by the id of their question, see `draw_examples`; `unread` counts, by name, fields of
+    one's own questions that are no part of them.
     """
 
     questions: Sequence[Item]
     examples: Mapping[str, Sequence[Item]]
     drawn: Mapping[str, Sequence[Item]] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     def pool_of(self, item: Item) -> Sequence[Item]:
         """All worked examples of a question's subject."""
@@ -125,9 +131,11 @@ def read_items(name: str, task: Task, data: Path, *, split: str = "", subjects: 
     """
     if task.reader == "exam":
         return _read_exam(name, task, data, split or task.split, subjects)
-    files = _find_files(name, task.files, data)
+    # one's own file is that one, and none of its name in a folder below
+    files = [data / file for file in task.files] if task.reader == "own" else _find_files(name, task.files, data)
     labels = _read_labels(task, data) if task.labels_file else None
-    questions = [item for file in files for item in _read_file(name, task, file, labels)]
+    unread: Counter[str] = Counter()
+    questions = [item for file in files for item in _read_file(name, task, file, labels, unread)]
     if subjects:
         known = sorted({item.subject for item in questions if item.subject})
         for subject in subjects:
@@ -152,8 +160,8 @@ def read_items(name: str, task: Task, data: Path, *, split: str = "", subjects: 
                       {item.subject for item in examples}}  # fmt: skip
         return Items(questions, {"": examples, **by_subject})
     if not task.own_examples:
-        return Items(questions, {})
-    return Items(questions, {"": questions[::-1]})  # of a file without examples: its last questions
+        return Items(questions, {}, unread=unread)
+    return Items(questions, {"": questions[::-1]}, unread=unread)  # of a file without examples: its last questions
 
 
 def shuffle_choices(item: Item, seed: int) -> Item:
@@ -239,7 +247,9 @@ def _exam_item(question: ExamQuestion, title: str) -> Item:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _read_file(name: str, task: Task, file: Path, labels: Sequence[str] | None) -> Iterator[Item]:
+def _read_file(
+    name: str, task: Task, file: Path, labels: Sequence[str] | None, unread: Counter[str] | None = None
+) -> Iterator[Item]:
     source = SourceFile(file, file.name, 0, Source(path=str(file)))
     index = 0
     with InputFile(file) as input_file:
@@ -248,7 +258,7 @@ def _read_file(name: str, task: Task, file: Path, labels: Sequence[str] | None) 
             if isinstance(row.value, Drop):
                 raise UserError(f"{describe_reason(row.value.reason)} ({row.value.detail})", location)
             if task.reader == "own":
-                yield _own_item(decode_cells(row.value), f"{file.stem}#{index + 1}", location)
+                yield _own_item(decode_cells(row.value), f"{file.stem}#{index + 1}", location, unread)
                 index += 1
                 continue
             for value in _nested_rows(row.value, task, file):
@@ -442,40 +452,40 @@ def _text(row: Mapping[str, Any], path: str) -> str:
 
 # --- questions of a user ----------------------------------------------------------------------------------------------
 
-
 _MATCHES = ("exact", "contains", "number", "regex", "judge")
 
 
-def _own_item(row: Any, default_id: str, location: str) -> Item:
+def _own_item(row: Any, default_id: str, location: str, unread: Counter[str] | None) -> Item:
     """A question of one's own: with choices, else as `read_question` reads it, and perhaps `match`."""
-    choice = read_choice_question(row, default_id, location)
+    choice = read_choice_question(row, default_id, location, unread)
     if choice is not None:
-        fields = {"question": choice.text, "subject": choice.subject}
-        return Item(choice.id, choice.subject, fields, choice.choices, choice.gold, match="choice")
+        asked = {"question": choice.text, "subject": choice.subject}
+        return Item(choice.id, choice.subject, asked, choice.choices, choice.gold, match="choice")
     if is_exam(row):
         what, hint = tr("the choices of this question are not read"), tr("a row has `question`, `choices` and `answer`")
         raise UserError(what, location, hint)
     if isinstance(row, Mapping) and INSTRUCTIONS in row:
         raise UserError(tr("this is a row of IFEval"), location, tr("ask the task `ifeval`"))
     if isinstance(row, Mapping) and row.get("match") == "judge":
-        return _judged_item(row, default_id, location)
-    read = read_question(row, default_id, location)
-    texts, match = list(read.answers), row.get("match", "exact")
+        return _judged_item(row, default_id, location, unread)
+    read = read_question(row, default_id, location, unread)
+    match = row.get("match", "exact")
     if match not in _MATCHES:
         what = tr("`match` is {value!r}, not one of {names}", value=match, names=join_list(list(_MATCHES)))
         raise UserError(what, location)
     if match == "regex":
-        for text in texts:
+        for text in read.answers:
             try:
                 re.compile(text)
             except re.error as error:
                 what = tr("{pattern!r} is no regular expression: {error}", pattern=text, error=error)
                 raise UserError(what, location) from error
     fields = {"question": "\n".join(message.text for message in read.messages), "subject": read.topic}
-    return Item(read.id, read.topic, fields, (), (), tuple(texts), match)
+    turns = read.messages if len(read.messages) > 1 else ()
+    return Item(read.id, read.topic, fields, (), (), read.answers, match, messages=turns)
 
 
-def _judged_item(row: Mapping[str, Any], default_id: str, location: str) -> Item:
+def _judged_item(row: Mapping[str, Any], default_id: str, location: str, unread: Counter[str] | None) -> Item:
     """A question whose answer has no score: a judge compares it with that of another model."""
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
@@ -483,6 +493,8 @@ def _judged_item(row: Mapping[str, Any], default_id: str, location: str) -> Item
     if row.get("answer") is not None or row.get("answers") is not None:
         what = tr("a question with `match: judge` has no right answer")
         raise UserError(what, location, tr("leave out `answer`, or name another `match`"))
+    if unread is not None:
+        unread.update(find_others(row, ("question", "match", "subject", "id")))
     subject = str(row.get("subject", ""))
     fields = {"question": question.strip(), "subject": subject}
     return Item(str(row.get("id", default_id)), subject, fields, match="judge")

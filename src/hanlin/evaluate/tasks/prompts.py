@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hanlin.chat.template import ChatTemplate
@@ -299,7 +299,14 @@ class PromptBuilder:
                 number = example.gold[0] if example.gold else None
                 answer = fill(profile.answer, example, self._where, number, bool(example.choices))
                 turns.append(Message("assistant", answer.strip()))
-        turns.append(Message("user", self._chat_question(item)))
+        if item.messages:
+            *before, last = item.messages
+            asked = replace(item, fields={**item.fields, "question": last.text})
+            num_systems = next((index for index, turn in enumerate(before) if turn.role != "system"), len(before))
+            asking = replace(last, text=self._chat_question(asked))
+            turns = [*before[:num_systems], *turns, *before[num_systems:], asking]
+        else:
+            turns.append(Message("user", self._chat_question(item)))
         heading = fill(profile.heading, item, self._where)
         if heading:
             turns[0] = Message("user", heading + turns[0].text)

@@ -13,7 +13,8 @@ A row with choices (`read_choice_question`) is read for `tasks` alone.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,7 @@ from hanlin.core.records import Message, Question
 from hanlin.core.text import answer_language
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.content.cells import decode_cells
+from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.history import find_history
 from hanlin.data.formats.look_alike import TURNS_TO_ASK, is_exam, is_turns_to_ask
 from hanlin.data.formats.turns import read_turns
@@ -49,6 +51,9 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _AROUND_LETTER = " \t()[]【】.。、:*"
 _FINAL_ANSWER = "####"
 """What precedes the final answer in GSM8K and its like."""
+_OWN_ROLES = ("system", "user", "assistant", "tool")
+_OWN_TURN_FIELDS = ("role", "text", "reasoning", "tool_calls", "name", "tool_call_id", "train")
+_OWN_FIELDS = ("id", "messages", "answers", "language", "topic", "match")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,16 @@ class ChoiceQuestion:
     gold: tuple[int, ...]
 
 
-def read_questions(path: Path, limit: int | None = None) -> list[Question]:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The turns and the accepted answers of a row, and the names of its fields that are in neither."""
+
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+    unread: tuple[str, ...]
+
+
+def read_questions(path: Path, limit: int | None = None, unread: Counter[str] | None = None) -> list[Question]:
     """Read the questions of a file.
 
     Ids are the rows' own, else `NAME#NUMBER`, as in decontamination.
@@ -70,6 +84,7 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     Args:
         path: A file in any layout that data is read in.
         limit: Read only this many, from the first.
+        unread: Counts the questions that do not carry a field of their row, by its name.
 
     Raises:
         UserError: The file cannot be read, or a row is no question with an answer; with file and line.
@@ -79,45 +94,55 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     if layout.container.startswith("text"):
         raise _not_a_question(f"{path}:1", tr("lines of text"))
     with InputFile(path) as input_file:
-        return list(islice(_read_all(path, read_rows(file, layout, input_file)), limit))
+        return list(islice(_read_all(path, read_rows(file, layout, input_file), unread), limit))
 
 
-def _read_all(path: Path, rows: Iterator[Any]) -> Iterator[Question]:
+def _read_all(path: Path, rows: Iterator[Any], unread: Counter[str] | None) -> Iterator[Question]:
     number = 0
     for row in rows:
         location = f"{path}:{row.line}"
         if isinstance(row.value, Drop):
             raise UserError(f"{describe_reason(row.value.reason)} ({row.value.detail})", location)
-        for value in _flatten(decode_cells(row.value), ""):
+        for value in _flatten(decode_cells(row.value), "", unread):
             number += 1
             if isinstance(value, Mapping) and value.get("match") not in (None, "exact"):
                 what = tr("`match` is {value!r}, and these questions are scored by equal answers", value=value["match"])
                 raise UserError(what, location, tr("ask them with `tasks` instead of `questions`"))
-            yield read_question(value, f"{path.stem}#{number}", location)
+            yield read_question(value, f"{path.stem}#{number}", location, unread)
 
 
-def _flatten(row: Any, passage: str) -> Iterator[Any]:
+def _flatten(row: Any, passage: str, unread: Counter[str] | None = None) -> Iterator[Any]:
     """The questions in a row: itself, or those of its paragraphs, each with its passage."""
     if not isinstance(row, Mapping):
         yield row
         return
-    passage = next((row[name] for name in _PASSAGE_FIELDS if isinstance(row.get(name), str)), passage)
-    nested = next((row[name] for name in ("paragraphs", "qas") if isinstance(row.get(name), list)), None)
+    passage_field = _find_field(row, _PASSAGE_FIELDS, str)
+    passage = row[passage_field] if passage_field else passage
+    nested = _find_field(row, ("paragraphs", "qas"), list)
     if nested is None:
         yield row if not passage or any(name in row for name in _PASSAGE_FIELDS) else {"context": passage, **row}
         return
-    for part in nested:
-        yield from _flatten(part, passage)
+    if unread is not None:
+        unread.update(tuple(dict.fromkeys(find_others(row, (passage_field, nested)))))
+    for part in row[nested]:
+        yield from _flatten(part, passage, unread)
 
 
-def read_question(row: Any, default_id: str, location: str) -> Question:
-    """Read a row as a question. Raises UserError, with the location, if it is none or has no answer."""
+def read_question(row: Any, default_id: str, location: str, unread: Counter[str] | None = None) -> Question:
+    """Read a row as a question.
+
+    Args:
+        row: The row.
+        default_id: Its id if it has none.
+        location: File and line, for messages.
+        unread: Counts the fields that are no part of the question, by name; empty ones do not count.
+
+    Raises:
+        UserError: It is no question, or has no answer.
+    """
     if _is_own(row):
-        try:
-            return Question.from_json(row)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise _not_a_question(location, str(error)) from error
-    if is_exam(row) or (isinstance(row, Mapping) and len((_find_choices(row) or ((), ()))[0]) > 1):
+        return _read_own(row, location, unread)
+    if is_exam(row) or (isinstance(row, Mapping) and len((_find_choices(row) or ((), (), ()))[0]) > 1):
         raise UserError(
             tr("these are questions of an exam, with choices"),
             location,
@@ -129,13 +154,70 @@ def read_question(row: Any, default_id: str, location: str) -> Question:
     if isinstance(parts, Drop):
         detail = f" ({parts.detail})" if parts.detail else ""
         raise _not_a_question(location, f"{describe_reason(parts.reason)}{detail}")
-    messages, answers = parts
     row = row if isinstance(row, Mapping) else {}
     own_id, topic = _read_labels(row, default_id)
+    if unread is not None:
+        unread.update(tuple(dict.fromkeys(parts.unread)))
+    return Question(parts.messages, parts.answers, own_id, _find_language(row, parts.messages), topic)
+
+
+def _read_own(row: Mapping[str, Any], location: str, unread: Counter[str] | None) -> Question:
+    """Read a question as Hanlin writes it. Raises UserError if a part of it is none."""
+    try:
+        question = Question.from_json({**row, "answers": []})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _not_a_question(location, str(error)) from error
+    answers = [str(text) if _is_number(text) else text for text in row["answers"]]
+    if not answers or not all(isinstance(text, str) and text.strip() for text in answers):
+        raise _not_a_question(location, describe_reason("no_answer"))
+    checked = _check(question.messages, tuple(answers))
+    if isinstance(checked, Drop):
+        raise _not_a_question(location, describe_reason(checked.reason))
+    if unread is not None:
+        of_turns = [f"turn.{name}" for turn in row["messages"] for name in find_others(turn, _OWN_TURN_FIELDS)]
+        unread.update(tuple(dict.fromkeys([*find_others(row, _OWN_FIELDS), *of_turns])))
+    topic = row.get("topic")
+    return replace(
+        question,
+        answers=tuple(answers),
+        id=str(row["id"]),
+        language=_find_language(row, question.messages),
+        topic=topic if isinstance(topic, str) else "",
+    )
+
+
+def _find_language(row: Mapping[str, Any], messages: Sequence[Message]) -> str:
+    """The language that a row says, else that of the question."""
     language = row.get("language")
-    if language not in ("zh", "en"):
-        language = "en" if answer_language(messages[-1].text) == "en" else "zh"
-    return Question(messages, answers, own_id, language, topic)
+    if language in ("zh", "en"):
+        return str(language)
+    return "en" if answer_language(messages[-1].text) == "en" else "zh"
+
+
+def find_others(row: Mapping[str, Any], used: Iterable[str | None]) -> tuple[str, ...]:
+    """The names of the fields of a row that were not used and are not empty."""
+    names = set(used)
+    return tuple(str(name) for name, value in row.items() if name not in names and value not in (None, "", [], {}))
+
+
+def _find_label_fields(row: Mapping[str, Any]) -> list[str | None]:
+    """The names of the fields that say what a question is called and how it is scored."""
+    is_named = row.get("language") in ("zh", "en")
+    return [
+        _find_field(row, _ID_FIELDS, str | int),
+        _find_field(row, _TOPIC_FIELDS, str),
+        "match",
+        *(["language"] if is_named else []),
+    ]
+
+
+def _find_field(row: Mapping[str, Any], names: Sequence[str], kinds: Any) -> str | None:
+    """The first of some fields that is of a kind; None if there is none."""
+    return next((name for name in names if isinstance(row.get(name), kinds)), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _read_labels(row: Mapping[str, Any], default_id: str) -> tuple[str, str]:
@@ -144,7 +226,9 @@ def _read_labels(row: Mapping[str, Any], default_id: str) -> tuple[str, str]:
     return own_id, next((row[name] for name in _TOPIC_FIELDS if isinstance(row.get(name), str)), "")
 
 
-def read_choice_question(row: Any, default_id: str, location: str) -> ChoiceQuestion | None:
+def read_choice_question(
+    row: Any, default_id: str, location: str, unread: Counter[str] | None = None
+) -> ChoiceQuestion | None:
     """Read a row as a question with its choices; None if it has no choices.
 
     The choices are a list (`choices`, `options`, ...), an object by letter or of `text` and `label`, or columns (`A`,
@@ -156,12 +240,14 @@ def read_choice_question(row: Any, default_id: str, location: str) -> ChoiceQues
     found = _find_choices(row) if isinstance(row, Mapping) else None
     if found is None:
         return None
-    choices, labels = found
+    choices, labels, choice_fields = found
     if not 2 <= len(choices) <= len(_LETTERS):
         raise UserError(tr("a question has 2 to 26 choices, this one has {count}", count=len(choices)), location)
-    question = next((row[name] for name in _QUESTION_FIELDS if isinstance(row.get(name), str)), "")
-    passage = next((row[name] for name in _PASSAGE_FIELDS if isinstance(row.get(name), str)), "")
-    answers = next((row[name] for name in _RIGHT_CHOICE_FIELDS if row.get(name) not in (None, "", [])), None)
+    question_field, passage_field = _find_field(row, _QUESTION_FIELDS, str), _find_field(row, _PASSAGE_FIELDS, str)
+    answer_field = next((name for name in _RIGHT_CHOICE_FIELDS if row.get(name) not in (None, "", [])), None)
+    question = row[question_field] if question_field else ""
+    passage = row[passage_field] if passage_field else ""
+    answers = row[answer_field] if answer_field else None
     if not question.strip() or answers is None:
         raise UserError(tr("a question with choices needs `question` and `answer`"), location)
     if row.get("match") not in (None, "choice"):
@@ -175,28 +261,34 @@ def read_choice_question(row: Any, default_id: str, location: str) -> ChoiceQues
             raise UserError(what, location, tr("write the letter of the right choice, or its text"))
         gold.append(index)
     text = "\n".join(part.strip() for part in (passage, question) if part.strip())
+    if unread is not None:
+        used = (question_field, passage_field, answer_field, *choice_fields, *_find_label_fields(row))
+        unread.update(tuple(dict.fromkeys(find_others(row, used))))
     return ChoiceQuestion(*_read_labels(row, default_id), text, choices, tuple(dict.fromkeys(gold)))
 
 
-def _find_choices(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """The choices of a row and how they are called; None if it has none."""
+def _find_choices(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None:
+    """The choices of a row, how they are called, and the fields that hold them; None if it has none."""
     for name in _CHOICE_FIELDS:
         value = _parse_cell(row.get(name))
         if isinstance(value, Mapping) and isinstance(value.get("text"), list):
             labels = value.get("label")
-            return _texts_of(value["text"]), _texts_of(labels) if isinstance(labels, list) else ()
+            return _texts_of(value["text"]), _texts_of(labels) if isinstance(labels, list) else (), (name,)
         if isinstance(value, Mapping):
-            return _texts_of(list(value.values())), tuple(map(str, value))
+            return _texts_of(list(value.values())), tuple(map(str, value)), (name,)
         if isinstance(value, list) and value and all(isinstance(part, Mapping) and "text" in part for part in value):
-            return _texts_of([part["text"] for part in value]), _texts_of([part.get("label", "") for part in value])
+            labels = [part.get("label", "") for part in value]
+            return _texts_of([part["text"] for part in value]), _texts_of(labels), (name,)
         if isinstance(value, list):
-            return _texts_of(value), ()
-    columns = {str(name).lower(): value for name, value in row.items()}
+            return _texts_of(value), (), (name,)
+    names = {str(name).lower(): str(name) for name in row}
+    columns = {lower: row.get(name) for lower, name in names.items()}
     for prefix in _CHOICE_PREFIXES:
-        values = [columns.get(prefix + letter.lower()) for letter in _LETTERS]
+        letters = [prefix + letter.lower() for letter in _LETTERS]
+        values = [columns.get(letter) for letter in letters]
         count = next((index for index, value in enumerate(values) if value in (None, "")), len(values))
         if count > 1 and all(value in (None, "") for value in values[count:]):
-            return _texts_of(values[:count]), ()
+            return _texts_of(values[:count]), (), tuple(names[letter] for letter in letters[:count])
     return None
 
 
@@ -230,7 +322,8 @@ def _is_own(row: Any) -> bool:
     """Whether a row is a question as Hanlin writes it."""
     if not isinstance(row, Mapping) or not isinstance(row.get("answers"), list) or not _are_turns(row.get("messages")):
         return False
-    return "id" in row and all("role" in turn and "text" in turn for turn in row["messages"])
+    turns = row["messages"]
+    return "id" in row and all(turn.get("role") in _OWN_ROLES and isinstance(turn.get("text"), str) for turn in turns)
 
 
 def _not_a_question(location: str, reason: str) -> UserError:
@@ -241,24 +334,29 @@ def _not_a_question(location: str, reason: str) -> UserError:
     return UserError(tr("not a question with its answers: {reason}", reason=reason), location, hint)
 
 
-def _read_parts(row: Any) -> tuple[tuple[Message, ...], tuple[str, ...]] | Drop:
+def _read_parts(row: Any) -> _Parts | Drop:
     """Read the turns and the accepted answers of a row."""
-    answers = _find_answers(row) if isinstance(row, Mapping) else ()
-    turns = next((row[name] for name in _TURN_FIELDS if _are_turns(row.get(name))), None) if answers else None
-    if turns is not None:
-        messages = read_turns(turns)
+    answer_field, answers = _find_answers(row) if isinstance(row, Mapping) else (None, ())
+    turn_field = next((name for name in _TURN_FIELDS if _are_turns(row.get(name))), None) if answers else None
+    if turn_field is not None:
+        messages = read_turns(row[turn_field])
         if isinstance(messages, Drop):
             return messages
         messages = messages[:-1] if messages[-1].role == "assistant" else messages
-        return _check(messages, answers)
+        others = find_others(row, (turn_field, answer_field, *_find_label_fields(row)))
+        return _check(messages, answers, (*others, *find_unread_turn_fields(row[turn_field])))
     if answers and not isinstance(row.get("instruction"), str) and not find_history(row):
-        question = next((row[name] for name in _QUESTION_FIELDS if isinstance(row.get(name), str)), "")
-        passage = next((row[name] for name in _PASSAGE_FIELDS if isinstance(row.get(name), str)), "")
+        question_field, passage_field = _find_field(row, _QUESTION_FIELDS, str), _find_field(row, _PASSAGE_FIELDS, str)
+        question = row[question_field] if question_field else ""
+        passage = row[passage_field] if passage_field else ""
         if question.strip():
             system = row.get("system")
-            before = (Message("system", system.strip()),) if isinstance(system, str) and system.strip() else ()
+            has_system = isinstance(system, str) and bool(system.strip())
+            before = (Message("system", system.strip()),) if has_system else ()
             text = "\n".join(part.strip() for part in (passage, question) if part.strip())
-            return _check((*before, Message("user", text)), answers)
+            used = (question_field, passage_field, answer_field, *(["system"] if has_system else []))
+            others = find_others(row, (*used, *_find_label_fields(row)))
+            return _check((*before, Message("user", text)), answers, others)
     for chat_format in CHAT_FORMATS:
         if chat_format.recognize(row):
             chat = next(chat_format.read(row), Drop("no_answer"))
@@ -267,7 +365,9 @@ def _read_parts(row: Any) -> tuple[tuple[Message, ...], tuple[str, ...]] | Drop:
             *prompt, answer = chat.messages
             if answer.role != "assistant" or not answer.text.strip():
                 return Drop("no_answer")
-            return _check(tuple(prompt), _to_texts(answer.text))
+            labels = _find_label_fields(row) if isinstance(row, Mapping) else []
+            left_out = dict.fromkeys((*chat.meta, *chat.unread, *(["tools"] if chat.tools else [])))
+            return _check(tuple(prompt), _to_texts(answer.text), tuple(name for name in left_out if name not in labels))
     if isinstance(row, Mapping) and any(isinstance(row.get(name), str) for name in _QUESTION_FIELDS) and not answers:
         return Drop("no_answer")
     names = join_list(list(map(str, row))[:12]) if isinstance(row, Mapping) else type(row).__name__
@@ -278,28 +378,26 @@ def _are_turns(value: Any) -> bool:
     return isinstance(value, Sequence) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
 
 
-def _check(
-    messages: tuple[Message, ...], answers: tuple[str, ...]
-) -> tuple[tuple[Message, ...], tuple[str, ...]] | Drop:
+def _check(messages: tuple[Message, ...], answers: tuple[str, ...], unread: tuple[str, ...] = ()) -> _Parts | Drop:
     if not messages or messages[-1].role not in ("user", "tool") or not messages[-1].text.strip():
         return Drop("no_question")
-    return tuple(replace(message, train=None) for message in messages), answers
+    return _Parts(tuple(replace(message, train=None) for message in messages), answers, unread)
 
 
-def _find_answers(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Find the accepted answers: a text, a number, a list of them, or SQuAD's spans."""
+def _find_answers(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """Find the accepted answers (a text, a number, a list of them, or SQuAD's spans) and the field that holds them."""
     for name in _ANSWER_FIELDS:
         answers = _to_texts(row.get(name))
         if answers:
-            return answers
-    return ()
+            return name, answers
+    return None, ()
 
 
 def _to_texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         final = value.rpartition(_FINAL_ANSWER)[2] if _FINAL_ANSWER in value else value
         return (final.strip(),) if final.strip() else ()
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if _is_number(value):
         return (str(value),)
     if isinstance(value, Mapping):
         return _to_texts(value.get("text"))

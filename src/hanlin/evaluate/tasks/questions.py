@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hanlin.core.progress import Progress
 from hanlin.core.records import Question
 from hanlin.core.resumable import Row, process_each, read_rows, write_rows
 from hanlin.core.text import answer_language
+from hanlin.data.ledger import describe_unread_fields
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.scoring import fraction, is_correct, wilson_interval
 from hanlin.evaluate.tasks.question_files import read_questions
@@ -35,10 +37,13 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     holds none of the questions.
     """
     file = _question_file(inputs.path("questions"))
-    questions = read_questions(file, settings.limit)
+    unread: Counter[str] = Counter()
+    questions = read_questions(file, settings.limit, unread)
     if not questions:
         raise UserError(tr("there is no question in this file"), file)
     _check_unique_ids(questions, file)
+    if unread:
+        context.progress.log(describe_unread_fields(unread))
     earlier = _load_earlier_answers(inputs.optional_path("compare_with"))
     opened = load_engine(
         inputs.path("model"),
@@ -61,6 +66,8 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     finally:
         opened.engine.close()
     metrics = {"engine": engine_name, **score_answers(rows)}
+    if unread:
+        metrics["unread_fields"] = dict(unread)
     metrics |= split_by_contamination(
         rows, inputs.paths("contamination"), "exact_match", lambda some: fraction([row["exact"] for row in some])
     )

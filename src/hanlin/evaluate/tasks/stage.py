@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hanlin.core.files import write_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.resumable import Row, process_each
+from hanlin.data.ledger import describe_unread_fields
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.results import (
     Average,
@@ -59,6 +61,11 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     data = inputs.path("data")
     tasks = find_tasks(settings.tasks, data)
     items = {name: _items(settings, name, task, data, context.seed) for name, task in tasks.items()}
+    unread: Counter[str] = Counter()
+    for name, read in items.items():
+        if read.unread:
+            unread.update(read.unread)
+            context.progress.log(f"{name}: {describe_unread_fields(read.unread)}")
     task_runs = [run for name, task in tasks.items() for run in _task_runs(settings, name, task)]
     if settings.format_control:
         task_runs = [run for task_run in task_runs for run in add_controls(task_run, items[task_run.name])]
@@ -82,7 +89,7 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
             loaded.engine.close()
         elif isinstance(respondent, AddressRespondent):
             respondent.close()
-    return describe(results)
+    return {**describe(results), **({"unread_fields": dict(unread)} if unread else {})}
 
 
 def run_tasks(
@@ -126,7 +133,7 @@ def run_tasks(
         if task_run.profile.sample_shots:
             own = draw_examples(own, task_run.shots)
         if task_run.control == "format_only":
-            own = FormatOnlyItems(own.questions, own.examples, own.drawn, context.seed)
+            own = FormatOnlyItems(own.questions, own.examples, own.drawn, seed=context.seed)
         builder = PromptBuilder(task_run, loaded.tokenizer if loaded else None, template, limit, count_tokens)
         builder.build(own.questions[0], own)  # what is wrong with the templates is said before minutes of work
 
@@ -353,7 +360,7 @@ def _items(settings: Evaluate, name: str, task: Task, data: Path, seed: int) -> 
         asked = [asked[index] for index in chosen_indices]
     if settings.shuffle_choices:
         asked = [shuffle_choices(item, seed) for item in asked]
-    return Items(asked, items.examples)
+    return Items(asked, items.examples, unread=items.unread)
 
 
 def _open(settings: Evaluate, inputs: Inputs) -> tuple[Respondent, LoadedEngine | None]:
