@@ -22,7 +22,7 @@ from hanlin.config.settings.preference import Dpo, Kto
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.core.records import Conversation, Document, Message, Preference, ToolCall, write_jsonl
 from hanlin.estimate import machine
 from hanlin.estimate.advice import suggest_changes
 from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
@@ -313,6 +313,47 @@ def test_tokens_of_data_are_estimated_within_a_third_without_a_tokenizer(
     found = sample_dataset(settings, [tmp_path], 128_256)
     assert found is not None and found.units == len(records)
     assert found.total == pytest.approx(wanted, rel=1 / 3)
+
+
+def test_reasoning_calls_and_tools_are_tokens_too(tmp_path: Path) -> None:
+    """An answer of a thinking model is mostly its reasoning; an agent's turn is mostly its call."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"description": "参" * 300}}}
+    call = ToolCall("f", {"x": "数" * 200})
+    plain = [Message("user", "问" * 20), Message("assistant", "答" * 20)]
+
+    def stats(*messages: Message, tools: Any = (), **settings: Any) -> DatasetStats:
+        write_jsonl(tmp_path / "conversations.jsonl", [Conversation(messages, "a", tools=tools)])
+        known = sample_dataset(sft(**settings), [tmp_path], 128_256)
+        assert known is not None
+        return known
+
+    base = stats(*plain)
+    thought = [plain[0], dataclasses.replace(plain[1], reasoning="想" * 500)]
+    for reasoning, more, learned in (("learn", 500, 500), ("read", 500, 0), ("drop", 0, 0)):
+        known = stats(*thought, reasoning=reasoning)
+        assert known.tokens - base.tokens == pytest.approx(0.68 * more, abs=6)
+        assert known.learned * known.tokens - base.learned * base.tokens == pytest.approx(0.68 * learned, abs=6)
+    called = stats(plain[0], Message("assistant", "", (call,)), Message("tool", "果", name="f"), plain[1])
+    assert called.learned * called.tokens - base.learned * base.tokens > 0.68 * 200
+    with_tools = stats(*plain, tools=(tool,))
+    assert with_tools.tokens - base.tokens > 0.68 * 300
+    assert with_tools.learned * with_tools.tokens == pytest.approx(base.learned * base.tokens)
+
+
+def test_what_is_not_learned_is_not_counted_as_learned(tmp_path: Path) -> None:
+    first, last = Message("assistant", "甲" * 100), Message("assistant", "乙" * 100)
+    turns = (Message("user", "问"), first, Message("user", "问"), last)
+
+    def learned(messages: tuple[Message, ...], **settings: Any) -> float:
+        write_jsonl(tmp_path / "conversations.jsonl", [Conversation(messages, "a")])
+        known = sample_dataset(sft(**settings), [tmp_path], 128_256)
+        assert known is not None
+        return known.learned * known.tokens
+
+    both = learned(turns)
+    assert learned(turns, train_on="last") == pytest.approx(both / 2)
+    only_read = (turns[0], dataclasses.replace(first, train=False), *turns[2:])
+    assert learned(only_read) == pytest.approx(both / 2)
 
 
 def test_data_that_is_not_there_is_not_known(tmp_path: Path) -> None:

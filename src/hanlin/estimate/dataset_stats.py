@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +90,49 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
-    """The texts of a record that go through the model, and whether each has loss: a pair's answers share a prompt."""
+    """The texts of a record that go through the model, and whether each has loss: a pair's answers share a prompt.
+
+    Calls and reasoning are a part of their turn's text, tools of the first text that is read.
+    """
     if isinstance(settings, Pretrain):
         yield str(row.get("text", "")), True
     elif isinstance(settings, Sft):
-        for message in _messages(row, "messages"):
-            yield _text(message), isinstance(message, dict) and message.get("role") == "assistant"
+        tools = _tools(row)
+        if tools:
+            yield tools, False
+        yield from _turns(settings, _messages(row, "messages"))
     elif isinstance(settings, AlignmentSettings):
-        prompt = " ".join(_text(message) for message in _messages(row, "prompt"))
+        prompt = " ".join([*filter(None, [_tools(row)]), *(_text(turn) for turn in _messages(row, "prompt"))])
         for name in ("chosen", "rejected", "answer"):
             if name in row:
                 if name != "rejected" or isinstance(settings, Kto):
                     yield prompt, False
-                yield _text(row[name]), True
+                yield _text(row[name], _reasoning_of(settings)), True
+
+
+def _turns(settings: Sft, messages: Sequence[Any]) -> Iterator[tuple[str, bool]]:
+    """The texts of a conversation: what is learned of it is what its data, else `train_on`, says."""
+    answers = [
+        index for index, turn in enumerate(messages) if isinstance(turn, dict) and turn.get("role") == "assistant"
+    ]
+    for index, turn in enumerate(messages):
+        is_answer = index in answers
+        own = turn.get("train") if is_answer else None
+        is_learned = is_answer and (
+            own if isinstance(own, bool) else settings.train_on == "all" or index == answers[-1]
+        )
+        reasoning, text = _reasoning_of(settings)(turn) if is_answer else "", _text(turn)
+        if reasoning and settings.reasoning == "read":
+            yield reasoning, False
+            reasoning = ""
+        yield reasoning + text, is_learned
+
+
+def _reasoning_of(settings: Any) -> Callable[[Any], str]:
+    """What goes through the model of an answer's reasoning: all of it, unless the settings drop it."""
+    if getattr(settings, "reasoning", "learn") == "drop":
+        return lambda turn: ""
+    return lambda turn: str(turn.get("reasoning") or "") if isinstance(turn, dict) else ""
 
 
 def _documents(settings: Training, lengths: list[float]) -> list[float]:
@@ -119,8 +150,18 @@ def _messages(row: Row, name: str) -> Sequence[Any]:
     return messages if isinstance(messages, list) else ()
 
 
-def _text(message: Any) -> str:
-    return str(message.get("text", "")) if isinstance(message, dict) else ""
+def _tools(row: Row) -> str:
+    tools = row.get("tools")
+    return json.dumps(tools, ensure_ascii=False) if isinstance(tools, list) and tools else ""
+
+
+def _text(message: Any, read_reasoning: Callable[[Any], str] = lambda turn: "") -> str:
+    """The text of a turn with the calls in it, which templates write as JSON."""
+    if not isinstance(message, dict):
+        return ""
+    calls = message.get("tool_calls")
+    written = json.dumps(calls, ensure_ascii=False) if isinstance(calls, list) and calls else ""
+    return read_reasoning(message) + str(message.get("text", "")) + written
 
 
 def _tokens(text: str, vocab_size: int) -> float:
