@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
+from pydantic import ValidationError
 
+from hanlin.config.kinds import KINDS, StageKind
 from hanlin.config.recipe import build_recipe
 from hanlin.config.recipe_file import read_recipe
 from hanlin.config.schema import json_schema
+from hanlin.config.settings.base import setting_info
+from hanlin.config.validation import describe_problem
 from hanlin.config.yaml_text import load_yaml
 from hanlin.core.errors import UserError
 
@@ -317,6 +321,31 @@ def test_a_recipe_that_is_not_there_is_looked_for_beside_and_among_the_recipes(
     with pytest.raises(UserError) as told:
         read_recipe(Path("x"))
     assert told.value.hint == "known: mine.yaml, recipes/quickstart.yaml"
+
+
+def required_lists(settings: Any) -> set[tuple[str, ...]]:
+    """The lists of references that a class of settings, or one inside it, requires, by the names that lead there."""
+    lists: set[tuple[str, ...]] = set()
+    for name, field in settings.model_fields.items():
+        types = [settings.model_fields[name].annotation, *get_args(field.annotation)]
+        if field.is_required() and get_origin(field.annotation) is tuple and setting_info(field).types:
+            lists.add((name,))
+        for inner in types:
+            if hasattr(inner, "model_fields"):
+                lists |= {(name, *path) for path in required_lists(inner)}
+    return lists
+
+
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind in KINDS.values()
+                                            for path in sorted(required_lists(kind.settings))])  # fmt: skip
+def test_an_empty_list_of_what_a_stage_reads_is_refused_with_its_name(kind: StageKind, path: tuple[str, ...]) -> None:
+    row: Any = []
+    for name in reversed(path):
+        row = {name: row}
+    with pytest.raises(ValidationError) as caught:
+        kind.settings.model_validate(row)
+    problem = next(error for error in caught.value.errors() if error["type"] == "too_short")
+    assert problem["loc"] == path and describe_problem(problem) == "the list is empty"
 
 
 def test_a_setting_that_is_not_utf8_is_refused() -> None:

@@ -133,6 +133,66 @@ def test_the_dtype_can_be_chosen(make_adapter: MakeAdapter, tmp_path: Path, dtyp
     assert check_model_folder(tmp_path / "merged").dtype == dtype
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 0.5]])
+@pytest.mark.parametrize("way", ["again", "link", "copy"])
+def test_one_adapter_is_not_merged_twice(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path, way: str, weights: list[float] | None
+) -> None:
+    adapter = second = make_adapter()
+    if way != "again":
+        second = store / "second"
+        second.symlink_to(adapter) if way == "link" else shutil.copytree(adapter, second)
+    with pytest.raises(UserError, match=f"{second.name} and adapter are the same adapter") as caught:
+        merge_into([adapter, second], tmp_path / "merged", weights=weights)
+    assert "weights" in str(caught.value.hint) and not any((tmp_path / "merged").iterdir())
+
+
+def test_adapters_of_equal_tensors_and_other_factors_are_two(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter()
+    shutil.copytree(adapter, store / "second")
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    (store / "second" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1}), encoding="utf-8")
+    assert merge_into([adapter, store / "second"], tmp_path / "merged")["adapters"] == 2
+
+
+def test_weights_of_zero_alone_are_refused() -> None:
+    with pytest.raises(ValidationError, match="with weights of 0 alone nothing is merged"):
+        Merge.model_validate({"adapter": ["./a", "./b"], "weights": [0, 0]})
+
+
+def test_an_adapter_of_weight_zero_is_named(
+    make_adapter: MakeAdapter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapters = [make_adapter(name="first"), make_adapter(name="second", rank=2)]
+    merge_into(adapters, tmp_path / "merged", weights=[1, 0])
+    told = capsys.readouterr().err
+    assert "second has the weight 0 and changes nothing" in told and "equals its base" not in told
+
+
+def test_a_merge_that_changes_nothing_says_so(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = attach_lora(load_model(store / "untied"), LoraSettings(rank=4), seed=1)
+    save_adapter(model, store / "untrained", base=store / "untied")
+    merge_into(store / "untrained", tmp_path / "merged")
+    assert "the merged model equals its base" in capsys.readouterr().err
+
+
+def test_another_base_than_the_one_that_an_adapter_names_is_told(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = make_adapter()
+    (adapter / "base.json").unlink()  # as PEFT leaves it
+    shutil.copytree(store / "untied", store / "copy")
+    merge_into(adapter, tmp_path / "same", base=store / "copy")
+    assert not caplog.records
+    weights = load_file(store / "copy" / "model.safetensors")
+    save_file({name: weight * 1.5 for name, weight in weights.items()}, store / "copy" / "model.safetensors")
+    merge_into(adapter, tmp_path / "other", base=store / "copy")
+    (record,) = caplog.records
+    assert f"as its base, and {store / 'copy'} has other weights" in record.getMessage()
+
+
 def test_merged_weights_are_rounded_once(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     adapter = make_adapter()
     merge_into(adapter, tmp_path / "fine", "float32")
@@ -424,7 +484,6 @@ def test_without_logits_the_weights_are_checked(make_adapter: MakeAdapter, tmp_p
         ({"weights": [1.0, 2.0]}, "one number for each"),
         ({"quantization": "nf4", "check": "weights"}, "measured for one adapter"),
         ({"quantization": "nf4", "weights": [0.5]}, "one adapter without weights"),
-        ({"adapter": []}, "no adapter"),
         ({"weights": [1e30]}, "between -100 and 100"),
     ],
 )

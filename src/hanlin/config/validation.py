@@ -17,7 +17,7 @@ _MESSAGES = {
     "greater_than_equal": mark("Input should be greater than or equal to {ge}"),
     "less_than": mark("Input should be less than {lt}"),
     "less_than_equal": mark("Input should be less than or equal to {le}"),
-    "too_short": mark("Input should have at least {min_length} items"),
+    "too_short": mark("the list is empty"),
     "string_pattern_mismatch": mark("String should match pattern '{pattern}'"),
     "string_type": mark("Input should be a valid string"),
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), mark("Input should be a valid integer")),

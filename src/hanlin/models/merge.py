@@ -30,7 +30,13 @@ from hanlin.core.records import Message
 from hanlin.models.adapter_tensors import AdapterTensors, MergePlan, grow_base
 from hanlin.models.adapters import has_tokenizer, load_adapter, load_adapter_tokenizer, warn_of_unknown_settings
 from hanlin.models.dtypes import torch_dtype
-from hanlin.models.folder.adapter import check_adapter_folder, check_base, resolve_base
+from hanlin.models.folder.adapter import (
+    check_adapter_folder,
+    check_base,
+    refuse_repeated,
+    resolve_base,
+    warn_of_other_base,
+)
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import EMBEDDINGS, HEAD, ModelFiles
 from hanlin.models.layerwise import can_be_layerwise, compute_logits_together, open_layerwise
@@ -106,10 +112,13 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     """
     folders = inputs.paths("adapter")
     files = [check_adapter_folder(folder) for folder in folders]
+    refuse_repeated(files)
     named = inputs.optional_path("model")
     base = check_model_folder(_resolve(folders[0]) if named is None else named, experts=True)
     for folder in folders:
         check_base(folder, base)
+        if named is not None:
+            warn_of_other_base(folder, base)
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
     if len(files) == 1 and settings.weights is None and settings.quantization is None:
         base = grow_base(base, files[0])
@@ -157,6 +166,8 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
                     share=share,
                 )
             )
+        for what in _describe_what_has_no_effect(plan):
+            context.progress.log(what)
         checked = verify_weights(plan, written, context.seed)
         if settings.check == "logits":
             agreement = _compare_logits(settings, base, folders, out, render_prompts(tokenizer, template))
@@ -180,6 +191,15 @@ def _resolve(folder: Path) -> Path:
         return resolve_base(folder)
     except UserError as error:
         raise UserError(error.what, error.where, tr("name the base: model: FOLDER")) from error
+
+
+def _describe_what_has_no_effect(plan: MergePlan) -> Iterator[str]:
+    """A sentence for each adapter whose weight is 0, and one if the merged model is its base."""
+    for adapter, factor in zip(plan.adapters, plan.factors or (), strict=False):
+        if factor == 0:
+            yield tr("{name} has the weight 0 and changes nothing", name=adapter.files.folder.name)
+    if not plan.is_changed:
+        yield tr("the merged model equals its base: no number was changed by what was merged (was it trained?)")
 
 
 def choose_tokenizer(folders: Sequence[Path], base: ModelFiles) -> Tokenizer:

@@ -222,6 +222,11 @@ def test_the_fused_folder_loads_and_serves(family: dict[str, Path], tmp_path: Pa
         ({"method": "ties", "models": ["a"], "base": "base", "density": 0.5, "rescale": "probability"}, "at random"),
         ({"method": "della", "models": ["a"], "base": "base", "density": 0.1}, "density - epsilon"),
         ({"method": "linear", "models": ["a", {"model": "b", "weight": []}]}, "is empty"),
+        (
+            {"method": "ties", "models": [{"model": "a", "weight": 0}], "base": "base", "density": 0.5},
+            "no model counts",
+        ),
+        ({"method": "task_arithmetic", "models": ["a"], "base": "base", "scale": 0}, "the fused model is the base"),
         ({"method": "linear", "models": ["a", {"model": "b", "rules": [{"tensors": "*"}]}]}, "a rule needs"),
     ],
 )
@@ -250,6 +255,26 @@ def test_weights_that_add_up_to_nothing_are_refused_and_nothing_is_left(
     with pytest.raises(UserError, match="add up to 0"):
         fuse_into(tmp_path / "out", family, method="linear", models=["a", {"model": "b", "weight": -1.0}])
     assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_one_model_is_not_fused_twice(family: dict[str, Path], tmp_path: Path, is_copy: bool) -> None:
+    again = Path(shutil.copytree(family["a"], tmp_path / "again")) if is_copy else family["a"]
+    with pytest.raises(UserError, match=f"{again.name} and a are the same model"):
+        fuse_into(tmp_path / "out", family | {"again": again}, method="linear", models=["a", "b", "again"])
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_models_that_change_nothing_are_named(
+    family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [{"model": "a", "weight": [0, 0]}, "b", {"model": "c", "weight": 0, "rules": [{"weight": 1}]}]
+    fuse_into(tmp_path / "weight", family, method="linear", models=models)
+    told = capsys.readouterr().err
+    assert told.count("changes nothing") == 1 and "a has the weight 0 and changes nothing" in told
+    fuse_into(tmp_path / "base", family, method="task_arithmetic", models=["a", "base"], base="base")
+    told = capsys.readouterr().err
+    assert told.count("changes nothing") == 1 and "base has the weights of the base and changes nothing" in told
 
 
 def test_numbers_that_are_not_finite_are_named_and_nothing_is_left(family: dict[str, Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hanlin.config.settings.surgery.fuse import FuseModels
 from hanlin.core.context import Inputs, StageContext
+from hanlin.core.progress import Progress
 from hanlin.models.surgery import fuse
 
 
@@ -17,4 +18,4 @@ def fuse_into(out: Path, family: dict[str, Path], seed: int = 42, **row: Any) ->
     if settings.base is not None:
         paths["base"] = (family[settings.base],)
     out.mkdir(exist_ok=True)
-    return fuse.run(settings, Inputs(paths), out, StageContext(seed=seed))
+    return fuse.run(settings, Inputs(paths), out, StageContext(seed=seed, progress=Progress("fused")))

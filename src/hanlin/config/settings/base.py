@@ -107,9 +107,13 @@ def setting(
     )
 
 
-def ref(*types: str, default: Any = ..., description: str = "") -> Any:
-    """Declare a reference: a setting that names what to read, of one of these artifact types (`files`: any path)."""
-    return Field(default, description=description, json_schema_extra=_extra(SettingInfo(description, True, types)))
+def ref(*types: str, default: Any = ..., description: str = "", **limits: Any) -> Any:
+    """Declare a reference: a setting that names what to read, of one of these artifact types (`files`: any path).
+
+    A list of references that has no default takes `min_length=1`: a stage that was to read something is given nothing.
+    """
+    extra = _extra(SettingInfo(description, True, types))
+    return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
 def _extra(setting: SettingInfo) -> dict[str, Any]:

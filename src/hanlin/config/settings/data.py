@@ -57,6 +57,7 @@ class Decontaminate(Settings):
     against: tuple[str, ...] = ref(
         "files",
         description="evaluation sets: files of questions (JSON Lines) or exam folders (CSV)",
+        min_length=1,
     )
     characters: int = setting(13, "n-gram length in characters, for Chinese questions", ge=4, le=64)
     words: int = setting(13, "n-gram length in words, for English questions", ge=3, le=64)

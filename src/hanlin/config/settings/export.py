@@ -68,6 +68,7 @@ class QualityReport(Settings):
         "conversations",
         description="validation data in Chinese and English: documents, or conversations, whose questions are asked "
         "as well",
+        min_length=1,
     )
     window: int = setting(
         512,
@@ -143,6 +144,7 @@ class Imatrix(Settings):
         description="data like what the model will be used for: conversations, rendered by its template, or "
         "documents, in both "
         "languages",
+        min_length=1,
     )
     tokens: int = setting(100_000, "tokens to read, about", ge=32)
     window: int = setting(512, "sequence length in tokens; longer records are split", ge=16)

@@ -149,7 +149,7 @@ class ExtendVocabulary(Settings):
     """Add entries learned from text to a model's vocabulary, and resize its embeddings and output head."""
 
     model: str = ref("model", description="the model to extend")
-    text: tuple[str, ...] = ref("documents", description="documents to learn the new entries from")
+    text: tuple[str, ...] = ref("documents", description="documents to learn the new entries from", min_length=1)
     weights: tuple[float, ...] = setting(
         (),
         "a weight for each source of `text`, in their order: text of weight 3 counts as if it were there three times",
@@ -210,6 +210,7 @@ class TrimVocabulary(Settings):
         "files",
         description="texts that must keep their tokens: documents, chats (as the model's template renders them), "
         "or folders of .txt and .jsonl files; validation splits are read too",
+        min_length=1,
     )
     min_count: int = setting(
         1,
@@ -222,7 +223,7 @@ class Merge(Settings):
     """Merge adapters into their base; what was written is reloaded and compared."""
 
     adapter: tuple[str, ...] = ref(
-        "adapter", description="the adapter, which names its base; several are merged in this order"
+        "adapter", description="the adapter, which names its base; several are merged in this order", min_length=1
     )
     model: str | None = ref(
         "model", default=None, description="the base; none: the one that the adapter names by a path"
@@ -252,10 +253,10 @@ class Merge(Settings):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
-        if not self.adapter:
-            raise ValueError(tr("there is no adapter to merge"))
         if self.weights is not None and len(self.weights) != len(self.adapter):
             raise ValueError(tr("weights needs one number for each adapter"))
+        if self.weights is not None and not any(self.weights):
+            raise ValueError(tr("with weights of 0 alone nothing is merged"))
         if any(abs(weight) > MAX_WEIGHT for weight in self.weights or ()):
             raise ValueError(tr("weights must be between -{limit:g} and {limit:g}", limit=MAX_WEIGHT))
         is_plain = len(self.adapter) == 1 and self.weights is None and self.check == "logits"

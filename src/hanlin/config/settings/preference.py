@@ -23,7 +23,7 @@ class OverlongSettings(ChatSettings):
 class PairBatchSettings(Settings):
     """The data and the batch of kinds that train on preference pairs."""
 
-    data: tuple[str, ...] = ref("preferences", description="preference pairs to train on")
+    data: tuple[str, ...] = ref("preferences", description="preference pairs to train on", min_length=1)
     batch_pairs: int = setting(32, "pairs of one optimizer step, over all processes", ge=1)
 
 
@@ -118,6 +118,7 @@ class Kto(ReferenceSettings, AlignmentSettings):
         "unpaired_preferences",
         "preferences",
         description="labeled answers to train on; a preference pair counts as one good and one bad answer",
+        min_length=1,
     )
     batch_answers: int = setting(
         32,
@@ -143,7 +144,7 @@ class ReferenceLogprobs(OverlongSettings, ForwardSettings):
 
     model: str = ref("model", description="the model to be aligned")
     data: tuple[str, ...] = ref(
-        "preferences", "unpaired_preferences", description="the data that it will be aligned on"
+        "preferences", "unpaired_preferences", description="the data that it will be aligned on", min_length=1
     )
     objective: Literal["dpo", "kto"] = setting(
         "dpo",

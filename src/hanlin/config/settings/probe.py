@@ -66,7 +66,9 @@ class Compare(Settings):
     """Results of any number of models over the same questions; the first model is what the others are compared with."""
 
     results: tuple[str, ...] = ref(
-        "evaluation", description="results to compare: evaluations, probes, perplexities of one or more models"
+        "evaluation",
+        description="results to compare: evaluations, probes, perplexities of one or more models",
+        min_length=1,
     )
     names: tuple[str, ...] = setting(
         (), description="the model of each result, in order; equal names mean the same model; empty: as the results say"

@@ -16,8 +16,9 @@ class QualityModel(Settings):
         "documents",
         "files",
         description="texts to keep: documents, or files and folders of .txt (a text on each line) and .jsonl",
+        min_length=1,
     )
-    bad: tuple[str, ...] = ref("documents", "files", description="texts to drop, in the same forms")
+    bad: tuple[str, ...] = ref("documents", "files", description="texts to drop, in the same forms", min_length=1)
     buckets: int = setting(1 << 18, "number of weights that n-grams are hashed to", ge=1 << 10, le=1 << 24)
     epochs: int = setting(10, "how often each text is learned from", ge=1, le=1_000)
     max_texts: int = setting(100_000, "largest number of texts read of each side", ge=100)

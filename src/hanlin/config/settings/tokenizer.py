@@ -12,6 +12,7 @@ class TrainTokenizer(Settings):
         "documents",
         "files",
         description="text to learn the vocabulary from: documents, or files and folders of .txt and .jsonl",
+        min_length=1,
     )
     entries: int = setting(32_000, "size of the vocabulary, special tokens included", ge=300, le=1_000_000)
     template: str = setting(

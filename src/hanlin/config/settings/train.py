@@ -339,7 +339,7 @@ class Pretrain(TokenBatchSettings, Training):
 
     default_learning_rates = (2e-5, 2e-4)
     model: str = ref("model", description="the model to train")
-    data: tuple[str, ...] = ref("documents", description="documents to train on")
+    data: tuple[str, ...] = ref("documents", description="documents to train on", min_length=1)
     weight_decay: float = setting(0.1, "decoupled weight decay of the matrices", ge=0)
 
     @model_validator(mode="after")
@@ -374,7 +374,7 @@ class Sft(ChatSettings, TokenBatchSettings, Training):
 
     default_learning_rates = (1e-5, 1e-4)
     model: str = ref("model", description="the model to train")
-    data: tuple[str, ...] = ref("conversations", description="conversations to train on")
+    data: tuple[str, ...] = ref("conversations", description="conversations to train on", min_length=1)
     batch_tokens: int = setting(32_768, "tokens of one optimizer step, over all processes", ge=8)
     epochs: float = setting(2.0, "passes over the data; overridden by `steps`", gt=0)
     template: str | None = setting(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hanlin.core.i18n import tr
 from hanlin.models.folder.checks import (
     NUM_WINDOWS,
     WINDOW_BYTES,
+    check_model_folder,
     check_safetensors,
     missing_weights_error,
     read_json_object,
@@ -33,9 +35,12 @@ from hanlin.models.folder.layout import (
     is_adapter,
 )
 
+_LOG = logging.getLogger(__name__)
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _NAME = re.compile(r"(?P<part>\.(?:lora_\w+|token_adapter\.trainable_tokens_delta))\.default(?=\.|$)")
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+_OF_NO_EFFECT = ("base_model_name_or_path", "inference_mode", "peft_version", "revision")
+"""Settings of an adapter that do not change what it does to its base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +235,15 @@ def fingerprint(files: ModelFiles) -> str:
     return state.hexdigest()[:32]
 
 
+def is_same_model(files: ModelFiles, other: ModelFiles) -> bool:
+    """Whether two folders hold the same weights to the bit; all of them are read only if a sample is equal."""
+    if files.folder.resolve() == other.folder.resolve():
+        return True
+    return fingerprint(files) == fingerprint(other) and all(
+        same_bytes(entry, other.tensors[name]) for name, entry in files.tensors.items()
+    )
+
+
 def build_base_record(files: ModelFiles) -> dict[str, Any]:
     """Build the content of `base.json`: fingerprint and number of vocabulary rows of the base of an adapter."""
     return {"fingerprint": fingerprint(files), "vocabulary_rows": files.vocabulary_rows}
@@ -256,3 +270,38 @@ def check_base(adapter: Path, base: ModelFiles) -> None:
         )
     hint = tr("name the base it was trained on, or train it again")
     raise UserError(what, adapter, hint)
+
+
+def warn_of_other_base(adapter: Path, base: ModelFiles) -> None:
+    """Log it if an adapter without `base.json` names another model than `base` by a path, with other weights."""
+    if (adapter / BASE_RECORD).is_file():
+        return
+    try:
+        named = check_model_folder(resolve_base(adapter), experts=True)
+    except UserError:  # one of a hub, or not where it was
+        return
+    if named.folder.resolve() != base.folder.resolve() and fingerprint(named) != fingerprint(base):
+        what = tr(
+            "the adapter names {named} as its base, and {name} has other weights", named=named.folder, name=base.folder
+        )
+        _LOG.warning("%s: %s", adapter, what)
+
+
+def refuse_repeated(adapters: Sequence[AdapterFiles]) -> None:
+    """Raise UserError if one of several adapters is there twice, also as a link or a copy: it would count twice."""
+    for index, adapter in enumerate(adapters):
+        for other in adapters[:index]:
+            if _is_same(adapter, other):
+                what = tr("{name} and {other} are the same adapter", name=adapter.folder.name, other=other.folder.name)
+                raise UserError(what, adapter.folder, tr("name it once; `weights` multiplies what it changes"))
+
+
+def _is_same(adapter: AdapterFiles, other: AdapterFiles) -> bool:
+    if adapter.folder.resolve() == other.folder.resolve():
+        return True
+    if adapter.tensors.keys() != other.tensors.keys():
+        return False
+    configs = [{k: v for k, v in files.config.items() if k not in _OF_NO_EFFECT} for files in (adapter, other)]
+    return configs[0] == configs[1] and all(
+        same_bytes(entry, other.tensors[name]) for name, entry in adapter.tensors.items()
+    )

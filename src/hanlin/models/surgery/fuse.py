@@ -20,6 +20,7 @@ from hanlin.config.settings.surgery.fuse import FuseModels, Gradient, anchors
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.models.folder.adapter import is_same_model
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.config import read_number
 from hanlin.models.folder.layout import ModelFiles
@@ -66,6 +67,9 @@ def run(settings: FuseModels, inputs: Inputs, out: Path, context: StageContext) 
     source = base or models[0]
     check_same_shape(source, models)
     tokenizer, template = choose_tokenizer(source, models)
+    refuse_repeated(models)
+    for what in _describe_what_has_no_effect(settings, base, models):
+        context.progress.log(what)
     dtype = source.dtype if settings.dtype == "base" else settings.dtype
     tensors = plan_tensors(settings, source, base, models, context.seed)
     total = sum(tensor.size for tensor in tensors.values())
@@ -92,6 +96,26 @@ def run(settings: FuseModels, inputs: Inputs, out: Path, context: StageContext) 
         "template": "" if template is None else template.tokenizer.folder.name,
         **checked,
     }
+
+
+def refuse_repeated(models: Sequence[ModelFiles]) -> None:
+    """Raise UserError if one of the models is there twice, also as a link or a copy: it would count twice, unsaid."""
+    for index, model in enumerate(models):
+        for other in models[:index]:
+            if is_same_model(model, other):
+                what = tr("{name} and {other} are the same model", name=model.folder.name, other=other.folder.name)
+                raise UserError(what, model.folder, tr("name it once; its `weight` says how much it counts"))
+
+
+def _describe_what_has_no_effect(
+    settings: FuseModels, base: ModelFiles | None, models: Sequence[ModelFiles]
+) -> Iterator[str]:
+    """A sentence for each model that changes nothing: one of weight 0, or one with the weights of the base."""
+    for fused, model in zip(settings.models, models, strict=True):
+        if not any(number for values in fused.weights() for number in anchors(values)):
+            yield tr("{name} has the weight 0 and changes nothing", name=model.folder.name)
+        elif base is not None and settings.adds_changes and is_same_model(model, base):
+            yield tr("{name} has the weights of the base and changes nothing", name=model.folder.name)
 
 
 def check_same_shape(source: ModelFiles, models: Sequence[ModelFiles]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -100,6 +100,11 @@ class FusedModel(Settings):
     def _from_text(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
 
+    def weights(self) -> Iterator[Gradient]:
+        """Its weight and those of its rules."""
+        yield self.weight
+        yield from (rule.weight for rule in self.rules if rule.weight is not None)
+
 
 class FuseModels(Settings):
     """Fuse models of one shape and tokenizer into one by averaging their weights or their changes of a base."""
@@ -184,7 +189,7 @@ class FuseModels(Settings):
             yield from (rule.density for rule in model.rules)
 
     def _check_numbers(self) -> None:
-        weights = [weight for model in self.models for weight in (model.weight, *(rule.weight for rule in model.rules))]
+        weights = [weight for model in self.models for weight in model.weights()]
         densities = list(self._densities())
         for values in (*weights, *densities):
             if isinstance(values, tuple) and not values:
@@ -192,6 +197,10 @@ class FuseModels(Settings):
         factors = [*(number for values in weights for number in anchors(values)), *anchors(self.scale)]
         if any(abs(factor) > MAX_WEIGHT for factor in factors):
             raise ValueError(tr("weights and scale must be between -{limit:g} and {limit:g}", limit=MAX_WEIGHT))
+        if not any(number for values in weights for number in anchors(values)):
+            raise ValueError(tr("with weights of 0 alone no model counts"))
+        if self.scale == 0:
+            raise ValueError(tr("with scale 0 the fused model is the base"))
         numbers = [number for values in densities for number in anchors(values)]
         if not all(0 < number <= 1 for number in numbers):
             raise ValueError(tr("a density is above 0 and at most 1"))
