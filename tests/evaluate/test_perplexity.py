@@ -137,7 +137,16 @@ def test_a_gguf_file_is_as_surprised_as_its_model(
     exact = measured(taught_gguf, corpus, tmp_path / "exact", SETTINGS.model_copy(update={"file": "F32"}))
     eight_bits = measured(taught_gguf, corpus, tmp_path / "eight", SETTINGS.model_copy(update={"file": "Q8_0"}))
     assert exact["nats_per_token"] == pytest.approx(model["nats_per_token"], rel=1e-3)
+    assert (exact["dtype"], eight_bits["dtype"], model.get("dtype")) == ("F32", "Q8_0", None)
     assert eight_bits["nats_per_token"] == pytest.approx(model["nats_per_token"], rel=1e-2)
+
+
+def test_a_number_format_that_a_gguf_file_cannot_take_is_refused(
+    taught_gguf: Path, corpus: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"file": "Q8_0", "dtype": "bfloat16"})
+    with pytest.raises(UserError, match="has its own number format, not bfloat16"):
+        measured(taught_gguf, corpus, tmp_path / "out", settings)
 
 
 def test_a_random_model_is_as_surprised_as_by_chance(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:

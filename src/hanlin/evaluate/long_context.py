@@ -91,13 +91,13 @@ def run(settings: LongContext, inputs: Inputs, out: Path, context: StageContext)
         positions = process_in_chunks(
             documents, 1, scratch / "positions", score_documents, context.progress, unit=tr("documents")
         )
-        engine_name = loaded.engine.name
+        engine = loaded.describe_numbers()
     finally:
         loaded.engine.close()
     write_rows(out / "passkey.jsonl", passkeys)
     write_rows(out / "positions.jsonl", positions)
     return {
-        "engine": engine_name,
+        **engine,
         "longest": lengths[-1],
         "passkey": aggregate_passkeys(passkeys),
         **({"positions": aggregate_positions(positions)} if positions else {}),

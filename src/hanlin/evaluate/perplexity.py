@@ -85,9 +85,7 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
         numbered = list(enumerate(measured))
         scratch = context.scratch_folder(out)
         rows = process_in_chunks(numbered, _CHUNK_SIZE, scratch, work, context.progress, unit=unit)
-        engine = {"engine": loaded.engine.name}
-        if rounded := getattr(loaded.engine, "precision", None):  # of transformers alone
-            engine["precision"] = rounded
+        engine = loaded.describe_numbers()
     finally:
         loaded.engine.close()
     write_rows(out / "perplexity.jsonl", rows)

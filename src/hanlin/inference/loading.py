@@ -24,7 +24,7 @@ from hanlin.tokenizer.file_names import (
     TOKENIZER_FILE,
 )
 from hanlin.tokenizer.generation_config import read_eos_token_ids
-from hanlin.tokenizer.gguf_metadata import read_gguf_template
+from hanlin.tokenizer.gguf_metadata import read_gguf_metadata, read_gguf_template
 from hanlin.tokenizer.gguf_vocabulary import count_other_tokens
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -135,6 +135,15 @@ class LoadedEngine:
         """Load the chat template of the model's folder, or of the GGUF file. Raises UserError if there is none."""
         return load_template(self.location, self.tokenizer)
 
+    def describe_numbers(self) -> dict[str, str]:
+        """The engine of a measurement, and in which numbers it computed: `dtype` is the type of a GGUF file (`Q8_0`),
+        `precision` what transformers multiplied in.
+        """
+        numbers = {"engine": self.engine.name, "precision": str(getattr(self.engine, "precision", ""))}
+        if self.location.kind == "gguf":
+            numbers["dtype"] = read_gguf_metadata(self.location.weights).file_type
+        return {name: value for name, value in numbers.items() if value}
+
 
 def load_template(location: ModelLocation, tokenizer: Tokenizer | None = None) -> ChatTemplate:
     """Load the chat template of a model; that of a GGUF file if there is none beside it.
@@ -169,7 +178,8 @@ def load_engine(
         file: The GGUF file to take, see `find_model`.
         engine: Name of the engine, or `auto`.
         batch: Maximum number of answers generated at once; None leaves it to the engine.
-        dtype: Number format of the weights; ignored for GGUF files, which have their own. None leaves it to the engine.
+        dtype: Number format of the weights. None leaves it to the engine. GGUF files have their own: the default of
+            stages that measure, `float32`, changes nothing of them, and one of 16 bits is refused.
         precision: Number format that weights in float32 are multiplied in, by transformers: `float32` or `bfloat16`;
             `auto`: float32; `fastest`: bfloat16 where a processor is faster by it.
         separate_process: Compute in a process of its own; see `create_engine`. By default llama.cpp does: a file that
@@ -180,6 +190,9 @@ def load_engine(
         UserError: If there is no model, or the engine cannot run it.
     """
     location = find_model(path, file)
+    if location.kind == "gguf" and dtype in ("bfloat16", "float16"):
+        what = tr("a GGUF file has its own number format, not {dtype}", dtype=dtype)
+        raise UserError(what, location.weights, tr("leave `dtype` out, or name a file of another type"))
     if engine in ENGINES and (engine in FOR_GGUF) != (location.kind == "gguf"):
         what = tr("the engine {engine} does not run this ({kind})", engine=engine, kind=location.kind)
         hint = tr("llama_cpp and llama_server run GGUF files, transformers and vllm everything else")
@@ -197,7 +210,8 @@ def load_engine(
         if is_multiplied_here:
             options["precision"] = precision
     tokenizer = Tokenizer.load(location.folder)  # before the weights: a missing tokenizer should not cost minutes
-    _check_tokenizer(location, tokenizer)
+    if location.kind == "gguf" and location.folder != location.weights:
+        check_tokenizer_beside(location.weights, tokenizer)
     if batch is not None:
         options["parallel" if location.kind == "gguf" else "batch"] = batch
     if dtype is not None and location.kind != "gguf" and engine != "vllm":
@@ -208,20 +222,16 @@ def load_engine(
     return LoadedEngine(opened, tokenizer, location)
 
 
-def _check_tokenizer(location: ModelLocation, tokenizer: Tokenizer) -> None:
+def check_tokenizer_beside(gguf: Path, tokenizer: Tokenizer) -> None:
     """Raise UserError if the tokenizer beside a GGUF file is another model's: every id would say something else."""
-    if location.kind != "gguf" or location.folder == location.weights:
-        return
-    other, count = count_other_tokens(location.weights, list(map(tokenizer.backend.id_to_token, range(len(tokenizer)))))
+    other, count = count_other_tokens(gguf, list(map(tokenizer.backend.id_to_token, range(len(tokenizer)))))
     if other > _MAX_OTHER_TOKENS * count:
         what = tr(
             "the tokenizer beside this file is another model's: {other:,} of {count:,} tokens differ",
             other=other,
             count=count,
         )
-        raise UserError(
-            what, location.weights, tr("put the model's own tokenizer beside it, or move it to a folder alone")
-        )
+        raise UserError(what, gguf, tr("put the model's own tokenizer beside it, or move it to a folder alone"))
 
 
 def _hint_of_path() -> str:

@@ -24,6 +24,45 @@ _STRING, _ARRAY = 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """The formats of `struct` for the types of numbers."""
 
+_FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+    39: "NVFP4",
+    40: "Q1_0",
+}
+"""What `general.file_type` of a GGUF file means (`llama_ftype` of llama.cpp)."""
+
 
 @dataclass(frozen=True, slots=True)
 class GgufMetadata:
@@ -45,6 +84,11 @@ class GgufMetadata:
         """The value of a key, if it is there and of this kind."""
         value = self.values.get(key)
         return value if isinstance(value, kind) else default
+
+    @property
+    def file_type(self) -> str:
+        """The type of the file (`Q4_K_M`), or '' if it says none that is known; a file's name may say anything."""
+        return _FILE_TYPES.get(self.get("general.file_type", int, -1), "")
 
 
 def is_gguf_file(path: Path) -> bool:

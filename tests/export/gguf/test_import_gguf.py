@@ -34,6 +34,7 @@ from hanlin.models.save import separate_experts
 from hanlin.pipeline.inputs import resolve_input
 from hanlin.tokenizer.generation_config import read_eos_token_ids, read_sampling_params, write_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.tokenizer.train import train_byte_level_bpe
 from rewritten_gguf import rewrite_gguf
 from tiny_llama import LLAMA3_ROPE
 
@@ -104,6 +105,14 @@ def test_sampling_defaults_and_ends_come_back_from_the_file(
     run(file, tmp_path / "back")
     assert read_sampling_params(tmp_path / "back") == sampling
     assert set(read_eos_token_ids(tmp_path / "back")) == set(read_eos_token_ids(file))
+
+
+def test_a_tokenizer_of_another_model_beside_the_file_is_refused(plain_file: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copy(plain_file, tmp_path))
+    train_byte_level_bpe(["天地玄黄宇宙洪荒" * 40], len(Tokenizer.load(file)) - 40, (), Path()).save(tmp_path)
+    with pytest.raises(UserError, match=r"beside this file is another model's: [\d,]+ of [\d,]+ tokens differ"):
+        run(file, tmp_path / "back")
+    assert not any((tmp_path / "back").iterdir())
 
 
 @pytest.mark.parametrize("kind", [kind for kind in gguf.GGML_QUANT_SIZES if kind.name not in layout._NO_WEIGHTS])

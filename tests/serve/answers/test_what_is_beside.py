@@ -20,10 +20,11 @@ from hanlin.inference.loading import find_model, load_engine, load_template
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
-from hanlin.serve.api.ollama.model_info import _FILE_TYPES, describe_in_full
+from hanlin.serve.api.ollama.model_info import describe_in_full
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel
 from hanlin.serve.registry import GenerationParams, ServedModel
 from hanlin.tokenizer.generation_config import write_sampling_params
+from hanlin.tokenizer.gguf_metadata import _FILE_TYPES
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.train import train_byte_level_bpe
 from tiny_gguf import Exported

@@ -23,7 +23,7 @@ from hanlin.core.i18n import tr
 from hanlin.core.process import BoundsExceededError, run_bounded
 from hanlin.export.gguf import verify
 from hanlin.inference.backends.llama_cpp import quants
-from hanlin.inference.loading import find_tokenizer
+from hanlin.inference.loading import check_tokenizer_beside, find_tokenizer
 from hanlin.models.dtypes import exact_dtype, torch_dtype
 from hanlin.models.folder.checks import check_vocabulary_size
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files, list_gguf_parts, total_bytes
@@ -85,6 +85,8 @@ def run(settings: ImportGguf, inputs: Inputs, out: Path, context: StageContext) 
         raise UserError(what, location, tr("name the folder that holds them all"))
     source = open_gguf(path, settings.dtype)
     description, dtype, tokenizer = source.description, source.dtype, Tokenizer.load(find_tokenizer(path))
+    if tokenizer.folder != path:
+        check_tokenizer_beside(path, tokenizer)
     check_vocabulary_size(len(tokenizer), description["vocab_size"], tokenizer.folder)
 
     reference = _Reference.compute(path, tokenizer, int(description["max_position_embeddings"]), out, context)

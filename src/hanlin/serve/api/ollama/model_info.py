@@ -26,44 +26,6 @@ _CONFIG_FIELDS = {
     "llama.rope.freq_base": "rope_theta",
 }
 """Names in a GGUF file's header and in `config.json`."""
-_FILE_TYPES = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4_MOE",
-    39: "NVFP4",
-    40: "Q1_0",
-}
-"""What `general.file_type` of a GGUF file means (`llama_ftype` of llama.cpp); a file's name may say anything."""
 _PROBE_TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
 _OLLAMA_SAMPLING = {"repetition_penalty": "repeat_penalty"}
 
@@ -150,7 +112,7 @@ def _describe_format(model: ServedModel, parameter_count: int) -> dict[str, Any]
     size, quantization = _format_count(parameter_count), ""
     if metadata is not None:
         size = size or metadata.get("general.size_label", str, "")
-        quantization = _FILE_TYPES.get(metadata.get("general.file_type", int, -1), "unknown")
+        quantization = metadata.file_type or "unknown"
     return {
         "parent_model": "",
         "format": "safetensors" if metadata is None else "gguf",
