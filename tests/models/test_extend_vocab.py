@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.config.settings.model import ExtendVocabulary
+from hanlin.config.settings.model import ExtendVocabulary, TrimVocabulary
+from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.core.records import Document, write_jsonl
-from hanlin.models import extend_vocab
+from hanlin.models import extend_vocab, train_tokenizer, trim_vocab
 from hanlin.models.extend_vocab import measure_by_language, verify_text_unchanged, verify_weights_unchanged
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
@@ -246,6 +247,25 @@ def test_a_source_of_greater_weight_gives_more_entries(tiny_model: Path, documen
         extend_vocab.run(settings, inputs, tmp_path / "grown", StageContext())
         made[weights] = len(Tokenizer.load(tmp_path / "grown").encode("湖上有船，船上有人。"))
     assert made[1.0, 100.0] < made[100.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        (extend_vocab, ExtendVocabulary(model="./m", text=("./a", "./b"), init="mean")),
+        (trim_vocab, TrimVocabulary(model="./m", text=("./a", "./b"))),
+        (train_tokenizer, TrainTokenizer(text=("./a", "./b"))),
+    ],
+)
+def test_a_text_that_is_named_twice_is_refused(
+    tiny_model: Path, documents: Path, tmp_path: Path, stage: Any, settings: Any
+) -> None:
+    (tmp_path / "link").symlink_to(documents)
+    inputs = Inputs({"model": (tiny_model,), "text": (documents, tmp_path / "link")})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="this text is named twice"):
+        stage.run(settings, inputs, tmp_path / "out", StageContext())
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_weights_have_to_fit_the_sources() -> None:

@@ -114,6 +114,23 @@ def test_a_child_returns_raises_and_is_ended() -> None:
         run_bounded("builtins:bytes", 1 << 32, seconds=60, memory=1 << 30)
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("normalizer", "normalizers"),
+        ("pre_tokenizer", "pretokenizers"),
+        ("post_processor", "processors"),
+        ("decoder", "decoders"),
+    ],
+)
+def test_a_step_of_an_unknown_type_is_named(folder: Path, part: str, key: str, is_nested: bool) -> None:
+    step: dict[str, Any] = {"type": "Frobnicate"}
+    rules: dict[str, Any] = {part: {"type": "Sequence", key: [step]} if is_nested else step}
+    change(folder, **rules)
+    assert f"its {part} has a step of the type 'Frobnicate', which is not known" in refusal(folder)
+
+
 MISSING = [{"SpecialToken": {"id": "<|nowhere|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
 
 

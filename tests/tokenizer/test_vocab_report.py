@@ -12,6 +12,7 @@ from hanlin.cli.main import app
 from hanlin.core.errors import UserError
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.extend import extend_tokenizer
+from hanlin.tokenizer.report import growth
 from hanlin.tokenizer.report.growth import gains_per_thousand, size_that_pays
 from hanlin.tokenizer.report.measure import ModelSizes, compare_tokenizers
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -57,10 +58,10 @@ def test_the_curve_is_what_shorter_vocabularies_give(base: Tokenizer) -> None:
     longest = extend_tokenizer(base, CHINESE, 30, min_saved=2)
     texts = ["春天的翰林院，开满了花；读书的时候最喜欢town里的翰林。", *CHINESE]
     rows = compare_tokenizers({"old": base, "new": longest.tokenizer}, {"zh": texts, "en": ENGLISH}, step=7)
-    growth = rows[1]["growth"]
-    assert [point["entries"] for point in growth["points"]] == [0, 7, 14, 21, 28, len(longest.pieces)]
+    curve = rows[1]["growth"]["points"]
+    assert [point["entries"] for point in curve] == [0, 7, 14, 21, 28, len(longest.pieces)]
     characters = sum(map(len, texts))
-    for point in growth["points"]:
+    for point in curve:
         shorter = base
         if point["entries"]:
             learned = extend_tokenizer(base, CHINESE, point["entries"], min_saved=2)
@@ -69,6 +70,17 @@ def test_the_curve_is_what_shorter_vocabularies_give(base: Tokenizer) -> None:
         tokens = sum(map(len, shorter.encode_batch(texts)))
         assert point["characters_per_token"]["zh"] == round(characters / tokens, 4)
         assert point["characters_per_token"]["en"] == rows[0]["texts"]["en"]["characters_per_token"]
+
+
+def test_a_curve_of_more_points_than_can_be_drawn_is_refused(base: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    extended = extend_tokenizer(base, CHINESE, 10, min_saved=2)
+    monkeypatch.setattr(growth, "MAX_POINTS", 4)
+    count = len(extended.pieces)
+    tokenizers = {"a": base, "b": extended.tokenizer}
+    with pytest.raises(UserError, match=f"a step of 2 gives {-(-count // 2)} points for the {count} new") as caught:
+        compare_tokenizers(tokenizers, {"zh": CHINESE}, step=2)
+    assert caught.value.hint == f"set it to {-(-count // 4)} or more"
+    compare_tokenizers(tokenizers, {"zh": CHINESE}, step=-(-count // 4))
 
 
 def test_a_vocabulary_that_does_not_go_on_from_the_first_has_no_curve(base: Tokenizer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ One table for all that reads artifacts: an artifact of a record kind holds `<kin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,15 @@ def read_unpaired_preferences(file: Path, paired: bool) -> Iterator[UnpairedPref
         return
     for pair in read_jsonl(file, Preference):
         yield from UnpairedPreference.of_pair(pair)
+
+
+def refuse_repeated(paths: Sequence[Path], hint: str) -> None:
+    """Raise UserError if a source of text is there twice, also by a link: its text would count twice, unsaid."""
+    known: set[Path] = set()
+    for path in paths:
+        if path.resolve() in known:
+            raise UserError(tr("this text is named twice"), path, hint)
+        known.add(path.resolve())
 
 
 def read_texts(paths: Iterable[Path], validation: bool = False) -> Iterator[str]:

@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import read_texts, read_word_list
+from hanlin.core.discover import read_texts, read_word_list, refuse_repeated
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.hardware.devices import best_device
@@ -62,6 +62,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     tokenizer = Tokenizer.load(base.folder)
     _check_end_ids(base.folder, len(tokenizer))
     documents = inputs.paths("text")
+    refuse_repeated(documents, tr("name it once; `weights` says how much it counts"))
     words = _given_words(settings, inputs)
     learned_texts = _report_progress(_weighted_texts(documents, settings.weights), context)
     extension = extend_tokenizer(tokenizer, learned_texts, settings.new_entries, words=words)

@@ -13,7 +13,7 @@ from hanlin.chat.packaged import packaged_special_tokens
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import read_texts
+from hanlin.core.discover import read_texts, refuse_repeated
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.tokenizer.compression import characters_per_token
@@ -46,6 +46,7 @@ def run(settings: TrainTokenizer, inputs: Inputs, out: Path, context: StageConte
         UserError: There is no text, or `settings.entries` is too small.
     """
     paths = inputs.paths("text")
+    refuse_repeated(paths, tr("name it once"))
     count = 0
 
     def read_with_progress() -> Iterator[str]:

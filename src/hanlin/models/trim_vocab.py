@@ -22,7 +22,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import TrimVocabulary
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import VALIDATION_FILE, read_texts, record_files, record_kind
+from hanlin.core.discover import VALIDATION_FILE, read_texts, record_files, record_kind, refuse_repeated
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Message, ToolCall, read_jsonl
@@ -93,6 +93,7 @@ def run(settings: TrimVocabulary, inputs: Inputs, out: Path, context: StageConte
     """
     folder = inputs.path("model")
     refuse_adapter(folder)
+    refuse_repeated(inputs.paths("text"), tr("name it once"))
     base = check_model_folder(folder)
     check_finite(base)
     tokenizer = Tokenizer.load(base.folder)

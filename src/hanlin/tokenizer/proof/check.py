@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import decoders, normalizers, pre_tokenizers, processors
+
 from hanlin.core.errors import UserError
 from hanlin.core.files import check_file_size, parse_json_object
 from hanlin.core.i18n import tr
@@ -39,6 +41,13 @@ _ADDED = b'"single_word"'
 _FEW_ADDED_TOKENS = 4_096
 _MAX_STEPS = 64
 _MAX_PREPENDED = 1_024
+_PARTS = {
+    "normalizer": (normalizers, "normalizers"),
+    "pre_tokenizer": (pre_tokenizers, "pretokenizers"),
+    "post_processor": (processors, "processors"),
+    "decoder": (decoders, "decoders"),
+}
+"""The module whose classes are called as the steps of a part are, and the key of the steps of a sequence."""
 _KNOWN_PATTERNS = frozenset(
     [
         *(pattern for rule in SPLITTING_RULES.values() for pattern in rule.patterns),
@@ -76,8 +85,25 @@ def check_tokenizer_file(file: Path) -> None:
         rules = parse_json_object(data)
     except (TypeError, ValueError) as error:
         raise UserError(tr("not JSON: {error}", error=error), file, tr("copy it again from its source")) from error
+    _check_types(rules, file)
     check_growth(rules.get("normalizer"), file)
     _prove(str(file), hashlib.sha256(data).hexdigest())
+
+
+def _check_types(rules: Mapping[str, Any], file: Path) -> None:
+    """Refuse a step that the library does not know; its own message names neither the step nor its type."""
+    for part, (module, inner) in _PARTS.items():
+        stack = [rules.get(part)]
+        while stack:
+            step = stack.pop()
+            if not isinstance(step, dict):
+                continue
+            kind = step.get("type")
+            if isinstance(kind, str) and not hasattr(module, kind):
+                what = tr("its {part} has a step of the type '{kind}', which is not known", part=part, kind=kind[:80])
+                raise UserError(what, file, tr("it may need a newer version of the package tokenizers"))
+            nested = step.get(inner)
+            stack.extend(nested if isinstance(nested, list) else [])
 
 
 def check_growth(normalizer: Any, where: Path) -> None:

@@ -19,10 +19,14 @@ from typing import Any
 
 import tokenizers
 
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PER_ENTRIES = 1000
 """Gains are stated per so many entries, whatever the distance of the points."""
+MAX_POINTS = 1000
+"""Most points of a curve: each builds a vocabulary, that of Llama 3 in half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,23 @@ def measure_growth(
     Returns:
         The curve; None if `tokenizer` has other entries or merges than `base` before its new ones, no new ones, or new
         ones in another order than that of their merges.
+
+    Raises:
+        UserError: The step is so small that the curve would have more than `MAX_POINTS`.
     """
     sizes = _Sizes.of(base, tokenizer)
     if sizes is None:
         return None
+    if sizes.new_entries > MAX_POINTS * step:
+        what = tr(
+            "a step of {step} gives {count:,} points for the {entries:,} new entries of {name}",
+            step=step,
+            count=-(-sizes.new_entries // step),
+            entries=sizes.new_entries,
+            name=tokenizer.folder.name,
+        )
+        least = -(-sizes.new_entries // MAX_POINTS)
+        raise UserError(what, "step", tr("set it to {least} or more", least=least))
     new_ids = sorted({token_id for counts in ids.values() for token_id in counts if token_id >= sizes.first_id})
     points = []
     for entries in [*range(0, sizes.new_entries, step), sizes.new_entries]:

@@ -52,7 +52,7 @@ def report(
     step: Annotated[int, typer.Option(min=1, help=tr("entries from one point of the curve to the next"))] = 1000,
     min_gain: Annotated[
         float,
-        typer.Option(min=0, help=tr("percent per 1,000 entries that pays for itself")),
+        typer.Option(min=0, max=100_000, help=tr("percent per 1,000 entries that pays for itself")),
     ] = 1.0,
     page: Annotated[Path | None, typer.Option(help=tr("write a page too"))] = None,
     as_json: AsJson = False,
