@@ -259,7 +259,10 @@ def test_with_another_folders_tokenizer_sampling_and_ends_are_the_checkpoints(
     ("change", "sentence"),
     [
         (lambda folder: (folder / "consolidated.00.pth").unlink(), "no consolidated.00.pth here"),
-        (lambda folder: (folder / "consolidated.01.pth").unlink(), "has shape .* params.json requires"),
+        (
+            lambda folder: (folder / "consolidated.01.pth").unlink(),
+            "1 of 2 weight files are missing: .*01.pth",
+        ),
         (lambda folder: write_json(folder / "params.json", {"dim": 64}), "'n_layers' is None"),
         (lambda folder: (folder / "params.json").write_text("[]"), "not a JSON object"),
         (lambda folder: (folder / "params.json").unlink(), "there is no checkpoint here"),
@@ -362,6 +365,25 @@ def test_what_metas_layout_has_no_place_for_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         export_to(make_model(**config), tmp_path / "meta")
+
+
+def test_a_tokenizer_model_that_is_not_the_tokenizer_of_the_model_is_not_exported(
+    make_model: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    model = make_model()
+    assert not export_to(model, tmp_path / "without")["tokenizer"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{model}: no tokenizer.model is written, the only tokenizer of Meta's layout: name this folder as `tokenizer` "
+        "to import the checkpoint again"
+    ]
+    caplog.clear()
+    with (model / "tokenizer.model").open("wb") as file:
+        trainer.train(sentence_iterator=iter(["翰林院里春天开满了花"] * 9), model_writer=file, vocab_size=290,
+                      model_type="bpe", byte_fallback=True, hard_vocab_limit=False, minloglevel=2)  # fmt: skip
+    assert not export_to(model, tmp_path / "other")["tokenizer"]
+    assert "tokenizer.model is left out" in caplog.text and "no tokenizer.model is written" in caplog.text
+    assert not (tmp_path / "other" / "tokenizer.model").exists()
 
 
 def test_shards_that_do_not_divide_the_sizes_are_refused(two_shards: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,14 @@ from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import CONFIG, EMBEDDINGS, ModelFiles, find_license_files
 from hanlin.models.folder.shapes import llama_shapes
 from hanlin.models.layouts import meta
+from hanlin.models.layouts.meta_tokenizer import is_tiktoken
 from hanlin.models.layouts.row_order import interleave
 from hanlin.models.save import read_tensor, round_weight
+from hanlin.models.sentencepiece_file import carry_model
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(settings: ExportCheckpoint, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -57,9 +63,9 @@ def run(settings: ExportCheckpoint, inputs: Inputs, out: Path, context: StageCon
                 torch.save(shard, file)
             _verify(path, shard)
         write_json(out / meta.PARAMS, params)
-        for beside in (files.folder / SENTENCEPIECE_FILE, *find_license_files(files.folder)):
-            if beside.is_file():
-                shutil.copyfile(beside, out / beside.name)
+        _carry_tokenizer(files.folder, out)
+        for license_file in filter(Path.is_file, find_license_files(files.folder)):
+            shutil.copyfile(license_file, out / license_file.name)
     return {
         "files": settings.shards,
         "tensors": len(names),
@@ -67,6 +73,24 @@ def run(settings: ExportCheckpoint, inputs: Inputs, out: Path, context: StageCon
         "tokenizer": (out / SENTENCEPIECE_FILE).is_file(),
         "verified": True,
     }
+
+
+def _carry_tokenizer(folder: Path, out: Path) -> None:
+    """Copy the `tokenizer.model` of a folder, if its pieces are the entries of `tokenizer.json`; ranks of tiktoken are
+    copied as they are. A warning says if there is none afterwards.
+    """
+    file = folder / SENTENCEPIECE_FILE
+    if file.is_file() and is_tiktoken(file.read_bytes()):
+        shutil.copyfile(file, out / file.name)
+    elif file.is_file():
+        carry_model([folder], Tokenizer.load(folder), out)
+    if not (out / SENTENCEPIECE_FILE).is_file():
+        what = tr(
+            "no {name} is written, the only tokenizer of Meta's layout: name this folder as `tokenizer` to import the "
+            "checkpoint again",
+            name=SENTENCEPIECE_FILE,
+        )
+        _LOG.warning("%s: %s", folder, what)
 
 
 def _check_shards(shards: int, params: Mapping[str, Any], files: ModelFiles) -> None:

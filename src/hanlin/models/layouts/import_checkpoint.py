@@ -58,6 +58,9 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 PICKLES = "pytorch_model*.bin"
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"consolidated\.(\d{2})\.pth")
+_MAX_META_FILES = 100
+_QUERIES = "layers.0.attention.wq.weight"
+"""A matrix of which each file holds as many rows as any other."""
 _FLOATS = ("F32", "F16", "BF16")
 
 Shards = Sequence[Mapping[str, TensorEntry]]
@@ -183,6 +186,7 @@ def _open_meta(
         if set(shard) - {meta.COMPUTED} != names:
             what = tr("it holds other tensors than {file}", file=files[0].name)
             raise UserError(what, file, tr("copy or download it again"))
+    _check_file_count(params, files, shards)
     shapes = {name: _merged_shape(name, params, shards, folder) for name in names}
     config = meta.build_meta_config(
         params,
@@ -219,6 +223,29 @@ def _meta_files(folder: Path) -> list[Path]:
         what = tr("there is no {name} here", name=join_list(missing[:3]) or "consolidated.00.pth")
         raise UserError(what, folder, tr("copy or download it again"))
     return files
+
+
+def _check_file_count(params: Mapping[str, Any], files: Sequence[Path], shards: Shards) -> None:
+    """Raise UserError if files are missing behind the last one: each holds fewer of the queries' rows than one of so
+    many files does.
+    """
+    dim, entry = params.get("dim"), shards[0].get(_QUERIES)
+    if not isinstance(dim, int) or entry is None or len(entry.shape) != 2 or entry.shape[1] != dim:
+        return
+    total, rest = divmod(dim, max(1, entry.shape[0]))
+    if rest == 0 and len(files) < total <= _MAX_META_FILES:
+        missing = [f"consolidated.{index:02d}.pth" for index in range(len(files), total)]
+        raise _missing_files(missing, total, files[0].parent)
+
+
+def _missing_files(missing: Sequence[str], total: int, folder: Path) -> UserError:
+    what = tr(
+        "{count} of {total} weight files are missing: {names}",
+        count=len(missing),
+        total=total,
+        names=join_list(missing[:3]),
+    )
+    return UserError(what, folder, tr("copy or download them again"))
 
 
 def _heads_of(name: str, heads: Mapping[str, int]) -> int:
@@ -299,13 +326,7 @@ def _pickled_files(folder: Path) -> list[Path]:
         raise UserError(tr("the index names no weights"), index, tr("copy or download it again"))
     missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
     if missing:
-        what = tr(
-            "{count} of {total} weight files are missing: {names}",
-            count=len(missing),
-            total=len(names),
-            names=join_list(missing[:3]),
-        )
-        raise UserError(what, folder, tr("copy or download them again"))
+        raise _missing_files(missing, len(names), folder)
     return [folder / name for name in names]
 
 

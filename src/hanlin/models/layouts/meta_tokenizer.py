@@ -56,7 +56,7 @@ def load_meta_tokenizer(folder: Path, scratch: Path, *, later: bool) -> Tokenize
     check_file_size(file, MAX_SENTENCEPIECE_BYTES)
     scratch.mkdir(parents=True, exist_ok=True)
     data = file.read_bytes()
-    if _is_tiktoken(data):
+    if is_tiktoken(data):
         convert_tiktoken(file, scratch, _LATER_SPECIAL_TOKENS if later else _FIRST_SPECIAL_TOKENS)
     else:
         shutil.copyfile(file, scratch / SENTENCEPIECE_FILE)
@@ -69,7 +69,8 @@ def load_meta_tokenizer(folder: Path, scratch: Path, *, later: bool) -> Tokenize
     return Tokenizer.load(scratch)
 
 
-def _is_tiktoken(data: bytes) -> bool:
+def is_tiktoken(data: bytes) -> bool:
+    """Whether a `tokenizer.model` holds ranks of tiktoken: a token in base64 and its rank on each line."""
     token, _, rank = data[:4096].partition(b"\n")[0].partition(b" ")
     try:
         return rank.strip().isdigit() and bool(base64.b64decode(token, validate=True))
