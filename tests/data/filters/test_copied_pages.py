@@ -24,12 +24,15 @@ def apply(rule: str, text: str) -> str | Drop:
         "网赌被黑找我们www.example.com，先出款后付费。" + NEWS * 5,
         NEWS * 6 + "做单亏损的朋友可以咨询我，微信：abc123456",
         "海鲜大排档低价转让，设备齐全，接手可盈利，联系电话15132540000",
+        "专业办理各类证件，快速安全，QQ 123456789",
+        "不看征信，当天放款，联系电话：13900000000",
         "某县（小姐）联系方式【v芯:158x5022x6782】同电话" + NEWS * 5,
         "怎么做快速排名【扣:3?1?3?8?0?8?6?2?0?9】排名首页" + NEWS * 5,
         NEWS * 6 + "想跟上的朋友手机幑の信の查の询【abc478】就能找到我了。",
     ],
     ids=[
         *("spun", "spun 2", "a data sheet", "sounds", "a detective", "a site", "a messenger", "a small ad"),
+        *("forged papers", "a loan"),
         *("a call girl", "digits apart", "a messenger in disguise"),
     ],
 )
@@ -48,6 +51,7 @@ def test_what_programs_rewrote_and_offers_in_other_text_are_advertisements(text:
         "本人在城北丢失身份证一张，有捡到的好心人联系13798820000归还，面议酬谢！",
         "各位家长好，孩子有事请先打招呼，联系电话：13912345678",
         "供应商说货在路上，司机手机：13812345678",
+        "老人高龄补贴由村里代为办理，有事请打电话：13812345678",
         "记者暗访私家侦探公司，2023年5月起接单12起，每单收费100000元。" + NEWS,
         "黑客马拉松：2024-05-01 在杭州举行，共 120000 人报名参加。" + NEWS,
         "失主王小姐的联系方式：138x1234x5678，请捡到的好心人归还。" + NEWS,
@@ -57,7 +61,17 @@ def test_what_programs_rewrote_and_offers_in_other_text_are_advertisements(text:
     ],
     ids=[
         *("one word", "a data sheet", "English", "the police", "an editor", "a lost card"),
-        *("parents", "a supplier", "a report", "a contest", "a finder", "a maker of chips", "lost marks", "a lesson"),
+        *(
+            "parents",
+            "a supplier",
+            "an allowance",
+            "a report",
+            "a contest",
+            "a finder",
+            "a maker of chips",
+            "lost marks",
+            "a lesson",
+        ),
     ],
 )
 def test_what_only_has_such_words_stays(text: str) -> None:

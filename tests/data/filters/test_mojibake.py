@@ -57,6 +57,12 @@ def test_gbk_mojibake_with_lost_bytes_is_not_repaired() -> None:
 
 def test_marks_of_lossy_decoding_count_as_lost() -> None:
     assert repair("前面锟斤拷锟斤拷后面")[1] == 6
+    assert repair("UTF-8 锟斤拷锟斤拷锟斤拷锟斤拷 后面")[1] == 12
+
+
+def test_a_short_text_that_explains_such_marks_stays() -> None:
+    text = "锟斤拷是怎么来的？UTF-8 解码时认不出的字节，再按 GBK 读出，就成了锟斤拷。"
+    assert repair(text) == (text, 0)
 
 
 def test_mojibake_inside_a_right_text_is_repaired() -> None:

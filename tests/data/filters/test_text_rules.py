@@ -167,6 +167,8 @@ def test_of_a_line_of_code_only_the_comment_that_lost_characters_is_cut(comment:
 def test_an_explanation_of_replacement_characters_stays() -> None:
     text = f"{SPRING * 9}\n解码失败的字节显示为 U+FFFD，即 \ufffd。\n打开文件全是乱码：\ufffd\ufffd\ufffd"
     assert apply("replacement_characters", text) == text
+    short = "认不出的字节变成\ufffd，再按 GBK 读出来又是别的字。"
+    assert apply("replacement_characters", short) == short
 
 
 def test_repeated_lines_drop_a_text_and_a_refrain_does_not() -> None:

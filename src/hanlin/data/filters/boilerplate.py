@@ -46,9 +46,16 @@ _MIN_TABLE_MARKS = 4
 """What a row of a table of three cells has; a line between two or three bars is a frame around furniture."""
 _MIN_POST_CHARS, _MIN_SAID_CHARS = 15, 7
 _PAGE_NOTICE = re.compile(
-    r"©|备案|备\d|网安备|返回|[责编]辑|来源|转载|转自|公[众微]?号|授权|查看更多|[上下]一[篇页]|作者[：:]|文[/／]"
+    r"©|备案|备\d|网安备|本站|侵权|返回|[责编]辑|来源|转载|转自|公[众微]?号|授权|查看更多|[上下]一[篇页]|作者[：:]|文[/／]"
 )
 """What pages have around a text and posts do not."""
+_OFFICE_NOTICE = re.compile(
+    r"定于[^。，]{2,24}(?:举行|召开|开展|进行)|各位(?:家长|同学|老师|业主|居民|村民|读者)|请各(?:单位|部门|媒体|班|位)|[凭持][^。，]{1,8}[证票]入场"
+)
+_NO_OFFICE_NOTICE = re.compile(
+    r"领[取资福红]|免费(?!入场|开放)|优惠|折扣|福利|干货|课程|讲座|团购|购买|订购|招生|加盟|咨询|微信号|QQ|[¥￥]|\d\s?元|1[3-9]\d{9}|\d{3,4}-\d{7,8}"
+)
+"""What somebody tells members of a school, a house or an office, and what it has if it sells something after all."""
 _NAMES = re.compile(r"@[\w-]+[:：]?|\[[^\[\]]{1,8}\]")
 
 
@@ -84,6 +91,8 @@ def _is_post(text: str) -> bool:
     if end := POST_END.search(line):
         said = line[: end.start()]
         return sum(map(str.isalnum, said)) >= _MIN_POST_CHARS and not POST_THAT_SELLS.search(said)
+    if _OFFICE_NOTICE.search(line) and not _NO_OFFICE_NOTICE.search(line):
+        return True
     if POST_THAT_SELLS.search(line) or _PAGE_NOTICE.search(line):
         return False
     said = _NAMES.sub("", CALL.sub("", FURNITURE.sub("", line)))

@@ -78,6 +78,8 @@ _LOSSY = re.compile("(?:锟斤拷)+|烫{6,}|屯{6,}")
 _ON_ENCODINGS = re.compile("乱码|亂碼|编码|編碼|字符集|UTF-?8|GBK|Unicode|未初始化", re.I)
 _MAX_MENTIONED = 0.05
 """Up to this share of a text on encodings may be such characters: it explains them."""
+_MAX_MENTIONS, _LONGEST_MENTION = 3, 6
+"""So are a few of them in a short text, each by itself; damage is a row of them."""
 _LOSSY_PREFILTER, _GBK_PREFILTER = Prefilter(_LOSSY_MARKS), Prefilter("锛銆")
 _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80, 0xBF))])
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
@@ -187,8 +189,12 @@ def _decode_western_text(text: str, encoding: str) -> str | None:
 
 def _count_lossy_marks(text: str) -> int:
     """Count the characters that lossy conversions leave, unless a text on encodings mentions them."""
-    lost = sum(map(len, _LOSSY.findall(text)))
-    return 0 if lost <= _MAX_MENTIONED * len(text) and _ON_ENCODINGS.search(text) else lost
+    marks = _LOSSY.findall(text)
+    lost = sum(map(len, marks))
+    is_mentioned = lost <= _MAX_MENTIONED * len(text) or (
+        len(marks) <= _MAX_MENTIONS and all(len(mark) <= _LONGEST_MENTION for mark in marks)
+    )
+    return 0 if is_mentioned and _ON_ENCODINGS.search(text) else lost
 
 
 def _repair_once(text: str) -> tuple[str, int]:

@@ -178,7 +178,9 @@ def replacement_characters(text: str, most_cut: float, allowed: int) -> str | Dr
 _LOST_CHARACTER = re.compile("\ufffd{1,3}")
 _COMMENT = re.compile(r"(?<!:)//|/\*|<!--|(?<=\s)(?:#|--)(?=\s)")
 """What begins a comment in a line of code; `//` of an address does not."""
-_ON_REPLACEMENT = re.compile("U\\+FFFD|(?i:replacement char)|替[换換]字符|乱码|亂碼")
+_ON_REPLACEMENT = re.compile(
+    "U\\+FFFD|(?i:replacement char)|替[换換]字符|乱码|亂碼|(?:变成|變成|显示[成为]|替换[成为]|换成)\\W{0,2}\ufffd"
+)
 _MIN_SPARSE_CHARS, _MIN_CHARS_PER_LOST, _MAX_CUT_FOR_FEW = 100, 1_000, 0.5
 _MAX_LOST_IN_POST, _MIN_POST_CHARS_PER_LOST = 2, 20
 

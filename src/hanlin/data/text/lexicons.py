@@ -275,6 +275,7 @@ SMALL_AD = re.compile(
 """The number of a mobile telephone or messenger with which a short text ends."""
 SMALL_AD_OFFER = re.compile(
     "出售|出租|转让|低价|急转|回收|招[聘租生商收工募人徒]|招(?:代理|兼职|临时)|代理|供应(?!商)|优惠|特价|有意|需要的|有车的|有卖|价格|面议|承接|租房|接手|主营"
+    "|办理(?:各类|各种)|(?:各类|各种)证件|办证|刻章|代开|代办|放款|下款|不[看查]征信|无抵押|套现"
 )
 """What such a text offers, or looks for to buy."""
 NOT_A_SMALL_AD = re.compile(
