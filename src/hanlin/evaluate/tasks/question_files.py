@@ -39,7 +39,19 @@ from hanlin.data.ledger import Drop, describe_reason
 
 _TURN_FIELDS = ("messages", "conversations", "prompt")
 _QUESTION_FIELDS = ("question", "problem", "query", "prompt", "input", "query_text", "题目", "问题", "问")
-_ANSWER_FIELDS = ("answers", "answer", "references", "reference", "target", "gold", "答案", "回答", "答")
+_ANSWER_FIELDS = (
+    *("answers", "answer", "references", "reference", "target", "gold", "答案", "回答", "答"),
+    *(
+        "reference_answer",
+        "reference_answers",
+        "golden_answer",
+        "golden_answers",
+        "gold_answer",
+        "gold_answers",
+        "golden",
+    ),
+    *("ground_truth", "ideal", "expected", "expected_answer", "expected_output", "参考答案", "标准答案", "正确答案"),
+)
 _PASSAGE_FIELDS = ("context", "passage", "context_text", "background")
 _ID_FIELDS = ("id", "question_id", "qid", "idx", "query_id")
 _TOPIC_FIELDS = ("topic", "subject", "category")
@@ -119,6 +131,9 @@ def _flatten(row: Any, passage: str, unread: Counter[str] | None = None) -> Iter
     passage_field = _find_field(row, _PASSAGE_FIELDS, str)
     passage = row[passage_field] if passage_field else passage
     nested = _find_field(row, ("paragraphs", "qas"), list)
+    has_question = any(isinstance(row.get(name), str) for name in _QUESTION_FIELDS)
+    if nested is None and not has_question and _are_turns(row.get("questions")):
+        nested = "questions"
     if nested is None:
         yield row if not passage or any(name in row for name in _PASSAGE_FIELDS) else {"context": passage, **row}
         return
