@@ -95,7 +95,7 @@ def test_broken_splits_are_refused(put: Put, tail: str) -> None:
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        ('[\n{"a": 1},\n{"a": 2,}\n]', 3),
+        ('[\n{"a": 1},\n{"a": 2,,}\n]', 3),
         ('[\n{"a": 1}\n{"a": 2}\n]', 3),
         ('[\n{"a": 1},\n{"a": 2}', 3),
         ('[\n{"a": 1},\n{"a": "x', 3),

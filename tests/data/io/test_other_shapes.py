@@ -158,14 +158,50 @@ def test_a_comma_after_each_line_loses_no_row(put: Put, name: str) -> None:
 def test_commas_before_closing_brackets_lose_no_row(put: Put) -> None:
     assert read(put("a.jsonl", '{"a": "x, }", "b": [1, 2,],}\n'))[1] == [{"a": "x, }", "b": [1, 2]}]
     assert read(put("a.json", '[\n{"a": 1},\n{"a": 2},\n]'))[1] == [{"a": 1}, {"a": 2}]
+    assert read(put("b.json", '[\n{"a": 1,},\n{"a": [2, ], },\n]'))[1] == [{"a": 1}, {"a": [2]}]
+    rows = [{"a": "，} " * 40, "b": number} for number in range(20_000)]
+    text = ",\n".join(json.dumps(row, ensure_ascii=False)[:-1] + ",\n}" for row in rows)
+    assert read(put("c.json", f"[{text}]"))[1] == rows
+
+
+def test_objects_behind_each_other_on_one_line_are_rows(put: Put) -> None:
+    assert read(put("a.jsonl", '{"a": 1}{"a": 2} {"a": 3}\n{"a": 4}\n'))[1] == [
+        {"a": number} for number in (1, 2, 3, 4)
+    ]
+    rows = read(put("b.jsonl", '{"a": 1}\n{"a": 2} and more\n{"a": 3}\n'))[1]
+    assert isinstance(rows[1], Drop) and rows[1].reason == "broken_json"
+
+
+@pytest.mark.parametrize(
+    ("mark", "command"), [("_!_", "s/_!_/"), ("|||", "s/|||/"), ("+++$+++", "s/+++\\$+++/"), ("[SEP]", "s/\\[SEP\\]/")]
+)
+def test_columns_that_a_longer_mark_divides_are_named_with_the_command_that_writes_tabs(
+    put: Put, mark: str, command: str
+) -> None:
+    lines = "".join(f"{number}{mark}几点开门？{mark}九点。\n" for number in range(3))
+    error = refusal(put("a.txt", lines))
+    assert repr(mark) in str(error) and command in str(error.hint)
+    assert read(put("a.txt", lines), format="text")[0] == "text"
+    assert read(put("b.txt", lines + "没有列的一行。\n"))[0].startswith("text")
+
+
+@pytest.mark.parametrize("comment", ["// rows of 2024", "# rows", "/* rows\n of 2024 */"])
+def test_a_comment_before_a_list_is_named(put: Put, comment: str) -> None:
+    error = refusal(put("a.json", f'{comment}\n[\n{{"a": 1}},\n{{"a": 2}}\n]'))
+    assert "comments" in str(error.hint) and error.where is not None and error.where.endswith("a.json:1")
+
+
+@pytest.mark.parametrize("mark", [";", ",", "|", "\t"])
+@pytest.mark.parametrize("start", ["sep=", "\ufeffSEP="])
+def test_the_line_in_which_excel_names_the_separator_is_no_heading(put: Put, mark: str, start: str) -> None:
+    text = f"{start}{mark}\r\nquestion;answer\r\n几点开门？;九点。\r\n周一开吗？;不开。\r\n".replace(";", mark)
+    assert read(put("a.csv", text))[1] == ROWS
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[\n{"a": 1},\n{"a": 2,}\n]', "a comma before }"),
-        ('[\n{"a": 1},\n{"a": [2, ]}\n]', "a comma before ]"),
-        ('[\n{"a": 1},\n{"a": 2, }\n]', "a comma before }"),
+        ('[\n{"a": 1},\n{"a": 2,, }\n]', "a comma before }"),
         ('[\n{"a": 1},\n{"b": 1, "a": }\n]', "Expecting value"),
     ],
 )

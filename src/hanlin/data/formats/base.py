@@ -160,7 +160,7 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
         fits = fits and not (name == "label" and isinstance(value, float))
         if (
             not fits
-            or (name in _NAMED_LISTS and isinstance(value, list))
+            or (name in _NAMED_LISTS and isinstance(value, list) and any(map(is_filled, value)))
             or (name in _NAMED_FIELDS and isinstance(value, str) and value.strip())
         ):
             unread.append(str(name))
@@ -177,12 +177,16 @@ def _is_hidden(name: str, value: Any, row: Mapping[str, Any], used: Sequence[str
 _NAMED_FIELDS = frozenset((
     *("instruction", "system", "input", "context", "background", "knowledge", "article", "passage", "document"),
     *("label", "rationale", "corrected", "correction", "revision", "revised", "材料", "上下文", "背景", "文章"),
+    *("历史", "历史记录", "上文", "previous", "past"),
 ))  # fmt: skip
 """Texts that a model is meant to read, labels, and answers that mend another, which all may say that an answer is bad:
 one that no part of the record holds is named, though `meta` keeps it."""
 
 
-_NAMED_LISTS = frozenset(("reference", "references", "reference_passages", "retrieved", "参考资料", "法条"))
+_NAMED_LISTS = frozenset((
+    *("reference", "references", "reference_passages", "retrieved", "context", "contexts", "passages", "documents"),
+    *("knowledge", "evidence", "evidences", "参考资料", "法条", "上下文", "材料", "证据"),
+))  # fmt: skip
 """Sources that an answer rests on, which a model that does not read them learns to make up."""
 
 

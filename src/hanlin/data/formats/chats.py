@@ -23,7 +23,7 @@ from hanlin.data.formats.base import (
     strip_turn,
 )
 from hanlin.data.formats.content.api_shapes import is_turn_list
-from hanlin.data.formats.content.labels import find_wrong_verdict
+from hanlin.data.formats.content.labels import find_wrong_verdict, obey_turn_labels
 from hanlin.data.formats.content.loss_flags import (
     LOSS_FIELDS,
     MASK_FIELDS,
@@ -39,7 +39,7 @@ from hanlin.data.formats.content.reasoning import (
     split_reasoning,
 )
 from hanlin.data.formats.content.rendered import read_rendered_prompt
-from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
+from hanlin.data.formats.content.roles import NAMED_ROLES, ROLE_NAMES, find_role_name
 from hanlin.data.formats.content.tool_lists import find_row_tools
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.documents import find_pretraining_text
@@ -79,10 +79,13 @@ from hanlin.data.ledger import Drop
 
 _TURN_LIST_FIELDS = (
     *("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data", "items", "contents"),
+    *("rounds", "dialogs", "对话", "会话", "多轮对话", "消息"),
 )
 _LOG_FIELDS = ("trajectory", "traj", "log")
 """Fields that hold turns if what they hold looks so, and no prompt does."""
-_NESTED_FIELDS = ("messages", "conversations", "conversation")
+_NESTED_FIELDS = (
+    *("messages", "conversations", "conversation", "data", "dialogs", "dialogues", "chats", "samples", "对话", "会话"),
+)
 _TURN_LIST_ENDINGS = ("_messages", "_conversations", "_conversation", "_dialogue", "_dialog", "_turns")
 """Endings of other names of a list of turns, if it is the only one and no answer stands beside it."""
 _PROMPT_LISTS = ("prompt", "input", "question", "context")
@@ -169,15 +172,22 @@ def _split_nested(value: Any) -> list[dict[str, Any]] | None:
             and chats[0]
             and isinstance(chats[0][0], dict)
         ):
-            return [{**value, name: chat} for chat in chats]
+            field = name if name in _TURN_LIST_FIELDS else "messages"
+            rest = {key: item for key, item in value.items() if key != name}
+            return [{**rest, field: chat} for chat in chats]
     return None
+
+
+def _has_chosen(row: Mapping[str, Any]) -> bool:
+    """Whether a row has a chosen answer; a number or a truth value under that name is a label."""
+    return "chosen" in row and not isinstance(row["chosen"], bool | int)
 
 
 def _has_turn_keys(*keys: str) -> Callable[[Any], bool]:
     """Make a function that recognizes rows with turns that have one of these keys."""
 
     def recognize(value: Any) -> bool:
-        if isinstance(value, dict) and ("chosen" in value or find_pretraining_text(value) is not None):
+        if isinstance(value, dict) and (_has_chosen(value) or find_pretraining_text(value) is not None):
             return False
         found = _find_turn_list(value)
         first = found[0][0] if found and found[0] else None
@@ -201,7 +211,7 @@ def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
     if isinstance(spread, Drop):
         yield spread
         return
-    mask_field, turns = spread
+    mask_field, turns = spread[0], obey_turn_labels(spread[1])
     messages, tools = join_turns(turns), read_turn_tools(turns)
     for part in (messages, tools):
         if isinstance(part, Drop):
@@ -288,7 +298,7 @@ def _find_pair(turn: Any) -> tuple[str, str] | None:
 
 def is_firefly(value: Any) -> bool:
     """Whether a row is a list of turns that hold a question and its answer each."""
-    if isinstance(value, dict) and "chosen" in value:
+    if isinstance(value, dict) and _has_chosen(value):
         return False
     found = _find_turn_list(value)
     if not found or not found[0]:
@@ -420,7 +430,7 @@ def _chat_format(
 
 CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (
     _chat_format("sharegpt", _has_turn_keys("from"), read_messages, is_of_turns=True),
-    _chat_format("messages", _has_turn_keys("role", "speaker", "sender", "author"), read_messages, is_of_turns=True),
+    _chat_format("messages", _has_turn_keys(*NAMED_ROLES), read_messages, is_of_turns=True),
     _chat_format("oasst_tree", is_oasst_tree, read_oasst_tree),
     _chat_format("chatgpt_export", is_chatgpt_export, read_chatgpt_export),
     _chat_format("claude_export", is_claude_export, read_claude_export),

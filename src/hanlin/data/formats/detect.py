@@ -30,11 +30,17 @@ from hanlin.data.formats.look_alike import (
     describe_nested,
     describe_unknown,
     find_nested_log,
+    is_exam,
 )
 from hanlin.data.formats.traces.event_logs import is_event_log
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
-from hanlin.data.formats.trees.message_rows import HEAD_ROWS, are_message_rows, join_message_rows
+from hanlin.data.formats.trees.message_rows import (
+    HEAD_ROWS,
+    are_message_rows,
+    find_later_turn,
+    join_message_rows,
+)
 from hanlin.data.formats.trees.question_lists import may_list_questions, unfold_questions
 from hanlin.data.formats.trees.ratings import check_ratings, find_ratings, judge_ratings, mark_low_turns
 from hanlin.data.io.input_file import InputFile
@@ -162,8 +168,8 @@ def _parse_rows(
 
 
 def _find_judgements(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The fields of a row that judge it and that nothing obeys: ratings, failures, and words in place of flags."""
-    return (*find_ratings(row), *find_failures(row), *find_unread_flags(row))
+    """The fields of a row that nothing obeys: ratings, failures, words in place of flags, numbers of later turns."""
+    return (*find_ratings(row), *find_failures(row), *find_unread_flags(row), *find_later_turn(row))
 
 
 _TAGGED_FIELDS = frozenset({"text", "plain_text", "chat", "sample", "conversation", "conversations", "dialogue"})
@@ -201,6 +207,9 @@ def _read_row(
     if row_format is known_format and len(detected.others) > 1:
         if not known_format.recognize(value):
             row_format = next((candidate for candidate in detected.others if candidate.recognize(value)), known_format)
+            if row_format is not known_format and is_exam(value):
+                yield Drop("other_format", "a question of an exam, with choices")
+                return
         elif shape is not None and len(known_shapes) < _MAX_SHAPES:
             known_shapes.add(shape)
     yield from row_format.read(value)

@@ -28,11 +28,16 @@ TEXT_FIELDS = (
     "document",
     "sections",
     "contents",
+    "chunks",
     "正文",
     "内容",
+    "段落",
+    "章节",
 )
 _ADDRESS = re.compile(r"[a-z]+://\S*$")
-_TITLE_FIELDS = ("title", "rhythmic", "chapter")
+_TITLE_FIELDS = ("title", "rhythmic", "chapter", "主题")
+_POSTS = "回复"
+"""The field of a thread of MNBVC that holds its posts, and of each post that holds its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,13 @@ def _find_text_field(row: Mapping[str, Any]) -> str | None:
         texts = [number for number in strings if not _ADDRESS.match(row[number])]
         has_address = len(texts) < len(strings)
         return texts[0] if len(texts) == 1 and (has_address or len(row) == 1) else None
-    return name
+    return _POSTS if name is None and _are_posts(row.get(_POSTS)) else name
+
+
+def _are_posts(value: Any) -> bool:
+    """Whether a value is a list of posts, each with its text."""
+    is_list = isinstance(value, list) and bool(value)
+    return is_list and all(isinstance(post, dict) and isinstance(post.get(_POSTS), str) for post in value)
 
 
 def read_text(value: Any) -> Iterator[ParsedText | Drop]:
@@ -140,8 +151,23 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
     if isinstance(value[name], list):
         body = "\n".join([*_collect_heading(value), body])
         used = (name, *_TITLE_FIELDS, "author")
-    unread = find_unread_fields(value, used)
+    unread = (*find_unread_fields(value, used), *_find_unread_parts(name, value[name]))
     yield ParsedText(body, collect_meta(value, (name,)), (*unread, *(name for name in answers if name not in unread)))
+
+
+def _find_unread_parts(field: str, body: Any) -> tuple[str, ...]:
+    """The fields of the parts of a text, such as its paragraphs, that are no part of it, as `paragraphs.md5`."""
+    if not isinstance(body, list):
+        return ()
+    unread: dict[str, None] = {}
+    for part in body:
+        if not isinstance(part, dict):
+            continue
+        name = _find_text_field(part) or _POSTS
+        used = (name, *_TITLE_FIELDS, "author")
+        unread |= {f"{field}.{key}": None for key, item in part.items() if key not in used and is_filled(item)}
+        unread |= dict.fromkeys(_find_unread_parts(f"{field}.{name}", part.get(name)))
+    return tuple(unread)
 
 
 _ANSWERS = frozenset(("answer", "answers", "response", "output", "completion", "code", "solution", "回答", "答案"))
@@ -178,7 +204,7 @@ def _join_body(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        name = _find_text_field(value)
+        name = _find_text_field(value) or (_POSTS if isinstance(value.get(_POSTS), str) else None)
         inner = None if name is None else _join_body(value[name])
         return None if inner is None else "\n".join([*_collect_heading(value), inner])
     if isinstance(value, list):

@@ -9,15 +9,18 @@ from typing import Any
 from hanlin.core.records import Message
 from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.formats.content.loss_flags import read_loss_flag
+from hanlin.data.formats.content.roles import SPEAKER_ROLES, list_speakers
 from hanlin.data.formats.content.turn_fields import find_unread_turn_fields
 from hanlin.data.formats.turns import alternate_roles, join_turns
 from hanlin.data.ledger import Drop
 
 HISTORY_FIELDS = (
     *("history", "chat_history", "conversation_history", "dialogue_history", "dialog_history", "histories"),
-    *("历史对话", "对话历史"),
+    *("previous_turns", "past_turns", "历史对话", "对话历史", "历史消息", "历史问答"),
 )
 """Fields of a row that hold the turns before its question."""
+_OTHER_FIELDS = ("context", "历史", "历史记录", "上文", "previous", "past")
+"""Fields that hold them if what they hold is a list of turns, and else a text, a subject or passages."""
 _QUESTIONS = ("prompt", "question", "query", "input", "ask", "q", "instruction", "user", "human", "问题", "问")
 _ANSWERS = (
     *("response", "answer", "target", "output", "completion", "reply", "a", "assistant", "bot", "gpt"),
@@ -25,20 +28,29 @@ _ANSWERS = (
 )
 _NOTHING = frozenset({"", "none", "null", "nan", "n/a", "[]"})
 """Texts that tables hold in place of an empty list."""
-_FIELDS = frozenset((*HISTORY_FIELDS, "context"))
+_FIELDS = frozenset((*HISTORY_FIELDS, *_OTHER_FIELDS))
 
 
 def find_history(row: Mapping[str, Any]) -> str:
-    """Find the field of the turns before a question: a `context` only if it is a list of turns; empty without any."""
+    """Find the field of the turns before a question: a `context` only if it is a list of turns with roles.
+
+    Another ambiguous name counts if turns can be read from it. Empty without any.
+    """
     if _FIELDS.isdisjoint(row):
         return ""
     for name in HISTORY_FIELDS:
         if row.get(name):
             return name
-    context = row.get("context")
-    if not isinstance(context, list) or not context or not all(isinstance(turn, dict) for turn in context):
-        return ""
-    return "context" if _has_roles(context) else ""
+    for name in _OTHER_FIELDS:
+        turns = row.get(name) if name == "context" else _parse_history(row.get(name))
+        if not isinstance(turns, list) or not turns:
+            continue
+        if all(isinstance(turn, dict) for turn in turns):
+            if name != "context" or _has_roles(turns):
+                return name
+        elif name != "context" and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in turns):
+            return name
+    return ""
 
 
 def read_history(row: Mapping[str, Any]) -> tuple[Message, ...] | Drop:
@@ -88,8 +100,17 @@ def find_unread_history_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _parse_history(history: Any) -> Any:
     if isinstance(history, str):
         text = history.strip()
-        return [] if text.lower() in _NOTHING else parse_data(text)
+        return [] if text.lower() in _NOTHING else parse_data(text) or _split_lines(text)
     return history or []
+
+
+def _split_lines(text: str) -> list[dict[str, str]] | None:
+    """The turns of a text in which each line begins with the role of who says it; None for any other text."""
+    spoken = list_speakers(text, least=1)
+    roles = [SPEAKER_ROLES.get(name.lower()) for name, _ in spoken]
+    if not spoken or None in roles:
+        return None
+    return [{"role": str(role), "content": said} for role, (_, said) in zip(roles, spoken, strict=True)]
 
 
 def _has_roles(history: Sequence[Mapping[str, Any]]) -> bool:

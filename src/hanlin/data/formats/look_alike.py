@@ -33,11 +33,23 @@ _EXAM_QUESTIONS = (
     "problem",
     "statement",
     "sentence",
+    "ctx",
+    "questions",
     "题干",
     "题目",
     "问题",
 )
-_CHOICE_LISTS = ("choices", "options", "option", "choice", "candidates", "选项", "option_list", "answer_option_list")
+_CHOICE_LISTS = (
+    "choices",
+    "options",
+    "option",
+    "choice",
+    "candidates",
+    "选项",
+    "option_list",
+    "answer_option_list",
+    "endings",
+)
 _CHOICE_NAMES = (
     ("a", "b", "c"),
     ("choice0", "choice1", "choice2"),
@@ -87,6 +99,7 @@ AGENT_LOG = mark("this is the log of an agent's session, with an event on each r
 TURNS_ELSEWHERE = mark("the turns of these conversations are under `{field}`, beside other things")
 TASKS_WITH_CALLS = mark("these are tasks of ToolAlpaca with the calls that are right, without their results")
 ANNOTATIONS = mark("these are tasks of Label Studio with their annotations")
+ROWS_AS_TEXT = mark("the field `{field}` holds rows as JSON text")
 CALLS_ALONE = mark("these are the answers of BFCL, without their questions")
 
 
@@ -94,6 +107,11 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
     """Describe a row that is no record: (what it is, the way out) in the user's language; None for any other row."""
     if not isinstance(row, dict):
         return None
+    encoded = _find_encoded_row(row)
+    if encoded:
+        path = f".{encoded}" if _IDENTIFIER.fullmatch(encoded) else f".{json.dumps(encoded, ensure_ascii=False)}"
+        command = f"`jq -c '{path} | fromjson' in.jsonl > out.jsonl`"
+        return tr(ROWS_AS_TEXT, field=encoded), tr("decode them, such as with {command}", command=command)
     if is_exam(row):
         hint = tr(
             "the stage `evaluate` asks C-Eval, CMMLU, MMLU and others with `tasks`, and questions with answers; "
@@ -213,6 +231,26 @@ def _are_step_labels(labels: list[Any], has_steps: bool) -> bool:
     return all(isinstance(label, int | float) or label in ("+", "-") for label in labels)
 
 
+_ROW_NAMES = frozenset((*_CHAT_FIELDS, "prompt", "question", "query", "response", "completion", "answer", "text"))
+
+
+def _find_encoded_row(row: Mapping[str, Any]) -> str:
+    """The field of a row that holds a row of chats or texts as JSON text, beside no other text; else empty."""
+    texts = [name for name, value in row.items() if isinstance(value, str) and (len(value) > 64 or "{" in value)]
+    if len(texts) != 1 or any(isinstance(value, list | dict) for value in row.values()):
+        return ""
+    text = row[texts[0]].strip()
+    if not text.startswith("{") or not text.endswith("}") or not _ROW_NAMES.isdisjoint(row.keys() - {"text"}):
+        return ""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    names = _ROW_NAMES & value.keys() if isinstance(value, dict) else ()
+    is_row = bool(names) and any(isinstance(value[name], str | list) for name in names)
+    return str(texts[0]) if is_row and (texts[0] != "text" or names != {"text"}) else ""
+
+
 def describe_unknown(row: Any) -> tuple[str, str] | None:
     """Describe a row in no known format: (what it is, the way out) in the user's language; None if nothing is known."""
     if not isinstance(row, dict):
@@ -279,9 +317,12 @@ def _is_event(row: Mapping[str, Any]) -> bool:
 
 
 def _find_turn_field(row: Mapping[str, Any]) -> str:
-    """The field of a row that holds turns of a user and of the assistant, if it is the only one; else empty."""
+    """The field of a row that holds turns of a user and of the assistant, if it is the only one; else empty.
+
+    One with a usual name is read by itself: the row is of another stage, or has something that says what it is.
+    """
     found = [str(name) for name, value in row.items() if isinstance(value, list) and _holds_both_roles(value)]
-    return found[0] if len(found) == 1 else ""
+    return found[0] if len(found) == 1 and found[0] not in _CHAT_FIELDS else ""
 
 
 def _holds_both_roles(turns: list[Any]) -> bool:
@@ -357,6 +398,8 @@ def is_exam(row: Any) -> bool:
         return True
     lists = [_read_choices(names.get(name)) for name in _CHOICE_LISTS]
     choices = next((found for found in lists if found), None)
+    if choices and isinstance(names.get("questions"), list) and isinstance(choices, list):
+        return isinstance(choices[0], list | dict)  # a passage with several questions, as in RACE
     if not choices or len(choices) < 2:
         return False
     answers = [names[name] for name in _ANSWERS if names.get(name) not in (None, "", [])]

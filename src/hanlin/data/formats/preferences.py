@@ -30,7 +30,7 @@ from hanlin.data.formats.exports import is_oasst_tree
 from hanlin.data.formats.history import find_history, find_unread_history_fields, read_history
 from hanlin.data.formats.questions import add_side_reasoning, find_field, find_system, join_question
 from hanlin.data.formats.tagged import are_tagged_turns, split_tagged_prompt
-from hanlin.data.formats.trees.pair_names import name_pair
+from hanlin.data.formats.trees.pair_names import WORSE_ANSWERS, may_name_worse, name_pair
 from hanlin.data.formats.trees.ranked import find_ranked_pairs
 from hanlin.data.formats.trees.retrieval import is_retrieval
 from hanlin.data.formats.turns import (
@@ -105,7 +105,7 @@ _REJECTED_FIELDS = (
     *("负例回答", "负例"),
 )
 _AMBIGUOUS = frozenset(("good", "bad", "positive", "negative", "accepted", "正例", "负例"))
-PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS)) - _AMBIGUOUS
+PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS, *WORSE_ANSWERS)) - _AMBIGUOUS
 """Names of fields that only pairs have."""
 _ANSWER_FIELDS = ("response", "output", "answer", "completion", "target", "回答")
 _NUMBERED_REJECTED = compile_on_use(r"(rejected(?:_response|_answer|_messages)?)_?(\d{1,3})")
@@ -139,6 +139,8 @@ def _find_fields(row: Any) -> _Fields | None:
     if not isinstance(row, dict):
         return None
     rejected = _first_answer(row, _REJECTED_FIELDS)
+    if not rejected and may_name_worse(row):
+        rejected = _first_answer(row, WORSE_ANSWERS)
     if not rejected or is_retrieval(row):
         return None
     turns = next((name for name in _TURN_FIELDS if _is_turn_list(row.get(name))), "")

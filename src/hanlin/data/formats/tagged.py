@@ -269,7 +269,8 @@ def _is_dialogue_alone(row: Mapping[str, Any]) -> bool:
     return None not in roles and roles[-1] == "assistant"
 
 
-_CONTEXTS, _NEXT = ("context", "dialog_history", "input"), ("target", "response", "output", "answer", "completion")
+_CONTEXTS = ("context", "dialog_history", "input", "dialog", "dialogue", "utterances")
+_NEXT = ("target", "response", "output", "answer", "completion")
 
 
 def _find_said(row: Mapping[str, Any]) -> tuple[list[str], tuple[str, ...]] | None:

@@ -323,7 +323,15 @@ def _split_calls(text: str, tools: Tools, has_result: bool, is_observed: bool = 
 def _may_hold_marks(message: Message) -> bool:
     """Whether a turn may hold more than its text says: calls, a result, or marks around reasoning, calls or results."""
     text = message.text
-    if message.role == "tool" or "<" in text or "[" in text or "◁" in text or "【" in text or message.tool_calls:
+    if (
+        message.role == "tool"
+        or "<" in text
+        or "[" in text
+        or "◁" in text
+        or "【" in text
+        or "✿" in text
+        or message.tool_calls
+    ):
         return True
     return message.role == "assistant" and may_be_react(text)
 

@@ -19,7 +19,7 @@ _ROWS_FIELDS = frozenset((
 _COLUMNS = frozenset((
     *("question", "questions", "query", "prompt", "instruction", "input", "output", "answer", "answers", "response"),
     *("text", "content", "completion", "target", "problem", "solution"),
-    *("问题", "回答", "答案", "问", "答", "内容", "正文"),
+    *("q", "a", "问题", "回答", "答案", "问", "答", "内容", "正文"),
 ))  # fmt: skip
 """Names that tell columns of rows from the lists of one record, in lower case."""
 _NESTED_FIELDS = frozenset((
@@ -345,6 +345,8 @@ def to_rows(value: Any) -> list[dict[str, Any]] | None:
         return _name_rows(value) if _holds_dialogues(columns) else None
     if len(value) > 1 and keys == [str(number) for number in range(len(keys))] and len(keys) >= _MIN_ROWS:
         return _join_columns(value, [list(column.values()) for column in columns])
+    if any(name.lower() in _COLUMNS for name in value):
+        return None  # the fields of one row, which hold objects
     if len(value) >= _MIN_ROWS and (any(key.lower() in _COLUMNS for key in keys) or _holds_dialogues(columns)):
         return _name_rows(value)
     return None

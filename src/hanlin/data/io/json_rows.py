@@ -79,6 +79,7 @@ class StrictDecoder:
         return Drop("broken_json", self.errors[0]) if self.errors else value
 
 
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COMMA_BEFORE_END = re.compile(r",\s*([}\]])")
 _STRING_OR_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])')
 
@@ -136,10 +137,28 @@ def read_jsonl_rows(input_file: InputFile, encoding: str, has_lone_cr: bool = Fa
         if not row.value.strip():
             continue
         value = decoder.decode_row(row.value)
-        if isinstance(value, str):
+        if isinstance(value, Drop) and (joined := _split_joined(row.value, decoder)):
+            yield from (Row(row.line, item) for item in joined)
+        elif isinstance(value, str):
             yield from decode_twice(row.line, value)
         else:
             yield Row(row.line, value, row.value) if isinstance(value, Drop) else Row(row.line, value)
+
+
+def _split_joined(text: str, decoder: StrictDecoder) -> list[dict[str, Any]]:
+    """The objects that stand on one line, one behind the other; empty for any other line."""
+    objects: list[dict[str, Any]] = []
+    position = len(text) - len(text.lstrip(" \t\r\ufeff"))
+    while position < len(text):
+        try:
+            value, position = decoder.decode(text, position)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict) or decoder.errors:
+            return []
+        objects.append(value)
+        position += len(text[position:]) - len(text[position:].lstrip(" \t\r,"))
+    return objects
 
 
 def decode_twice(line: int, text: str) -> Iterator[Row]:
@@ -235,11 +254,34 @@ def read_value(path: Path, buffer: TextBuffer, decoder: StrictDecoder) -> tuple[
                 raise json_error(path, buffer.line_at(buffer.pos), message) from error
             if not (is_truncated(error, len(buffer.text)) and buffer.read_more()):
                 place = _find_end_after_comma(buffer.text, error.pos)
+                if place is not None and (found := _read_with_commas(buffer, decoder)) is not None:
+                    return found
                 message = error.msg if place is None else f"a comma before {buffer.text[place]}"
                 hint = _explain_mistake(buffer.text, error.pos)
                 raise json_error(path, buffer.line_at(error.pos if place is None else place), message, hint) from error
         except (ValueError, RecursionError) as error:
             raise json_error(path, buffer.line_at(buffer.pos), describe_json_error(error)) from error
+
+
+def _read_with_commas(buffer: TextBuffer, decoder: StrictDecoder) -> tuple[Any, int] | None:
+    """Read the next value without its commas before closing brackets; None if that does not help."""
+    while (end := _find_end(buffer.text, buffer.pos)) is None:
+        if len(buffer.text) - buffer.pos > MAX_LINE_LENGTH or not buffer.read_more():
+            return None
+    try:
+        return decoder.decode(drop_trailing_commas(buffer.text[buffer.pos : end]))[0], end
+    except (ValueError, RecursionError):
+        return None
+
+
+def _find_end(text: str, start: int) -> int | None:
+    """Where the list or object ends that begins at `start`; None if the text ends before it."""
+    depth = 0
+    for match in _BRACKET.finditer(text, start):
+        depth += (match[0] in "{[") - (match[0] in "}]")
+        if depth == 0 and len(match[0]) == 1:
+            return match.end()
+    return None
 
 
 def _find_end_after_comma(text: str, position: int) -> int | None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
 from hanlin.data.io.binary_files import refuse_binary_file, refuse_stand_in
 from hanlin.data.io.encodings import decode_chunks, detect_encoding, read_head, resolve_encoding
 from hanlin.data.io.input_file import InputFile
@@ -23,6 +25,7 @@ from hanlin.data.io.sources import SourceFile
 from hanlin.data.io.tables import (
     detect_delimiter,
     detect_text_table,
+    find_long_delimiter,
     read_arrow_rows,
     read_csv_rows,
     read_parquet_rows,
@@ -35,6 +38,8 @@ _HEAD_CHARS = 1 << 18
 _BINARY = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 _TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 _SPLITS = re.compile(rf'\{{\s*"(?:{"|".join(SPLITS)})"\s*:\s*\[')
+_COMMENTS = re.compile(r"(?:(?://|#)[^\n]*\n\s*|/\*(?:[^*]|\*(?!/))*\*/\s*)+\[")
+"""Comments before a list, which JSON has not."""
 _HEADING = re.compile(
     r"^\s*(?:第[零〇一二三四五六七八九十百千两\d]{1,9}[章回节卷集部篇]|chapter\s+[\divxlc]+\b)", re.I | re.M
 )
@@ -110,7 +115,18 @@ def _detect_text_layout(file: SourceFile, head: str, encoding: str) -> Layout:
         delimiter = detect_text_table(head, is_complete)
         if delimiter:
             return Layout("tsv" if delimiter == "\t" else "csv", encoding, delimiter)
+        mark = find_long_delimiter(head, is_complete)
+        if mark:
+            raise _name_columns(file, mark)
     return Layout(container, encoding)
+
+
+def _name_columns(file: SourceFile, mark: str) -> UserError:
+    """The error of a text whose lines have columns that a mark divides which tables do not have."""
+    pattern = re.sub(r"[][$*.^/]", lambda match: "\\" + match[0], mark).replace("\x01", "\\x01")
+    command = rf"`sed 's/{pattern}/\t/g' in.txt > out.tsv`"
+    hint = tr("write tabs instead, such as with {command}; to read it as text, set `format` to text", command=command)
+    return UserError(tr("each line has columns that {mark} divides", mark=repr(mark)), file.path, hint)
 
 
 def is_splittable(layout: Layout) -> bool:
@@ -196,6 +212,8 @@ def _detect_container(head: str, suffix: str) -> str:
 
 
 def _detect_json_container(start: str, suffix: str) -> str:
+    if _COMMENTS.match(start):
+        return "json_objects"  # which names the comment
     line, _, rest = start.partition("\n")
     if _is_spread_object(start, line):
         return "json_splits" if _SPLITS.match(start) else "json_objects"

@@ -140,7 +140,7 @@ def _classify_files(files: list[Path]) -> list[tuple[Path, bool]]:
     classified = []
     for file in files:
         is_card = file.name == "README.md" and any(file.parent in (folder, *folder.parents) for folder in with_rows)
-        describes = is_card or (file.name in _METADATA_FILES and file.parent / "state.json" in files)
+        describes = is_card or (file.name in _METADATA_FILES and file.parent in with_rows)
         classified.append((file, _is_readable(file) and not describes and not file.is_dir()))
     return classified
 

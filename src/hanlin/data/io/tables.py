@@ -31,6 +31,8 @@ _DATA_CELL = re.compile(r"[-+]?\d[\d.,%]*|https?://.*|.*[。！？；!?;…，,]
 _LONG_CELL = re.compile(r"[\u4e00-\u9fff]{16}")
 _MAX_HEADING_CHARS = 40
 _DELIMITERS = ("\t", ";", "|", ",")
+_SEPARATOR = re.compile(r"\ufeff?sep=([^\w\s\"']|\t)[ \t]*(?:\r?\n|\Z)", re.I)
+"""The line before a table in which Excel says what separates its columns."""
 _SAMPLE_RECORDS = 20
 _MIN_RECORDS = 3
 
@@ -61,6 +63,9 @@ def detect_delimiter(head: str, is_complete: bool, suffix: str) -> str:
         is_complete: Whether it is all of the file.
         suffix: `.csv` or `.tsv`.
     """
+    named = _SEPARATOR.match(head)
+    if named is not None:
+        return named[1]
     default = "\t" if suffix == ".tsv" else ","
     if max(_count_columns(head, is_complete, default), default=0) > 1:
         return default
@@ -81,6 +86,26 @@ def detect_text_table(head: str, is_complete: bool) -> str:
         is_named = bool(names[0]) and sum(name in _HEADINGS for name in names) > len(names) / 2
         is_even = mark == "\t" and len(columns) >= _MIN_RECORDS and not re.search(r"^\s", head, re.M)
         if _is_table(columns) and (is_named or is_even):
+            return mark
+    return ""
+
+
+_LONG_DELIMITERS = ("_!_", "|||", "+++$+++", "\x01", "##@@##", "[SEP]", "<sep>", "<SEP>")
+"""Marks of several characters, or that nobody types, with which sets of texts divide the columns of their lines."""
+
+
+def find_long_delimiter(head: str, is_complete: bool) -> str:
+    """Find the mark of `_LONG_DELIMITERS` that is on each line of a text as often; an empty text if there is none.
+
+    Args:
+        head: The beginning of the file.
+        is_complete: Whether it is all of the file.
+    """
+    lines = head.lstrip("\ufeff").splitlines()
+    lines = [line for line in (lines if is_complete else lines[:-1]) if line.strip()][:_SAMPLE_RECORDS]
+    for mark in _LONG_DELIMITERS:
+        counts = {line.count(mark) for line in lines}
+        if len(lines) > 1 and len(counts) == 1 and 0 not in counts:
             return mark
     return ""
 
@@ -128,7 +153,9 @@ def read_csv_rows(path: Path, chunks: Iterator[str], delimiter: str, names: Coll
     line = 1
     try:
         for cells in reader:
-            if header is None and cells:
+            if header is None and line == 1 and _SEPARATOR.match(delimiter.join(cells)):
+                pass
+            elif header is None and cells:
                 numbers = [str(number + 1) for number in range(len(cells))]
                 if not is_heading(cells, names):
                     header = numbers

@@ -85,7 +85,7 @@ def inspect(
 
 
 def detect_stage(file: SourceFile) -> str:
-    """Detect the stage whose formats fit the first rows of a file.
+    """Detect the stage whose formats fit most of the first rows of a file, each row in its first use.
 
     If none does, the one that they look made for: its error lists the formats that they may be meant to be.
     """
@@ -102,16 +102,26 @@ def detect_stage(file: SourceFile) -> str:
         return named_stage
     with InputFile(file.path) as input_file:
         first_rows = list(islice(read_rows(file, detect_layout(file), input_file), SAMPLE_ROWS))
+    counts: dict[str, int] = {}
+    known_lines: set[int] = set()
     for stage, formats in FORMATS_BY_STAGE.items():
         fields = {
             field: source_field for field, source_field in file.settings.fields.items() if field in _FIELDS[stage]
         }
         settings = file.settings.model_copy(update={"fields": fields})
         adapted = adapt_rows(iter(first_rows), settings)
-        rows = [row.value for row in adapted if not isinstance(row.value, Drop)]
-        rows = list(leave_out_texts(rows))
-        if any(candidate.recognize(value) for value in rows for candidate in formats if not candidate.is_second_use):
-            return stage
+        rows = [row for row in adapted if not isinstance(row.value, Drop)]
+        has_texts = len(leave_out_texts([row.value for row in rows])) == len(rows)
+        lines = {
+            row.line
+            for row in rows
+            if (has_texts or not isinstance(row.value, str))
+            and any(candidate.recognize(row.value) for candidate in formats if not candidate.is_second_use)
+        }
+        counts[stage] = len(lines - known_lines)
+        known_lines |= lines
+    if known_lines:
+        return max(counts, key=counts.__getitem__)  # the first of those that fit as many rows
     return guess_stage([row.value for row in first_rows if not isinstance(row.value, Drop)])
 
 

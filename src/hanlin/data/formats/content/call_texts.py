@@ -31,6 +31,8 @@ _BLOCK = compile_on_use(
     r"|<\|action_start\|>\s*(?:<\|(?:plugin|interpreter)\|>)?(.*?)(?:<\|action_end\|>|\Z)"
     r"|<｜tool▁calls▁begin｜>(.*?)(?:<｜tool▁calls▁end｜>|\Z)"
     r"|<\|tool_calls_section_begin\|>(.*?)(?:<\|tool_calls_section_end\|>|\Z)"
+    r"|<\|tool_call(?:_start)?\|>(.*?)(?:<\|/tool_call\|>|<\|tool_call_end\|>|\Z)"
+    r"|(✿FUNCTION✿[:：].*)"
     r"|<\|fn_start\|>\s*(.*?)(?:<\|fn_end\|>|\Z)"
     r"|(<function=[^>]*>.*?</function>|<invoke name=.*?</invoke>)",
     re.S,
@@ -46,6 +48,7 @@ _KIMI = compile_on_use(
     r"<\|tool_call_begin\|>\s*(?:functions\.)?([^\s<:]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>(.*?)<\|tool_call_end\|>",
     re.S,
 )
+_QWEN_AGENT = compile_on_use(r"✿FUNCTION✿[:：][ \t]*([^\n]+?)[ \t]*\n✿ARGS✿[:：]\s*(.*?)\s*(?=✿FUNCTION✿|\Z)", re.S)
 _ACTION_LIST = compile_on_use(r"\A(.*?)(?:\A|\n)[ \t]*Action[ \t]*[:：]\s*(```(?:json)?\s*\[.*?\]\s*```)\s*\Z", re.S)
 """Command R's calls."""
 MAX_TAGS = 200
@@ -64,7 +67,7 @@ def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Ca
     Returns:
         None if the text has no such tag, or only talks about one; a Drop if a tag holds no call.
     """
-    if "<" not in text and "[TOOL_CALLS]" not in text:
+    if "<" not in text and "[TOOL_CALLS]" not in text and "✿FUNCTION✿" not in text:
         return None
     if text.count("<function=") + text.count("<invoke ") > MAX_TAGS:
         return Drop("broken_tool_call", text[:80])
@@ -118,8 +121,9 @@ def _parse_markup_calls(text: str) -> tuple[ToolCall, ...] | None:
         rest = _KEY_VALUE.sub("", text).strip()
         pairs = {key.strip(): _parse_value(value) for key, value in _KEY_VALUE.findall(text)}
         return (ToolCall(name, pairs),) if name and rest == name else None
-    for pattern in (_DEEPSEEK, _KIMI):
-        if text.count("tool_call_begin") + text.count("tool▁call▁begin") <= MAX_TAGS and pattern.search(text):
+    for pattern in (_DEEPSEEK, _KIMI, _QWEN_AGENT):
+        marks = ("tool_call_begin", "tool▁call▁begin", "✿FUNCTION✿")
+        if sum(map(text.count, marks)) <= MAX_TAGS and pattern.search(text):
             return _parse_named_arguments(pattern, text)
     calls = []
     if text.count("<function=") + text.count("<invoke ") > MAX_TAGS:
@@ -299,7 +303,7 @@ def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_resu
     if listed is not None:
         calls = parse_calls(listed[2], tools)
         return calls if isinstance(calls, Drop) else CallText(strip_turn(listed[1]), calls)
-    if not has_result and not (tools and text.lstrip()[:1] in ("[", "{", "`")):
+    if not has_result and not (tools and (text.lstrip()[:1] in ("[", "{", "`") or _begins_with_call(text, tools))):
         return None
     calls = parse_calls(text, tools)
     if not isinstance(calls, Drop):
@@ -311,6 +315,15 @@ def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_resu
     if line and not isinstance(tail, Drop):
         return CallText(strip_turn(text[: line.start()]), tail)
     return calls if _CALL_START.search(text) else None
+
+
+def _begins_with_call(text: str, tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a text begins with the name of a tool and a bracket, as a call in Python does."""
+    name, bracket, _ = text.lstrip()[:_MAX_NAME].partition("(")
+    return bool(bracket) and any(tool.get("name") == name.rstrip() for tool in tools)
+
+
+_MAX_NAME = 120
 
 
 def are_known(calls: Collection[ToolCall], tools: Sequence[Mapping[str, Any]]) -> bool:

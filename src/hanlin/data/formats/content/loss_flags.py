@@ -9,15 +9,19 @@ from typing import Any
 from hanlin.core.records import Message
 from hanlin.data.formats.base import read_number
 from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.formats.content.roles import ROLE_NAMES, find_role_name
 from hanlin.data.ledger import Drop
 
 LOSS_FIELDS = (
     *("loss_weight", "weight", "loss", "train", "training", "trainable", "train_on", "learn", "loss_scale"),
     *("output_with_loss", "with_loss", "supervised", "train_on_turn", "compute_loss", "calculate_loss", "loss_mask"),
-    *("is_train", "is_trainable", "has_loss", "need_loss"),
+    *("is_train", "is_trainable", "has_loss", "need_loss", "计算损失", "是否训练", "是否学习", "参与训练"),
 )
 """Fields that are true or 1 for a turn that is learned."""
-MASK_FIELDS = ("masked", "mask", "loss_mask_out", "ignore_loss", "is_masked", "no_loss")
+MASK_FIELDS = (
+    *("masked", "mask", "loss_mask_out", "ignore_loss", "is_masked", "no_loss", "ignore", "ignored", "no_train"),
+    *("不训练", "不计算损失"),
+)
 """Fields that are true for a turn that is not learned."""
 
 _DETAIL_FIELDS = ("train_detail", "training_detail", "train_details")
@@ -70,21 +74,34 @@ def spread_flags(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, lis
         turns: Its turns.
 
     Returns:
-        The field of the list, empty without any, and the turns with their flags; a Drop if there are more or fewer
-        flags than turns, since it is unknown whose they are.
+        The field of the list, empty without any, and the turns with their flags; a Drop if there are neither as many
+        flags as turns, with or without the system text, nor as many as answers, since it is unknown whose they are.
     """
     field, flags = _find_list(row)
     if not field:
         return "", list(turns)
-    if len(flags) != len(turns):
+    indices = _find_flagged([_find_role(turn) for turn in turns], len(flags))
+    if indices is None:
         return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {len(turns)} turns")
     if any(flag is not None and _read_flag(flag) is None for flag in flags):
         return Drop("loss_weight", f"{field}: {flags!s}"[:80])
-    flagged = []
-    for turn, flag in zip(turns, flags, strict=True):
+    flagged = list(turns)
+    for index, flag in zip(indices, flags, strict=True):
+        turn = turns[index]
         name = "loss_mask" if isinstance(turn, dict) and "loss_mask" not in turn else "loss"
-        flagged.append({**turn, name: flag} if isinstance(turn, dict) and flag is not None else turn)
+        flagged[index] = {**turn, name: flag} if isinstance(turn, dict) and flag is not None else turn
     return field, flagged
+
+
+def _find_role(turn: Any) -> str:
+    return ROLE_NAMES.get(find_role_name(turn), "") if isinstance(turn, dict) else ""
+
+
+def _find_flagged(roles: Sequence[str], count: int) -> Sequence[int] | None:
+    """The indices of the turns that so many flags are of: all, those after the system text, or the answers."""
+    turns = [index for index, role in enumerate(roles) if role != "system"]
+    answers = [index for index, role in enumerate(roles) if role == "assistant"]
+    return next((found for found in (range(len(roles)), turns, answers) if len(found) == count), None)
 
 
 def flag_answers(row: Mapping[str, Any], messages: Sequence[Message]) -> tuple[str, tuple[Message, ...], bool] | Drop:
@@ -103,11 +120,11 @@ def flag_answers(row: Mapping[str, Any], messages: Sequence[Message]) -> tuple[s
     field, flags = _find_list(row)
     if not field:
         return "", tuple(messages), False
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    turns = [index for index, message in enumerate(messages) if message.role != "system"]
-    indices = next((found for found in (range(len(messages)), turns, answers) if len(found) == len(flags)), None)
+    roles = [message.role for message in messages]
+    indices = _find_flagged(roles, len(flags))
     if indices is None:
-        return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {len(turns)} turns")
+        turn_count = len(roles) - roles.count("system")
+        return Drop("other_loss_mask", f"{field}: {len(flags)} flags, {turn_count} turns")
     flagged = list(messages)
     is_question_flagged = False
     for index, flag in zip(indices, flags, strict=True):

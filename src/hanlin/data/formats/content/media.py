@@ -30,12 +30,27 @@ _PLACEHOLDER = compile_on_use(
     rf"<__dj__{_WORD}>|<\|(?:{_WORD}|vision_start|image_pad|video_pad|audio_bos|AUDIO)(?:[_-]?\w+)?\|>"
     rf"|<(?:image|picture|video|audio|speech)(?:[_ -]?\d+|_placeholder|_here)?>"
     r"|<ImageHere>|<(img|audio)>[^<>\n]{1,300}\.(?:jpe?g|png|webp|gif|bmp|wav|mp3|flac|ogg|m4a|mp4)[^<>\n]*</\1>"
+    r"|(?<![=(:]['\"])(?<!url\()data:(?:image|video|audio)/[\w.+-]+;base64,"
     r"|<(?:图片|图像|照片|视频|音频|语音)\d*>|[\[【](?:图片|图像|照片|圖片|image|images|img|picture)[ _-]?\d*[\]】]"
     r"|[\[【](?:视频|语音|音频|video|audio)[ _-]?\d*[\]】](?=[ \t]*(?:\n|\Z))",
     re.I,
 )
 _WORDS = (
-    *("image", "Image", "IMAGE", "img", "IMG", "video", "Video", "VIDEO", "audio", "Audio", "AUDIO", "vision"),
+    *(
+        "image",
+        "Image",
+        "IMAGE",
+        "img",
+        "IMG",
+        "video",
+        "Video",
+        "VIDEO",
+        "audio",
+        "Audio",
+        "AUDIO",
+        "vision",
+        "base64",
+    ),
     *("speech", "picture", "Picture", "图", "圖", "照片", "视频", "语音", "音频"),
 )
 """One of these is in every placeholder."""
@@ -58,7 +73,7 @@ def find_media_field(row: Mapping[str, Any]) -> str | None:
 
 def find_placeholder(text: str) -> str | None:
     """Find a placeholder of a picture, sound or video in a text; HTML, code and talk about tags are none."""
-    if "<" not in text and "[" not in text and "【" not in text:
+    if "<" not in text and "[" not in text and "【" not in text and ";base64," not in text:
         return None
     if not any(word in text for word in _WORDS) or _PLACEHOLDER.search(text) is None:
         return None
@@ -70,6 +85,21 @@ def find_placeholder(text: str) -> str | None:
             continue
         return mark
     return None
+
+
+_MARKDOWN_PICTURE = compile_on_use(r"!\[[^\]\n]*\]\([^()\s]+\)")
+_ABOUT_MARKDOWN = compile_on_use(r"markdown|语法|格式|链接|渲染|代码|文档|显示|readme|syntax|link|render|html", re.I)
+_MAX_ASKED_CHARS = 60
+"""A text that shows a picture and says more than this beside it is an article, not a question about the picture."""
+
+
+def _find_shown_picture(text: str) -> str | None:
+    """Find a picture that a question shows in Markdown, if the question says little besides."""
+    plain = _CODE.sub("", text)
+    match = _MARKDOWN_PICTURE.search(plain)
+    rest = _MARKDOWN_PICTURE.sub("", plain).strip() if match else ""
+    is_asked = match is not None and len(rest) <= _MAX_ASKED_CHARS and _ABOUT_MARKDOWN.search(rest) is None
+    return match[0] if match is not None and is_asked else None
 
 
 def check_media(row: Any, messages: Iterable[Message]) -> Drop | None:
@@ -88,6 +118,8 @@ def check_media(row: Any, messages: Iterable[Message]) -> Drop | None:
     for message in messages:
         if message.role in ("user", "assistant"):
             mark = find_placeholder(message.text)
+            if mark is None and message.role == "user" and "](" in message.text:
+                mark = _find_shown_picture(message.text)
             if mark is not None:
                 return Drop("media", mark[:40])
     return None

@@ -27,6 +27,10 @@ RESULT_ID_FIELDS = ("tool_call_id", "call_id", "tool_use_id")
 """Fields of a result that hold the id of its call."""
 
 
+_ENCRYPTED_PARTS = frozenset({"redacted_thinking", "redacted_reasoning"})
+"""Types of typed parts that hold reasoning which only the service that wrote it can read."""
+
+
 @dataclass(slots=True)
 class TurnContent:
     """The parts of a turn's content; a turn that is text alone has no lists of its own."""
@@ -48,7 +52,7 @@ def split_content(content: Any) -> TurnContent | Drop:
     for part in content:
         kind = str(part.get("type") or "text") if isinstance(part, dict) else type(part).__name__
         value = _part_value(part, kind) if isinstance(part, dict) else part
-        if kind in ("text", "str", "input_text", "output_text") and isinstance(value, str):
+        if kind in ("text", "str", "input_text", "output_text", "refusal") and isinstance(value, str):
             split.text += value
         elif kind in REASONING_PARTS and (reasoning := read_reasoning(value)) is not None:
             split.reasoning = join_reasoning(split.reasoning, reasoning)
@@ -56,6 +60,8 @@ def split_content(content: Any) -> TurnContent | Drop:
             split.calls = [*split.calls, *as_list(value)]
         elif kind in RESULT_PARTS:
             split.results = [*split.results, _read_result_part(part, value)]
+        elif kind in _ENCRYPTED_PARTS:
+            continue  # named by `find_unread_part_fields`
         elif kind in MEDIA_PARTS:
             return Drop("media", kind)
         else:

@@ -19,7 +19,9 @@ ROW_REASONING_FIELDS = frozenset(
         *TURN_REASONING_FIELDS,
         *("complex_cot", "cot", "chain_of_thought", "long_cot", "reasoning_process", "think_content"),
         *("reason_content", "deepseek_reasoning", "thinking_trajectory", "deepseek_thinking_trajectory"),
-        *("thinking_trajectories", "inner_thoughts", "推理过程", "思考过程", "思维链", "推理", "思考"),
+        *("thinking_trajectories", "inner_thoughts", "thought_process", "thinking_process", "think_process"),
+        *("reasoning_chain", "reasoning_steps", "model_reasoning", "r1_reasoning", "cot_reasoning"),
+        *("推理过程", "思考过程", "思维链", "推理", "思考", "推理链", "思考内容", "推理内容", "解题思路"),
     )
 )
 """Fields of a row of question and answer that hold the reasoning of the answer, in lower case."""
@@ -35,6 +37,9 @@ _CLOSED_MARKS = (
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<|think|>", "<|/think|>"),
+    ("<scratchpad>", "</scratchpad>"),
     ("[think]", "[/think]"),
     ("◁think▷", "◁/think▷"),
     ("<seed:think>", "</seed:think>"),
@@ -54,7 +59,9 @@ _NEVER_PLAIN = frozenset({"<think>", "<|begin_of_thought|>"})
 """Marks that are not the beginning of an ordinary text: without their end, the answer is cut off."""
 _SOLUTION = compile_on_use(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.S)
 _ANSWER = compile_on_use(
-    r"\s*<(answer|回答|答案|最终答案)>((?:(?!</?(?:answer|回答|答案|最终答案)>).)*)(?:</\1>\s*)?\Z", re.S | re.I
+    r"\s*<(answer|final_answer|output|solution|response|回答|答案|最终答案)>"
+    r"((?:(?!</?(?:answer|final_answer|output|solution|response|回答|答案|最终答案)>).)*)(?:</\1>\s*)?\Z",
+    re.S | re.I,
 )
 """The answer after the reasoning as R1-Zero and AM-DeepSeek-R1 mark it."""
 _CHANNELS = compile_on_use(

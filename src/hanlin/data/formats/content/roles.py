@@ -8,7 +8,9 @@ from typing import Any
 
 from hanlin.core.records import Role
 
-ROLE_FIELDS = ("role", "from", "speaker", "sender", "author")
+NAMED_ROLES = ("role", "speaker", "sender", "author", "角色", "说话人", "发言人")
+"""Fields of a turn that hold its role, but for ShareGPT's `from`."""
+ROLE_FIELDS = (NAMED_ROLES[0], "from", *NAMED_ROLES[1:])
 CALL_ROLES = frozenset(
     (
         *("function_call", "tool_call", "tool-call", "toolcall", "function call", "tool call", "tool_calls"),

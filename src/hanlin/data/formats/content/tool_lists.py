@@ -182,6 +182,10 @@ _HOW_TO_CALL = compile_on_use(
     r"|以下(?:工具|函数|接口)[:：]?$",
     re.I,
 )
+_TOOLS_HEADING = compile_on_use(
+    r"^\W*(?:(?:available )?tools|可用工具|工具列表)\W*$|You may call one or more functions to assist", re.I
+)
+"""What stands over the list of tools in the system text of Qwen and Hermes."""
 _ANNOUNCES = compile_on_use(r"access to the following (?:functions|tools)|Use them if required", re.I)
 _SENTENCE_END = compile_on_use(r"(?<=[.。!！?？:：])\s+|\n")
 _FENCED = compile_on_use(r"<tool_call>.*?</tool_call>", re.S)
@@ -262,6 +266,7 @@ def _drop_how_to_call(before: str, after: str) -> str:
         for line in text.split("\n"):
             sentences = [part for part in _SENTENCE_END.split(line) if part]
             kept = [part for part in sentences if not _HOW_TO_CALL.search(part) and part.strip(" .:：\t")]
+            kept = [part for part in kept if not _TOOLS_HEADING.search(part)]
             lines.append(line if len(kept) == len(sentences) else " ".join(kept))
         parts.append("\n".join(lines))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(part.strip() for part in parts if part.strip()))

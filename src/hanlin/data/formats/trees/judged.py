@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hanlin.data.formats.base import is_number
+from hanlin.data.formats.base import is_number, read_number
 from hanlin.data.formats.content.calls import parse_data
 from hanlin.data.formats.questions import ANSWER_FIELDS
 from hanlin.data.formats.trees.ratings import ANSWER_LISTS, ANSWER_SCORES, SCORED_LISTS
@@ -186,16 +186,23 @@ def _join_scores(row: Row, name: str) -> Row:
     answers = row[name]
     for field in _SCORE_LISTS:
         scores = row.get(field)
-        if isinstance(scores, list) and len(scores) == len(answers) and all(map(is_number, scores)):
+        numbers = list(map(_read_score, scores)) if isinstance(scores, list) else []
+        if numbers and len(numbers) == len(answers) and None not in numbers:
             key = "rank" if field.startswith("rank") else "score"
-            joined = [{"text": text, key: score} for text, score in zip(answers, scores, strict=True)]
+            joined = [{"text": text, key: score} for text, score in zip(answers, numbers, strict=True)]
             return {**{other: item for other, item in row.items() if other != field}, name: joined}
     return row
 
 
+def _read_score(value: Any) -> float | None:
+    """A score or a rank, which tables and models write as text; None for anything else, also true and false."""
+    return None if isinstance(value, bool) else read_number(value)
+
+
 def _read_scored(answer: Mapping[str, Any]) -> tuple[float, str] | None:
     text = next((answer[name] for name in _TEXTS if isinstance(answer.get(name), str)), None)
-    score = next((float(answer[name]) for name in ANSWER_SCORES if is_number(answer.get(name))), None)
-    if score is None and is_number(answer.get("rank")):
-        score = -float(answer["rank"])
+    scores = (_read_score(answer.get(name)) for name in ANSWER_SCORES)
+    score = next((found for found in scores if found is not None), None)
+    if score is None and (rank := _read_score(answer.get("rank"))) is not None:
+        score = -rank
     return None if text is None or score is None else (score, text)

@@ -41,7 +41,7 @@ _MESSAGE_ID_FIELDS = ("message_id", "id")
 _CHAT_ID_FIELDS = (
     *("message_tree_id", "conversation_id", "conversationId", "conv_id", "conversation", "dialog_id", "dialogue_id"),
     *("dialogueId", "dialogId", "session_id", "sessionId", "chat_id", "chatId", "thread_id", "conversation_hash"),
-    *("对话id", "对话ID", "会话id", "会话ID", "对话编号", "会话编号"),
+    *("对话id", "对话ID", "会话id", "会话ID", "对话编号", "会话编号", "会话"),
 )
 _ORDER_FIELDS = (
     *(
@@ -55,7 +55,7 @@ _ORDER_FIELDS = (
         "message_idx",
         "position",
     ),
-    *("utterance_id", "utterance_idx", "sequence", "seq", "step", "轮次", "序号"),
+    *("utterance_id", "utterance_idx", "sequence", "seq", "step", "轮次", "序号", "多轮序号"),
 )
 _FIRST_TURNS = 3
 """Rows that tell whether a file is a conversation."""
@@ -80,6 +80,18 @@ def is_message_row(value: Any) -> bool:
     if any(name in value for name in _NOT_BESIDE):
         return False
     return _find_parent_field(value) != "" or _find_chat_field(value) != ""
+
+
+def find_later_turn(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The field that says that a row of question and answer is a later turn of a conversation, which nothing joins."""
+    if _CHAT_ID_NAMES.isdisjoint(row) or not _find_chat_field(row) or find_role_name(row):
+        return ()
+    field = next((name for name in _ORDER_FIELDS if name in row), "")
+    number = read_number(row[field]) if field else None
+    return (field,) if number is not None and number > 1 else ()
+
+
+_CHAT_ID_NAMES = frozenset(_CHAT_ID_FIELDS)
 
 
 def are_message_rows(values: Sequence[Any]) -> bool:

@@ -14,6 +14,14 @@ _BETTER_WORSE = tuple(
         *("preferred not_preferred", "preferred less_preferred", "better worse", "best worst", "winner loser"),
         *("winning losing", "win lose", "accept reject", "chosen reject", "chosen other", "favored disfavored"),
         *("superior inferior", "selected unselected", "y_w y_l"),
+        *(
+            "更好的回答 更差的回答",
+            "更好的回复 更差的回复",
+            "较好的回答 较差的回答",
+            "优选回答 劣选回答",
+            "正样本 负样本",
+        ),
+        *("优选 劣选", "首选回答 次选回答", "好的 坏的", "胜 负", "采纳的回答 拒绝的回答", "接受的回答 拒绝的回答"),
     )
 )
 _BESIDE_ANSWER = (
@@ -29,6 +37,20 @@ _NAMED_PAIRS = (
 )
 _WORSE_NAMES = frozenset(worse for _, worse in _NAMED_PAIRS)
 """Names of a worse answer that say so beside that of the better one alone."""
+
+WORSE_ANSWERS = tuple(
+    name
+    for worse in ("bad", "negative", "neg", "worse", "dispreferred", "rejected", "losing", "inferior", "poor", "reject")
+    for answer in ("response", "answer", "completion", "output", "reply", "messages")
+    for name in (f"{worse}_{answer}", f"{answer}_{worse}")
+)
+"""Names of a worse answer, beside an answer whose name says nothing."""
+_WORSE_ANSWERS = frozenset(WORSE_ANSWERS)
+
+
+def may_name_worse(row: dict[str, Any]) -> bool:
+    """Whether a row has a field with one of `WORSE_ANSWERS` for its name."""
+    return not _WORSE_ANSWERS.isdisjoint(row)
 
 
 def name_pair(row: dict[str, Any]) -> dict[str, Any]:
