@@ -298,6 +298,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(
         import_from(folder, tmp_path / "back", two_shards.parent / "model")
     assert "\n" not in str(error.value)
     assert [file for file in (tmp_path / "back").iterdir() if file.is_file()] == []
+    assert not list((tmp_path / "back").rglob("*.safetensors*")), "a copy of the weights is left in the scratch folder"
 
 
 def cut(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,10 @@ def test_adapters_over_the_embeddings_are_not_mixed_with_others_unsaid(
     save: Save, tmp_path: Path, base: str, weights: tuple[float, ...] | None
 ) -> None:
     adapter = save(base, target_modules=["embed_tokens", "q_proj"])
+    other = Path(shutil.copytree(adapter, adapter.parent / "other"))
+    edit_config(other, lora_alpha=1)
     (tmp_path / "merged").mkdir()
-    settings, inputs = Merge(adapter=("./a", "./b"), weights=weights), Inputs({"adapter": (adapter, adapter)})
+    settings, inputs = Merge(adapter=("./a", "./b"), weights=weights), Inputs({"adapter": (adapter, other)})
     with pytest.raises(UserError, match=r"over model\.embed_tokens can be merged only by itself"):
         merge.run(settings, inputs, tmp_path / "merged", StageContext())
     assert not any((tmp_path / "merged").iterdir())

@@ -94,8 +94,19 @@ def run(settings: ImportCheckpoint, inputs: Inputs, out: Path, context: StageCon
         UserError: The folder is no checkpoint of a Llama model or adapter of one, or a file holds anything but weights.
         RuntimeError: A tensor was written with other values.
     """
-    folder = inputs.path("checkpoint")
     scratch = context.scratch_folder(out)
+    try:
+        return _import(settings, inputs, out, scratch, context)
+    except UserError:
+        for copy in scratch.glob("*.safetensors*"):  # as large as the checkpoint, and no later run would take it
+            copy.unlink()
+        raise
+
+
+def _import(
+    settings: ImportCheckpoint, inputs: Inputs, out: Path, scratch: Path, context: StageContext
+) -> dict[str, Any]:
+    folder = inputs.path("checkpoint")
     if not folder.is_dir():
         raise UserError(tr("there is no such folder"), folder, code="not_found")
     is_meta = settings.holds == "model" and (folder / meta.PARAMS).is_file() and any(folder.glob("consolidated.*pth"))
