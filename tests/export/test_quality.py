@@ -18,8 +18,9 @@ from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, write_jsonl
 from hanlin.export.gguf import export as export_gguf
-from hanlin.export.quality import _build_requests, prepare_reference, scored_positions
+from hanlin.export.quality import _build_requests, count_steps, prepare_reference, scored_positions
 from hanlin.export.quality_page import draw_chart, format_table
+from hanlin.inference.protocol import Completion
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, taught_model
@@ -175,6 +176,11 @@ def test_a_condition_that_says_nothing_is_refused(text: str) -> None:
 def test_a_choice_needs_something_to_measure_on() -> None:
     with pytest.raises(ValidationError, match="quality_report"):
         Gguf(model="./m", pick="kl<=0.02")
+
+
+def test_the_stop_token_is_generated_only_where_an_answer_ends_with_one() -> None:
+    assert count_steps([Completion((1, 2), "stop"), Completion((1, 2, 3), "length")]) == 6
+    assert count_steps([]) == 0
 
 
 def test_the_table_and_the_picture_hold_every_file() -> None:

@@ -19,6 +19,7 @@ from hanlin.pipeline.plan import plan
 from hanlin.pipeline.report import build_report, summarize_metrics
 from hanlin.pipeline.run import build_request
 from hanlin.pipeline.step import Step
+from hanlin.web.pages.run_report import render_report
 
 
 def summary(kind: str, settings: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -62,8 +63,18 @@ def test_a_chinese_reader_is_told_the_names_of_metrics_in_chinese() -> None:
 
 def test_a_mix_tells_the_share_of_each_source() -> None:
     metrics = {"rows_written": 5, "tokens": 90, "sources": {"0": {"share": 0.75, "repeats": 1}, "1": {"share": 0.25}}}
-    line = summary("mix", {"records": "documents", "sources": [{"data": "./a"}, {"data": "./b"}]}, metrics)
+    settings = {"records": "documents", "tokenizer": "./t", "sources": [{"data": "./a"}, {"data": "./b"}]}
+    line = summary("mix", settings, metrics)
     assert line.endswith("share of each source: 0 0.75, 1 0.25")
+
+
+def test_the_report_tells_what_came_out_in_both_languages(tmp_path: Path) -> None:
+    recipe = build_recipe({"name": "r", "stages": {"s": {"kind": "corpus", "sources": ["./a"]}}}, "r.yaml")
+    metrics = {"rows_in": 20, "rows_kept": 7}
+    made = Manifest("corpus", "documents", 1, "k", "", {}, 0, (), (), metrics, {}, "", "", 1.0)
+    steps = [Step(recipe.stages["s"], "k", "done", "", manifest=made)]
+    page = render_report(recipe, steps, Store(tmp_path), build_report(recipe, steps))
+    assert "rows in 20 · rows kept 7" in page and "读入 20 · 保留行数 7" in page
 
 
 def reported(first: Literal["done", "stale"], second: Literal["done", "run"]) -> dict[str, Any]:

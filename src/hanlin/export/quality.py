@@ -279,8 +279,13 @@ def _compare_answers(path: Path, reference: QualityReference) -> Row:
         "stop_rate": sum(completion.finish_reason == "stop" for completion in completions) / len(pairs),
         "source_stop_rate": sum(completion.finish_reason == "stop" for completion in reference.completions)
         / len(pairs),
-        "tokens_per_second": round(sum(len(completion.ids) + 1 for completion in completions) / seconds, 1),
+        "tokens_per_second": round(count_steps(completions) / seconds, 1),
     }
+
+
+def count_steps(completions: Sequence[Completion]) -> int:
+    """How many tokens were generated: those of the answers, and the stop token of each that ended with one."""
+    return sum(len(completion.ids) + (completion.finish_reason == "stop") for completion in completions)
 
 
 def _write_logprobs(

@@ -71,6 +71,18 @@ def test_a_file_that_is_no_matrix_is_refused(tmp_path: Path, content: bytes) -> 
         read_imatrix(tmp_path / "imatrix")
 
 
+def test_a_matrix_whose_counts_are_empty_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "imatrix.gguf", "imatrix")
+    writer.add_tensor("blk.0.attn_q.weight.in_sum2", np.ones((1, 4), np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.counts", np.zeros((0, 1), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match="not an importance matrix"):
+        read_imatrix(tmp_path / "imatrix.gguf")
+
+
 def test_the_sums_are_of_what_each_matrix_is_given(plain_model: Path) -> None:
     found = collect_imatrix(plain_model, ROWS, 4)
     model = LlamaForCausalLM.from_pretrained(plain_model)

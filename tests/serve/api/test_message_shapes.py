@@ -189,6 +189,7 @@ def test_fields_of_vllm_about_the_last_turn_are_honored_or_refused(fields: dict,
         ([message("user", None)], "messages.0.content"),
         ([message("system", None), message("user", "?")], "messages.0.content"),
         ([message("user", [{"type": "text"}])], "messages.0.content.0.text"),
+        ([message("user", [])], "messages.0.content"),
     ],
 )
 def test_a_question_without_a_text_is_refused_by_its_place(path: str, messages: list, param: str) -> None:

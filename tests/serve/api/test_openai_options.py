@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -171,6 +172,13 @@ def test_embeddings_have_length_one_and_equal_texts_equal_ones(client: openai.Op
     assert rows[0] == pytest.approx(rows[2]) and rows[0] @ rows[1] < 0.999
     plain = client.embeddings.create(model="tiny", input="春天", encoding_format="float")
     assert plain.data[0].embedding == pytest.approx(rows[0].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("texts", "param"), [("", "input"), (["春天", ""], "input.1")])
+def test_an_empty_text_has_no_embedding(client: openai.OpenAI, texts: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="the text is empty") as error:
+        client.embeddings.create(model="tiny", input=texts)
+    assert error.value.param == param
 
 
 def test_both_engines_embed_alike(taught_model: Path, taught_gguf: Path) -> None:

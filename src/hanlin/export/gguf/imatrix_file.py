@@ -92,7 +92,7 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
     try:
         with path.open("rb") as file:
             imatrix = _read_gguf(path) if file.read(4) == b"GGUF" else _read_legacy(path)
-    except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
+    except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError, ArithmeticError, MemoryError) as error:
         what = tr("not an importance matrix of llama.cpp")
         raise UserError(what, path, tr("make one with `imatrix`")) from error
     for name, used in imatrix.used.items():

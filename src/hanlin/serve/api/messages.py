@@ -37,7 +37,7 @@ class ToolCallEntry(StrictModel):
 
 
 def to_text(content: Content, param: str) -> str | None:
-    """The text of a message's content, its parts joined; None if there is none.
+    """The text of a message's content, its parts joined; None if there is none, or not a part.
 
     Args:
         content: A text, or parts.
@@ -48,6 +48,8 @@ def to_text(content: Content, param: str) -> str | None:
     """
     if content is None or isinstance(content, str):
         return content
+    if not content:
+        return None
     return "".join(_part_text(part, f"{param}.{index}") for index, part in enumerate(content))
 
 

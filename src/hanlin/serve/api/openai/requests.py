@@ -361,3 +361,10 @@ class EmbeddingRequest(RequestBody):
     @property
     def prompts(self) -> list[str | list[int]]:
         return split_prompts(self.input)
+
+    def check_texts(self) -> None:
+        """Raises ApiError (400) that names the first text that is empty: its embedding would be that of nothing."""
+        for index, prompt in enumerate(self.prompts):
+            if prompt == "":
+                param = "input" if isinstance(self.input, str) else f"input.{index}"
+                raise ApiError(400, tr("the text is empty"), param=param)

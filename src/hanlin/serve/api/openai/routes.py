@@ -106,6 +106,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def create_embeddings(request: Request) -> Response:
         body = await parse_request(service, EmbeddingRequest, request)
         model = models.get(body.model)
+        body.check_texts()
         result = await compute_embeddings(
             service, request, model, body.prompts, truncate=bool(body.truncate), dimensions=body.dimensions
         )
