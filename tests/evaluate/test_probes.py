@@ -279,7 +279,7 @@ def test_prompts_of_ones_own_are_asked_alone(
     [
         ({"figures": ["arithmetik"]}, "did you mean arithmetic"),
         ({"figures": ["follows_format"]}, "that follows_format needs"),
-        ({"prompts": []}, "at least 1"),
+        ({"prompts": []}, "the list is empty"),
         ({"prompts": [*OWN["prompts"], *OWN["prompts"]]}, "two prompts have the id '1'"),
         ({"prompts": [{"id": "1", "language": "fr", "prompt": "?"}]}, "'zh' or 'en'"),
         ({"prompts": [{"id": "1", "language": "zh", "prompt": "?", "expect": {"matches": "("}}]}, "regular expression"),

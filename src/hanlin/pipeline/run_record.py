@@ -139,7 +139,8 @@ def record_run(name: str, store: Store, source: RunSource | None = None) -> Iter
         outcome = "interrupted"
         raise
     except BaseException as error:
-        problem = str(error) or type(error).__name__
+        # it may name a file whose name is no UTF-8
+        problem = (str(error) or type(error).__name__).encode("utf-8", "backslashreplace").decode("utf-8")
         raise
     finally:
         ended = replace(record, outcome=outcome, finished=_now(), error=problem)
@@ -153,5 +154,5 @@ def _now() -> str:
 
 
 def _write(record: RunRecord, name: str, store: Store) -> None:
-    with suppress(OSError):
+    with suppress(OSError, UnicodeEncodeError):  # of a recipe in a folder whose name is no UTF-8
         write_json(store.run_folder(name) / RUN_FILE, asdict(record), shared=True)

@@ -86,3 +86,14 @@ def test_the_work_for_a_wide_table_grows_with_its_width(tmp_path: Path, ending: 
         file.write_text(text, encoding="utf-8")
         calls.append(count_calls(lambda: run_stage(Corpus, [file], tmp_path / f"out-{width}")))  # noqa: B023
     assert calls[1] < 10 * calls[0], "four times the width is sixteen times the work if it is quadratic"
+
+
+def test_a_refused_file_of_any_name_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("*.jsonl"):
+        path.write_text('{"text": ', encoding="utf-8")
+    file = tmp_path / "r.yaml"
+    file.write_text("stages: {c: {kind: corpus, sources: [./data]}}", encoding="utf-8")
+    command = [sys.executable, "-m", "hanlin", "run", "r.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
