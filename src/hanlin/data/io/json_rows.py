@@ -145,10 +145,13 @@ def read_jsonl_rows(input_file: InputFile, encoding: str, has_lone_cr: bool = Fa
             yield Row(row.line, value, row.value) if isinstance(value, Drop) else Row(row.line, value)
 
 
+_BETWEEN_OBJECTS = re.compile(r"[ \t\r,\ufeff]*")
+
+
 def _split_joined(text: str, decoder: StrictDecoder) -> list[dict[str, Any]]:
     """The objects that stand on one line, one behind the other; empty for any other line."""
     objects: list[dict[str, Any]] = []
-    position = len(text) - len(text.lstrip(" \t\r\ufeff"))
+    position = _skip_between(text, 0)
     while position < len(text):
         try:
             value, position = decoder.decode(text, position)
@@ -157,8 +160,14 @@ def _split_joined(text: str, decoder: StrictDecoder) -> list[dict[str, Any]]:
         if not isinstance(value, dict) or decoder.errors:
             return []
         objects.append(value)
-        position += len(text[position:]) - len(text[position:].lstrip(" \t\r,"))
+        position = _skip_between(text, position)
     return objects
+
+
+def _skip_between(text: str, position: int) -> int:
+    """The position behind the blanks and commas at `position`, without a copy of the text."""
+    match = _BETWEEN_OBJECTS.match(text, position)
+    return position if match is None else match.end()
 
 
 def decode_twice(line: int, text: str) -> Iterator[Row]:
