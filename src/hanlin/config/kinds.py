@@ -93,7 +93,7 @@ _TABLE = (
               "write the small data set of the quickstart",
               shows=("characters", "exchanges", "pairs", "validation_questions")),
     StageKind("corpus", "data:Corpus", "documents", "hanlin.data.stages.corpus:run",
-              "read, clean and deduplicate text", version=15,
+              "read, clean and deduplicate text", version=16,
               shows=("rows_in", "rows_kept", "rows_validation", "characters", "dropped", "unread_fields",
                      "read_languages")),
     StageKind("conversations", "data:Conversations", "conversations", "hanlin.data.stages.conversations:run",
