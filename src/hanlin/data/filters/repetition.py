@@ -89,6 +89,11 @@ _FRAME = re.compile(
     r"|(?i:failed ?to ?open ?stream|\A\W*(?:please )?enable javascript|javascript (?:is|seems) (?:disabled|to be))"
 )
 """What a server or a site says where a page should be, or around one."""
+_FRAME_CUES = (
+    *("本吧第", "一键签到", "正在为", "浏览器", "不存在", "删除", "找不到", "无法"),
+    *("failed", "javascript", "not found", "forbidden", "bad gateway", "unavailable", "internal server"),
+)
+"""One of them, in lower case, is in every `_FRAME`, and looked for at a seventh of the cost."""
 _MAX_CAPTION_CHARS, _MAX_SOURCE_CHARS = 100, 40
 _TIME = re.compile(r"20\d\d-\d\d-\d\d ?\d\d:\d\d")
 _CLAUSE = re.compile("[。！？!?，；]")
@@ -117,8 +122,8 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     characters that begins as the frame of a page: the bar of a forum, a redirection, an error of the server. So does
     the entry of a catalog of films, and what has the time and the source of a page and nothing else.
     """
-    if len(text) <= _MAX_FRAME_CHARS and (frame := _FRAME.search(text, 0, _HEAD_CHARS)):
-        return Drop("keyword_list", frame[0])
+    if len(text) <= _MAX_FRAME_CHARS and (frame := _find_frame(text[:_HEAD_CHARS])):
+        return Drop("keyword_list", frame)
     if len(text) <= _MAX_CAPTION_CHARS and (entry := _find_entry(text)):
         return Drop("keyword_list", entry)
     if "http" in text[:_HEAD_CHARS] and _is_list_of_addresses(text):
@@ -148,6 +153,18 @@ def keyword_lists(text: str, least: int) -> str | Drop:
     if len(_FACT.findall(text)) > _MAX_FACT_SHARE * chars:
         return text
     return Drop("keyword_list", f"{len(items)} items: {' '.join(items[:3])}")
+
+
+def _find_frame(head: str) -> str | None:
+    """Find what a server or a site says where a page should be, or around one, in the beginning of a text, or None."""
+    lower = head.lower()
+    for cue in _FRAME_CUES:  # twice as fast as `any`, and asked of every short text
+        if cue in lower:
+            break
+    else:
+        return None
+    frame = _FRAME.search(head)
+    return frame[0] if frame else None
 
 
 def _find_entry(text: str) -> str | None:

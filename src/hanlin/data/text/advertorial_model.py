@@ -133,12 +133,14 @@ def measure_page(text: str) -> dict[str, float]:
         the form.
     """
     found = find_advertorial_phrases(text)
-    return _measure_words(text, found) | _measure_form(text, found) | _measure_repeats(text)
+    words = dict.fromkeys((*KINDS, "praise"), 0.0) | _measure_words(text, found)
+    return words | _measure_form(text, found) | _measure_repeats(text)
 
 
 def _measure_words(text: str, found: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """The measures of words that are not 0: of most kinds a page has none."""
     scale = 1000 / max(len(text), _LEAST_CHARS)
-    counts = {kind: _count_words(found[kind]) if kind in found else 0 for kind in KINDS}
+    counts = {kind: _count_words(words) for kind, words in found.items()}
     counts["praise"] = len({*found.get("voice", ()), *found.get("trade", ()), *found.get("claim", ())})
     return {name: math.log1p(scale * count) for name, count in counts.items()}
 

@@ -239,8 +239,9 @@ HIDDEN_NUMBER = re.compile(
     r"(?<!\d)1[3-9]\d([^\d\s.·/+—–－,，、到至和×xX✕*＊~～-])\d{4}\1\d{4}(?!\d)|(?<![\d?])\d(?:[?？]\d){6,11}(?![\d?])"
 )
 """The number of a telephone or messenger written so that no filter finds it: 156乄1330乄4344, 3?1?3?8?0?8?6."""
-LONG_NUMBER = re.compile(r"\d(?<!\d\d)(?<!-\d)(?<!2(?=0\d\d-))[-= \d]{5}|1\d\d\D\d{4}\D\d{4}|\d[?？]\d[?？]\d")
-"""What begins nearly every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in half the time; dates are none."""
+LONG_NUMBER = re.compile(r"\d(?:(?<!\d\d)(?<!-\d)(?<!2(?=0\d\d-))[-= \d]{5}|(?<=1)\d\d\D\d{4}\D\d{4}|[?？]\d[?？]\d)")
+"""What begins nearly every `OPENING_CONTACT` and `HIDDEN_NUMBER`, and found in an eighth of the time: each begins with
+a digit. Dates are none."""
 ILLEGAL_OFFER = re.compile(
     r"(?:私家|私人|天眼)侦探|侦探(?:公司|热线|社)|黑客(?!马拉松|松)\W{0,3}[^。，\n]{0,6}?[:：σ]|网赌被黑|(?:花呗|信用卡|白条)\W?(?:套现|提现)"
     r"|定位找人|聊天记录[^。]{0,8}(?:恢复|查询)|查[^。]{0,6}通话记录|外围(?:女|模特)|(?:永久|复制)网址|招收代理"
