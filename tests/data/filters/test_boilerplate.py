@@ -39,6 +39,22 @@ CUT = (
     "— END —",
     "举报/反馈",
     "最新评论（12）",
+    "举报",
+    "回复 举报",
+    "收藏 | 举报",
+    "评论(3) 点赞(15)",
+    "转发 2 评论 3 赞 4",
+    "赞(0)",
+    "共3条评论",
+    "时间:2014-05-02 06:50:01 阅读:436 评论:0",
+    "点击展开",
+    "点击展开更多",
+    "登录后才能评论",
+    "我要评论",
+    "只看楼主",
+    "[点我收藏+]",
+    "更多>>",
+    "返回网站首页",
     "查看全部评论",
     "展开全文",
     "收起全文",
@@ -56,6 +72,18 @@ KEPT = (
     "收到短信别点击链接领取补贴，先给银行打电话。",
     "这首诗首发于一九二三年的《小说月报》",
     "举报电话在村委会门口",
+    "举报的人很多",
+    "## 举报",
+    "- 收藏 举报",
+    "1. 举报",
+    "收藏",
+    "阅读 90",
+    "阅读 20分 写作 30分",
+    "2014-05-02 06:50",
+    "点击展开的菜单在右边",
+    "登录后评论会显示在下面",
+    "回复 他的信",
+    "赞同 3",
     "阅读全文后，说说湖心岛的变化。",
     "首发于博客 时间是三月",
     "他的评论（12）和我的不一样，他说湖心岛的芦苇更好看。",
@@ -188,3 +216,8 @@ def test_a_post_that_says_something_stays(post: str) -> None:
 )
 def test_a_post_that_sells_or_says_nothing_is_an_advertisement(post: str) -> None:
     assert isinstance(judge(post), Drop)
+
+
+def test_a_word_between_tags_on_lines_of_their_own_is_part_of_its_sentence() -> None:
+    text = f'{ARTICLE}\n渔家常常\n<a href="/lake">\n举报\n</a>\n偷捕的人。'
+    assert advertisement_lines(text, **TEXT_RULES["advertisement_lines"]) == text

@@ -171,6 +171,16 @@ def test_an_explanation_of_replacement_characters_stays() -> None:
     assert apply("replacement_characters", short) == short
 
 
+def test_a_program_that_looks_for_replacement_characters_keeps_its_line() -> None:
+    code = "\n".join([*(f"link(page_{n}, page_{n + 1});" for n in range(20)), 'if (page.contains("\ufffd")) {', "}"])
+    assert apply("replacement_characters", code) == code
+
+
+def test_a_line_that_lost_the_mark_of_an_item_loses_no_more() -> None:
+    page = f"{SPRING * 9}\n\ufffd 船票\n  \ufffd\ufffd\ufffd 灯\n\ufffd 春\ufffd来"
+    assert apply("replacement_characters", page) == f"{SPRING * 9}\n船票\n灯"
+
+
 def test_repeated_lines_drop_a_text_and_a_refrain_does_not() -> None:
     assert reason("repeated_lines", "\n".join(["本站首页欢迎光临"] * 9 + [SPRING])) == "repeated_lines"
     refrain = "知我者，谓我心忧"

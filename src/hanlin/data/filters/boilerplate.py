@@ -32,9 +32,12 @@ from hanlin.data.text.page_furniture import (
     POST_THAT_SELLS,
     SOURCE,
     find_cues,
+    is_controls,
 )
 from hanlin.data.text.prefilter import Prefilter
 
+_HEADING_OR_ITEM = re.compile(r"\s*(?:#|[-*+]\s|\d+[.、)])")
+"""What begins a heading or an item of a list, which may name a button of the program that a text is about."""
 _MARKDOWN = re.compile(r"[*`\u200b\ufeff]+|^[#>\s|+-]+")
 _SENTENCE_OR_LINK = re.compile(r"[。！!；;]\W*$|\]\(|\]\[")
 _SENTENCE = re.compile(r"[\u4e00-\u9fff][。！？]|[a-z][.!?]")
@@ -145,9 +148,18 @@ def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: in
         elif END_MARK.match(plain):
             if not any(map(BLOCK_START.match, lines)):
                 found.add(index)
-        elif _is_furniture(plain) or (SOURCE.match(plain) and _is_at_edge(lines, index)):
+        elif (
+            _is_furniture(plain)
+            or (SOURCE.match(plain) and _is_at_edge(lines, index))
+            or (is_controls(plain) and not _HEADING_OR_ITEM.match(line) and not _is_in_markup(lines, index))
+        ):
             found.add(index)
     return found
+
+
+def _is_in_markup(lines: Sequence[str], index: int) -> bool:
+    """Whether a tag ends the line before: the word is part of a sentence that a program broke at its tags."""
+    return index > 0 and lines[index - 1].rstrip().endswith(">")
 
 
 def _find_code(lines: Sequence[str]) -> set[int]:

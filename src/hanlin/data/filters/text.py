@@ -14,10 +14,13 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.lexicons import (
     BETTING_SITES,
+    CASH_CUES,
+    CASH_KEYWORD,
     CLOSING_CONTACT,
     CLOSING_CONTACT_CUES,
     CLOSING_OFFER,
     COPY_CUE,
+    DIRECT_OFFER,
     EDITOR_CUES,
     EDITOR_FRAME,
     GENERATED,
@@ -29,6 +32,7 @@ from hanlin.data.text.lexicons import (
     INSTITUTION,
     LISTINGS,
     LONG_NUMBER,
+    MARKED_CASH_KEYWORD,
     NO_OFFER,
     NOT_A_SALES_CALL,
     NOT_A_SMALL_AD,
@@ -36,6 +40,7 @@ from hanlin.data.text.lexicons import (
     NOVEL_CUES,
     NOVEL_SITE,
     ON_BETTING,
+    ON_CASH,
     ON_CRIME,
     ON_OFFERS,
     OPENING_ADDRESS,
@@ -145,7 +150,8 @@ def replacement_characters(text: str, most_cut: float, allowed: int) -> str | Dr
     would be cut, a half if it lost no more than `allowed` characters (default 5); or if it lost more than these in long
     lines, and one in a thousand. Up to three U+FFFD in a row are one character, because decoders write one for each
     byte of it. One or two of them do not cost a text of any length, as long as they are not more than one character in
-    twenty of it: a post that lost one character of 50 is worth keeping. Lines that speak of U+FFFD stay.
+    twenty of it: a post that lost one character of 50 is worth keeping. Lines that speak of U+FFFD stay, or have it
+    alone in quotes, as programs do that look for it; and a line that lost but the mark of an item loses no more.
     """
     if "\ufffd" not in text:
         return text
@@ -155,6 +161,10 @@ def replacement_characters(text: str, most_cut: float, allowed: int) -> str | Dr
     for line in lines:
         if "\ufffd" not in line or _ON_REPLACEMENT.search(line):
             left.append(line)
+            continue
+        if (bullet := _LOST_BULLET.match(line)) and "\ufffd" not in line[bullet.end() :]:
+            left.append(line[bullet.end() :])
+            sparse += 1
             continue
         lost = len(_LOST_CHARACTER.findall(line))
         if lost * _MIN_SPARSE_CHARS <= len(line):
@@ -176,10 +186,13 @@ def replacement_characters(text: str, most_cut: float, allowed: int) -> str | Dr
 
 
 _LOST_CHARACTER = re.compile("\ufffd{1,3}")
+_LOST_BULLET = re.compile("[ \t]*\ufffd{1,3}[ \t]+(?=\\w)")
+"""A mark before an item, of which nothing else is lost."""
 _COMMENT = re.compile(r"(?<!:)//|/\*|<!--|(?<=\s)(?:#|--)(?=\s)")
 """What begins a comment in a line of code; `//` of an address does not."""
 _ON_REPLACEMENT = re.compile(
-    "U\\+FFFD|(?i:replacement char)|替[换換]字符|乱码|亂碼|(?:变成|變成|显示[成为]|替换[成为]|换成)\\W{0,2}\ufffd"
+    "U\\+FFFD|([\"'`])\ufffd\\1|(?i:replacement char)|替[换換]字符|乱码|亂碼"
+    "|(?:变成|變成|显示[成为]|替换[成为]|换成)\\W{0,2}\ufffd"
 )
 _MIN_SPARSE_CHARS, _MIN_CHARS_PER_LOST, _MAX_CUT_FOR_FEW = 100, 1_000, 0.5
 _MAX_LOST_IN_POST, _MIN_POST_CHARS_PER_LOST = 2, 20
@@ -277,9 +290,11 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     In up to 2,000 characters three items of an offer of a flat, of goods or of a loan are one (户型介绍, 业主诚心;
     供应地：, 包装说明：; 黑户, 下款). Two words of a program of synonyms (伴跟着, 德律风) show its work, and so do in
     up to 600 characters headlines in a data sheet and sounds in brackets, 最(zui)大(da), one for each 40 characters.
-    A detective, a hacker or a call girl with a number in the first 120 characters is an advertisement, and so are the
-    number of a messenger beside an offer in the last 150 (亏损咨询加微信), its name in disguise there (幑の信), and a
-    text of up to 200 that offers something and ends with a telephone number.
+    The same words of offers of cash twice in up to 600 characters are scattered there to be found (白条提现, 花呗套现),
+    unless they tell of risks, rules or crimes. A detective, a hacker or a call girl with a number in the first 120
+    characters is an advertisement, and so are the number of a messenger beside an offer in the last 150
+    (亏损咨询加微信), its name in disguise there (幑の信), and a text of up to 200 that offers something and ends with
+    a telephone number.
     Phrases and names are not counted on pages of the police and the courts, which warn of them. Defaults 5 and 3, on
     labeled spam against encyclopedia, law and news. Advertising that reads like an article is for `advertorials`.
     """
@@ -335,6 +350,9 @@ def _find_copied_form(text: str) -> str | None:
                 return "、".join(sorted(listed)[:5])
     if len(text) > _MAX_BLURB_CHARS:
         return None
+    for cue in CASH_CUES:
+        if cue in text and (scattered := _find_scattered_keywords(text)):
+            return scattered
     if text.count("(") >= (least := max(_MIN_PINYIN, len(text) / _CHARS_PER_PINYIN)):
         sounds = PINYIN_IN_BRACKETS.findall(text)
         if least <= len(sounds) < _MAX_PINYIN_SHARE * count_char_kinds(text)[0]:  # a lesson has one behind each
@@ -355,6 +373,22 @@ def _find_copied_form(text: str) -> str | None:
     return None
 
 
+def _find_scattered_keywords(text: str) -> str | None:
+    """Find offers of cash that a program scattered in a short text: two, one beside a mark, or three of two kinds.
+
+    A text on one of them that has no marks explains it, and one on risks, rules or crimes tells of it.
+    """
+    words = [(match[0], match[1]) for match in CASH_KEYWORD.finditer(text)]
+    if len(words) < _MIN_FORMULAS or ON_CASH.search(text) or _is_on_crime(text):
+        return None
+    is_mixed = (
+        len(text) <= _MAX_SMALL_AD_CHARS and len(set(words)) >= _MIN_LISTED and len({kind for _, kind in words}) > 1
+    )
+    if not is_mixed and not MARKED_CASH_KEYWORD.search(text):
+        return None
+    return "、".join(word for word, _ in words[:5])
+
+
 def _find_opening_bet(text: str) -> str | None:
     """Find the name of a betting site with which a text begins that does not speak of betting, or None."""
     if not BETTING_SITES.prefilter.may_match(text, _OPENING_CHARS):
@@ -368,6 +402,8 @@ def _find_opening_bet(text: str) -> str | None:
 def _find_opening_contact(text: str) -> str | None:
     """Find the number to call or to write to with which a text begins that offers something, or None."""
     opening = text[:_CONTACT_CHARS]
+    if ("提现" in opening or "套现" in opening) and (offer := DIRECT_OFFER.search(opening)):
+        return None if _is_on_crime(opening) or "记者" in opening else offer[0]
     if not LONG_NUMBER.search(opening) and "www." not in opening:
         return None
     if (contact := ILLEGAL_CONTACT.search(opening)) and ILLEGAL_OFFER.search(opening):

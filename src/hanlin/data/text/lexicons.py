@@ -252,6 +252,20 @@ ILLEGAL_CONTACT = re.compile(
     r"(?<!\d)(?!(?:19|20)\d\d[-年./])\d(?:[-&*=.· x×]?\d){5,}+(?!\s?[多余]?(?:[元人次名万亿件条块部场]|美元))|www\."
 )
 """How to reach those who offer it, in the first 120 characters; what is counted there is no number to call."""
+DIRECT_OFFER = re.compile(
+    r"(?:花呗|信用卡|白条)\W?(?:套现|提现)[^。，\n]{0,12}?(?:[qQ]{2}|微信|[vV][xX]?|[微威薇]信|扣扣)\W{0,3}\d{5}"
+)
+"""An offer of cash with its number at once, which is one whatever the opening goes on with: 花呗提现官网客服QQ：."""
+CASH_CUES = ("提现", "套现")
+CASH_KEYWORD = re.compile(r"(白条|花呗|信用卡|任性[付贷]|借呗)(?:怎么|如何|可以|能|能够)?(?:自己)?[提套取]现")
+MARKED_CASH_KEYWORD = re.compile(
+    rf"[#~～·—](?:京东)?{CASH_KEYWORD.pattern}|{CASH_KEYWORD.pattern}(?:吗|方法|出来)?[#~～·—]"
+)
+"""What programs scatter among sentences of others to be found by searches: #京东白条提现#京东白条怎么提现#."""
+ON_CASH = re.compile(
+    "记者|风险|违[规法]|被罚|处罚|监管|央行|银监|消费者|提醒|判决|乱象|打击|严禁|禁止|手续费是|利息怎么"
+)
+"""What texts have that tell of such offers, or explain them."""
 ON_OFFERS = re.compile("记者(?:暗访|调查|采访|了解|获悉)|暗访|纪录片|小说|电影|电视剧|讲述|观看|大赛|论坛|报名|研讨")
 """What texts have that tell of such offers, or of a film of them."""
 CLOSING_CONTACT_CUES = ("信", "q", "Q", "v", "V", "扣扣", "企鹅")
@@ -276,7 +290,8 @@ SMALL_AD = re.compile(
 """The number of a mobile telephone or messenger with which a short text ends."""
 SMALL_AD_OFFER = re.compile(
     "出售|出租|转让|低价|急转|回收|招[聘租生商收工募人徒]|招(?:代理|兼职|临时)|代理|供应(?!商)|优惠|特价|有意|需要的|有车的|有卖|价格|面议|承接|租房|接手|主营"
-    "|办理(?:各类|各种)|(?:各类|各种)证件|办证|刻章|代开|代办|放款|下款|不[看查]征信|无抵押|套现"
+    "|办理(?:各类|各种)|(?:各类|各种)证件|办证|刻章|代开|代办|放款|下款|不[看查]征信|无抵押|套现|代还|应急贷|信用贷|贷款办理|办理贷款|秒到账"
+    "|代[写发考做]|论文(?:发表|查重|降重|润色)|发表论文|包(?:过|发表|录用)"
 )
 """What such a text offers, or looks for to buy."""
 NOT_A_SMALL_AD = re.compile(
@@ -287,7 +302,7 @@ NOT_A_SMALL_AD = re.compile(
 NO_OFFER = re.compile(
     "寻[人找狗物]|启[事示]|丢失|走失|失联|举报|警[方察]|公安|报警|失物|求助|投诉|退款|订单|爆料|记者|邮编|通讯地址|法院|原告"
     "|被告|律师|曝光|骗|简历|招聘|聘|姓名|作者|编辑|投稿|来稿|公众|关注|阅读原文|转载|版权|身份证|发帖人|反映|回复|楼主|提问|如何|怎[么样]|验证码"
-    "|通知|公告|各单位|政府|委员会|主办|承办|值班|急诊|医院|学校"
+    "|通知|公告|各单位|政府|委员会|主办|承办|值班|急诊|医院|学校|辱骂|骚扰|催收|恐吓|不知情|[给打]我(?:打|来)?电话"
 )
 """What such a text has that asks for help, complains, or has an author."""
 NOT_A_SALES_CALL = re.compile(

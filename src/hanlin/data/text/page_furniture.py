@@ -97,7 +97,7 @@ _FURNITURE = (
     # links and the end of a page
     r"(?:^|[\s【>《])(?:上一篇|下一篇)\s?[：:]|^\W*[上下]一[篇页]\W*$|上一页\W{0,3}(?:\d|下一页)|\d\s?下一页"
     r"|点击图片进入下一页",
-    r"返回(?:顶部|首页|列表|上页|搜狐)|^\W*(?:打印本?页?|关闭窗口|加入收藏|设为首页|收藏本页|网站地图|联系我们|关于我们|友情链接|意见反馈)"
+    r"返回(?:顶部|(?:网站|本站)?首页|列表|上页|搜狐)|^\W*(?:打印本?页?|关闭窗口|加入收藏|设为首页|收藏本页|网站地图|联系我们|关于我们|友情链接|意见反馈)"
     r"(?:\W+(?:打印本?页?|关闭|关闭窗口|联系我们|关于我们|友情链接|网站地图|加入收藏|设为首页))*\W*$",
     r"字[体号]\s?[：:]?\s?[【\[（(]?\s?大\s?[】\]）)]?\W{0,3}中\W{0,3}小|(?:点击数|浏览次数|阅读次数|点击次数|浏览量|阅读量|人气)\s?[：:]\s?\d",
     r"友情链接(?!栏|功能|模块|交换)",
@@ -106,7 +106,22 @@ _FURNITURE = (
     r"|^\W*(?:还没有|暂无|暂时没有)评论\W*$",
     r"^\W*(?:本文|本篇|文章|原文)?(?:首发|原载|原刊)[于在自]\W{0,3}[^。，,]{0,16}"
     r"(?:公众号|微信号?|知乎(?:专栏)?|简书|头条号?|博客|网站|平台)(?:\s?[“\"《「：:（(【][^。，,]{1,16})?\W*$",
+    r"^\W*点击(?:展开|收起)(?:更多|全文|全部|剩余|内容|阅读)?\W*$|^\W*展开(?:更多|全部|剩余)\W*$|^\W*(?:查看)?更多\s*(?:>>?|»|›|＞)\W*$"
+    r"|^\W*(?:请先?)?登[录陆]后(?:可以?|才(?:能|可以?)|方可|即可|再|发表|参与)(?:发表|参与|进行|查看)?(?:评论|回复|发言|发帖|跟[帖贴])\W*$"
+    r"|^\W*(?:我要|我来|快来|发表|添加|提交|撰?写)(?:一?[条个])?(?:评论|跟[帖贴])\W*$|^\W*(?:只看(?:楼主|该作者)|点我收藏|扫码分享)\W*$",
     r"^\W*(?:全文完|本文完)\W*$|^[-—–=～~·•*\s（(]{1,12}(?:完|End)[-—–=～~·•*\s）)]{1,12}$",
+)
+_CONTROL = (
+    "(?:评论|点?赞|踩|回复|转发|收藏|分享|举报|阅读|浏览|查看|点击|人气|围观|热度|跟[帖贴]|喜欢|打赏|推荐|反对|支持|播放|弹幕)"
+    "(?:量|次?数)?"
+)
+_COUNTED = (
+    rf"(?:{_CONTROL}\s?(?:[（(\[]\s?\d[\d,.]*+[万wWkK+]*\s?[）)\]]|[:：]?\s?\d[\d,.]*+[万wWkK+]*\s?[次条人个]?(?![\d年月日时分元%％.:]))"
+    rf"|共?\s?\d[\d,]*+[万wWkK+]*\s?[次条人个]\s?{_CONTROL})"
+)
+_WHEN = (
+    r"(?:(?:发布|发表|更新|回复)?(?:时间|日期|[于在])?\s?[:：]?\s?(?:20)?\d\d[-/.年]\d{1,2}[-/.月]\d{1,2}日?"
+    r"(?:\s{0,3}\d{1,2}:\d\d(?::\d\d)?)?)"
 )
 _HEADINGS = (
     r"往期(?:热门|精彩|相关|推荐|优质)?(?:回顾|推荐|精选|精彩|阅读|文章|热文|内容|好文|干货)?|(?:上期|精彩|往昔)回顾",
@@ -145,6 +160,15 @@ BLOCK_START = re.compile(
     r"\s*(?:BEGIN|[Bb]egin|IF|LOOP|CASE|WHILE|FOR|DO|DECLARE|CREATE|PROCEDURE|FUNCTION|[Ff]unction|PROGRAM|Sub)\b"
 )
 """A line of code that an END closes."""
+CONTROLS = re.compile(rf"\W*+(?:(?:{_WHEN}|{_COUNTED}|{_CONTROL})(?!\w)\W*+)++")
+"""A line of nothing but buttons of a page, with a count or without, and a date: 2014-05-02 06:50 阅读:436 举报."""
+_COUNTED_CONTROL, _ANY_CONTROL = re.compile(_COUNTED), re.compile(_CONTROL)
+_SURE_CONTROL = re.compile("举报|点赞|踩|转发|收藏|打赏|跟[帖贴]")
+_SURE_COUNT = re.compile(
+    r"(?:评论|赞|踩|回复|转发|收藏|分享|跟[帖贴])\s?[（(\[]\d|\d\s?[次条人]\s?(?:评论|点赞|回复|浏览|阅读|跟[帖贴])|浏览(?:量|次?数)?\s?[:：]"
+)
+_CLOCK = re.compile(r"\d:\d\d")
+_MAX_CONTROLS_CHARS = 60
 END_MARK = re.compile(r"^\W*(?:The\s+End|THE\s+END|E\s?N\s?D|End)\W*$")
 CREDIT = re.compile(f"(?:{_any_of(_ROLES)}){_MARK}")
 CREDITS = re.compile(rf"^\W*(?:(?:(?:{_ANY_ROLE})\s+)*(?:{_ANY_ROLE}){_MARK}[^。！？!?；;，,]{{0,30}}?\W*)+$")
@@ -201,12 +225,28 @@ _WORDS = (
     " 伸文 展阅 展文 文推 您推 你推 新文 新资 本文 本站 本网 本平 本公 友群 习群 丝群 者群 论群 料群 研群 考群"
     " 报/ 报· 报| 报反 论（ 论( 开全 起全 读全 开阅 部评 部回 部跟 多评 多回 多跟 余评 余回 余跟"
     " 有评 有回 有跟 无评 条评 条回 条跟 首发 原载 原刊"
+    " 击展 击收 开剩 开全 多> 多» 多› 多＞ 多＞ 录后 陆后 要评 来评 表评 加评 交评 写评 要跟 表跟 看楼 看该 我收 码分"
+    " 举报 评论 收藏 浏览 阅读 跟帖 跟贴 打赏 踩( 踩（ 赞( 赞（ 人赞 人点"
     " 长群 利群 区群 术群 职群 信群 Q群 q群 进群 入群 加群 Q： q： Q: q: X： x： X: x: D： D: d： d: Q｜ 信："
     " 信: 信｜ 信丨 号： 号: 号｜ 号丨 完— 完- 完） 完) 识星 至星 到星 好友 费试 时福 时优 时折 时特 时秒 再等"
     " 不退 不接 概不 原价 仅需 球分 球点 球在 点分 点收 点点 [# 务热 仅供 仅用 仅限 读推 请自 请读 请勿 享一"
     " 享出 案号 案序 案编 告投 目下 史文 于传 加客 加老 加助 加管 加班 加小 加顾 加红 加店 加运 加公 加我 加好"
 )
 _ENGLISH = "rv RV yr YR PY ck bs n_u n_i g_i ms _» va AS En ND N_"
+
+
+def is_controls(line: str) -> bool:
+    """Whether a line without Markdown marks is nothing but buttons of a page: two of them, 举报, or one with a count.
+
+    A single word such as 收藏 or 阅读 is none, because it may be a title, nor is a single 阅读 90, which may be a mark.
+    """
+    if len(line) > _MAX_CONTROLS_CHARS or not CONTROLS.fullmatch(line):
+        return False
+    counted = len(_COUNTED_CONTROL.findall(line))
+    if counted >= 2 or (counted and (_SURE_COUNT.search(line) or _CLOCK.search(line))):
+        return True
+    names = len(_ANY_CONTROL.findall(line))
+    return (names >= 2 and (counted or _SURE_CONTROL.search(line)) is not None) or line.strip(" \t|·•[]【】") == "举报"
 
 
 def _list_pairs() -> Iterator[str]:
@@ -239,7 +279,14 @@ _LONGER = {
         r".[\s*`\u200b]+(?:\w[\s*`\u200b]*)?[:：丨｜|/▏│]",
     ),
     "[#": r"\[#[^\]]+\]\(\)",
-    "返回": "返回[顶首列上搜]",
+    "返回": "返回(?:[顶首列上搜]|[网本]站首)",
+    **dict.fromkeys(("录后", "陆后"), "(?<=登)[录陆]后(?:[可才方即再]|发表|参与)"),
+    "多 ": r"多 +[>»›＞]",
+    "举报": r"(?<!\w)举报(?!\w)",
+    **dict.fromkeys(
+        ("评论", "收藏", "浏览", "阅读", "打赏", "跟帖", "跟贴"),
+        r"(?:评论|收藏|浏览|阅读|打赏|跟[帖贴])(?:量|次?数)?[\s:：（(\[]{0,3}\d|(?<!\w)(?:评论|收藏|浏览|阅读|打赏|跟[帖贴])(?!\w)",
+    ),
     "设为": r"设为(?:首页|\W{0,8}星标)",
     "置为": r"置为\W{0,8}星标",
 }
