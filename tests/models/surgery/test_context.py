@@ -12,12 +12,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from hanlin.config.settings.surgery.context import ExtendContext
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models.folder.checks import read_config
-from hanlin.models.folder.config import check_config
+from hanlin.models.folder.config import ROPE_TYPES, check_config
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.load import load_model
 from hanlin.models.surgery import context
@@ -134,6 +135,35 @@ def test_rope_scaling_added_by_hand_counts_as_in_transformers(tiny_model: Path) 
 def test_rotary_settings_that_no_llama_has_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be"):
         check_config(values, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rope", "said"),
+    [
+        ({"rope_type": "mrope", "mrope_section": [1, 1, 2]}, "'rope_scaling.rope_type' is 'mrope', but must be one of"),
+        ({"type": "su"}, "'rope_scaling.type' is 'su', but must be one of default, linear"),
+        ({"rope_type": "yarn", "factor": 0.5}, "'rope_scaling.factor' is 0.5, but must be a number from 1 to"),
+        ({"rope_type": "linear", "factor": 1e30}, "is 1e\\+30, but must be a number from 1 to max_position_embeddings"),
+        (
+            {"rope_type": "yarn", "factor": 2.0, "beta_fast": 1, "beta_slow": 32},
+            "'rope_scaling.beta_fast' is 1, but must be more than beta_slow \\(32\\)",
+        ),
+        ({"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.5}, "beta_fast' is 0.5, but must be more than beta_slow"),
+        (
+            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0},
+            "'rope_scaling.high_freq_factor' is 4.0, but must be more than low_freq_factor \\(4\\)",
+        ),
+    ],
+)
+def test_a_scaling_whose_equations_have_no_meaning_is_refused_before_anything_is_written(
+    rope: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        check_config({"max_position_embeddings": 4096, "rope_scaling": rope}, tmp_path)
+
+
+def test_the_types_of_rotary_scaling_are_those_of_transformers() -> None:
+    assert {*ROPE_TYPES} == {"default", *ROPE_INIT_FUNCTIONS}
 
 
 def test_a_model_that_says_no_context_length_has_that_of_the_first_llama(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import mark, tr
+from hanlin.core.i18n import join_list, mark, tr
 from hanlin.core.limits import MAX_RANK, MAX_SIZE, MAX_VOCABULARY
 from hanlin.models.folder.layout import MOE_ARCHITECTURES, NEW_BLOCKS
 
@@ -68,6 +68,14 @@ _ROPE_NEEDS: Mapping[str | None, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
 }
 """The numbers without which transformers does not load a model of a type of rotary scaling."""
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
+"""The types of rotary scaling that transformers computes."""
+_SCALED_BY_A_FACTOR = frozenset(("linear", "dynamic", "yarn", "llama3"))
+_ROPE_BOUNDS: Mapping[str, tuple[tuple[str, str, tuple[float, float]], ...]] = {
+    "yarn": (("beta_slow", "beta_fast", (1.0, 32.0)),),
+    "llama3": (("low_freq_factor", "high_freq_factor", (1.0, 4.0)),),
+}
+"""Pairs of numbers between which a type of scaling goes over from one formula to another, smaller first."""
 
 
 def _is_quantization(value: Any) -> bool:
@@ -172,7 +180,7 @@ def check_config(config: Mapping[str, Any], where: Path) -> None:
     What is null counts as left out; whether a size that is left out is needed is the reader's to say.
     """
     _check(config, _CONFIG, where)
-    _check_rope_is_whole(config, where)
+    _check_rope(config, where)
     window, length = config.get("sliding_window"), config.get("max_position_embeddings")
     holds_all = window is None or (_is_int(window, 1, MAX_SIZE) and _is_int(length, 1, window))
     if config.get("model_type") in MOE_ARCHITECTURES and not holds_all:
@@ -180,15 +188,30 @@ def check_config(config: Mapping[str, Any], where: Path) -> None:
         raise UserError(what, where, tr('set "sliding_window": null if the model was not trained with it'))
 
 
-def _check_rope_is_whole(config: Mapping[str, Any], where: Path) -> None:
-    """Raise UserError if the rotary scaling that counts (see `read_rope`) lacks a number that its type needs."""
+def _check_rope(config: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError if the rotary scaling that counts (see `read_rope`) is of an unknown type, lacks a number that
+    its type needs, or has one for which its equations have no meaning: transformers warns, and loads such a model.
+    """
     source = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = config.get(source) or {}
-    kind = rope.get("rope_type") or rope.get("type")
+    name = "rope_type" if rope.get("rope_type") else "type"
+    kind = rope.get(name) or "default"
+    if kind not in ROPE_TYPES:
+        raise _wrong_value_error(f"{source}.{name}", kind, tr("one of {names}", names=join_list(ROPE_TYPES)), where)
     missing = [name for name in _ROPE_NEEDS.get(kind, ()) if rope.get(name) is None]
     if missing:
         what = tr("the configuration lacks or has a wrong value for {error}", error=f"{source}.{missing[0]} ({kind})")
         raise UserError(what, where, tr("copy or download it again"))
+    length = read_number(config, "max_position_embeddings")
+    factor = rope.get("factor")
+    if kind in _SCALED_BY_A_FACTOR and factor is not None and not 1 <= factor <= length:
+        expected = tr("a number from 1 to max_position_embeddings ({length:,})", length=length)
+        raise _wrong_value_error(f"{source}.factor", factor, expected, where)
+    for least, most, default in _ROPE_BOUNDS.get(kind, ()):
+        low, high = (rope.get(name) or value for name, value in zip((least, most), default, strict=True))
+        if low >= high:
+            expected = tr("more than {name} ({value:g})", name=least, value=low)
+            raise _wrong_value_error(f"{source}.{most}", high, expected, where)
 
 
 def check_adapter_config(config: Mapping[str, Any], where: Path) -> None:
@@ -205,11 +228,15 @@ def _check(config: Mapping[str, Any], checks: Mapping[str, _Check], where: Path)
         value = config.get(name)
         if value is None or fits(value):
             continue
-        shown = repr(value)
-        what = tr(
-            "'{name}' is {value}, but must be {expected}",
-            name=name,
-            value=shown if len(shown) <= 40 else shown[:37] + "...",
-            expected=tr(expected),
-        )
-        raise UserError(what, where, tr("copy or download it again"))
+        raise _wrong_value_error(name, value, tr(expected), where)
+
+
+def _wrong_value_error(name: str, value: Any, expected: str, where: Path) -> UserError:
+    shown = repr(value)
+    what = tr(
+        "'{name}' is {value}, but must be {expected}",
+        name=name,
+        value=shown if len(shown) <= 40 else shown[:37] + "...",
+        expected=expected,
+    )
+    return UserError(what, where, tr("copy or download it again"))
