@@ -239,6 +239,30 @@ def test_a_stage_that_is_refused_before_it_made_anything_leaves_no_folder(
         shutil.rmtree(partial)
 
 
+def test_a_kind_that_never_goes_on_leaves_nothing_and_begins_in_an_empty_folder(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of a merge that failed would fill the disk, and be taken for a part of the next one."""
+    import hanlin.pipeline.worker as worker
+
+    request = {**_request(folder, store), "kind": "merge", "inputs": [], "settings": {"adapter": ["a"]}}
+    partial = store.partial_folder("merge", request["key"])
+    (partial / SCRATCH_FOLDER).mkdir(parents=True)
+    (partial / "model-00002-of-00002.safetensors").write_text("of a run that was killed", encoding="utf-8")
+    left: list[str] = []
+
+    def work(request: Any, partial: Path, *_: object) -> dict[str, Any]:
+        left.extend(path.name for path in partial.iterdir() if path.name != SCRATCH_FOLDER)
+        (partial / "model.safetensors").write_text("1", encoding="utf-8")
+        raise errors.pop()
+
+    errors: list[BaseException] = [UserError("no"), KeyboardInterrupt(), RuntimeError("other logits")]
+    monkeypatch.setattr(worker, "_run_work", work)
+    while errors:
+        worker._handle_request(request)
+        assert not left and not partial.exists()
+
+
 def test_nothing_goes_on_from_what_was_begun_with_other_inputs(
     folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ class StageKind:
         group: Whether it may run as a group of several processes.
         shows: The metrics that summarize it in one line; empty: all plain ones.
         lineage: Whether it needs the lineage of its inputs.
+        resumes: Whether it goes on from what an interrupted run left in its folder; if not, the folder is emptied.
     """
 
     name: str
@@ -63,6 +64,7 @@ class StageKind:
     group: bool = False
     shows: tuple[str, ...] = ()
     lineage: bool = False
+    resumes: bool = True
 
     @property
     def settings(self) -> type[Settings]:
@@ -116,25 +118,26 @@ _TABLE = (
               "mix sources by tokens: shares, temperature, budget",
               shows=("rows_written", "tokens", "dropped", "sources.*.share")),
     StageKind("train_tokenizer", "tokenizer:TrainTokenizer", "tokenizer", "hanlin.models.train_tokenizer:run",
-              "train a byte-level BPE tokenizer", shows=("entries", "characters_per_token")),
+              "train a byte-level BPE tokenizer", resumes=False, shows=("entries", "characters_per_token")),
     StageKind("init_model", "model:InitModel", "model", "hanlin.models.init_model:run",
               "make a Llama model with random weights", heavy=True,
-              shows=("parameters", "vocabulary_entries")),
+              resumes=False, shows=("parameters", "vocabulary_entries")),
     StageKind("extend_vocabulary", "model:ExtendVocabulary", "model", "hanlin.models.extend_vocab:run",
               "add Chinese entries to a model's vocabulary", heavy=True, version=4,
-              shows=("entries", "characters_per_token.before", "characters_per_token.after")),
+              resumes=False, shows=("entries", "characters_per_token.before", "characters_per_token.after")),
     StageKind("extend_context", "surgery.context:ExtendContext", "model", "hanlin.models.surgery.context:run",
               "extend a model's context by scaled rotary positions", heavy=True, version=2,
-              shows=("context_length", "method", "factor", "rope_theta", "short_text.kl")),
+              resumes=False, shows=("context_length", "method", "factor", "rope_theta", "short_text.kl")),
     StageKind("expand_blocks", "surgery.blocks:ExpandBlocks", "model", "hanlin.models.surgery.blocks:run",
               "add decoder blocks that begin as the identity", heavy=True,
-              shows=("blocks", "parameters", "max_abs_difference")),
+              resumes=False, shows=("blocks", "parameters", "max_abs_difference")),
     StageKind("upcycle_experts", "surgery.experts:UpcycleExperts", "model", "hanlin.models.surgery.experts:run",
               "make a sparse model of experts from a dense one", heavy=True,
+              resumes=False,
               shows=("experts", "experts_per_token", "parameters.after", "parameters.active", "max_abs_difference")),
     StageKind("trim_vocabulary", "model:TrimVocabulary", "model", "hanlin.models.trim_vocab:run",
               "keep only the vocabulary entries that your texts need", version=2, heavy=True,
-              shows=("entries", "saved_bytes", "saved_share")),
+              resumes=False, shows=("entries", "saved_bytes", "saved_share")),
     StageKind("pretrain", "train:Pretrain", _model_or_adapter, "hanlin.train.stages:pretrain",
               "train on plain text", heavy=True, group=True,
               version=2, shows=("loss", "validation_loss", "steps", "target_tokens", "tokens_per_second")),
@@ -162,21 +165,21 @@ _TABLE = (
               shows=("preference_loss", "validation_loss", "accuracy", "margin", "reference_point", "steps")),
     StageKind("merge", "model:Merge", "model", "hanlin.models.merge:run",
               "merge adapters into their base and verify it", version=3, heavy=True,
-              shows=("adapter_tensors", "max_abs_difference", "greedy_agreement")),
+              resumes=False, shows=("adapter_tensors", "max_abs_difference", "greedy_agreement")),
     StageKind("import_gguf", "surgery.import_gguf:ImportGguf", "model", "hanlin.export.gguf.import_gguf:run",
               "make a model folder from a GGUF file", heavy=True, version=2,
-              shows=("type", "bits_per_weight", "dtype", "kl", "same_top_token", "parity.mismatches")),
+              resumes=False, shows=("type", "bits_per_weight", "dtype", "kl", "same_top_token", "parity.mismatches")),
     StageKind("fuse_models", "surgery.fuse:FuseModels", "model", "hanlin.models.surgery.fuse:run",
               "fuse models by weights or changes (TIES, DARE, SLERP)", heavy=True,
-              shows=("method", "models", "parameters", "checked_tensors", "max_error")),
+              resumes=False, shows=("method", "models", "parameters", "checked_tensors", "max_error")),
     StageKind("import_checkpoint", "surgery.import_checkpoint:ImportCheckpoint", _held,
               "hanlin.models.layouts.import_checkpoint:run",
               "read Meta's checkpoints and pickled weights", heavy=True, version=2,
-              shows=("layout", "files", "dtype", "tensors_verified")),
+              resumes=False, shows=("layout", "files", "dtype", "tensors_verified")),
     StageKind("export_checkpoint", "surgery.export_checkpoint:ExportCheckpoint", "files",
               "hanlin.models.layouts.export_checkpoint:run",
               "write a model in Meta's original layout", heavy=True,
-              shows=("files", "tensors", "dtype")),
+              resumes=False, shows=("files", "tensors", "dtype")),
     StageKind("imatrix", "export:Imatrix", "importance", "hanlin.export.gguf.imatrix:run",
               "measure an importance matrix on your own data", heavy=True,
               shows=("tokens", "rows", "entries")),

@@ -114,14 +114,21 @@ class Store:
         lock.release()
         return False
 
-    def open_partial(self, kind: str, key: str) -> Path:
+    def open_partial(self, kind: str, key: str, *, keep: bool = True) -> Path:
         """Make the folder in which an artifact is made, with its scratch folder, or find what an earlier run left.
+
+        Args:
+            kind: The kind of stage.
+            key: The key of the artifact.
+            keep: Keep what is there; if not, it is removed, or it would be taken for a part of the artifact.
 
         Raises:
             UserError: A link is there or in it: what is written would be elsewhere.
         """
         partial = self.partial_folder(kind, key)
         _refuse_links(partial, partial / SCRATCH_FOLDER)
+        if not keep:
+            shutil.rmtree(partial, ignore_errors=True)
         (partial / SCRATCH_FOLDER).mkdir(parents=True, exist_ok=True)
         _refuse_links(*partial.rglob("*"))
         return partial

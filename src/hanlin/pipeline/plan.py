@@ -66,7 +66,7 @@ def plan_stage(recipe: Recipe, stage: Stage, earlier: Mapping[str, Step], store:
     if store.partial_folder(stage.kind.name, key).exists():
         busy = store.is_locked(stage.kind.name, key)
         why = tr("another run is making it") if busy else tr("was interrupted")
-        return replace(step, state="resume", why=why)
+        return replace(step, state="resume" if busy or stage.kind.resumes else "run", why=why)
     return replace(step, why=_reason_to_run(recipe, stage, step, store))
 
 

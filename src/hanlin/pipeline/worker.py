@@ -215,7 +215,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
             return existing
         seen = check_inputs(request["inputs"])
         _set_aside_of_other_inputs(request, store)
-        partial = store.open_partial(kind.name, request["key"])
+        partial = store.open_partial(kind.name, request["key"], keep=kind.resumes)
         scratch = partial / SCRATCH_FOLDER
         write_text(scratch / torchrun.REQUEST_FILE, json.dumps(request, indent=1))
         started = datetime.now(UTC)
@@ -225,7 +225,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
                 metrics = _run_in_group(request, launch, partial, scratch) if in_group else _run_work(request, partial)
         except BaseException:
             if not in_group:  # the other machines of a group read the scratch folder until they know of its end
-                _remove_if_empty(partial)
+                _remove_if_useless(partial, kind.resumes)
             raise
         try:
             check_inputs(request["inputs"], seen)
@@ -279,12 +279,12 @@ def _set_aside_of_other_inputs(request: Mapping[str, Any], store: Store) -> None
         Progress(request["stage"]).log(what)
 
 
-def _remove_if_empty(partial: Path) -> None:
-    """Remove the folder of an artifact whose work has left nothing in it to go on from, such as one refused at once."""
+def _remove_if_useless(partial: Path, resumes: bool) -> None:
+    """Remove the folder of an artifact that no later run goes on from: nothing was made, or its kind begins anew."""
     own = {torchrun.REQUEST_FILE, ELAPSED_FILE, PROGRESS_FILE, COMMITS_FILE}
     with contextlib.suppress(OSError):
         made = {entry.name for entry in partial.iterdir()} - {SCRATCH_FOLDER}
-        if not made and own.issuperset(entry.name for entry in (partial / SCRATCH_FOLDER).iterdir()):
+        if not resumes or (not made and own.issuperset(entry.name for entry in (partial / SCRATCH_FOLDER).iterdir())):
             shutil.rmtree(partial)
 
 
@@ -297,8 +297,7 @@ def _existing_artifact(request: Mapping[str, Any], store: Store) -> Manifest | N
 
 def follow_rank0(request: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
     """On the machines after the first: join the process group of the stage if it has one, and wait for the artifact
-    that
-    machine 0 makes.
+    that machine 0 makes.
 
     Raises UserError if for `launch.timeout` seconds nothing shows that machine 0 works on it.
     """
