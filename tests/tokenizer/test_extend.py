@@ -153,6 +153,18 @@ def test_own_words_become_entries_even_if_no_text_has_them(extension: tuple[Toke
     verify_ids(base, made, [*CHINESE, *words, "冠状动脉，心脏病；library 12"])
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [["翰林院里开满了花"], ["，".join(["翰林院里", "学士", "读书", "春天"] * 40)]],
+    ids=["a short text", "one line that repeats itself"],
+)
+def test_own_words_come_first_however_little_the_texts_say(
+    extension: tuple[Tokenizer, Extension], texts: list[str]
+) -> None:
+    made = extend_tokenizer(extension[0], texts, 12, words=["豆浆"])
+    assert "豆浆" in made.pieces
+
+
 @pytest.mark.parametrize("word", ["PD-1抑制剂", "字", "", "，翰林", "词" * 33])
 def test_words_that_are_not_chinese_are_refused(extension: tuple[Tokenizer, Extension], word: str) -> None:
     with pytest.raises(UserError, match="is no word of 2 to 32 Chinese characters"):

@@ -110,7 +110,9 @@ def extend_tokenizer(
     runs, unit = _count_runs(texts, vocabulary.run_pattern())
     has_chinese = bool(runs)
     wanted = [word for word in dict.fromkeys(words) if not vocabulary.has_entry(word)]
-    word_count = min(sum(runs.values()) + unit, _MAX_WORD_COUNT)
+    # more often than any pair of the texts, a run of which may hold one many times, and often enough to be learned
+    letters = sum(len(run) * count for run, count in runs.items())
+    word_count = min(letters + min_saved * unit, _MAX_WORD_COUNT)
     for word in wanted:
         runs[word] += word_count
     limits = _Limits(min_saved * unit, max_length, _parts_of(wanted))
