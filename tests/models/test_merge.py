@@ -193,6 +193,53 @@ def test_another_base_than_the_one_that_an_adapter_names_is_told(
     assert f"as its base, and {store / 'copy'} has other weights" in record.getMessage()
 
 
+def test_a_base_that_is_named_by_hub_id_and_cannot_be_compared_is_told(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = make_adapter()
+    edit_config(adapter, base_model_name_or_path="meta-llama/Llama-2-7b-hf")
+    merge_into(adapter, tmp_path / "recorded", base=store / "untied")
+    assert not caplog.records  # its base.json has the fingerprint of the base
+    (adapter / "base.json").unlink()  # as PEFT leaves it
+    merge_into(adapter, tmp_path / "unknown", base=store / "untied")
+    (record,) = caplog.records
+    assert "no file tells whether untied is the base" in record.getMessage()
+    assert "(meta-llama/Llama-2-7b-hf)" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "folder", ["meta-llama/Llama-2-7b-hf", "hub/models--meta-llama--Llama-2-7b-hf/snapshots/0123456789abcdef"]
+)
+def test_a_base_in_a_folder_of_its_hub_id_passes_unsaid(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, folder: str
+) -> None:
+    adapter = make_adapter()
+    (adapter / "base.json").unlink()
+    edit_config(adapter, base_model_name_or_path="meta-llama/Llama-2-7b-hf")
+    merge_into(adapter, tmp_path / "merged", base=Path(shutil.copytree(store / "untied", tmp_path / folder)))
+    assert not caplog.records
+
+
+def test_an_adapter_with_the_tokenizer_of_another_model_is_refused(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path
+) -> None:
+    """Shapes fit by chance, or because both are of one family: every token would be another."""
+    adapter = make_adapter()
+    (adapter / "base.json").unlink()
+    file = adapter / "tokenizer.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    entries = list(data["model"]["vocab"].items())
+    turned = [token_id for _, token_id in entries[-60:]][::-1]
+    data["model"]["vocab"] = dict([*entries[:-60], *zip((entry for entry, _ in entries[-60:]), turned, strict=True)])
+    file.write_text(json.dumps(data), encoding="utf-8")
+    edit_config(adapter, base_model_name_or_path="someone/another-llama")
+    with pytest.raises(UserError, match=r"trained on another base than untied: 60 of .* tokens of their tokenizers"):
+        merge_into(adapter, tmp_path / "merged", base=store / "untied")
+    edit_config(adapter, modules_to_save=["embed_tokens"])  # with rows of its own for all of them
+    with pytest.raises(UserError, match=r"does not fit|tensors that it needs are missing"):
+        merge_into(adapter, tmp_path / "merged", base=store / "untied")
+
+
 def test_merged_weights_are_rounded_once(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     adapter = make_adapter()
     merge_into(adapter, tmp_path / "fine", "float32")

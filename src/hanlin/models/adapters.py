@@ -52,6 +52,8 @@ from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _LOG = logging.getLogger(__name__)
+MAX_RENAMED_TOKENS = 0.01
+"""Share of a base's tokens that an adapter's tokenizer may call otherwise: Llama 3 has 0.2 % that are reserved."""
 EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 """The projections that each expert of a model of experts has."""
 _PEFT_INIT = {"zero": True, "pissa": "pissa", "pissa_fast": "pissa_niter_16"}
@@ -331,7 +333,11 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
-    """Load the tokenizer saved beside an adapter, or that of its base; UserError if it has more entries than rows."""
+    """Load the tokenizer saved beside an adapter, or that of its base.
+
+    Raises:
+        UserError: It has more entries than the base has rows, or it is that of another model.
+    """
     tokenizer = Tokenizer.load(folder if has_tokenizer(folder) else base.folder)
     if len(tokenizer) > base.vocabulary_rows:
         raise UserError(
@@ -343,7 +349,31 @@ def load_adapter_tokenizer(folder: Path, base: ModelFiles) -> Tokenizer:
             folder,
             tr("extend the vocabulary of the base first, then train on the result"),
         )
+    if has_tokenizer(folder) and has_tokenizer(base.folder):
+        _check_same_tokens(tokenizer, folder, base)
     return tokenizer
+
+
+def _check_same_tokens(tokenizer: Tokenizer, folder: Path, base: ModelFiles) -> None:
+    """Raise UserError if an adapter's tokenizer is that of another model than its base: it was trained on that one.
+
+    Tokens may be added, and some be renamed (reserved ones, for a chat template). If the adapter brings its own
+    embeddings, they may all be others.
+    """
+    whole = [path.rpartition(".")[2] for path in check_adapter_folder(folder).config.get("modules_to_save") or ()]
+    if "embed_tokens" in whole:
+        return
+    entries = Tokenizer.load(base.folder, accept_other_ids=True).backend.get_vocab(with_added_tokens=True)
+    other = sum(tokenizer.backend.id_to_token(token_id) != entry for entry, token_id in entries.items())
+    if other > MAX_RENAMED_TOKENS * len(entries):
+        what = tr(
+            "the adapter was trained on another base than {name}: {other:,} of {count:,} tokens of their tokenizers "
+            "differ",
+            name=base.folder.name,
+            other=other,
+            count=len(entries),
+        )
+        raise UserError(what, folder, tr("name the base it was trained on, or train it again"))
 
 
 def _check_all_set(adapted: PeftModel, outcome: Any, files: AdapterFiles, name: str, hint: str) -> None:

@@ -360,6 +360,22 @@ def test_another_tokenizer_is_refused(family: dict[str, Path], tmp_path: Path) -
         fuse_into(tmp_path / "out", {**family, "x": tmp_path / "other"}, method="linear", models=["a", "x"])
 
 
+@pytest.mark.parametrize("changed", ["merges", "normalizer"])
+def test_a_tokenizer_of_the_same_entries_that_divides_text_otherwise_is_refused(
+    family: dict[str, Path], tmp_path: Path, changed: str
+) -> None:
+    shutil.copytree(family["a"], tmp_path / "other")
+    file = tmp_path / "other" / "tokenizer.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    if changed == "merges":
+        data["model"]["merges"] = data["model"]["merges"][20:]
+    else:
+        data["normalizer"] = {"type": "NFKC"}
+    file.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UserError, match=r"the tokenizers of other and a divide .* into other tokens"):
+        fuse_into(tmp_path / "out", {**family, "x": tmp_path / "other"}, method="linear", models=["a", "x"])
+
+
 def test_a_saved_tensor_that_differs_is_found_and_the_model_removed(
     family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,18 +273,35 @@ def check_base(adapter: Path, base: ModelFiles) -> None:
 
 
 def warn_of_other_base(adapter: Path, base: ModelFiles) -> None:
-    """Log it if an adapter without `base.json` names another model than `base` by a path, with other weights."""
+    """Log it if an adapter without `base.json` names another model than `base`: one of other weights, or one that is
+    not here, such as a model of a hub, so that nothing can be known of its weights.
+    """
     if (adapter / BASE_RECORD).is_file():
         return
+    name = str(read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     try:
         named = check_model_folder(resolve_base(adapter), experts=True)
     except UserError:  # one of a hub, or not where it was
+        if not _is_named_so(base.folder, name):
+            what = tr(
+                "no file tells whether {base} is the base that the adapter was trained on ({named}): their shapes fit, "
+                "and their tokens if both have a tokenizer",
+                named=name or tr("it names none"),
+                base=base.folder.name,
+            )
+            _LOG.warning("%s: %s", adapter, what)
         return
     if named.folder.resolve() != base.folder.resolve() and fingerprint(named) != fingerprint(base):
         what = tr(
             "the adapter names {named} as its base, and {name} has other weights", named=named.folder, name=base.folder
         )
         _LOG.warning("%s: %s", adapter, what)
+
+
+def _is_named_so(folder: Path, name: str) -> bool:
+    """Whether a folder has the name of a model of a hub: `owner/name`, or that in the cache of Hugging Face."""
+    parts, wanted = folder.resolve().parts, tuple(name.split("/"))
+    return bool(name) and (parts[-len(wanted) :] == wanted or f"models--{'--'.join(wanted)}" in parts)
 
 
 def refuse_repeated(adapters: Sequence[AdapterFiles]) -> None:

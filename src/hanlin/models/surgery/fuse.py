@@ -20,12 +20,14 @@ from hanlin.config.settings.surgery.fuse import FuseModels, Gradient, anchors
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.models.extend_vocab import SAMPLE_TEXTS
 from hanlin.models.folder.adapter import is_same_model
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.config import read_number
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
+from hanlin.models.merge import PROMPTS
 from hanlin.models.safetensors import read_rows
 from hanlin.models.save import remove_files_on_failure, save_streamed, stored_dtype
 from hanlin.models.surgery.fuse_reference import compare_with_reference
@@ -39,6 +41,13 @@ _SAME_CONFIG = (
     *("mlp_bias", "rope_theta", "rope_scaling"),
 )
 """Values of `config.json` that give equal weights another meaning."""
+_TEXTS_THAT_RULES_CHANGE = (
+    "Ｈａｎｌｉｎ　１２３４５６７，①㈱ﬁ ½",
+    "  Äpfel, cafe\u0301 ÀÉ\u00a0IT'S  \n\n   done\t",
+    "学而时习之，不亦说乎？有朋自远方来，不亦乐乎？人不知而不愠，不亦君子乎？",
+    "臺灣的圖書館裡有許多舊書，每天早上九點開門。",
+)
+"""What normalizers change (width, case, accents, white space), and Chinese that a vocabulary has merges for."""
 
 
 def run(settings: FuseModels, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -193,7 +202,7 @@ def choose_tokenizer(source: ModelFiles, models: Sequence[ModelFiles]) -> tuple[
     """Return the tokenizer and the chat template of the fused model: of the first model with a template, or `source`.
 
     Raises:
-        UserError: A model has another entry for a token id.
+        UserError: A model has another entry for a token id, or divides a text into other tokens.
     """
     tokenizer = Tokenizer.load(source.folder)
     entries = tokenizer.backend.get_vocab(with_added_tokens=True)
@@ -211,11 +220,30 @@ def choose_tokenizer(source: ModelFiles, models: Sequence[ModelFiles]) -> tuple[
                 token_id=token_id,
             )
             raise UserError(what, model.folder, tr("fuse models that were trained from one base"))
+        _check_read_alike(tokenizer, other)
         if chosen is None:
             chosen = find_template(other)
     if chosen is None:
         chosen = find_template(tokenizer)
     return (tokenizer if chosen is None else chosen.tokenizer), chosen
+
+
+def _check_read_alike(tokenizer: Tokenizer, other: Tokenizer) -> None:
+    """Raise UserError if two tokenizers of equal entries divide a text otherwise: their merges or rules differ.
+
+    Files that say the same in other words (of other versions of the library) pass.
+    """
+    texts = [*SAMPLE_TEXTS, *PROMPTS, *_TEXTS_THAT_RULES_CHANGE]
+    for text, ids, other_ids in zip(texts, tokenizer.encode_batch(texts), other.encode_batch(texts), strict=True):
+        if ids != other_ids:
+            what = tr(
+                "the tokenizers of {name} and {other} divide {text!r} into other tokens",
+                name=other.folder.name,
+                other=tokenizer.folder.name,
+                text=text[:40],
+            )
+            hint = tr("they have the same entries, but other merges or rules: put the tokenizer of one beside both")
+            raise UserError(what, other.folder, hint)
 
 
 def plan_tensors(
