@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Ggml
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, MixtralForCausalLM
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import NEEDS_IMPORTANCE, GgufType, Imatrix
@@ -96,6 +96,60 @@ def test_the_sums_are_of_what_each_matrix_is_given(plain_model: Path) -> None:
         assert used.in_sum is not None and np.allclose(used.in_sum, first.sum(0), rtol=1e-3, atol=1e-4)
     assert np.array_equal(found.used["blk.1.ffn_up.weight"].in_sum2, found.used["blk.1.ffn_gate.weight"].in_sum2)
     assert len(found.used["blk.1.ffn_down.weight"].in_sum2) == 128
+
+
+@pytest.fixture
+def sparse_model(make_model: Make) -> Path:
+    """A model of four experts, two of which compute a position."""
+    return make_model(num_local_experts=4, num_experts_per_tok=2, hidden_size=256, intermediate_size=512)
+
+
+def test_each_expert_has_the_sums_of_the_positions_that_it_computes(sparse_model: Path) -> None:
+    rows = [[1, 5, 7, 9, 11, 13], [1, 40]]
+    found = collect_imatrix(sparse_model, rows, 4)
+    model = MixtralForCausalLM.from_pretrained(sparse_model)
+    moe: Any = model.model.layers[1].mlp
+    given: list[torch.Tensor] = []
+    moe.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].detach()[0]))
+    for row in rows:
+        model.model(torch.tensor([row]), use_cache=False)
+    counts, squares = [0] * 4, {"ffn_gate_exps": np.zeros((4, 256)), "ffn_down_exps": np.zeros((4, 512))}
+    for position in torch.cat(given):
+        for expert in (moe.gate.weight @ position).topk(2).indices.tolist():
+            gate, up = (moe.experts.gate_up_proj[expert] @ position).detach().chunk(2)
+            counts[expert] += 1
+            squares["ffn_gate_exps"][expert] += position.double().square().numpy()
+            squares["ffn_down_exps"][expert] += (torch.nn.functional.silu(gate) * up).double().square().numpy()
+    for name, expected in squares.items():
+        used = found.used[f"blk.1.{name}.weight"]
+        assert used.expert_counts == tuple(counts) and sum(counts) == 2 * 8
+        assert np.allclose(used.in_sum2.reshape(4, -1), expected, rtol=1e-4, atol=1e-6), name
+    assert np.array_equal(
+        found.used["blk.1.ffn_up_exps.weight"].in_sum2, found.used["blk.1.ffn_gate_exps.weight"].in_sum2
+    )
+    assert found.used["blk.1.ffn_gate_inp.weight"].count == 8
+    assert len(found.used) == 2 * (4 + 3 + 1)
+    assert found.chunks == 2
+
+
+def test_experts_in_two_bits_follow_their_matrix(make_model: Make, export: Export, tmp_path: Path) -> None:
+    shape = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    model = make_model(num_local_experts=4, num_experts_per_tok=2, **shape)
+    made = make_matrix(model, data_folder(tmp_path / "data", 20), tmp_path / "matrix")
+    assert made["entries"] == 4 + 3 + 1
+    out, metrics = export(model, "IQ2_XS", "Q4_K_M", importance=tmp_path / "matrix" / "imatrix.gguf")
+    stored = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(out / "model-IQ2_XS.gguf").tensors}
+    assert stored["blk.0.ffn_gate_exps.weight"] == stored["blk.0.ffn_up_exps.weight"] == Ggml.IQ2_XS
+    assert metrics["IQ2_XS"]["kl"] > metrics["Q4_K_M"]["kl"] > 0  # of the file, as llama.cpp computes it
+
+
+def test_an_expert_that_no_position_chose_weighs_all_columns_alike_in_both_formats(tmp_path: Path) -> None:
+    sums = InputSums(np.array([4.0, 8.0, 0.0, 0.0, 3.0, 6.0], np.float32), 4, None, (4, 0, 3))
+    matrix = ImportanceMatrix({"blk.0.ffn_up_exps.weight": sums}, ("文.jsonl",), 1, 4)
+    for name in ("imatrix.gguf", "imatrix.dat"):
+        write_imatrix(tmp_path / name, matrix)
+        weights = read_imatrix(tmp_path / name).weights("blk.0.ffn_up_exps.weight", 2, 3)
+        assert weights is not None and weights.tolist() == [[1.0, 2.0], [1.0, 1.0], [1.0, 2.0]], name
 
 
 def data_folder(folder: Path, count: int) -> Path:

@@ -1,7 +1,7 @@
 """The stage `imatrix`: the inputs of a model's matrices while it reads your own data, summed into an importance matrix.
 
-The sums are those of llama.cpp's `llama-imatrix`: of squares, by input column, over every position. The file formats
-are in `imatrix_file`.
+The sums are those of llama.cpp's `llama-imatrix`: of squares, by input column, over every position; of experts, over
+the positions that each of them computes. The file formats are in `imatrix_file`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,23 @@ from hanlin.export.gguf.imatrix_file import ImportanceMatrix, InputSums, write_i
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.layouts.gguf import LAYER_NAMES
+from hanlin.models.layouts.gguf import EXPERT_NAMES, LAYER_NAMES
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _SAVED_EVERY = 64  # rows
+_EXPERTS = "mlp.experts"
+_ROUTER = "mlp.gate"
 _SAME_INPUT = {
     "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attn.o_proj": ("self_attn.o_proj",),
     "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down_proj": ("mlp.down_proj",),
+    _ROUTER: (_ROUTER,),
 }
 """The matrices of a layer by the one whose input they share."""
+_EXPERT_MATRICES = {"in": ("w1", "w3"), "down": ("w2",)}
+"""The matrices of an expert by what they are given: the hidden states, or what its gate lets through."""
 
 
 def run(settings: Imatrix, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def run(settings: Imatrix, inputs: Inputs, out: Path, context: StageContext) -> 
     """
     folder = inputs.path("model")
     refuse_adapter(folder)
-    files = check_model_folder(folder)
+    files = check_model_folder(folder, experts=True)
     tokenizer = Tokenizer.load(folder)
     window = min(settings.window, int(files.config["max_position_embeddings"]))
     rows = list(load_calibration_rows(inputs.paths("data"), tokenizer, window, settings.tokens, context.seed))
@@ -91,11 +96,12 @@ def collect_imatrix(
         saved: A file that the sums are saved to now and then, and resumed from.
         progress: Where progress is reported.
     """
-    sums = _Sums(len(rows))
+    files = check_model_folder(folder, experts=True)
+    sums = _Sums(len(rows), int(files.config.get("num_local_experts") or 0))
     if saved is not None:
         sums.read(saved)
     progress = progress or Progress(quiet=True)
-    model = load_model(folder, dtype=exact_dtype(check_model_folder(folder)))
+    model = load_model(folder, dtype=exact_dtype(files))
     model.to(best_device())  # type: ignore[arg-type]
     total, read = sum(map(len, rows)), sum(map(len, rows[: sums.rows]))
     with _input_hooks(model, sums.add):
@@ -117,9 +123,10 @@ def _read(model: Any, row: Sequence[int]) -> None:
 
 @dataclass(slots=True)
 class _Sums:
-    """Sums by tensor name, in float64, and how many rows they are of."""
+    """Sums by module, in float64, and how many rows they are of; each expert has its own (`0.mlp.experts.in.3`)."""
 
     expected: int
+    experts: int = 0
     rows: int = 0
     squares: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -139,10 +146,24 @@ class _Sums:
         for name, squares in self.squares.items():
             layer, _, part = name.partition(".")
             both = (squares.float().cpu().numpy(), self.values[name].float().cpu().numpy())
-            for sharing in _SAME_INPUT[part]:
+            for sharing in _SAME_INPUT.get(part, ()):
                 used[f"blk.{layer}.{LAYER_NAMES[sharing]}.weight"] = InputSums(both[0], self.counts[name], both[1])
+        for stem in sorted({name.rpartition(".")[0] for name in self.squares if f".{_EXPERTS}." in name}):
+            layer, _, part = stem.partition(f".{_EXPERTS}.")
+            for matrix in _EXPERT_MATRICES[part]:
+                used[f"blk.{layer}.{EXPERT_NAMES[matrix]}.weight"] = self._stack(stem)
         most = max(self.counts.values(), default=0)
         return ImportanceMatrix(used, datasets, (most + chunk_size // 2) // chunk_size, chunk_size)
+
+    def _stack(self, stem: str) -> InputSums:
+        """The sums of all experts of a layer, one after the other; zeros for one that was never chosen."""
+        counts = tuple(self.counts.get(f"{stem}.{expert}", 0) for expert in range(self.experts))
+        some = next(sums for name, sums in self.squares.items() if name.startswith(f"{stem}."))
+        squares, values = (
+            torch.cat([sums.get(f"{stem}.{expert}", torch.zeros_like(some)) for expert in range(self.experts)])
+            for sums in (self.squares, self.values)
+        )
+        return InputSums(squares.float().cpu().numpy(), max(counts), values.float().cpu().numpy(), counts)
 
     def write(self, file: Path) -> None:
         names = list(self.squares)
@@ -175,10 +196,20 @@ class _Sums:
 
 @contextmanager
 def _input_hooks(model: Any, on_input: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Call `on_input("<layer>.<module>", inputs)` for each forward pass of a linear layer until the exit."""
+    """Call `on_input("<layer>.<module>", inputs)` for each forward pass of a linear layer until the exit, and
+    `on_input("<layer>.mlp.experts.<in or down>.<expert>", inputs)` for each expert that computes a position.
+    """
     handles = []
     for layer, block in enumerate(model.get_decoder().layers):
-        for part in _SAME_INPUT:
+        modules = dict(block.named_modules())
+        if _EXPERTS in modules:
+
+            def expert_hook(experts: Any, inputs: tuple[torch.Tensor, ...], name: str = f"{layer}.{_EXPERTS}") -> None:
+                for part, expert, given in _expert_inputs(experts, *inputs[:2]):
+                    on_input(f"{name}.{part}.{expert}", given)
+
+            handles.append(modules[_EXPERTS].register_forward_pre_hook(expert_hook))
+        for part in (part for part in _SAME_INPUT if part in modules):
 
             def hook(_: object, inputs: tuple[torch.Tensor, ...], name: str = f"{layer}.{part}") -> None:
                 on_input(name, inputs[0])
@@ -189,3 +220,23 @@ def _input_hooks(model: Any, on_input: Callable[[str, torch.Tensor], None]) -> I
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _expert_inputs(
+    experts: Any, hidden_states: torch.Tensor, chosen: torch.Tensor
+) -> Iterator[tuple[str, int, torch.Tensor]]:
+    """What the matrices of each expert are given, computed from its weights again.
+
+    Args:
+        experts: transformers' module, with `gate_up_proj` [experts, 2 · intermediate, hidden].
+        hidden_states: [positions, hidden].
+        chosen: The experts of each position [positions, experts per token].
+
+    Yields:
+        `in` or `down`, the expert, and its inputs [its positions, columns].
+    """
+    for expert in chosen.unique().tolist():
+        given = hidden_states[(chosen == expert).any(dim=-1)]
+        gate, up = torch.nn.functional.linear(given, experts.gate_up_proj[expert]).chunk(2, dim=-1)
+        yield "in", expert, given
+        yield "down", expert, experts.act_fn(gate) * up

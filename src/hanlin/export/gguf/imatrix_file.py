@@ -73,9 +73,7 @@ class ImportanceMatrix:
             )
             hint = tr("it was collected on another model")
             raise UserError(what, None, hint)
-        counts = np.array(used.expert_counts or (used.count,) * parts, np.float32)[:, None]
-        means = used.in_sum2.reshape(parts, columns) / np.maximum(counts, 1)
-        return np.where(counts > 0, means, np.float32(1.0)).astype(np.float32)
+        return _means(used, parts)
 
     def metadata(self, file: str) -> dict[str, str | int]:
         """What llama.cpp's quantizer writes of the matrix into the files that it makes."""
@@ -83,6 +81,13 @@ class ImportanceMatrix:
         if self.datasets:
             row["quantize.imatrix.dataset"] = self.datasets[0]
         return {**row, "quantize.imatrix.entries_count": len(self.used), "quantize.imatrix.chunks_count": self.chunks}
+
+
+def _means(used: InputSums, parts: int) -> NDArray[np.float32]:
+    """The mean squares [parts, columns]; ones for a part that has no positions."""
+    counts = np.array(used.expert_counts or (used.count,) * parts, np.float32)[:, None]
+    means = used.in_sum2.reshape(parts, -1) / np.maximum(counts, 1)
+    return np.where(counts > 0, means, np.float32(1.0)).astype(np.float32)
 
 
 def read_imatrix(path: Path) -> ImportanceMatrix:
@@ -192,6 +197,6 @@ def _write_legacy(file: IO[bytes], imatrix: ImportanceMatrix) -> None:
         chunks = max(chunks, 1)
         text = name.encode()
         file.write(struct.pack("<i", len(text)) + text + struct.pack("<ii", chunks, len(used.in_sum2)))
-        file.write((used.in_sum2 / np.float32(max(used.count, 1)) * np.float32(chunks)).tobytes())
+        file.write((_means(used, len(used.expert_counts) or 1) * np.float32(chunks)).tobytes())
     dataset = (imatrix.datasets[-1] if imatrix.datasets else "").encode()
     file.write(struct.pack("<ii", imatrix.chunks, len(dataset)) + dataset)
