@@ -57,6 +57,13 @@ PROMPTS = (
     "请写一个 Python 函数，返回列表中最大的数。",
 )
 """Prompts whose logits are compared."""
+TEXTS_THAT_RULES_CHANGE = (
+    "Ｈａｎｌｉｎ　１２３４５６７，①㈱ﬁ ½",
+    "  Äpfel, cafe\u0301 ÀÉ\u00a0IT'S  \n\n   done\t",
+    "学而时习之，不亦说乎？有朋自远方来，不亦乐乎？人不知而不愠，不亦君子乎？",
+    "臺灣的圖書館裡有許多舊書，每天早上九點開門。",
+)
+"""What normalizers change (width, case, accents, white space), and Chinese that a vocabulary has merges for."""
 MAX_LOGIT_ERROR = 1e-4
 """Largest difference of logits, relative to the largest logit, that another summation order in float32 may cause."""
 MAX_MEAN_KL = 0.02

@@ -27,7 +27,7 @@ from hanlin.models.folder.config import read_number
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.folder.rope import read_rope
 from hanlin.models.folder.shapes import llama_shapes
-from hanlin.models.merge import PROMPTS
+from hanlin.models.merge import PROMPTS, TEXTS_THAT_RULES_CHANGE
 from hanlin.models.safetensors import read_rows
 from hanlin.models.save import remove_files_on_failure, save_streamed, stored_dtype
 from hanlin.models.surgery.fuse_reference import compare_with_reference
@@ -41,13 +41,6 @@ _SAME_CONFIG = (
     *("mlp_bias", "rope_theta", "rope_scaling"),
 )
 """Values of `config.json` that give equal weights another meaning."""
-_TEXTS_THAT_RULES_CHANGE = (
-    "Ｈａｎｌｉｎ　１２３４５６７，①㈱ﬁ ½",
-    "  Äpfel, cafe\u0301 ÀÉ\u00a0IT'S  \n\n   done\t",
-    "学而时习之，不亦说乎？有朋自远方来，不亦乐乎？人不知而不愠，不亦君子乎？",
-    "臺灣的圖書館裡有許多舊書，每天早上九點開門。",
-)
-"""What normalizers change (width, case, accents, white space), and Chinese that a vocabulary has merges for."""
 
 
 def run(settings: FuseModels, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -233,7 +226,7 @@ def _check_read_alike(tokenizer: Tokenizer, other: Tokenizer) -> None:
 
     Files that say the same in other words (of other versions of the library) pass.
     """
-    texts = [*SAMPLE_TEXTS, *PROMPTS, *_TEXTS_THAT_RULES_CHANGE]
+    texts = [*SAMPLE_TEXTS, *PROMPTS, *TEXTS_THAT_RULES_CHANGE]
     for text, ids, other_ids in zip(texts, tokenizer.encode_batch(texts), other.encode_batch(texts), strict=True):
         if ids != other_ids:
             what = tr(
