@@ -211,6 +211,23 @@ def test_stream_options_that_change_the_stream_are_refused_by_name() -> None:
         assert caught.value.param == name
 
 
+@pytest.mark.parametrize("stream", [{}, {"stream": False}, {"stream": None}])
+def test_stream_options_without_a_stream_are_refused_as_by_openai(stream: dict[str, Any]) -> None:
+    options = {"stream_options": {"include_usage": True}}
+    bodies = (
+        lambda: chat(**stream, **options),
+        lambda: CompletionRequest.parse(json.dumps({"model": "m", "prompt": "?", **stream, **options}).encode()),
+        lambda: ResponseRequest.parse(
+            json.dumps({"model": "m", "input": "?", **stream, "stream_options": {}}).encode()
+        ).to_params(),
+    )
+    for parse in bodies:
+        with pytest.raises(ApiError, match="only where `stream` is true") as caught:
+            parse()
+        assert (caught.value.status, caught.value.param) == (400, "stream_options")
+    assert chat(**stream, stream_options=None).with_usage is False
+
+
 def test_two_names_of_one_field_may_not_differ() -> None:
     assert chat(repeat_penalty=1.5).to_params().sampling["repetition_penalty"] == 1.5
     assert chat(n_predict=3).to_params().sampling["max_new_tokens"] == 3

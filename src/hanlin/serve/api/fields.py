@@ -234,6 +234,13 @@ class SamplingBody(AnswerBody):
             raise ApiError(400, what, param="logit_bias") from error
 
 
+def check_stream_options(body: Any) -> None:
+    """Raises ApiError (400) if a body of OpenAI's APIs has `stream_options` and asks for no stream."""
+    if body.stream_options is not None and not body.stream:
+        what = tr("stream_options is allowed only where `stream` is true")
+        raise ApiError(400, what, param="stream_options")
+
+
 def clean_sampling(sampling: dict[str, Any]) -> dict[str, Any]:
     """Values outside of `SamplingParams` that other servers give a meaning.
 

@@ -160,6 +160,29 @@ class InputMessage(RequestBody):
         return [*turns, Message("user", _join(texts))] if texts or not turns else turns
 
 
+def check_results(messages: Sequence[InputMessage]) -> None:
+    """Refuse the results of calls that the turn before them did not make; turns of one role in a row are one.
+
+    Raises:
+        ApiError: 400 that names the block, as Anthropic does.
+    """
+    call_ids: set[str] = set()
+    previous = ""
+    for index, message in enumerate(messages):
+        if message.role == "system":
+            continue
+        if message.role == "assistant" and previous != "assistant":
+            call_ids = set()
+        previous = message.role
+        for place, block in enumerate(() if isinstance(message.content, str) else message.content):
+            if isinstance(block, _ToolUseBlock) and message.role == "assistant":
+                call_ids.add(block.id)
+            elif isinstance(block, _ToolResultBlock) and message.role == "user" and block.tool_use_id not in call_ids:
+                shown = block.tool_use_id if len(block.tool_use_id) <= 100 else block.tool_use_id[:97] + "..."
+                what = tr("the message before it has no tool_use block with the id '{shown}'", shown=shown)
+                raise ApiError(400, what, param=f"messages.{index}.content.{place}.tool_use_id")
+
+
 def join_texts(blocks: Sequence[Any], param: str) -> str:
     """The text of blocks that must all be text, as paragraphs.
 

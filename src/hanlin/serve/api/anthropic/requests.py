@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.serve.api.anthropic.blocks import InputMessage, TextBlock, make_system_turns
+from hanlin.serve.api.anthropic.blocks import InputMessage, TextBlock, check_results, make_system_turns
 from hanlin.serve.api.body import MAX_MESSAGES, AnswerBody, RequestBody
 from hanlin.serve.api.fields import SamplingBody, StopString, StructuredOutputBody
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
@@ -110,8 +110,13 @@ class CountTokensRequest(AnswerBody):
     cache_control: dict[str, Any] | None = None
 
     def to_messages(self) -> list[Message]:
-        """The turns, after the system text. Raises ApiError (400) for a block that cannot be rendered."""
+        """The turns, after the system text.
+
+        Raises:
+            ApiError: 400 for a block that cannot be rendered, and for the result of a call that nobody made.
+        """
         turns = [turn for index, message in enumerate(self.messages) for turn in message.to_messages(index)]
+        check_results(self.messages)
         return [*make_system_turns(self.system), *turns]
 
     def rename_param(self, param: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,6 +19,7 @@ from hanlin.serve.api.fields import (
     TokenIds,
     TokenLimit,
     Tool,
+    check_stream_options,
     clean_sampling,
     get_strict_names,
     split_prompts,
@@ -102,6 +104,35 @@ class ChatMessage(RequestBody):
         return tuple(calls)
 
 
+def _check_results(messages: Sequence[ChatMessage]) -> None:
+    """Refuse the results of calls that nobody made.
+
+    A result follows the turn that calls, or other results of it. Clients that give their calls no ids are matched by
+    that alone; the older `function` names no call. Turns of the assistant in a row count as one.
+
+    Raises:
+        ApiError: 400 that names the field of the message that OpenAI names.
+    """
+    has_calls, ids = False, set[str]()
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            calls = message.tool_calls or []
+            if index == 0 or messages[index - 1].role != "assistant":
+                has_calls, ids = False, set()
+            has_calls = has_calls or bool(calls) or message.function_call is not None
+            ids |= {call.id for call in calls if call.id}
+        elif message.role == "tool":
+            if not has_calls:
+                what = tr("a message of role `tool` must follow a message with `tool_calls`, whose result it is")
+                raise ApiError(400, what, param=f"messages.{index}.role")
+            if message.tool_call_id and ids and message.tool_call_id not in ids:
+                shown = message.tool_call_id if len(message.tool_call_id) <= 100 else message.tool_call_id[:97] + "..."
+                what = tr("the message before it has no call with the id '{shown}'", shown=shown)
+                raise ApiError(400, what, param=f"messages.{index}.tool_call_id")
+        elif message.role != "function":
+            has_calls = False
+
+
 class _StreamOptions(RequestBody):
     unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
         "continuous_usage_stats": (None, False),
@@ -161,6 +192,11 @@ class _AnswerRequest(StructuredOutputBody, SamplingBody):
     stream_options: _StreamOptions | None = None
     response_format: _ResponseFormat | None = None
 
+    def model_post_init(self, context: Any) -> None:
+        """Raises ApiError (400) for options of a stream that is not asked for."""
+        super().model_post_init(context)
+        check_stream_options(self)
+
     @property
     def with_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
@@ -216,15 +252,18 @@ class ChatRequest(ThinkingBody, _AnswerRequest):
         """The messages in neutral form.
 
         Raises:
-            ApiError: 400 for a message that is not text, and for vLLM's two fields if they ask for what the last
-                message does not ask for: a last turn of the assistant is always gone on with, nothing else ever is.
+            ApiError: 400 for a message that is not text, for a result without its call, and for vLLM's two fields if
+                they ask for what the last message does not ask for: a last turn of the assistant is always gone on
+                with, nothing else ever is.
         """
         continues = self.messages[-1].role == "assistant"
         if self.continue_final_message not in (None, continues):
             raise unsupported_value_error("continue_final_message", self.continue_final_message)
         if self.add_generation_prompt not in (None, not continues):
             raise unsupported_value_error("add_generation_prompt", self.add_generation_prompt)
-        return [message.to_message(index) for index, message in enumerate(self.messages)]
+        messages = [message.to_message(index) for index, message in enumerate(self.messages)]
+        _check_results(self.messages)
+        return messages
 
     def get_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is offered."""

@@ -8,7 +8,14 @@ from typing import Any
 
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message
-from hanlin.serve.api.responses.items import InputItem, ItemReference, read_items, to_messages
+from hanlin.serve.api.responses.items import (
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    InputItem,
+    ItemReference,
+    read_items,
+    to_messages,
+)
 from hanlin.serve.api.responses.schemas import PromptBody
 from hanlin.serve.api.responses.store import ResponseStore, StoredResponse
 from hanlin.serve.errors import ApiError
@@ -39,17 +46,31 @@ class StoredConversation:
         """The instructions of this request, the stored turns, and the input.
 
         Raises:
-            ApiError: 400 as `items.to_messages`.
+            ApiError: 400 as `items.to_messages`, and for an output of a call that comes nowhere before it.
         """
         system = [Message("system", self._body.instructions)] if self._body.instructions else []
         stored = [row for entry in self._chain for row in (*entry.read_input(), *entry.read_response()["output"])]
-        before = to_messages(read_items.validate_python(stored), "previous_response_id") if stored else []
+        stored_items = read_items.validate_python(stored) if stored else []
+        before = to_messages(stored_items, "previous_response_id")
+        _check_outputs(stored_items, self.input_items)
         return [*system, *before, *to_messages(self.input_items)]
 
     def store_input(self) -> list[dict[str, Any]]:
         """The input items with an id each, as they are stored and listed."""
         rows = [item.model_dump(exclude_none=True) for item in self.input_items]
         return [row if row.get("id") else {"id": _new_item_id(row), **_with_parts(row)} for row in rows]
+
+
+def _check_outputs(stored: Sequence[InputItem], items: Sequence[InputItem]) -> None:
+    """Refuse what a tool returned if no call of that id comes before it, as OpenAI does."""
+    call_ids = {item.call_id for item in stored if isinstance(item, FunctionCallItem)}
+    for index, item in enumerate(items):
+        if isinstance(item, FunctionCallItem):
+            call_ids.add(item.call_id)
+        elif isinstance(item, FunctionCallOutputItem) and item.call_id not in call_ids:
+            shown = item.call_id if len(item.call_id) <= 100 else item.call_id[:97] + "..."
+            what = tr("no function_call with the call_id '{shown}' comes before its output", shown=shown)
+            raise ApiError(400, what, param=f"input.{index}.call_id")
 
 
 def _resolve(items: Sequence[InputItem], store: ResponseStore, key: str) -> list[InputItem]:

@@ -14,6 +14,7 @@ from hanlin.serve.api.fields import (
     StructuredOutputBody,
     TokenLimit,
     Tool,
+    check_stream_options,
     no_limit_as_none,
 )
 from hanlin.serve.api.foreign_fields import FOREIGN_SAMPLING_FIELDS, FOREIGN_THINKING_FIELDS
@@ -248,6 +249,7 @@ class ResponseRequest(StructuredOutputBody, PromptBody, SamplingBody):
         if self.max_tokens is not None:
             what = tr("unknown field {name}: did you mean {similar}?", name="max_tokens", similar="max_output_tokens")
             raise ApiError(400, what, param="max_tokens", code="unknown_parameter")
+        check_stream_options(self)
         if self.stream_options is not None and self.stream_options.include_obfuscation:
             raise unsupported_value_error("stream_options.include_obfuscation", True)
         sampling = self.to_sampling()
