@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from hanlin.cli.commands.run import _widen_report
 from hanlin.config.kinds import KINDS
+from hanlin.config.reasons import DROP_REASONS, TRAINING_REASONS
 from hanlin.config.recipe import build_recipe
 from hanlin.config.recipe_file import read_recipe
+from hanlin.core.files import write_json
 from hanlin.core.i18n import translate, use_language
 from hanlin.pipeline import worker
 from hanlin.pipeline.artifacts import Store
@@ -33,17 +35,31 @@ def test_training_tells_how_many_records_were_refused_and_changed() -> None:
     settings = {"model": "./m", "data": ["./d"]}
     metrics = {"preference_loss": 0.5, "validation_loss": 0.6, "accuracy": 0.7, "margin": 0.1, "steps": 3}
     line = summary("dpo", settings, metrics | {"refused": {"too_long": 6}, "changed": {}})
-    assert line.endswith("steps 3 · refused: too_long 6")
+    assert line.endswith("steps 3 · refused: too_long (longer than max_seq_length) 6")
     metrics = {"loss": 1.0, "validation_loss": 1.1, "steps": 2, "target_tokens": 10, "tokens_per_second": 5}
     line = summary("sft", settings, metrics | {"refused": {"too_long": 2}, "changed": {"truncate_turns": 4}})
-    assert "refused: too_long 2" in line and "changed: truncate_turns 4" in line
+    assert "refused: too_long (longer than max_seq_length) 2" in line
+    assert "changed: truncate_turns (last turns dropped, for max_seq_length) 4" in line
     assert "refused" not in summary("sft", settings, metrics | {"refused": {}, "changed": {}})
 
 
 def test_the_most_frequent_reasons_come_first_with_the_number_of_the_others() -> None:
     dropped = {"advertisement": 1, "duplicate": 2, "repeated_characters": 1, "symbols": 1, "too_short": 8}
     line = summary("corpus", {"sources": ["./a"]}, {"rows_in": 20, "rows_kept": 7, "dropped": dropped})
-    assert "too_short 8, duplicate 2, " in line and line.endswith("… (+1)")
+    assert "dropped: too_short (it is too short) 8, duplicate (it is a duplicate) 2, " in line
+    assert line.endswith("… (+1)")
+
+
+def test_a_reason_is_told_in_words_beside_the_code_that_files_hold() -> None:
+    dropped = {"too_short": 8, "a_reason_of_tomorrow": 1}
+    with use_language("zh"):
+        line = summary("corpus", {"sources": ["./a"]}, {"rows_in": 20, "rows_kept": 7, "dropped": dropped})
+    assert line.endswith("丢弃: too_short（过短） 8, a_reason_of_tomorrow 1")
+
+
+def test_every_reason_has_words_in_both_languages() -> None:
+    for why in (*DROP_REASONS.values(), *TRAINING_REASONS.values()):
+        assert translate(why, "zh") != why
 
 
 def test_every_metric_that_a_kind_shows_has_a_name_in_both_languages() -> None:
@@ -75,6 +91,18 @@ def test_the_report_tells_what_came_out_in_both_languages(tmp_path: Path) -> Non
     steps = [Step(recipe.stages["s"], "k", "done", "", manifest=made)]
     page = render_report(recipe, steps, Store(tmp_path), build_report(recipe, steps))
     assert "rows in 20 · rows kept 7" in page and "读入 20 · 保留行数 7" in page
+
+
+def test_the_report_tells_in_both_languages_why_rows_were_dropped(tmp_path: Path) -> None:
+    recipe = build_recipe({"name": "r", "stages": {"s": {"kind": "corpus", "sources": ["./a"]}}}, "r.yaml")
+    made = Manifest("corpus", "documents", 1, "k", "", {}, 0, (), (), {}, {}, "", "", 1.0)
+    steps = [Step(recipe.stages["s"], "k", "done", "", manifest=made)]
+    ledger = {"rows_in": 20, "rows_kept": 7, "dropped": {"too_short": 13}}
+    folder = Store(tmp_path).folder("corpus", "k")
+    folder.mkdir(parents=True)
+    write_json(folder / "ledger.json", ledger)
+    page = render_report(recipe, steps, Store(tmp_path), build_report(recipe, steps))
+    assert "too_short (it is too short)" in page and "too_short（过短）" in page
 
 
 def reported(first: Literal["done", "stale"], second: Literal["done", "run"]) -> dict[str, Any]:

@@ -165,12 +165,12 @@ def test_the_page_of_rules_lists_those_that_apply_only_if_they_are_named() -> No
 
 
 def test_the_page_of_results_names_rules_and_reasons_of_the_ledger() -> None:
+    from hanlin.config.reasons import DROP_REASONS
     from hanlin.config.settings.rules import ALL_TEXT_RULES, TURN_RULES
-    from hanlin.data.ledger import REASONS
 
     names = table_names("data_on_real_text.md", "Counts and false positives", 1)
     assert len(names) > 15
-    assert names - {*REASONS, *ALL_TEXT_RULES, *TURN_RULES} == set()
+    assert names - {*DROP_REASONS, *ALL_TEXT_RULES, *TURN_RULES} == set()
 
 
 def test_the_page_of_formats_lists_every_format_and_what_cannot_be_written() -> None:

@@ -65,7 +65,7 @@ ORDER: dict[str, list[str]] = {
         "context discover resumable",
     ],
     "config": [
-        "grades",
+        "grades reasons",
         "settings",
         "budgets kinds references validation yaml_text",
         "recipe",

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hanlin.config.kinds import KINDS
+from hanlin.config.reasons import DROP_REASONS
 from hanlin.config.settings.base import Settings, setting_info
 from hanlin.core.i18n import Language, translate
 
@@ -96,6 +97,18 @@ _TEXTS: dict[Language, tuple[str, str, str]] = {
     ),
     "zh": ("# 设置", "每个阶段类型的全部设置；本页由 `make docs` 生成。", "| 设置 | 默认值 | 取值 | 含义 |"),
 }
+_REASON_TEXTS: dict[Language, tuple[str, str, str]] = {
+    "en": (
+        "## Reasons of dropped rows",
+        "What `dropped.jsonl`, the ledger and the summary of a data stage call why a row is not kept.",
+        "| reason | meaning |",
+    ),
+    "zh": (
+        "## 丢弃原因",
+        "记录未保留的原因，在 `dropped.jsonl`、台账与数据阶段摘要中的代号。",
+        "| 原因 | 含义 |",
+    ),
+}
 _SPEED_ONLY: dict[Language, str] = {
     "en": "A setting marked ⚡ changes only speed or what is shown, never the result.",
     "zh": "标 ⚡ 的设置只影响速度或显示，不影响结果。",
@@ -103,7 +116,7 @@ _SPEED_ONLY: dict[Language, str] = {
 
 
 def markdown(language: Language) -> str:
-    """`docs/<language>/settings.md`: every setting of every kind, in one language."""
+    """`docs/<language>/settings.md`: every setting of every kind, and why rows are dropped, in one language."""
     title, origin, head = _TEXTS[language]
     lines = [title, "", origin, "", _SPEED_ONLY[language], ""]
     for kind in KINDS.values():
@@ -114,6 +127,8 @@ def markdown(language: Language) -> str:
             cells = (f"`{row.name}`{flag}", _code(row.default), _code(row.limits), translate(row.description, language))
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         lines.append("")
+    lines += [part for text in _REASON_TEXTS[language] for part in (text, "")][:-1]
+    lines += ["|---|---|", *(f"| `{name}` | {translate(why, language)} |" for name, why in DROP_REASONS.items()), ""]
     return "\n".join(lines)
 
 

@@ -20,12 +20,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from hanlin.config.reasons import describe_reason
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import open_regular, parse_json, write_text
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.names import show_name
 from hanlin.core.records import ROLES, Conversation, Document, Message, Preference, UnpairedPreference
-from hanlin.data.ledger import Drop, describe_reason
+from hanlin.data.ledger import Drop
 
 Record = Document | Conversation | Preference | UnpairedPreference
 Action = Literal["drop", "fix", "note"]

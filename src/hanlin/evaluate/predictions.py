@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
+from hanlin.config.reasons import describe_reason
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic, write_text
 from hanlin.core.i18n import tr
@@ -30,7 +31,7 @@ from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.lines import Row as FileRow
 from hanlin.data.io.sources import find_files
-from hanlin.data.ledger import Drop, describe_reason
+from hanlin.data.ledger import Drop
 from hanlin.inference.loading import (
     LoadedEngine,
     ModelLocation,

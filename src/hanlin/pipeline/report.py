@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hanlin.config.reasons import name_count
 from hanlin.config.recipe import Recipe, Target
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
@@ -147,7 +148,7 @@ def summarize_metrics(step: Step) -> str:
         if isinstance(value, Mapping) and set(value) == {"before", "after"}:
             parts.append(f"{label} {format_number(value['before'])} → {format_number(value['after'])}")
         elif isinstance(value, Mapping) and value and all(isinstance(v, int | float) for v in value.values()):
-            parts.append(_summarize_counts(label, value))
+            parts.append(_summarize_counts(name, label, value))
         elif isinstance(value, int | float | str):
             parts.append(f"{label} {format_number(value)}")
     return " · ".join(parts if kind.shows else parts[:_SHOWN_METRICS])
@@ -165,10 +166,13 @@ def _read_metric(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
-def _summarize_counts(label: str, counts: Mapping[str, float]) -> str:
-    """The largest four of some counts, and how many more there are: `unread fields: score 3, lang 3, … (+2)`."""
+def _summarize_counts(metric: str, label: str, counts: Mapping[str, float]) -> str:
+    """The largest four of some counts, and how many more there are: `unread fields: score 3, lang 3, … (+2)`.
+
+    Of reasons the words are told too: `dropped: too_short (it is too short) 3`.
+    """
     ranked = sorted(counts.items(), key=lambda item: -item[1])
-    shown = [f"{name} {format_number(count)}" for name, count in ranked[:_SHOWN_COUNTS]]
+    shown = [f"{name_count(metric, name)} {format_number(count)}" for name, count in ranked[:_SHOWN_COUNTS]]
     rest = [f"… (+{len(ranked) - _SHOWN_COUNTS})"] if len(ranked) > _SHOWN_COUNTS else []
     return f"{label}: {', '.join([*shown, *rest])}"
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanlin.config.reasons import DROP_REASONS
 from hanlin.config.settings.data import Corpus
 from hanlin.config.settings.rules import ALL_TEXT_RULES, CORPUS_RULES, TEXT_RULES
 from hanlin.data.filters import text as rules
 from hanlin.data.filters.rules import RULE_FUNCTIONS, build_text_rules, clean_text
-from hanlin.data.ledger import REASONS, Drop
+from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import repeated_ngram_fraction
 
@@ -388,7 +389,7 @@ def test_every_reason_that_is_used_has_a_description() -> None:
         for path in folder.glob("*.py")
         for name in re.findall(r'Drop\(\s*"(\w+)"', path.read_text(encoding="utf-8"))
     }
-    assert len(named) > 20 and named <= set(REASONS)
+    assert len(named) > 20 and named <= set(DROP_REASONS)
 
 
 CODE = """```js

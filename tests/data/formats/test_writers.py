@@ -182,8 +182,8 @@ def test_every_output_format_holds_questions_with_answers(texts: list[str]) -> N
 
 
 def test_every_lost_part_has_a_description() -> None:
+    from hanlin.config.reasons import describe_reason
     from hanlin.data.formats.writers import describe_lost_part
-    from hanlin.data.ledger import describe_reason
 
     assert all(map(describe_reason, UNWRITABLE_REASONS)) and all(map(describe_lost_part, LOST_PARTS))
 

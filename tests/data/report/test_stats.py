@@ -102,6 +102,8 @@ def test_the_page_shows_it_in_both_languages_and_takes_nothing_from_outside(
     assert '<body class="en">' in english and "<body>" in chinese
     for text in (chinese, english):
         assert "丢弃原因" in text and "Dropped, by reason" in text and "<mark>" in text and "<svg" in text
+        chips = re.findall(r'<span class="chip"><code>near_duplicate</code>(.*?)<b>', text)
+        assert chips and all("it is a near-duplicate" in chip and "近似重复" in chip for chip in chips)
         assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)|url\(|@import|https?://""", text)
 
 

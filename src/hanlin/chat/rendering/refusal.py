@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from hanlin.core.errors import UnsupportedToolsError, UserError
-from hanlin.core.i18n import mark
-
-REFUSAL_REASONS = {
-    "template_lacks_tools": mark("the chat template has no form for tools and their calls"),
-    "template_lacks_reasoning": mark("the chat template has no form for reasoning"),
-    "template_loses_text": mark("the chat template leaves out the text beside a tool call"),
-    "template_refuses": mark("the chat template refuses the turns"),
-    "template_rewrites_turns": mark("the chat template renders the turns otherwise in a prompt"),
-}
-"""What the short names of refusals mean."""
 
 
 class TemplateRefusal(UserError):
     """A chat template cannot render a conversation, or would lose a part of it.
 
     Attributes:
-        reason: Its short name in `REFUSAL_REASONS`, by which such records are counted.
+        reason: Its short name in `config.reasons.REFUSAL_REASONS`, by which such records are counted.
     """
 
     def __init__(self, reason: str, what: str, where: str | None = None, hint: str | None = None) -> None:

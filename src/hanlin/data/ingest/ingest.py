@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hanlin.config.reasons import describe_reason
 from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
@@ -37,7 +38,7 @@ from hanlin.data.ingest.splits import FileProbe, InputSplit, probe_file
 from hanlin.data.io.input_file import WHOLE_FILE, InputFile
 from hanlin.data.io.layout import Layout
 from hanlin.data.io.sources import FileListing, SourceFile, list_files, list_reference_files
-from hanlin.data.ledger import DUPLICATE_REASONS, FileStats, describe_reason
+from hanlin.data.ledger import DUPLICATE_REASONS, FileStats
 
 if TYPE_CHECKING:
     from hanlin.data.dedup.decontaminate import QuestionIndex

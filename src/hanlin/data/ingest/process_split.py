@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.reasons import describe_reason
 from hanlin.core.errors import UserError
 from hanlin.core.files import changed_while_read, file_state, write_bytes
 from hanlin.core.i18n import tr
@@ -33,7 +34,6 @@ from hanlin.data.ledger import (
     FileStats,
     count_cut_lines,
     count_unread_fields,
-    describe_reason,
     format_dropped_row,
 )
 from hanlin.data.overlay import OVERLAY_NOTE_RULE, OVERLAY_RULE

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from hanlin.config.reasons import describe_reason
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
@@ -19,7 +20,7 @@ from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.formats.unpaired_preferences import ParsedUnpaired
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile, list_files
-from hanlin.data.ledger import Drop, describe_reason
+from hanlin.data.ledger import Drop
 
 Record = Document | Conversation | Preference | UnpairedPreference
 _RECORD_TYPES: tuple[type[Record], ...] = (Preference, UnpairedPreference, Conversation, Document)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hanlin.config.reasons import describe_reason
 from hanlin.config.settings.sources import Source
 from hanlin.config.yaml_text import load_yaml
 from hanlin.core.discover import list_files
@@ -18,7 +19,7 @@ from hanlin.core.i18n import join_list, tr
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
-from hanlin.data.ledger import Drop, describe_reason
+from hanlin.data.ledger import Drop
 from hanlin.evaluate.harness.columns import CHOSEN_BY_TASK_FILE, find_local_task
 from hanlin.evaluate.tasks.definition import packaged_tasks
 from hanlin.evaluate.tasks.items import read_items

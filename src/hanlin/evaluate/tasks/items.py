@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.reasons import describe_reason
 from hanlin.config.settings.sources import Source
 from hanlin.core.discover import list_files
 from hanlin.core.errors import UserError
@@ -21,7 +22,7 @@ from hanlin.data.formats.look_alike import is_exam
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
-from hanlin.data.ledger import Drop, describe_reason
+from hanlin.data.ledger import Drop
 from hanlin.evaluate.tasks import subjects as subject_tables
 from hanlin.evaluate.tasks.definition import LETTERS, RowLayout, Task
 from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion

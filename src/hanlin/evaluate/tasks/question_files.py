@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.reasons import describe_reason
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
@@ -35,7 +36,7 @@ from hanlin.data.formats.turns import read_turns
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
-from hanlin.data.ledger import Drop, describe_reason
+from hanlin.data.ledger import Drop
 
 _TURN_FIELDS = ("messages", "conversations", "prompt")
 _QUESTION_FIELDS = ("question", "problem", "query", "prompt", "input", "query_text", "题目", "问题", "问")

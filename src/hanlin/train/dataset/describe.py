@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hanlin.chat.rendering.refusal import REFUSAL_REASONS
+from hanlin.config.reasons import describe_training_reason
 from hanlin.core.i18n import join_list, mark, tr
 from hanlin.train.dataset.encoded import EncodedRecords
 
-_REASONS = {
-    **REFUSAL_REASONS,
-    "too_long": mark("longer than max_seq_length"),
-    "empty": mark("without a token"),
-    "empty_answer": mark("the answer is empty"),
-    "identical_answers": mark("both answers are the same"),
-    "one_answer_thinks": mark("only one of two answers has reasoning, and the template writes another prompt for it"),
-    "nothing_to_learn": mark("no answer is learned"),
-    "truncate_turns": mark("last turns dropped, for max_seq_length"),
-}
 _NOTES = {
     "several_examples": mark(
         "{count:,} conversations became several examples, each with the prompt that is served: the chat template "
@@ -64,5 +54,4 @@ def _largest_first(counts: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def _count(reason: str, count: int) -> str:
-    what = tr(_REASONS[reason]) if reason in _REASONS else reason
-    return f"{what} ({count:,})"
+    return f"{describe_training_reason(reason) or reason} ({count:,})"

@@ -8,11 +8,11 @@ from typing import Any
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 
+from hanlin.config.reasons import DROP_REASONS, describe_reason
 from hanlin.core.discover import RECORD_KINDS
 from hanlin.core.errors import UserError
 from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
-from hanlin.data.ledger import REASONS, describe_reason
 from hanlin.data.overlay import Overlay, OverlayEntry
 from hanlin.data.report.excerpts import count_characters, diff_texts, split_parts, to_plain_text
 from hanlin.pipeline.artifacts import Store
@@ -319,7 +319,7 @@ def _read(file: OverlayFile) -> tuple[Overlay, str]:
 
 
 def _describe(reason: str) -> str:
-    return describe_reason(reason) if reason in REASONS else reason
+    return describe_reason(reason) if reason in DROP_REASONS else reason
 
 
 def _ranked(counts: Any) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hanlin.config.reasons import name_count
 from hanlin.config.recipe import Recipe
 from hanlin.core.errors import UserError
 from hanlin.core.files import format_json, parse_json, read_json, write_text
@@ -79,13 +80,22 @@ def render_report(recipe: Recipe, steps: Sequence[Step], store: Store, report: R
         "version": __version__,
         "curves": [row for row in stages if row["curve"]],
     }
-    return render_page("report.html", values, {"number": format_number, "metric": _show_metric})
+    return render_page("report.html", values, {"number": format_number, "metric": _show_metric, "reason": _show_reason})
 
 
 def _show_metric(name: str) -> Markup:
     """The name of a metric in both languages; a dotted name is shown part by part."""
     english = [_METRIC_NAMES.get(part, part.replace("_", " ") if part.islower() else part) for part in name.split(".")]
     return show_both(" · ".join(english), " · ".join(translate(part, "zh") for part in english))
+
+
+def _show_reason(name: str) -> Markup:
+    """The code of a reason why rows are dropped, and its words in both languages."""
+    texts = []
+    for code in ("en", "zh"):
+        with use_language(code):
+            texts.append(name_count("dropped", name))
+    return show_both(*texts)
 
 
 def _stage_row(step: Step, store: Store) -> dict[str, Any]:

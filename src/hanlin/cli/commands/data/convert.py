@@ -157,8 +157,7 @@ def _load_template(name: str, model: Path | None) -> ChatTemplate | None:
 
 
 def _print_file(row: dict[str, Any]) -> None:
-    from hanlin.chat.rendering.refusal import REFUSAL_REASONS
-    from hanlin.data.ledger import describe_reason
+    from hanlin.config.reasons import REFUSAL_REASONS, describe_reason
     from hanlin.data.report.excerpts import shorten_row
 
     echo(row["path"], bold=True)
@@ -214,9 +213,9 @@ def convert(
     limit: Limit = NO_LIMIT,
     as_json: AsJson = False,
 ) -> None:
+    from hanlin.config.reasons import describe_reason
     from hanlin.data.formats.convert import convert as convert_files
     from hanlin.data.formats.writers import describe_lost_part
-    from hanlin.data.ledger import describe_reason
 
     settings = _source(format_, encoding, field, role, min_rating, read_language, limit)
     all_stats = convert_files(paths, to, out, settings)

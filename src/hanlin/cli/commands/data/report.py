@@ -164,8 +164,8 @@ def _ingest_files(path: Path, scratch: Path) -> dict[str, Path]:
 
 
 def _write_page(out: Path, figures: Mapping[str, Any]) -> None:
+    from hanlin.config.reasons import DROP_REASONS
     from hanlin.core.files import write_text
-    from hanlin.data.ledger import REASONS
     from hanlin.web.pages.render import render_page
 
     values = {
@@ -173,7 +173,7 @@ def _write_page(out: Path, figures: Mapping[str, Any]) -> None:
         "stages": [_page_values(stage) for stage in figures["stages"]],
         "title": Path(figures["path"]).name or Path(figures["path"]).resolve().name,
         "languages": _LANGUAGES,
-        "reasons": REASONS,
+        "reasons": DROP_REASONS,
         "chinese": language() == "zh",
     }
     try:

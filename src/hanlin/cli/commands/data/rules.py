@@ -154,7 +154,7 @@ def _print_result(result: DryRun) -> None:
     if idle:
         echo(tr("\nno effect: {idle}", idle=idle))
     if result.unread:
-        from hanlin.data.ledger import describe_reason
+        from hanlin.config.reasons import describe_reason
 
         echo("")
         for reason, count in result.unread.most_common():
