@@ -50,6 +50,21 @@ def test_each_line_of_a_text_is_answered_as_the_chat_template_asks(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["predictions.json", "questions.txt"]
 
 
+def test_an_answer_has_the_id_of_its_row_and_without_one_its_place(taught_model: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": "q-7"},
+        {"question_id": 12},
+        {},
+        {"id": True},
+        {"id": "", "uid": "u"},
+        {"id": 0},
+    ]
+    data = write_json(tmp_path / "data.json", [{**row, "question": LESSONS[0][0]} for row in rows])
+    predict(taught_model, data, tmp_path / "out.json", ASKING, QUIET)
+    answers = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert [row["id"] for row in answers] == ["q-7", 12, 3, 4, "u", 0]
+
+
 def test_gguf_files_answer_the_same(taught_gguf: Path, lines: Path, tmp_path: Path) -> None:
     predict(f"{taught_gguf}:F32", lines, tmp_path / "out.jsonl", ASKING, QUIET)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]

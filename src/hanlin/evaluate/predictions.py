@@ -46,17 +46,19 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 SEED = 42
 _CHUNK_SIZE = 64
+_ID_FIELDS = ("id", "_id", "uid", "uuid", "qid", "question_id", "conversation_id")
 _QUESTIONS = ("instruction", "prompt", "question", "query", "input", "text", "问题")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt at `line` (from 1) of a file; `text` is the last user message."""
+    """A prompt at `line` (from 1) of a file; `text` is the last user message, `id` that of the row, if it has one."""
 
     line: int
     text: str
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    id: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class PredictSettings:
 
 def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings, progress: Progress) -> dict[str, Any]:
     """Write to `out` (`.json`: one list; `.jsonl`) an answer for each prompt of `data`, in order; return the counts.
+
+    An answer has the `id` of its row; that of a row without one is the place of the prompt, from 1.
 
     What a try has made lies in `OUT.partial/`; the same call goes on from there and ends with the same bytes: a random
     choice depends on the seed and the prompt's place. Raises UserError for files that cannot be read or are there
@@ -143,10 +147,16 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
                 for chat in chats:
                     assert isinstance(chat, ParsedChat)
                     messages = prepend_system(system, chat.messages)
-                    prompts.append(Prompt(row.line, messages[-1].text, messages, chat.tools))
+                    prompts.append(Prompt(row.line, messages[-1].text, messages, chat.tools, _find_id(row.value)))
     if not prompts:
         raise UserError(tr("there is no question in this file"), data)
     return prompts
+
+
+def _find_id(row: Any) -> str | int | None:
+    """The id that a row gives itself; None if it has none."""
+    ids = (row.get(name) for name in _ID_FIELDS) if isinstance(row, Mapping) else ()
+    return next((i for i in ids if isinstance(i, str | int) and not isinstance(i, bool) and str(i).strip()), None)
 
 
 def _check_texts(prompts: Sequence[Prompt]) -> None:
@@ -223,7 +233,7 @@ def _generate_answers(
         completions = model.engine.generate(requests, chunk_progress)
         return [
             {
-                "id": index + 1,
+                "id": index + 1 if prompts[index].id is None else prompts[index].id,
                 "Input": prompts[index].text,
                 "Output": model.tokenizer.decode(completion.ids),
                 "finish": completion.finish_reason,
