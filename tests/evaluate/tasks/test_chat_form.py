@@ -256,6 +256,7 @@ def test_an_answer_that_is_the_text_of_a_choice_is_that_choice(
         ("1,048.5", 1048.5),
         ("答案：３／４", 0.75),
         ("25%", 0.25),
+        ("占 50 %。", 0.5),
     ],
 )
 def test_the_last_number_of_a_text(text: str, number: float) -> None:

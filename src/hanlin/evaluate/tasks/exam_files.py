@@ -5,15 +5,19 @@ columns without one (MMLU).
 from __future__ import annotations
 
 import csv
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import join_list, tr
 
 LETTERS = ("A", "B", "C", "D")
+
+_CHOICE_LINE = re.compile(r"(?:^|(?<=\s))\(?([A-G])\s*[．.、)]\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +120,30 @@ def _question(row: list[str], columns: tuple[int, ...] | None, subject: str, nam
         hint = None if answer else tr("choose a split that has answers")
         raise UserError(what, where, hint)
     return ExamQuestion(subject, name, text, (a, b, c, d), answer)
+
+
+def read_gaokao_rows(example: Mapping[str, Any], file: Path, number: int) -> Iterator[Mapping[str, Any]]:
+    """The questions with one right letter and all their choices in the text; others cannot be scored by letters."""
+    text, answers = str(example.get("question", "")), example.get("answer", [])
+    if not isinstance(answers, list) or len(answers) != 1:
+        return
+    marks = list(_CHOICE_LINE.finditer(text))
+    start = next((index for index in range(len(marks) - 1, -1, -1) if marks[index][1] == "A"), None)
+    if start is None:
+        return
+    marks = marks[start:]
+    letters = "".join(mark[1] for mark in marks)
+    if len(letters) < 3 or letters != LETTERS[: len(letters)] or str(answers[0]) not in letters:
+        return
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    choices = [" ".join(text[mark.end() : end].split()) for mark, end in zip(marks, ends, strict=True)]
+    if not all(choices):  # pictures
+        return
+    subject = file.stem.partition("_")[2].removesuffix("_MCQs")
+    yield {
+        "question": text[: marks[0].start()].strip(),
+        "choices": choices,
+        "answer": answers[0],
+        "subject": subject,
+        "id": f"{subject}/{example.get('index', number)}",
+    }

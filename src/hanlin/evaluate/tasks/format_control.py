@@ -49,7 +49,8 @@ class FormatOnlyItems(Items):
         """The same examples in the same order as `Items` gives, their answers drawn at random."""
         examples = Items.examples_of(self, item, count)
         draw = zlib.crc32(item.id.encode("utf-8", "surrogatepass")) % _DRAWS
-        pool = [example.answers[0] for example in self.pool_of(item) if example.answers and example.id != item.id]
+        asked = item.asked
+        pool = [example.answers[0] for example in self.pool_of(item) if example.answers and example.asked != asked]
         return draw_answers(examples, pool, f"{self.seed}/{draw}/{item.subject}")
 
 
@@ -94,7 +95,7 @@ def add_controls(task_run: TaskRun, items: Items) -> list[TaskRun]:
     if first.choices and not first.gold:
         what = tr("the answers of {task} are secret: nothing tells what its format is worth", task=task_run.name)
         raise UserError(what, "format_control", tr("ask another `split`"))
-    pool = [example for example in items.pool_of(first) if example.id != first.id]
+    pool = [example for example in items.pool_of(first) if example.asked != first.asked]
     is_reasoned = task_run.profile.method == "generate" and "{thought}" in task_run.profile.answer
     answers = {example.answers[0] for example in pool if example.answers}
     if is_reasoned or not pool or not (all(example.choices for example in pool) or len(answers) > 1):

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,11 @@ from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 from hanlin.evaluate.tasks import subjects as subject_tables
 from hanlin.evaluate.tasks.definition import LETTERS, RowLayout, Task
-from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion
+from hanlin.evaluate.tasks.exam_files import ExamFolder, ExamQuestion, read_gaokao_rows
 from hanlin.evaluate.tasks.ifeval import INSTRUCTIONS, check_instructions
 from hanlin.evaluate.tasks.question_files import find_others, read_choice_question, read_question
 
 _DRAW_SEED = 1234
-_CHOICE_LINE = re.compile(r"(?:^|(?<=\s))\(?([A-G])\s*[．.、)]\s*")
 
 
 class _Missing(Exception):
@@ -71,6 +71,13 @@ class Item:
             return (letters[0] if len(letters) == 1 else letters) if letters else None
         return list(self.answers) or None
 
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """What is asked, whatever the id and the order of the choices: two files may number their questions alike, and
+        hold the same question under two ids.
+        """
+        return frozenset(self.fields.items()), tuple(sorted(self.choices)), tuple(turn.text for turn in self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Items:
@@ -91,8 +98,8 @@ class Items:
 
     def examples_of(self, item: Item, count: int) -> list[Item]:
         """The worked examples that were drawn for a question, or the first ones of its subject; never itself."""
-        pool = self.drawn.get(item.id) or self.pool_of(item)
-        return [example for example in pool if example.id != item.id][:count]
+        pool, asked = self.drawn.get(item.id) or self.pool_of(item), item.asked
+        return list(islice((example for example in pool if example.asked != asked), count))
 
 
 def draw_examples(items: Items, count: int) -> Items:
@@ -106,11 +113,12 @@ def draw_examples(items: Items, count: int) -> Items:
         count: Worked examples for each question.
     """
     generators: dict[str, random.Random] = {}
+    pools = {subject: Counter(example.asked for example in pool) for subject, pool in items.examples.items()}
     drawn: dict[str, Sequence[Item]] = {}
     for item in items.questions:
         subject = item.subject if item.subject in items.examples else ""
         pool = items.examples.get(subject, ())
-        size = count + any(example.id == item.id for example in pool)
+        size = count + (pools[subject][item.asked] if subject in pools else 0)
         if count and size <= len(pool):
             drawn[item.id] = generators.setdefault(subject, random.Random(_DRAW_SEED)).sample(list(pool), size)
     return replace(items, drawn=drawn)
@@ -299,38 +307,11 @@ def _nested_rows(row: Any, task: Task, file: Path) -> Iterator[Mapping[str, Any]
     elif kind == "gaokao" and isinstance(row, Mapping):
         examples = row["example"] if isinstance(row.get("example"), list) else [row]
         for number, example in enumerate(examples):
-            yield from _gaokao_rows(example, file, number)
+            yield from read_gaokao_rows(example, file, number)
     elif isinstance(row, Mapping):
         yield row
     else:
         yield {}
-
-
-def _gaokao_rows(example: Mapping[str, Any], file: Path, number: int) -> Iterator[Mapping[str, Any]]:
-    """The questions with one right letter and all their choices in the text; others cannot be scored by letters."""
-    text, answers = str(example.get("question", "")), example.get("answer", [])
-    if not isinstance(answers, list) or len(answers) != 1:
-        return
-    marks = list(_CHOICE_LINE.finditer(text))
-    start = next((index for index in range(len(marks) - 1, -1, -1) if marks[index][1] == "A"), None)
-    if start is None:
-        return
-    marks = marks[start:]
-    letters = "".join(mark[1] for mark in marks)
-    if len(letters) < 3 or letters != LETTERS[: len(letters)] or str(answers[0]) not in letters:
-        return
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    choices = [" ".join(text[mark.end() : end].split()) for mark, end in zip(marks, ends, strict=True)]
-    if not all(choices):  # pictures
-        return
-    subject = file.stem.partition("_")[2].removesuffix("_MCQs")
-    yield {
-        "question": text[: marks[0].start()].strip(),
-        "choices": choices,
-        "answer": answers[0],
-        "subject": subject,
-        "id": f"{subject}/{example.get('index', number)}",
-    }
 
 
 def _item(name: str, task: Task, row: Mapping[str, Any], index: int, location: str) -> Item:

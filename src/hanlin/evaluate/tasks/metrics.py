@@ -16,7 +16,7 @@ from hanlin.evaluate.tasks.definition import LETTERS, Metric
 from hanlin.evaluate.tasks.ifeval import follows
 from hanlin.evaluate.tasks.items import Item
 
-_NUMBER = re.compile(r"(?:(?<![\d.])[-−])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?%?")
+_NUMBER = re.compile(r"(?:(?<![\d.])[-−])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?(?:\s?%)?")
 _FRACTION = re.compile(r"\(*\s*(\d+)\s*/\s*(\d+)\s*\)*")
 _STATED = (
     r"答案\s*(?:应该?|可能)?(?:是|为|选|：|:)*\s*[（(\[【*“\"]*({0})(?![A-Za-z])",
@@ -201,7 +201,7 @@ def last_number(text: str) -> float | None:
         return int(fractions[-1][1]) / int(fractions[-1][2])
     found = numbers[-1].group().replace(",", "").replace("−", "-")
     scale = 0.01 if found.endswith("%") else 1.0
-    return float(found.rstrip("%").partition("/")[0]) * scale
+    return float(found.rstrip("%").partition("/")[0].strip()) * scale
 
 
 def _same_number(first: float, second: float | None) -> bool:
