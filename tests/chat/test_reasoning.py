@@ -215,6 +215,16 @@ def test_reasoning_that_is_only_read_carries_no_loss(name: str, template_for: Ca
         assert after.startswith(answer.text)
 
 
+@pytest.mark.parametrize("name", packaged_names())
+def test_a_thought_that_is_a_word_of_the_tag_before_it_carries_no_loss(
+    name: str, template_for: Callable[[str], ChatTemplate]
+) -> None:
+    messages = [Message("user", "?"), Message("assistant", "think", reasoning="think")]
+    (text,) = all_shown(template_for(name), messages, LossRules(reasoning="read"))
+    before, _, after = text.partition("⟦")
+    assert before.rstrip().endswith("</think>") and after.startswith("think")
+
+
 @pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
 def test_the_field_that_a_template_reads_is_found(field: str, tokenizer: Tokenizer) -> None:
     source = (

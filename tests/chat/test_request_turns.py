@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -164,6 +165,23 @@ def test_every_call_and_result_is_in_the_prompt(
             assert all(part in text for part in parts_of(message)), (shape, text)
         assert text.count("get_weather") >= sum(len(message.tool_calls) for message in messages) + tools, shape
         assert continues == (messages[-1].role == "assistant"), shape
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        ([result("北京", "雨")], ["杭州", "北京", "雨"]),
+        ([result("北京", "雨"), result("杭州", "晴")], ["杭州", "晴", "北京", "雨"]),
+        ([Message("tool", "晴"), Message("tool", "雨")], ["杭州", "晴", "北京", "雨"]),
+        ([result("北京", "雨"), Message("tool", "晴")], ["杭州", "晴", "北京", "雨"]),
+        ([result("杭州", "晴"), result("杭州", "又晴"), result("北京", "雨")], ["杭州", "晴", "又晴", "北京", "雨"]),
+    ],
+)
+def test_a_result_follows_its_own_call_where_a_turn_has_one_call(
+    results: list[Message], expected: list[str], template_for: Callable[[str], ChatTemplate]
+) -> None:
+    text, _ = prompt_of(template_for("one_call"), [user("问甲"), answer("", "杭州", "北京"), *results, user("然后乙")])
+    assert re.findall("杭州|北京|又?晴|雨", text) == expected
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {*WITH_TOOLS, "one_call"}))

@@ -117,13 +117,15 @@ def _loss_start(text: str, start: int, reasoning: str, form: ReasoningForm, read
     if not reasoning:
         block = _EMPTY_BLOCK.match(text, start)
         return start if block is None else block.end()
-    position = text.find(reasoning, start)
+    closing = form.closing.strip()
+    # a short thought may also be a word of the tag before it ("think")
+    closed = re.compile(rf"{re.escape(reasoning)}\s*{re.escape(closing)}").search(text, start) if closing else None
+    position = text.find(reasoning, start) if closed is None else closed.start()
     if position < 0:
         return None
     if not read_reasoning:
         return start
     position += len(reasoning)
-    closing = form.closing.strip()
     gap = re.compile(rf"\s*{re.escape(closing)}\s*").match(text, position)
     return position if gap is None else gap.end()
 

@@ -218,7 +218,9 @@ def _ask_first(turns: Turns) -> Turns:
 
 
 def _split_calls(turns: Turns) -> Turns:
-    """Several calls become turns of one call, each followed by its result."""
+    """Several calls become turns of one call, each followed by its result: that with its id, else the next one without
+    the id of another call. A call whose result is not there, as in a history that was cut, has none.
+    """
     split: Turns = []
     index = 0
     while index < len(turns):
@@ -230,11 +232,14 @@ def _split_calls(turns: Turns) -> Turns:
         end = index
         while end < len(turns) and turns[end].role == "tool":
             end += 1
-        results = turns[index:end]
+        ids = {call.id for call in turn.tool_calls if call.id}
+        unnamed = [result for result in turns[index:end] if result.tool_call_id not in ids]
         for place, call in enumerate(turn.tool_calls):
             split.append(replace(turn if place == 0 else Message("assistant", ""), tool_calls=(call,)))
-            split += results[place : place + 1]
-        split += results[len(turn.tool_calls) :]
+            own = [result for result in turns[index:end] if call.id and result.tool_call_id == call.id]
+            split += own or unnamed[:1]
+            unnamed = unnamed if own else unnamed[1:]
+        split += unnamed
         index = end
     return split
 
