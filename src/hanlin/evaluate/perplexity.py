@@ -68,7 +68,7 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
     )
     try:
         window = _window(settings.window, loaded.engine.context_length)
-        stride = window - min(settings.overlap, window // 2)
+        stride = choose_stride(window, settings.overlap)
         sample = (
             partial(text_sample, loaded.tokenizer)
             if isinstance(measured[0], Document)
@@ -163,6 +163,13 @@ def score_samples(
             }
         )
     return rows
+
+
+def choose_stride(window: int, overlap: int) -> int:
+    """The most ids that a window scores: all but those that it repeats, half of it at most, and the first id of the
+    record, which every window begins with.
+    """
+    return window - max(1, min(overlap, window // 2))
 
 
 def split_windows(
