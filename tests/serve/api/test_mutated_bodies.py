@@ -38,7 +38,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "stop": ["。"],
         "logit_bias": {"5": 1},
         "chat_template_kwargs": {"enable_thinking": False},
-        "stream_options": {"include_usage": True},
+        "stream_options": None,
     },
     "/v1/messages": {
         "system": [{"type": "text", "text": "简短。", "cache_control": {"type": "ephemeral"}}],
