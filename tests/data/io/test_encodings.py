@@ -162,3 +162,36 @@ def test_the_encoding_of_200_characters_of_real_text_is_detected(shared_data: Pa
             text = whole[start : start + 200].encode(encoding, "ignore").decode(encoding)
             path.write_bytes(text.encode(encoding))
             assert text_of(path) == text, (encoding, text)
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "big5", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])
+def test_a_file_saved_twice_is_refused_with_the_command_that_undoes_it(
+    tmp_path: Path, encoding: str, name: str
+) -> None:
+    """Its short rows would pass for words: `ÔÚºÓÉÏ` is 在河上 in GBK."""
+    row = (
+        "這條河上有船，船在水中。\n"
+        if name == "a.txt"
+        else '{"prompt": "古老的石橋在哪裡？", "response": "在河上。"}\n'
+    )
+    path = tmp_path / name
+    path.write_bytes((row * 20).encode(encoding).decode("latin-1").encode("utf-8"))
+    with pytest.raises(UserError) as refused:
+        detect_encoding(path)
+    assert f"saved twice: its {encoding}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Le café où l'élève a été reçu à Noël, même après l'été : ça dépend des tâches.",
+        "Þórður fór með báti á sjóinn, því að það er gott veður í dag og ísinn er þunnur.",
+        "não são ações, coração, três, você também é avó",
+        "ÉÈÊÀÇÔÛÎÏ ÄÖÜ ÅØÆ",
+        "§ 1 ° ± × ÷ ¥ £ © ® ½ ¼ ¾ ² ³ µ « »",
+    ],
+)
+def test_text_of_other_languages_is_not_taken_for_a_file_saved_twice(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text * 30, encoding="utf-8")
+    assert detect_encoding(tmp_path / "a.txt") == "utf-8"

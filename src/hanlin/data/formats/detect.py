@@ -6,7 +6,7 @@ The formats themselves are in `documents`, `chats`, `preferences` and `unpaired_
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.agents.benchmarks import BENCHMARK_FIELDS, unfold_benchmark
 from hanlin.data.formats.base import Format, Item, ParsedRow, is_filled
 from hanlin.data.formats.content.cells import ADAPTED_FIELDS, decode_cells
-from hanlin.data.formats.content.labels import find_failures, is_labeled_answer
+from hanlin.data.formats.content.labels import find_failures, find_label, is_labeled_answer
 from hanlin.data.formats.content.loss_flags import find_unread_flags
 from hanlin.data.formats.content.rendered import find_rendered_field
 from hanlin.data.formats.content.roles import rename_roles
@@ -34,6 +34,7 @@ from hanlin.data.formats.look_alike import (
 )
 from hanlin.data.formats.traces.event_logs import is_event_log
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
+from hanlin.data.formats.trees.label_classes import find_classes, holds_label, take_classes
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
 from hanlin.data.formats.trees.message_rows import (
     HEAD_ROWS,
@@ -53,6 +54,8 @@ OtherFormats = Callable[[], Mapping[str, Sequence[Format[Any]]]]
 
 SAMPLE_ROWS = 50
 """Rows that detection looks at."""
+_MOST_LABELED_ROWS, _LABELS_COMPARED = 50_000, 1_000
+"""Rows that are read to see more than one label, and of these how many are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class DetectedFormat(Generic[Item]):
         others: Formats that are tried, in this order, for a row that is not in it.
         is_joined: Whether a record is made of several rows beside each other, so that the file is read as a whole.
         missing: Names in the file that the setting `fields` has and none of the first rows.
+        classes: Fields with the name of a label that hold classes of the text.
     """
 
     layout: Layout
@@ -72,6 +76,7 @@ class DetectedFormat(Generic[Item]):
     others: Sequence[Format[Item]] = ()
     is_joined: bool = False
     missing: tuple[str, ...] = ()
+    classes: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -127,9 +132,35 @@ def detect_format(
         values = [row.value for row in first if not isinstance(row.value, Drop)]
         check_ratings([*values, *map(decode_cells, values)], file.settings.min_rating, file.path)
     is_joined = are_message_rows([next(adapt_row(row, file.settings)).value for row in first[:HEAD_ROWS]])
-    chosen = _choose_format(file, layout, list(adapt_rows(iter(first), file.settings)), formats, other_formats)
+    adapted = list(adapt_rows(iter(first), file.settings))
+    classes = find_class_fields(file, layout, adapted)
+    adapted = [replace(row, value=take_classes(row.value, classes)[0]) for row in adapted] if classes else adapted
+    chosen = _choose_format(file, layout, adapted, formats, other_formats)
     missing = _find_missing([row.value for row in first], file.settings.fields)
-    return DetectedFormat(layout, chosen, find_others(file, formats), is_joined, missing)
+    return DetectedFormat(layout, chosen, find_others(file, formats), is_joined, missing, classes)
+
+
+def find_class_fields(file: SourceFile, layout: Layout, first: Sequence[Row]) -> frozenset[str]:
+    """Find the fields with the name of a label that hold classes of the text.
+
+    A file that is sorted by its labels shows but one of them in its first rows: then more rows are read.
+
+    Args:
+        file: The file.
+        layout: Its layout.
+        first: Its first rows, adapted. The setting `fields` says what a label is, so that none is looked for.
+    """
+    if "label" in file.settings.fields:
+        return frozenset()
+    values = [row.value for row in first if not isinstance(row.value, Drop)]
+    if not any(map(holds_label, values)):
+        return frozenset()
+    if len(first) >= SAMPLE_ROWS and len({str(find_label(value)) for value in values}) == 1:
+        with InputFile(file.path) as input_file:
+            rows = list(islice(read_rows(file, layout, input_file), _MOST_LABELED_ROWS))
+        step = max(1, len(rows) // _LABELS_COMPARED)
+        values = [row.value for row in adapt_rows(iter(rows[::step]), file.settings, False)]
+    return find_classes(values)
 
 
 def find_others(file: SourceFile, formats: Sequence[Format[Item]]) -> Sequence[Format[Item]]:
@@ -158,13 +189,21 @@ def _parse_rows(
             continue
         rated = _find_judgements(row.value) if isinstance(row.value, dict) else ()
         rated = tuple(name for name in rated if name not in judged) if judged else rated
-        for item in _read_row(row.value, detected, earlier, known_shapes):
+        value, classes = take_classes(row.value, detected.classes)
+        for item in _read_row(value, detected, earlier, known_shapes):
             record_number += 1
+            if classes and not isinstance(item, Drop):
+                item = _add_classes(item, classes)
             unread = getattr(item, "unread", ())
             if row.unread or (rated and not isinstance(item, Drop | ParsedText)):
                 unread = tuple(dict.fromkeys((*unread, *row.unread, *rated)))
             unread = tuple(name for name in unread if name not in judged) if judged else unread
             yield ParsedRow(record_number, row.line, item, row.raw or row.value, unread, row.language)
+
+
+def _add_classes(item: Any, classes: Mapping[str, Any]) -> Any:
+    """Give a record the classes of its row, which are counted as fields that nothing obeys."""
+    return replace(item, meta={**item.meta, **classes}, unread=(*getattr(item, "unread", ()), *classes))
 
 
 def _find_judgements(row: Mapping[str, Any]) -> tuple[str, ...]:

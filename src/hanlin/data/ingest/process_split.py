@@ -79,6 +79,7 @@ class _SplitProcessor:
             next(candidate for candidate in formats if candidate.name == split.probe.format),
             find_others(split.file, formats),
             split.probe.is_joined,
+            classes=split.probe.classes,
         )
 
     def run(self) -> list[Shard]:

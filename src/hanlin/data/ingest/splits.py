@@ -31,6 +31,7 @@ class FileProbe:
         host: The machine that probed it.
         is_joined: Whether a record is made of several of its rows.
         missing: Names that the setting `fields` has and none of its first rows.
+        classes: Fields of its rows that hold classes, though they have the name of a label.
     """
 
     layout: Layout
@@ -40,6 +41,7 @@ class FileProbe:
     host: str = field(default_factory=socket.gethostname)
     is_joined: bool = False
     missing: tuple[str, ...] = ()
+    classes: frozenset[str] = frozenset()
 
     def is_unchanged(self, state: FileState) -> bool:
         """Whether a file is in the state in which it was probed.
@@ -87,6 +89,7 @@ def probe_file(worker: WorkerContext, file: SourceFile, progress: ProgressCounte
         state,
         is_joined=detected.is_joined,
         missing=detected.missing,
+        classes=detected.classes,
     )
 
 

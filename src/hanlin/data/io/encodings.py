@@ -32,6 +32,7 @@ _MIN_FREQUENT_FRACTION = 0.12
 _MIN_COMMON_FRACTION, _MIN_COMMON_CHARS = 0.9, 100
 _MIN_MIXED_FRACTION = 0.1
 _MAX_NUL_FRACTION = 0.01
+_MIN_TWICE_CHARS, _MIN_TWICE_SCORE = 20, 0.9
 
 
 def detect_encoding(path: Path) -> str:
@@ -51,6 +52,7 @@ def detect_encoding(path: Path) -> str:
     for mark, name in _BOMS:
         if head.startswith(mark):
             return name
+    _refuse_saved_twice(path, head)
     wide = _detect_wide_encoding(head)
     if wide:
         return wide
@@ -201,6 +203,36 @@ def _detect_wide_encoding(head: bytes) -> str | None:
         if zeros > 0.9 * sample.count(0):
             return name
     return None
+
+
+def _refuse_saved_twice(path: Path, head: bytes) -> None:
+    """Refuse a text whose bytes in a Chinese encoding or UTF-16 were taken for Latin-1 and saved as UTF-8.
+
+    A rule repairs such rows among others, but a short row does not tell: `ÔÚºÓÉÏ` may be a name. A whole file does. One
+    of UTF-8 saved twice is left to the rule, which repairs short rows too.
+    """
+    try:
+        text = codecs.getincrementaldecoder("utf-8")("strict").decode(head)
+    except UnicodeDecodeError:
+        return
+    if text.isascii() or max(text) > "\xff":
+        return
+    source = text.encode("latin-1")
+    if _is_mostly_utf8(source):
+        return
+    readings = []
+    for name in ("utf-16-le", "utf-16-be") if "\0" in text else ("gb18030", "big5hkscs"):
+        reading = codecs.getincrementaldecoder(name)("replace").decode(source)
+        is_whole = reading.count("\ufffd") <= len(reading) // 100
+        if is_whole and sum(char > "\x7f" for char in reading) >= _MIN_TWICE_CHARS:
+            readings.append((*score_reading(reading), name))
+    score, is_chinese, name = max(readings, default=(0.0, False, ""))
+    if not is_chinese or score < _MIN_TWICE_SCORE:
+        return
+    label = {"big5hkscs": "big5"}.get(name, name)
+    command = f"`iconv -f utf-8 -t latin1 IN | iconv -f {label} -t utf-8 > OUT`"
+    message = tr("saved twice: its {encoding} bytes were taken for Latin-1 and saved as UTF-8", encoding=label)
+    raise UserError(message, path, tr("undo it, such as with {command}", command=command))
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:

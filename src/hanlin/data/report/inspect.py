@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from hanlin.core.files import parse_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import read_jsonl
-from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_rows, leave_out_texts
+from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_rows, find_class_fields, leave_out_texts
 from hanlin.data.formats.look_alike import guess_stage
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
+from hanlin.data.formats.trees.label_classes import take_classes
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile, find_files
@@ -101,7 +103,8 @@ def detect_stage(file: SourceFile) -> str:
     if named_stage is not None:
         return named_stage
     with InputFile(file.path) as input_file:
-        first_rows = list(islice(read_rows(file, detect_layout(file), input_file), SAMPLE_ROWS))
+        layout = detect_layout(file)
+        first_rows = list(islice(read_rows(file, layout, input_file), SAMPLE_ROWS))
     counts: dict[str, int] = {}
     known_lines: set[int] = set()
     for stage, formats in FORMATS_BY_STAGE.items():
@@ -111,6 +114,8 @@ def detect_stage(file: SourceFile) -> str:
         settings = file.settings.model_copy(update={"fields": fields})
         adapted = adapt_rows(iter(first_rows), settings)
         rows = [row for row in adapted if not isinstance(row.value, Drop)]
+        classes = find_class_fields(file, layout, rows)
+        rows = [replace(row, value=take_classes(row.value, classes)[0]) for row in rows]
         has_texts = len(leave_out_texts([row.value for row in rows])) == len(rows)
         lines = {
             row.line

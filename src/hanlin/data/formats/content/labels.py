@@ -48,7 +48,7 @@ _BAD = (
     "坏 差 否 错 踩 不喜欢 不采纳 差评 不好 错误 不正确 不满意 不合格 不通过 未通过 没用 无用 没帮助"
 )
 _VALUES = dict.fromkeys(_GOOD.split(), True) | dict.fromkeys(_BAD.split(), False)
-_ANSWER_FIELDS = (
+ANSWER_FIELDS = (
     *("messages", "conversations", "conversation", "completion", "output", "response", "answer", "reply"),
     *("回答", "回复", "a", "答", "答案", "target", "generation", "model_output", "model_response", "llm_response"),
 )
@@ -146,7 +146,7 @@ def _is_false(value: Any) -> bool:
 
 def _is_answer(row: Mapping[str, Any], label: Any) -> bool:
     text = str(label).strip()
-    return any(isinstance(row.get(name), str) and row[name].strip() == text for name in _ANSWER_FIELDS)
+    return any(isinstance(row.get(name), str) and row[name].strip() == text for name in ANSWER_FIELDS)
 
 
 def is_labeled_answer(row: Any) -> bool:
@@ -155,4 +155,4 @@ def is_labeled_answer(row: Any) -> bool:
         return False
     if "rejected" in row or ("chosen" in row and not isinstance(row["chosen"], bool | int)):
         return False
-    return any(name in row for name in _ANSWER_FIELDS) and find_label(row) is not None
+    return any(name in row for name in ANSWER_FIELDS) and find_label(row) is not None

@@ -70,6 +70,27 @@ _CHANNELS = compile_on_use(
     re.S,
 )
 """An answer of gpt-oss with its channels."""
+_NOUNS = r"(?:标签|标记|标识|记号|符号|字样|令牌|词元|tags?\b|tokens?\b|blocks?\b|markers?\b|elements?\b|delimiters?\b)"
+_SPOKEN_OF = compile_on_use(
+    rf"[ \t]*(?:(?:这(?:个|一个|种|对|一对)|一对|特殊)?{_NOUNS}|用来|用于|用以|表示|代表|意味着|指的?是"
+    r"|是(?:一[个种对]|用来|特殊|思考的?开|推理的?开)|(?:[与和及、/]|and\b|or\b)[ \t]*[`\"'“「]?</?\w"
+    r"|is (?:the|a|an|used)\b|are\b|marks?\b|means?\b|indicates?\b|denotes?\b|opens?\b"
+    r"|wraps?\b|encloses?\b|starts the\b)",
+    re.I,
+)
+"""What follows a mark that the text speaks of: the noun for it, what it does, or its other end."""
+_END_NAMED = compile_on_use(
+    r"(?:[与和及到至、以用由写加]|输出|遇到|看到|出现|插入|补上|缺少|没有|标签是?|标记是?"
+    r"|\b(?:and|to|with|by|or|the|a|until|write|emit|append|tag|token|is)|[\"'`“「『（(])[ \t]*\Z",
+    re.I,
+)
+_END_SPOKEN_OF = compile_on_use(
+    rf"[ \t]*(?:(?:这(?:个|一个|种|对|一对)|一对)?{_NOUNS}|之[间前后内]|两[个者]|(?:里|中|内)(?:的|面|间)"
+    r"|包[裹住围]|括起)",
+    re.I,
+)
+"""What stands before and behind an end mark within a sentence about it."""
+_SENTENCE_ENDS = "\n。！？!?~～"
 _CLOSE_ALONE = compile_on_use(r"(?:\A|\n)[ \t]*</think>|</think>[ \t]*(?=\n|\Z)")
 
 
@@ -124,7 +145,7 @@ def split_reasoning(text: str) -> tuple[str, str] | Drop:
     if parts:
         return _join_parts(parts), _strip_solution(rest)
     end = _CLOSE_ALONE.search(text)
-    if end is not None and "<think>" not in text[: end.start()]:
+    if end is not None and "<think>" not in text[: end.start()] and not _is_named(text, end.start(), end.end()):
         return strip_turn(text[: end.start()]), _strip_solution(text[end.end() :])
     return "", text
 
@@ -134,12 +155,42 @@ def _split_block(head: str) -> tuple[str, str] | Drop | None:
     for opening, closing in _CLOSED_MARKS:
         if head[: len(opening)].lower() != opening:
             continue
-        end = head.lower().find(closing, len(opening))
-        if end >= 0:
+        end = _find_end(head, opening, closing)
+        if end is not None and end >= 0:
             return strip_turn(head[len(opening) : end]), head[end + len(closing) :]
-        if opening in _NEVER_PLAIN:
+        if opening in _NEVER_PLAIN and end is not None:
             return Drop("unclosed_reasoning", head[:40])
+        return None
     return None
+
+
+def _find_end(head: str, opening: str, closing: str) -> int | None:
+    """Where the block that a text begins with ends; -1 if it has no end, None if the text speaks of the marks."""
+    lowered = head.lower()
+    is_spoken_of = _SPOKEN_OF.match(head, len(opening)) is not None
+    first = end = lowered.find(closing, len(opening))
+    while end >= 0:
+        if is_spoken_of and opening in lowered[len(opening) : end]:
+            return None  # an example further down
+        inner = head[len(opening) : end].rstrip(" \t")
+        if not inner.strip(".…"):
+            is_end = _END_SPOKEN_OF.match(head, end + len(closing)) is None
+        else:
+            is_end = inner[-1] in _SENTENCE_ENDS or not (is_spoken_of or _is_named(head, end, end + len(closing)))
+        if is_end:
+            return end
+        end = lowered.find(closing, end + len(closing))
+    if is_spoken_of:
+        return None
+    return first if first < 0 or head[len(opening) : first].strip(" .…") else None
+
+
+def _is_named(text: str, start: int, end: int) -> bool:
+    """Whether an end mark is part of a sentence about it."""
+    before = text[max(0, start - 20) : start]
+    if before.rstrip(" \t")[-1:] in ("", *_SENTENCE_ENDS):
+        return False
+    return _END_NAMED.search(before) is not None or _END_SPOKEN_OF.match(text, end) is not None
 
 
 def _strip_solution(text: str) -> str:
