@@ -53,6 +53,29 @@ def test_a_wrong_artifact_type_between_stages_is_refused(tmp_path: Path) -> None
     assert "'a' makes adapter, but model is needed" in error.what and "`init_from`" in str(error.hint)
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "{kind: sft, model: ./m, data: [chats, chats]}",
+        "{kind: sft, model: ./m, data: [./d, chats, ./d]}",
+        "{kind: sft, model: ./m, data: [./d, ././d]}",
+        "{kind: dpo, model: ./m, data: [./p, ./p]}",
+        "{kind: pretrain, model: ./m, data: [./d, ./d]}",
+        "{kind: extend_vocabulary, model: ./m, text: [./d, ./d]}",
+        "{kind: mix, tokenizer: ./m, records: conversations, sources: [chats, {data: chats, weight: 2}]}",
+    ],
+)
+def test_what_a_list_names_twice_is_refused(tmp_path: Path, stage: str) -> None:
+    text = f"stages:\n  chats: {{kind: conversations, sources: [./x]}}\n  b: {stage}\n"
+    error = refused(tmp_path, text)
+    assert "is named twice" in error.what and str(error.where).endswith(":3") and "name it once" in str(error.hint)
+
+
+def test_a_file_may_be_read_twice_in_different_ways(tmp_path: Path) -> None:
+    text = "stages:\n  a: {kind: conversations, sources: [./x, {path: ./x, read_language: en}]}\n"
+    assert "a" in read_recipe(written(tmp_path, text)).stages
+
+
 def test_a_cycle_of_stages_is_refused_and_shown(tmp_path: Path) -> None:
     text = "stages:\n  a: {kind: merge, adapter: b}\n  b: {kind: dpo, model: a, data: [p], lora: {rank: 2}}\n"
     text += "  p: {kind: preferences, sources: [./x]}\n"

@@ -263,7 +263,7 @@ def test_a_text_that_is_named_twice_is_refused(
     (tmp_path / "link").symlink_to(documents)
     inputs = Inputs({"model": (tiny_model,), "text": (documents, tmp_path / "link")})
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="this text is named twice"):
+    with pytest.raises(UserError, match="this is named twice"):
         stage.run(settings, inputs, tmp_path / "out", StageContext())
     assert not any((tmp_path / "out").iterdir())
 

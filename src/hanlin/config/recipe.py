@@ -189,6 +189,7 @@ def build_recipe(
     _check_types(recipe, location)
     ordered = _sort_stages(recipe)
     recipe = Recipe(recipe.name, seed, root, launch, ordered, report)
+    _check_repeated(recipe, location)
     _check_vocabularies(recipe, location)
     _check_report(recipe, location("report"))
     return recipe
@@ -227,6 +228,31 @@ def _check_types(recipe: Recipe, location: Any) -> None:
                     at,
                     adapter_hint() if made == "adapter" and "model" in item.types else None,
                 )
+
+
+def _check_repeated(recipe: Recipe, location: Any) -> None:
+    """Refuse what a list of a stage names twice: it would count twice, unsaid."""
+    for stage in recipe.stages.values():
+        known: set[tuple[str, Any]] = set()
+        for item in references(stage.settings):
+            field, _, index = item.field.partition(".")
+            is_mixed = stage.kind.name == "mix" and field == "sources"
+            if index and not is_mixed:
+                continue  # sources may be read twice with other settings, and say how many of their rows are duplicates
+            target = recipe.resolve(item, location("stages", stage.name, *item.field.split(".")))
+            same = (field, target)
+            if same in known:
+                what = tr(
+                    "stage '{name}', {field}: '{text}' is named twice", name=stage.name, field=field, text=item.text
+                )
+                raise UserError(
+                    what,
+                    location("stages", stage.name, *item.field.split(".")),
+                    tr("name it once; `weight` says how much it counts")
+                    if is_mixed
+                    else tr("name it once; a stage `mix` says how much each source counts"),
+                )
+            known.add(same)
 
 
 def _check_vocabularies(recipe: Recipe, location: Any) -> None:

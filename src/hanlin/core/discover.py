@@ -135,11 +135,11 @@ def read_unpaired_preferences(file: Path, paired: bool) -> Iterator[UnpairedPref
 
 
 def refuse_repeated(paths: Sequence[Path], hint: str) -> None:
-    """Raise UserError if a source of text is there twice, also by a link: its text would count twice, unsaid."""
+    """Raise UserError if a source is there twice, also by a link: what it holds would count twice, unsaid."""
     known: set[Path] = set()
     for path in paths:
         if path.resolve() in known:
-            raise UserError(tr("this text is named twice"), path, hint)
+            raise UserError(tr("this is named twice"), path, hint)
         known.add(path.resolve())
 
 

@@ -18,6 +18,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template, save_tokenizer
 from hanlin.config.settings.export import QuantizedModel
 from hanlin.core.context import Inputs, StageContext
+from hanlin.core.discover import refuse_repeated
 from hanlin.core.errors import UserError
 from hanlin.core.files import catch_full_disk, check_free_space, read_json, write_sorted_json
 from hanlin.core.i18n import join_list, tr
@@ -50,6 +51,7 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
     with catch_full_disk(out):
         if not (context.scratch_folder(out) / "written").is_file():
             if settings.method == "gptq":
+                refuse_repeated(inputs.paths("data"), tr("name it once"))
                 _write_gptq(settings, files, inputs.paths("data"), tokenizer, out, context)
             else:
                 load_model(folder, dtype="auto", quantization=settings.method).save_pretrained(out)

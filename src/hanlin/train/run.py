@@ -16,6 +16,7 @@ from hanlin.config.recipe import adapter_hint
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Sft, Training
 from hanlin.core.context import Inputs, StageContext
+from hanlin.core.discover import refuse_repeated
 from hanlin.core.files import parse_json, write_text
 from hanlin.core.hardware.devices import best_device
 from hanlin.core.i18n import tr
@@ -101,6 +102,7 @@ class TrainingRun:
             if self._init_from is None
             else load_adapter_tokenizer(self._init_from, self._model_files)
         )
+        refuse_repeated(inputs.paths("data"), tr("name it once; a stage `mix` says how much each source counts"))
         self.data = DatasetPreparer(
             self.model_folder, tokenizer, inputs.paths("data"), self._scratch, context, wants_validation
         )

@@ -387,3 +387,10 @@ def test_a_field_of_turns_is_looked_for_in_the_turns(put: Put, run: Run, capsys:
     fields = {"messages": "talk", "role": "who", "content": "said"}
     run(Conversations, put("a.jsonl", rows), validation_fraction=0, job=SPEAKING, source={"fields": fields})
     assert "fields" not in capsys.readouterr().err
+
+
+def test_a_file_that_is_read_twice_alike_is_refused_if_nothing_drops_duplicates(put: Put, run: Run) -> None:
+    path = put("a.jsonl", [{"text": "桥下的河流过整座城，河上有船。"}])
+    assert run(Corpus, path, path).ledger["dropped"] == {"duplicate": 1}
+    with pytest.raises(UserError, match="this file is read twice"):
+        run(Corpus, path, path, dedup="none")

@@ -32,7 +32,9 @@ from hanlin.data.formats.look_alike import (
     find_nested_log,
     is_exam,
 )
+from hanlin.data.formats.traces.displayed import describe_displayed
 from hanlin.data.formats.traces.event_logs import is_event_log
+from hanlin.data.formats.traces.messengers import describe_messenger
 from hanlin.data.formats.trees.judged import VERDICT_FIELDS, unfold_judged
 from hanlin.data.formats.trees.label_classes import find_classes, holds_label, take_classes
 from hanlin.data.formats.trees.languages import OneLanguage, choose_languages, may_name_languages
@@ -273,6 +275,9 @@ def _choose_format(
     look_alikes = [] if file.settings.fields else [found for found in map(describe_look_alike, values) if found]
     if 2 * len(look_alikes) > len(values):
         raise UserError(look_alikes[0][0], f"{file.path}:{rows[0].line}", look_alikes[0][1])
+    messenger = None if file.settings.fields or file.settings.roles else describe_messenger(values[:SAMPLE_ROWS])
+    if messenger is not None:
+        raise UserError(messenger[0], f"{file.path}:{rows[0].line}", messenger[1])
     if not file.settings.fields and is_event_log(values):
         what, way_out = describe_log(values)
         raise UserError(what, f"{file.path}:{rows[0].line}", way_out)
@@ -280,7 +285,7 @@ def _choose_format(
         for candidate in formats:
             if candidate.recognize(value):
                 return candidate
-    described = describe_unknown(values[0])
+    described = describe_unknown(values[0]) or describe_displayed(values[0])
     if described is None and len(values) == 1:
         described = find_nested_log(values[0]) or describe_nested(values[0])
     if described is not None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanlin.config.reasons import describe_reason
 from hanlin.config.settings.data import Reading
+from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import changed_while_read, file_state, write_json
@@ -71,6 +72,8 @@ def ingest(
     """
     files = list_files(settings.sources, inputs)
     worker = WorkerContext(build_spec, settings, inputs, context.seed, context.scratch_folder(out) / "shards")
+    if worker.spec.dedup.method == "none":
+        _refuse_read_twice(files)
     worker.shard_folder.mkdir(exist_ok=True)
     if worker.questions is not None:  # an unreadable question set is reported before anything is processed
         for path, rows in worker.questions.unasked.items():
@@ -127,6 +130,18 @@ def _probe_files(worker: WorkerContext, context: StageContext, files: FileListin
         if not probe.is_unchanged(worker.inputs.states.get(str(file.path), probe.state)):
             raise changed_while_read(file.path)
     return probes
+
+
+def _refuse_read_twice(files: FileListing) -> None:
+    """Refuse a file that is read twice alike where nothing drops duplicates: its records would count twice."""
+    ways: dict[Path, list[Source]] = {}
+    for file in files.files:
+        path = file.path.resolve()
+        source = file.settings.model_copy(update={"path": ""})
+        if source in ways.get(path, ()):
+            what = tr("this file is read twice, and `dedup` is none")
+            raise UserError(what, file.path, tr("name it once; a stage `mix` says how much each source counts"))
+        ways.setdefault(path, []).append(source)
 
 
 def _note_missing_fields(

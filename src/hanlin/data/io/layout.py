@@ -15,6 +15,7 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.data.io.binary_files import refuse_binary_file, refuse_stand_in
+from hanlin.data.io.chat_texts import refuse_chat_text
 from hanlin.data.io.encodings import decode_chunks, detect_encoding, read_head, resolve_encoding
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.json_objects import SPLITS, detect_object, read_column_rows, read_split_rows, read_wrapped_rows
@@ -115,6 +116,7 @@ def _detect_text_layout(file: SourceFile, head: str, encoding: str) -> Layout:
         delimiter = detect_text_table(head, is_complete)
         if delimiter:
             return Layout("tsv" if delimiter == "\t" else "csv", encoding, delimiter)
+        refuse_chat_text(file.path, head, file.suffix)
         mark = find_long_delimiter(head, is_complete)
         if mark:
             raise _name_columns(file, mark)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from hanlin.chat.token_counts import TokenCounter, make_token_counter
 from hanlin.config.settings.mix import Mix, MixSource
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import VALIDATION_FILE, record_files
+from hanlin.core.discover import VALIDATION_FILE, record_files, refuse_repeated
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic, parse_json, partial_path, write_json, write_text
 from hanlin.core.i18n import tr
@@ -51,6 +51,7 @@ def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict
     scratch = context.scratch_folder(out)
     count = make_token_counter(settings.records, inputs.path("tokenizer"))
     folders = [inputs.path(f"sources.{index}.data") for index in range(len(settings.sources))]
+    refuse_repeated(folders, tr("name it once; `weight` says how much it counts"))
     sources = []
     for index, folder in enumerate(folders):
         files = record_files(folder, settings.records)

@@ -18,6 +18,7 @@ import torch
 
 from hanlin.config.settings.export import Imatrix
 from hanlin.core.context import Inputs, StageContext
+from hanlin.core.discover import refuse_repeated
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic
 from hanlin.core.hardware.devices import best_device, to_float64
@@ -59,6 +60,7 @@ def run(settings: Imatrix, inputs: Inputs, out: Path, context: StageContext) -> 
     files = check_model_folder(folder, experts=True)
     tokenizer = Tokenizer.load(folder)
     window = min(settings.window, int(files.config["max_position_embeddings"]))
+    refuse_repeated(inputs.paths("data"), tr("name it once"))
     rows = list(load_calibration_rows(inputs.paths("data"), tokenizer, window, settings.tokens, context.seed))
     datasets = tuple(Path(name).name for name in settings.data)
     imatrix = collect_imatrix(

@@ -52,9 +52,13 @@ def is_event_log(values: Sequence[Any]) -> bool:
     rows = [value for value in values if isinstance(value, dict)]
     if len(rows) < _MIN_ROWS or 2 * len(rows) < len(values):
         return False
-    if any(isinstance(row.get(name), list | str) for row in rows for name in _WHOLE):
-        return False
     kinds = [_find_kind(row) for row in rows]
+    if any(
+        isinstance(row.get(name), list | str) and (name != "output" or not kind)  # of a call
+        for row, kind in zip(rows, kinds, strict=True)
+        for name in _WHOLE
+    ):
+        return False
     num_events = sum(kind != "" for kind in kinds)
     if {"user", "model"} <= {_find_speaker(row) for row in rows}:
         return num_events >= _SHARE_OF_TWO * len(rows)
