@@ -223,8 +223,8 @@ def _refuse_saved_twice(path: Path, head: bytes) -> None:
     readings = []
     for name in ("utf-16-le", "utf-16-be") if "\0" in text else ("gb18030", "big5hkscs"):
         reading = codecs.getincrementaldecoder(name)("replace").decode(source)
-        is_whole = reading.count("\ufffd") <= len(reading) // 100
-        if is_whole and sum(char > "\x7f" for char in reading) >= _MIN_TWICE_CHARS:
+        is_decoded = reading.count("\ufffd") <= len(reading) // 100
+        if is_decoded and sum(char > "\x7f" for char in reading) >= _MIN_TWICE_CHARS:
             readings.append((*score_reading(reading), name))
     score, is_chinese, name = max(readings, default=(0.0, False, ""))
     if not is_chinese or score < _MIN_TWICE_SCORE:
