@@ -25,6 +25,8 @@ from hanlin.data.ledger import Drop
         "草稿结束的标记是 </think>",
         "写完草稿，模型输出 </think>\n然后才回答。",
         "The draft ends with </think>",
+        "<think>是开始，</think>是结束，两者之间写草稿。",
+        "<think> opens a draft, </think> closes it.",
     ],
 )
 def test_an_answer_about_the_marks_is_left_as_it_is(text: str) -> None:
@@ -44,6 +46,7 @@ def test_an_answer_about_the_marks_is_left_as_it_is(text: str) -> None:
         ("<think>and the river</think> is it.", "and the river", " is it."),
         ("<think>他问 <think> 标签。</think>好。", "他问 <think> 标签。", "好。"),
         ("<think>先看河，再写</think>在河上。", "先看河，再写", "在河上。"),
+        ("<think>先看河，</think>在河上。", "先看河，", "在河上。"),
         ("<think>要解释。</think><think> 标签里写草稿。", "要解释。", "<think> 标签里写草稿。"),
         ("先看河</think>\n在河上。", "先看河", "\n在河上。"),
     ],

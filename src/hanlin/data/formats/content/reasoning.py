@@ -90,6 +90,10 @@ _END_SPOKEN_OF = compile_on_use(
     re.I,
 )
 """What stands before and behind an end mark within a sentence about it."""
+_END_DEFINED = compile_on_use(
+    r"[ \t]*(?:则?[是为]|则?(?:表示|代表|标志|用来|用于)|(?:is|means?|marks?|closes|ends)\b)", re.I
+)
+"""What follows an end mark behind a comma if a sentence says what both marks are: <think>是开始，</think>是结束。"""
 _SENTENCE_ENDS = "\n。！？!?~～"
 _CLOSE_ALONE = compile_on_use(r"(?:\A|\n)[ \t]*</think>|</think>[ \t]*(?=\n|\Z)")
 
@@ -173,6 +177,8 @@ def _find_end(head: str, opening: str, closing: str) -> int | None:
         if is_spoken_of and opening in lowered[len(opening) : end]:
             return None  # an example further down
         inner = head[len(opening) : end].rstrip(" \t")
+        if inner[-1:] in tuple(",，、;；") and _END_DEFINED.match(head, end + len(closing)):
+            return None
         if not inner.strip(".…"):
             is_end = _END_SPOKEN_OF.match(head, end + len(closing)) is None
         else:
