@@ -59,9 +59,9 @@ ANSWERS: list[tuple[str, str | None]] = [
 
 def write_exam(folder: Path, count: int) -> Path:
     """An exam in MMLU's layout whose right answer is always C."""
-    for split, rows in (("dev", 1), ("test", count)):
+    for split, rows, asked in (("dev", 1, "Example"), ("test", count, "Question")):
         (folder / "mmlu" / split).mkdir(parents=True)
-        lines = [f"Question {row}?,{','.join(CHOICES)},C\n" for row in range(rows)]
+        lines = [f"{asked} {row}?,{','.join(CHOICES)},C\n" for row in range(rows)]
         (folder / "mmlu" / split / f"sky_{split}.csv").write_text("".join(lines), encoding="utf-8")
     return folder
 

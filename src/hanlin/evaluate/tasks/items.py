@@ -97,7 +97,10 @@ class Items:
         return self.examples.get(item.subject, self.examples.get("", ()))
 
     def examples_of(self, item: Item, count: int) -> list[Item]:
-        """The worked examples that were drawn for a question, or the first ones of its subject; never itself."""
+        """The worked examples that were drawn for a question, or the first ones of its subject; never itself.
+
+        Fewer if the examples hold the question under other ids and no others are left.
+        """
         pool, asked = self.drawn.get(item.id) or self.pool_of(item), item.asked
         return list(islice((example for example in pool if example.asked != asked), count))
 
@@ -106,19 +109,20 @@ def draw_examples(items: Items, count: int) -> Items:
     """Draw worked examples for each question in turn from all of its subject.
 
     The seed and the order of the draws are those of lm-evaluation-harness (`api/samplers.py`, `ContextSampler`; seed
-    1234): over the same questions and the same worked examples both take the same ones.
+    1234): over the same questions and the same worked examples both take the same ones. It draws one more where the
+    examples are the questions themselves, and leaves out what is the question that is asked.
 
     Args:
         items: The questions and all worked examples.
         count: Worked examples for each question.
     """
     generators: dict[str, random.Random] = {}
-    pools = {subject: Counter(example.asked for example in pool) for subject, pool in items.examples.items()}
+    pools = {subject: {example.id: example for example in pool} for subject, pool in items.examples.items()}
     drawn: dict[str, Sequence[Item]] = {}
     for item in items.questions:
         subject = item.subject if item.subject in items.examples else ""
         pool = items.examples.get(subject, ())
-        size = count + (pools[subject][item.asked] if subject in pools else 0)
+        size = count + (pools.get(subject, {}).get(item.id) == item)  # another file may number its questions alike
         if count and size <= len(pool):
             drawn[item.id] = generators.setdefault(subject, random.Random(_DRAW_SEED)).sample(list(pool), size)
     return replace(items, drawn=drawn)

@@ -157,17 +157,17 @@ class PromptBuilder:
             self._check_chat()
 
     def build(self, item: Item, items: Items) -> Prompt:
-        """The prompt of a question with as many worked examples as fit, the last ones.
+        """The prompt of a question with as many worked examples as fit, the last ones; itself is none of them.
 
         Raises:
             UserError: There are fewer worked examples than asked for, or they have no answers.
         """
-        examples = items.examples_of(item, self._asking.shots)
-        if len(examples) < self._asking.shots:
+        examples, pool = items.examples_of(item, self._asking.shots), items.pool_of(item)
+        if len(pool) < self._asking.shots:
             what = tr(
                 "{shots} worked examples are wanted, but there are {count} for {subject}",
                 shots=self._asking.shots,
-                count=len(examples),
+                count=len(pool),
                 subject=item.subject or self._where,
             )
             raise UserError(what, self._where, tr("lower `shots`"))
