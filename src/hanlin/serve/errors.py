@@ -78,7 +78,10 @@ def to_api_error(error: BaseException, param: str | None = None) -> ApiError:
 
 def unsupported_value_error(name: str, value: Any) -> ApiError:
     """A field that would change the answer and is not supported: rejected by name, never ignored."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    what = tr("{name}={shown} is not supported here", name=name, shown=shown)
+    what = tr("{name}={shown} is not supported here", name=name, shown=clip_name(repr(value), 60))
     return ApiError(400, what, param=name, code="unsupported_value")
+
+
+def clip_name(name: str, most: int = 100) -> str:
+    """A name or an id that a client sent, cut to `most` characters, so that a message stays short."""
+    return name if len(name) <= most else name[: most - 3] + "..."

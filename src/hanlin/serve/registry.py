@@ -19,7 +19,7 @@ from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import Constraint, GenerationRequest, SamplingParams
 from hanlin.serve.admission import AdmissionQueue, Limits
-from hanlin.serve.errors import ApiError
+from hanlin.serve.errors import ApiError, clip_name
 from hanlin.serve.guided_decoding import GrammarCompiler
 from hanlin.tokenizer.generation_config import read_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -386,7 +386,7 @@ class ModelRegistry:
         model = self.by_name.get(name) or self.by_name.get(name.removesuffix(":latest"))
         if model is None:
             available = join_list(f"'{known}'" for known in self.by_name)
-            shown = name if len(name) <= 100 else name[:97] + "..."
+            shown = clip_name(name)
             if len(self.by_name) == 1:
                 what = tr("there is no model '{shown}', only {available}", shown=shown, available=available)
             else:

@@ -17,7 +17,7 @@ from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.serve.api.body import RequestBody
-from hanlin.serve.errors import ApiError
+from hanlin.serve.errors import ApiError, clip_name
 
 _BILLING_HEADER = "x-anthropic-billing-header:"
 _ERROR_PREFIX = "Error: "
@@ -178,7 +178,7 @@ def check_results(messages: Sequence[InputMessage]) -> None:
             if isinstance(block, _ToolUseBlock) and message.role == "assistant":
                 call_ids.add(block.id)
             elif isinstance(block, _ToolResultBlock) and message.role == "user" and block.tool_use_id not in call_ids:
-                shown = block.tool_use_id if len(block.tool_use_id) <= 100 else block.tool_use_id[:97] + "..."
+                shown = clip_name(block.tool_use_id)
                 what = tr("the message before it has no tool_use block with the id '{shown}'", shown=shown)
                 raise ApiError(400, what, param=f"messages.{index}.content.{place}.tool_use_id")
 

@@ -33,7 +33,7 @@ from hanlin.serve.api.structure.output_format import (
     choose_output_format,
 )
 from hanlin.serve.api.thinking import ThinkingBody
-from hanlin.serve.errors import ApiError, unsupported_value_error
+from hanlin.serve.errors import ApiError, clip_name, unsupported_value_error
 from hanlin.serve.registry import GenerationParams
 
 _MAX_ANSWERS = 128
@@ -126,7 +126,7 @@ def _check_results(messages: Sequence[ChatMessage]) -> None:
                 what = tr("a message of role `tool` must follow a message with `tool_calls`, whose result it is")
                 raise ApiError(400, what, param=f"messages.{index}.role")
             if message.tool_call_id and ids and message.tool_call_id not in ids:
-                shown = message.tool_call_id if len(message.tool_call_id) <= 100 else message.tool_call_id[:97] + "..."
+                shown = clip_name(message.tool_call_id)
                 what = tr("the message before it has no call with the id '{shown}'", shown=shown)
                 raise ApiError(400, what, param=f"messages.{index}.tool_call_id")
         elif message.role != "function":

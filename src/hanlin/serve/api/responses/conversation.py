@@ -18,7 +18,7 @@ from hanlin.serve.api.responses.items import (
 )
 from hanlin.serve.api.responses.schemas import PromptBody
 from hanlin.serve.api.responses.store import ResponseStore, StoredResponse
-from hanlin.serve.errors import ApiError
+from hanlin.serve.errors import ApiError, clip_name
 
 _ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
@@ -68,8 +68,9 @@ def _check_outputs(stored: Sequence[InputItem], items: Sequence[InputItem]) -> N
         if isinstance(item, FunctionCallItem):
             call_ids.add(item.call_id)
         elif isinstance(item, FunctionCallOutputItem) and item.call_id not in call_ids:
-            shown = item.call_id if len(item.call_id) <= 100 else item.call_id[:97] + "..."
-            what = tr("no function_call with the call_id '{shown}' comes before its output", shown=shown)
+            what = tr(
+                "no function_call with the call_id '{shown}' comes before its output", shown=clip_name(item.call_id)
+            )
             raise ApiError(400, what, param=f"input.{index}.call_id")
 
 
@@ -81,8 +82,7 @@ def _resolve(items: Sequence[InputItem], store: ResponseStore, key: str) -> list
     resolved = [*items]
     for index, item in references:
         if item.id not in found:
-            shown = item.id if len(item.id) <= 100 else item.id[:97] + "..."
-            what = tr("there is no stored item '{shown}'", shown=shown)
+            what = tr("there is no stored item '{shown}'", shown=clip_name(item.id))
             raise ApiError(400, what, param=f"input.{index}.id", code="item_not_found")
         if item.id not in read:
             read[item.id] = read_items.validate_python([found[item.id]])[0]

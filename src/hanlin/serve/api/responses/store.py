@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.core.i18n import tr
-from hanlin.serve.errors import ApiError
+from hanlin.serve.errors import ApiError, clip_name
 
 MAX_RESPONSES = 1000
 MAX_BYTES = 32 * 2**20
@@ -146,5 +146,4 @@ class ResponseStore:
 
 
 def _not_stored(response_id: str) -> str:
-    shown = response_id if len(response_id) <= 100 else response_id[:97] + "..."
-    return tr("there is no stored response '{shown}'", shown=shown)
+    return tr("there is no stored response '{shown}'", shown=clip_name(response_id))
