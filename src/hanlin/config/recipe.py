@@ -248,7 +248,7 @@ def _check_repeated(recipe: Recipe, location: Any) -> None:
                 raise UserError(
                     what,
                     location("stages", stage.name, *item.field.split(".")),
-                    tr("name it once; `weight` says how much it counts")
+                    tr("name it once; `share` or `weight` says how much it counts")
                     if is_mixed
                     else tr("name it once; a stage `mix` says how much each source counts"),
                 )

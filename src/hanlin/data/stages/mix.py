@@ -51,7 +51,7 @@ def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict
     scratch = context.scratch_folder(out)
     count = make_token_counter(settings.records, inputs.path("tokenizer"))
     folders = [inputs.path(f"sources.{index}.data") for index in range(len(settings.sources))]
-    refuse_repeated(folders, tr("name it once; `weight` says how much it counts"))
+    refuse_repeated(folders, tr("name it once; `share` or `weight` says how much it counts"))
     sources = []
     for index, folder in enumerate(folders):
         files = record_files(folder, settings.records)
