@@ -168,6 +168,8 @@ def read_chats(path: Path) -> list[ParsedChat | Drop]:
     [
         *((1, 0), (1, -1), (1.0, 0.0), ("1", "0"), ("true", "false"), ("True", "False"), ("yes", "no")),
         *(("chosen", "rejected"), ("good", "bad"), ("好", "坏"), ("是", "否")),
+        *(("OK", "NG"), ("useful", "useless"), ("approved", "disapproved")),
+        *(("接受", "拒绝"), ("采用", "不采用"), ("采用", "弃用"), ("达标", "不达标")),
     ],
 )
 @pytest.mark.parametrize("field", ["label", "kto_tag", "good"])

@@ -17,6 +17,7 @@ from hanlin.data.ledger import Drop
         "<think> 和 </think> 之间是草稿。",
         "<think></think> 这一对标签之间是草稿。",
         "<think>...</think> 里的草稿不给人看。",
+        "<think>…</think>是一对标签，中间写草稿。",
         "<think> is the tag before a draft; </think> is the one behind it.",
         "<think> tags wrap a draft:\n\n<think>\nfirst this.\n</think>\nthen that",
         "<think> 用来开始草稿，例如：\n```\n<think>先看河。</think>在河上。\n```",

@@ -40,12 +40,13 @@ _VERDICT_FIELDS = frozenset(("is_correct", "correct", "answer_correct", "is_answ
 _VERDICTS = dict.fromkeys(["true", "是", "对", "正确"], True) | dict.fromkeys(["false", "否", "错", "错误"], False)
 _GOOD = (
     "true t 1 +1 1.0 👍 yes y good chosen accept accepted like liked desirable up thumbs_up correct right "
-    "pass passed helpful 好 是 对 赞 喜欢 采纳 好评 正确 满意 合格 通过 有用 有帮助"
+    "pass passed helpful ok approved useful 好 是 对 赞 喜欢 采纳 好评 正确 满意 合格 通过 有用 有帮助 接受 采用 达标"
 )
 _BAD = (
     "false f 0 0.0 -1 -1.0 👎 no n bad rejected reject dislike disliked undesirable down thumbs_down incorrect wrong "
-    "fail failed unhelpful "
-    "坏 差 否 错 踩 不喜欢 不采纳 差评 不好 错误 不正确 不满意 不合格 不通过 未通过 没用 无用 没帮助"
+    "fail failed unhelpful ng disapproved useless "
+    "坏 差 否 错 踩 不喜欢 不采纳 差评 不好 错误 不正确 不满意 不合格 不通过 未通过 没用 无用 没帮助 "
+    "拒绝 不采用 弃用 驳回 不达标"
 )
 _VALUES = dict.fromkeys(_GOOD.split(), True) | dict.fromkeys(_BAD.split(), False)
 ANSWER_FIELDS = (
